@@ -52,7 +52,10 @@ pub struct Status {
 #[non_exhaustive]
 pub enum OpenError {
     #[error("open journal directory {}", directory.display())]
-    Directory { directory: PathBuf, source: std::io::Error },
+    Directory {
+        directory: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// Why an event is not on record.
@@ -128,6 +131,10 @@ impl<I: Unpin> Future for PendingIntent<I> {
 
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         let intent = self.0.take();
-        Poll::Ready(intent.map(|intent| Recorded::new(intent, RecordId(0))).ok_or(AppendError::Closed))
+        Poll::Ready(
+            intent
+                .map(|intent| Recorded::new(intent, RecordId(0)))
+                .ok_or(AppendError::Closed),
+        )
     }
 }

@@ -9,5 +9,6 @@ pub mod record;
 
 pub use append::{AppendError, Journal, Options, Pending, PendingIntent, Recovery, Status};
 pub use record::{
-    AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId, Verdict,
+    AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId,
+    Verdict,
 };

@@ -127,7 +127,10 @@ pub fn untrusted(bytes: &[u8]) -> Value {
     use base64::Engine as _;
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.starts_with("b64:") => Value::String(text.to_owned()),
-        _ => Value::String(format!("b64:{}", base64::engine::general_purpose::STANDARD.encode(bytes))),
+        _ => Value::String(format!(
+            "b64:{}",
+            base64::engine::general_purpose::STANDARD.encode(bytes)
+        )),
     }
 }
 

@@ -1,0 +1,20 @@
+//! The SSH/SFTP gateway: two factors, a policy, a durable record, and only then the backend.
+#![forbid(unsafe_code)]
+
+pub mod accounts;
+pub mod agent_client;
+pub mod auth;
+pub mod backend;
+pub mod cipher_policy;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod gate;
+pub mod metrics;
+pub mod operation;
+pub mod path;
+pub mod policy;
+pub mod session;
+pub mod sftp;
+pub mod ssh;

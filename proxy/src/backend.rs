@@ -1,0 +1,104 @@
+//! The one trait of all backends, what they can do as data, and how they fail.
+//!
+//! Nothing under `backend/` knows users, policies or SSH. A backend can't be called with less than a
+//! [`Recorded`]`<`[`Permit`]`>`.
+
+pub mod ftp;
+pub mod gateway;
+pub mod local;
+#[cfg(test)]
+pub mod memory;
+pub mod sftp;
+pub mod staging;
+
+use std::{fmt, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use portcullis_journal::Recorded;
+
+use crate::{operation::Outcome, policy::Permit};
+
+/// An operation under way. It goes on only while it is polled.
+pub type Execution = BoxFuture<'static, Result<Outcome, BackendError>>;
+
+/// One session's use of one mount: it owns the open handles and, for a remote server, the connection.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// What this backend can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Starts the operation. Where order matters (one handle, one server connection) it is the order of these calls:
+    /// what must be queued is queued before this returns, what must wait waits in the [`Execution`].
+    fn execute(&self, recorded: Recorded<Permit>) -> Execution;
+
+    /// Ends the session: uploads that were not closed are withdrawn, handles and connections released.
+    fn end(&self) -> BoxFuture<'static, ()>;
+}
+
+/// A configured backend. It opens one [`Backend`] for each session and mount that uses it.
+pub trait BackendService: Send + Sync + fmt::Debug {
+    /// A backend whose root is `directory`. Does no I/O: a server is first reached by the first operation.
+    fn session(&self, directory: &[u8]) -> Arc<dyn Backend>;
+}
+
+/// What a backend can do, as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// READ and WRITE at any offset in any order.
+    pub random_access: bool,
+    /// Existing files can be opened for writing without truncation.
+    pub update: bool,
+    /// Rename replaces an existing file in one step.
+    pub atomic_replace: bool,
+    pub symlinks: bool,
+    pub set_times: bool,
+    pub set_permissions: bool,
+    pub filesystem_status: bool,
+}
+
+/// What kind of failure it was; decides the SFTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    NotFound,
+    PermissionDenied,
+    AlreadyExists,
+    NotADirectory,
+    IsADirectory,
+    NotEmpty,
+    NoSpace,
+    InvalidHandle,
+    InvalidArgument,
+    Unsupported,
+    /// The server can't be reached, refused the login, or broke off.
+    Unavailable,
+    /// No answer within the deadline.
+    TimedOut,
+    Failure,
+}
+
+/// Whose fault it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    Client,
+    Backend,
+    Gateway,
+}
+
+/// A failed operation.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    pub kind: ErrorKind,
+    pub origin: Origin,
+    /// For the log and the record; the client hears only the kind.
+    pub message: String,
+}
+
+impl BackendError {
+    pub fn new(kind: ErrorKind, origin: Origin, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            origin,
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The vocabulary that the SFTP edge, the policy, the journal and the backends share.
+
+use bytes::Bytes;
+
+use crate::path::VirtualPath;
+
+/// An open file or directory of one channel. Chosen by the engine, never reused within a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandleId(pub u64);
+
+/// How a file is opened: the SFTP v3 `pflags` (filexfer-02 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    pub read: bool,
+    pub write: bool,
+    pub append: bool,
+    pub create: bool,
+    pub truncate: bool,
+    /// Fail if the file exists; only with `create`.
+    pub exclusive: bool,
+}
+
+/// File attributes as SFTP v3 has them (filexfer-02 section 5); absent ones are not sent and not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// User and group id.
+    pub owner: Option<(u32, u32)>,
+    /// `st_mode`, with the type bits where known.
+    pub permissions: Option<u32>,
+    /// Access and modification time, seconds since 1970.
+    pub times: Option<(u32, u32)>,
+}
+
+impl Attributes {
+    /// The file type bits of `st_mode`.
+    pub const TYPE_MASK: u32 = 0o170_000;
+    pub const DIRECTORY: u32 = 0o040_000;
+    pub const REGULAR: u32 = 0o100_000;
+    pub const SYMLINK: u32 = 0o120_000;
+
+    /// True if the type bits say directory.
+    pub fn is_directory(&self) -> bool {
+        self.permissions
+            .is_some_and(|mode| mode & Self::TYPE_MASK == Self::DIRECTORY)
+    }
+}
+
+/// One SFTP request, understood. Paths are clean, names are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    Open {
+        path: VirtualPath,
+        handle: HandleId,
+        access: Access,
+        attributes: Attributes,
+    },
+    Close {
+        handle: HandleId,
+    },
+    /// `length` is at most what `limits@openssh.com` announces.
+    Read {
+        handle: HandleId,
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        handle: HandleId,
+        offset: u64,
+        data: Bytes,
+    },
+    Stat {
+        path: VirtualPath,
+    },
+    Lstat {
+        path: VirtualPath,
+    },
+    Fstat {
+        handle: HandleId,
+    },
+    Setstat {
+        path: VirtualPath,
+        attributes: Attributes,
+    },
+    /// `lsetstat@openssh.com`: does not follow a symbolic link.
+    Lsetstat {
+        path: VirtualPath,
+        attributes: Attributes,
+    },
+    Fsetstat {
+        handle: HandleId,
+        attributes: Attributes,
+    },
+    Opendir {
+        path: VirtualPath,
+        handle: HandleId,
+    },
+    Readdir {
+        handle: HandleId,
+    },
+    Remove {
+        path: VirtualPath,
+    },
+    Mkdir {
+        path: VirtualPath,
+        attributes: Attributes,
+    },
+    Rmdir {
+        path: VirtualPath,
+    },
+    /// Also `expand-path@openssh.com`.
+    Realpath {
+        path: VirtualPath,
+    },
+    /// Fails if `to` exists (filexfer-02 section 6.5).
+    Rename {
+        from: VirtualPath,
+        to: VirtualPath,
+    },
+    /// `posix-rename@openssh.com`: replaces `to`.
+    PosixRename {
+        from: VirtualPath,
+        to: VirtualPath,
+    },
+    Readlink {
+        path: VirtualPath,
+    },
+    /// `target` as the client wrote it: it is stored, not resolved, and judged by the policy.
+    Symlink {
+        target: Bytes,
+        link: VirtualPath,
+    },
+    Statvfs {
+        path: VirtualPath,
+    },
+    Fstatvfs {
+        handle: HandleId,
+    },
+    /// `fsync@openssh.com`
+    Fsync {
+        handle: HandleId,
+    },
+    /// `limits@openssh.com`
+    Limits,
+    /// `home-directory`
+    HomeDirectory,
+    /// `users-groups-by-id@openssh.com`
+    UsersGroupsById {
+        users: Vec<u32>,
+        groups: Vec<u32>,
+    },
+}
+
+/// One name of a directory listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: Bytes,
+    pub attributes: Attributes,
+}
+
+/// `statvfs@openssh.com`, the fields in its order (OpenSSH PROTOCOL section 4.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FilesystemStatus {
+    pub block_size: u64,
+    pub fragment_size: u64,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub files_available: u64,
+    pub filesystem_id: u64,
+    pub flags: u64,
+    pub name_max: u64,
+}
+
+/// What an operation brought when it did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to say but that it is done.
+    Done,
+    /// The file or directory is open under the handle that the operation named.
+    Opened,
+    /// At least one byte.
+    Data(Bytes),
+    /// Past the last byte or the last name.
+    End,
+    /// At least one name.
+    Names(Vec<Entry>),
+    Attributes(Attributes),
+    /// A link's target, as stored.
+    Target(Bytes),
+    FilesystemStatus(FilesystemStatus),
+    /// The answer of an operation that the gateway itself serves: a path, limits or names.
+    Path(VirtualPath),
+    Limits {
+        packet: u64,
+        read: u64,
+        write: u64,
+        open_handles: u64,
+    },
+    UsersGroups {
+        users: Vec<Bytes>,
+        groups: Vec<Bytes>,
+    },
+}

@@ -1,0 +1,1 @@
+//! The SFTP version 3 engine: bytes in, operations through the gate, bytes out.
