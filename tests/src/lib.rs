@@ -1,1 +1,4 @@
+//! The harness of the integration tests, compiled once.
+#![forbid(unsafe_code)]
 
+pub mod netns;
