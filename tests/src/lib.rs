@@ -1,4 +1,17 @@
-//! The harness of the integration tests, compiled once.
+//! The harness of the integration tests, compiled once. The demo and the benchmarks stand on it too.
+//!
+//! It drives the built daemons and real peers from outside, as an operator would: command lines,
+//! configuration files, sockets. It knows nothing of the daemons' code.
 #![forbid(unsafe_code)]
 
+pub mod account;
+pub mod agent;
+pub mod client;
+pub mod files;
+pub mod locate;
 pub mod netns;
+pub mod place;
+pub mod process;
+pub mod proxy;
+pub mod server;
+pub mod totp;

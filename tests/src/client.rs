@@ -1,0 +1,96 @@
+//! The SFTP clients that partners use, unmodified and without a person in front of them.
+
+mod asyncssh;
+mod lftp;
+mod openssh;
+mod paramiko;
+mod psftp;
+mod python;
+mod rclone;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::account::{Account, Factors};
+use crate::place::Place;
+use crate::proxy::Proxy;
+
+pub use openssh::{Connection as OpensshConnection, scan as ssh_answers};
+
+/// One thing that a client does in a session. Remote paths are absolute and need no quoting.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Upload.
+    Put {
+        /// The file here.
+        local: PathBuf,
+        /// Its name there.
+        remote: String,
+    },
+    /// Download.
+    Get {
+        /// The file there.
+        remote: String,
+        /// Its name here.
+        local: PathBuf,
+    },
+    /// List a folder.
+    List(String),
+    /// Rename.
+    Rename {
+        /// The old name.
+        from: String,
+        /// The new one.
+        to: String,
+    },
+    /// Remove a file.
+    Remove(String),
+    /// Make a folder.
+    MakeFolder(String),
+    /// Remove an empty folder.
+    RemoveFolder(String),
+}
+
+/// A client program or library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// OpenSSH's `sftp`.
+    Openssh,
+    /// `lftp`, which runs `ssh` and answers one prompt.
+    Lftp,
+    /// PuTTY's `psftp`.
+    Psftp,
+    /// Python's paramiko.
+    Paramiko,
+    /// Python's asyncssh.
+    Asyncssh,
+    /// `rclone`, which logs in once for each step.
+    Rclone,
+}
+
+impl Client {
+    /// Logs in with both factors, takes the steps and returns what the client printed, listings
+    /// included.
+    ///
+    /// # Errors
+    /// When the login or any step fails, with the client's output; and when the client can't show
+    /// these factors at all.
+    pub fn session(
+        self,
+        place: Place<'_>,
+        proxy: &Proxy,
+        account: &mut Account,
+        factors: Factors,
+        steps: &[Step],
+    ) -> Result<String> {
+        match self {
+            Self::Openssh => openssh::session(place, proxy, account, factors, steps),
+            Self::Lftp => lftp::session(place, proxy, account, factors, steps),
+            Self::Psftp => psftp::session(place, proxy, account, factors, steps),
+            Self::Paramiko => paramiko::session(place, proxy, account, factors, steps),
+            Self::Asyncssh => asyncssh::session(place, proxy, account, factors, steps),
+            Self::Rclone => rclone::session(place, proxy, account, factors, steps),
+        }
+    }
+}

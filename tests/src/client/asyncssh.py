@@ -1,0 +1,44 @@
+"""One SFTP session with asyncssh. Orders come as JSON on standard input."""
+
+import asyncio
+import json
+import sys
+
+import asyncssh
+
+orders = json.load(sys.stdin)
+
+
+class Client(asyncssh.SSHClient):
+    def kbdint_auth_requested(self):
+        return ""
+
+    def kbdint_challenge_received(self, _name, _instructions, _language, prompts):
+        return [
+            orders["code"] if "One-time" in prompt else orders["password"]
+            for prompt, _echo in prompts
+        ]
+
+
+async def main():
+    options = asyncssh.SSHClientConnectionOptions(
+        client_factory=Client,
+        username=orders["user"],
+        client_keys=[orders["key"]] if orders["key"] else None,
+        known_hosts=asyncssh.import_known_hosts(
+            f'[{orders["host"]}]:{orders["port"]} {orders["host_key"]}\n'
+        ),
+        agent_path=None,
+        config=None,
+    )
+    async with asyncssh.connect(orders["host"], orders["port"], options=options) as connection:
+        async with connection.start_sftp_client() as sftp:
+            for verb, *paths in orders["steps"]:
+                if verb == "list":
+                    for entry in await sftp.readdir(*paths):
+                        print(entry.longname or entry.filename)
+                else:
+                    await getattr(sftp, verb)(*paths)
+
+
+asyncio.run(main())

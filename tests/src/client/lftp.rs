@@ -1,0 +1,67 @@
+//! `lftp`: it runs `ssh` and answers one prompt that ends in `password:`.
+
+use anyhow::{Result, bail};
+
+use super::{Step, openssh};
+use crate::account::{Account, Factors};
+use crate::place::Place;
+use crate::process::{PATIENCE, finish_within};
+use crate::proxy::Proxy;
+
+pub(super) fn session(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: &[Step],
+) -> Result<String> {
+    if factors == Factors::PasswordThenCode {
+        bail!("lftp knows one password and can't answer two prompts with different words");
+    }
+    let ssh = openssh::options(
+        proxy.address,
+        &account.name,
+        &proxy.known_hosts(),
+        Some(&account.key),
+    );
+    let mut script = format!(
+        "set cmd:fail-exit yes\n\
+         set net:max-retries 1\n\
+         set net:timeout 20\n\
+         set sftp:auto-confirm no\n\
+         set sftp:connect-program \"ssh -a -x {}\"\n\
+         open -u {},{} -p {} sftp://{}\n",
+        ssh.join(" "),
+        account.name,
+        account.password,
+        proxy.address.port(),
+        proxy.address.ip()
+    );
+    for step in steps {
+        script.push_str(&match step {
+            Step::Put { local, remote } => format!("put {} -o {remote}\n", local.display()),
+            Step::Get { remote, local } => format!("get {remote} -o {}\n", local.display()),
+            Step::List(folder) => format!("ls {folder}\n"),
+            Step::Rename { from, to } => format!("mv {from} {to}\n"),
+            Step::Remove(file) => format!("rm {file}\n"),
+            Step::MakeFolder(folder) => format!("mkdir {folder}\n"),
+            Step::RemoveFolder(folder) => format!("rmdir {folder}\n"),
+        });
+    }
+    let mut command = place.command("lftp");
+    command
+        .arg("--norc")
+        .arg("-c")
+        .arg(script)
+        .env("HOME", proxy.folder());
+    let output = finish_within(&mut command, 4 * PATIENCE)?;
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if !output.status.success() {
+        bail!("lftp ended with {}\n{printed}", output.status);
+    }
+    Ok(printed)
+}

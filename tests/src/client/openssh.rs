@@ -1,0 +1,193 @@
+//! OpenSSH's `sftp`: prompts are answered by an askpass program.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tempfile::TempDir;
+
+use super::Step;
+use crate::account::{Account, Factors};
+use crate::files;
+use crate::place::Place;
+use crate::process::{PATIENCE, finish_within};
+use crate::proxy::Proxy;
+
+/// How OpenSSH's programs reach and authenticate to one server.
+#[derive(Debug)]
+pub struct Connection {
+    options: Vec<String>,
+    host: String,
+    askpass: PathBuf,
+    scratch: TempDir,
+}
+
+impl Connection {
+    /// A login with both factors; it takes one code from the phone.
+    ///
+    /// # Errors
+    /// When the phone has no code or the file system refuses.
+    pub fn new(proxy: &Proxy, account: &mut Account, factors: Factors) -> Result<Self> {
+        let code = match factors {
+            Factors::PasswordThenCode => account.phone.next_code()?,
+            Factors::KeyThenPassword => String::new(),
+        };
+        Self::with_answers(proxy, account, factors, &account.password, &code)
+    }
+
+    /// A login with the given answers, right or wrong.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn with_answers(
+        proxy: &Proxy,
+        account: &Account,
+        factors: Factors,
+        password: &str,
+        code: &str,
+    ) -> Result<Self> {
+        let key = (factors == Factors::KeyThenPassword).then_some(account.key.as_path());
+        let scratch = files::folder("openssh")?;
+        let askpass = scratch.path().join("askpass");
+        // The password prompt is "Password: ", the code's is "One-time password: ".
+        files::script(
+            &askpass,
+            &format!(
+                "#!/bin/sh\ncase \"$1\" in\n*One-time*) echo '{code}' ;;\n*) echo '{password}' ;;\nesac\n"
+            ),
+        )?;
+        Ok(Self {
+            options: options(proxy.address, &account.name, &proxy.known_hosts(), key),
+            host: proxy.address.ip().to_string(),
+            askpass,
+            scratch,
+        })
+    }
+
+    /// Adds `-o OPTION`.
+    #[must_use]
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.extend(["-o".to_owned(), option.to_owned()]);
+        self
+    }
+
+    /// `sftp` with the batch of commands. The answer may be a failure: the caller judges.
+    ///
+    /// # Errors
+    /// When it can't start or isn't done within `patience`.
+    pub fn sftp(&self, place: Place<'_>, batch: &str, patience: Duration) -> Result<Output> {
+        let file = self.scratch.path().join("batch");
+        fs::write(&file, batch)?;
+        // -b sets BatchMode=yes unless the option stands before it.
+        let mut command = place.command("sftp");
+        command
+            .args(["-o", "BatchMode=no", "-b"])
+            .arg(&file)
+            .args(&self.options)
+            .arg(&self.host);
+        finish_within(self.answering(&mut command), patience)
+    }
+
+    /// `ssh` with a remote command or none.
+    ///
+    /// # Errors
+    /// When it can't start or isn't done within [`PATIENCE`].
+    pub fn ssh(&self, place: Place<'_>, arguments: &[&str]) -> Result<Output> {
+        let mut command = place.command("ssh");
+        command.args(&self.options).arg(&self.host).args(arguments);
+        finish_within(self.answering(&mut command), PATIENCE)
+    }
+
+    fn answering<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .env("SSH_ASKPASS", &self.askpass)
+            .env("SSH_ASKPASS_REQUIRE", "force")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null())
+    }
+}
+
+/// Whether an SSH server answers at the address within `patience`: its key exchange is enough.
+///
+/// # Errors
+/// When `ssh-keyscan` can't start.
+pub fn scan(place: Place<'_>, address: SocketAddr, patience: Duration) -> Result<bool> {
+    let seconds = patience.as_secs().max(1).to_string();
+    let mut command = place.command("ssh-keyscan");
+    command
+        .args(["-t", "ed25519", "-T", &seconds, "-p"])
+        .arg(address.port().to_string())
+        .arg(address.ip().to_string());
+    let output = finish_within(&mut command, patience + Duration::from_secs(10))?;
+    Ok(!output.stdout.is_empty())
+}
+
+pub(super) fn session(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: &[Step],
+) -> Result<String> {
+    let connection = Connection::new(proxy, account, factors)?;
+    let output = connection.sftp(place, &batch(steps), 4 * PATIENCE)?;
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if !output.status.success() {
+        bail!("sftp ended with {}\n{printed}", output.status);
+    }
+    Ok(printed)
+}
+
+/// The steps as commands of OpenSSH's and PuTTY's sftp programs.
+pub(super) fn batch(steps: &[Step]) -> String {
+    steps
+        .iter()
+        .map(|step| match step {
+            Step::Put { local, remote } => format!("put {} {remote}\n", local.display()),
+            Step::Get { remote, local } => format!("get {remote} {}\n", local.display()),
+            Step::List(folder) => format!("ls -l {folder}\n"),
+            Step::Rename { from, to } => format!("rename {from} {to}\n"),
+            Step::Remove(file) => format!("rm {file}\n"),
+            Step::MakeFolder(folder) => format!("mkdir {folder}\n"),
+            Step::RemoveFolder(folder) => format!("rmdir {folder}\n"),
+        })
+        .collect()
+}
+
+/// Options that leave out the user's own configuration, agent and keys.
+pub(super) fn options(
+    address: SocketAddr,
+    user: &str,
+    known_hosts: &Path,
+    key: Option<&Path>,
+) -> Vec<String> {
+    let mut options = vec!["-F".to_owned(), "/dev/null".to_owned()];
+    let mut add = |option: String| options.extend(["-o".to_owned(), option]);
+    add(format!("Port={}", address.port()));
+    add(format!("User={user}"));
+    add(format!("UserKnownHostsFile={}", known_hosts.display()));
+    add("GlobalKnownHostsFile=/dev/null".to_owned());
+    add("StrictHostKeyChecking=yes".to_owned());
+    add("IdentityAgent=none".to_owned());
+    add("NumberOfPasswordPrompts=1".to_owned());
+    add("ConnectTimeout=20".to_owned());
+    match key {
+        Some(key) => {
+            add("IdentitiesOnly=yes".to_owned());
+            add(format!("IdentityFile={}", key.display()));
+            add("PreferredAuthentications=publickey,keyboard-interactive".to_owned());
+        }
+        None => {
+            add("PubkeyAuthentication=no".to_owned());
+            add("PreferredAuthentications=keyboard-interactive".to_owned());
+        }
+    }
+    options
+}

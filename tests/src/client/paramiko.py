@@ -1,0 +1,48 @@
+"""One SFTP session with paramiko. Orders come as JSON on standard input."""
+
+import json
+import socket
+import sys
+
+import paramiko
+
+orders = json.load(sys.stdin)
+
+
+def answer(_title, _instructions, prompts):
+    return [
+        orders["code"] if "One-time" in prompt else orders["password"]
+        for prompt, _echo in prompts
+    ]
+
+
+sock = socket.create_connection((orders["host"], orders["port"]), timeout=20)
+if orders["key"]:
+    # The plain Transport asks for the authentication service again before the second method,
+    # and the server answers that request once only.
+    transport = paramiko.ServiceRequestingTransport(sock)
+else:
+    transport = paramiko.Transport(sock)
+transport.start_client(timeout=20)
+key = transport.get_remote_server_key()
+if f"{key.get_name()} {key.get_base64()}" != orders["host_key"]:
+    sys.exit("the host key is another one")
+if orders["key"]:
+    left = transport.auth_publickey(orders["user"], paramiko.Ed25519Key.from_private_key_file(orders["key"]))
+    if "keyboard-interactive" not in left:
+        sys.exit(f"after the key the server wants {left}")
+left = transport.auth_interactive(orders["user"], answer)
+while left:
+    left = transport.auth_interactive(orders["user"], answer)
+
+sftp = paramiko.SFTPClient.from_transport(transport)
+for verb, *paths in orders["steps"]:
+    if verb == "list":
+        for entry in sftp.listdir_attr(*paths):
+            print(entry)
+    elif verb == "rename":
+        sftp.posix_rename(*paths)
+    else:
+        getattr(sftp, verb)(*paths)
+sftp.close()
+transport.close()

@@ -1,0 +1,98 @@
+//! PuTTY's `psftp`: it asks two questions only on a terminal, which `expect` provides.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::{Step, openssh};
+use crate::account::{Account, Factors};
+use crate::files;
+use crate::place::Place;
+use crate::process::{PATIENCE, finish_within, succeed};
+use crate::proxy::Proxy;
+
+pub(super) fn session(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: &[Step],
+) -> Result<String> {
+    let scratch = files::folder("psftp")?;
+    let batch = scratch.path().join("batch");
+    fs::write(&batch, openssh_to_psftp(&openssh::batch(steps)))?;
+    let mut words = vec![
+        "-P".to_owned(),
+        proxy.address.port().to_string(),
+        "-hostkey".to_owned(),
+        proxy.host_key_fingerprint()?,
+        "-noagent".to_owned(),
+        "-b".to_owned(),
+        batch.display().to_string(),
+    ];
+    let mut command = match factors {
+        Factors::KeyThenPassword => {
+            let key = scratch.path().join("key.ppk");
+            succeed(
+                Command::new("puttygen")
+                    .arg(&account.key)
+                    .args(["-O", "private", "-o"])
+                    .arg(&key),
+            )?;
+            words.extend([
+                "-batch".to_owned(),
+                "-i".to_owned(),
+                key.display().to_string(),
+                "-pw".to_owned(),
+                account.password.clone(),
+            ]);
+            let mut command = place.command("psftp");
+            command.args(&words);
+            command
+        }
+        Factors::PasswordThenCode => {
+            let script = scratch.path().join("answers.exp");
+            fs::write(
+                &script,
+                format!(
+                    "set timeout 100\n\
+                     spawn psftp {} {}@{}\n\
+                     expect \"Password: \" {{ send \"{}\\r\" }} timeout {{ exit 3 }} eof {{ exit 3 }}\n\
+                     expect \"One-time password: \" {{ send \"{}\\r\" }} timeout {{ exit 4 }} eof {{ exit 4 }}\n\
+                     expect eof\n\
+                     lassign [wait] pid spawned failed code\n\
+                     exit $code\n",
+                    words.join(" "),
+                    account.name,
+                    proxy.address.ip(),
+                    account.password,
+                    account.phone.next_code()?,
+                ),
+            )?;
+            let mut command = place.command("expect");
+            command.arg(&script);
+            command
+        }
+    };
+    if factors == Factors::KeyThenPassword {
+        command.arg(format!("{}@{}", account.name, proxy.address.ip()));
+    }
+    // It keeps host keys and a random seed below HOME.
+    command.env("HOME", scratch.path());
+    let output = finish_within(&mut command, 4 * PATIENCE)?;
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if !output.status.success() {
+        bail!("psftp ended with {}\n{printed}", output.status);
+    }
+    Ok(printed)
+}
+
+/// psftp's commands are OpenSSH's, but for `mv` and a plain `ls`.
+fn openssh_to_psftp(batch: &str) -> String {
+    batch.replace("ls -l ", "ls ").replace("rename ", "mv ")
+}

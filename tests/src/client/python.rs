@@ -1,0 +1,68 @@
+//! Runs a Python client with its orders as JSON on standard input.
+
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::Step;
+use crate::account::{Account, Factors};
+use crate::files;
+use crate::locate;
+use crate::place::Place;
+use crate::process::{PATIENCE, finish_within};
+use crate::proxy::Proxy;
+
+pub(super) fn session(
+    script: &str,
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: &[Step],
+) -> Result<String> {
+    let scratch = files::folder("python")?;
+    let orders = json!({
+        "host": proxy.address.ip().to_string(),
+        "port": proxy.address.port(),
+        "host_key": proxy.host_key()?,
+        "user": account.name,
+        "password": account.password,
+        "key": (factors == Factors::KeyThenPassword).then(|| account.key.display().to_string()),
+        "code": match factors {
+            Factors::PasswordThenCode => account.phone.next_code()?,
+            Factors::KeyThenPassword => String::new(),
+        },
+        "steps": steps.iter().map(order).collect::<Vec<Value>>(),
+    });
+    let input = scratch.path().join("orders.json");
+    fs::write(&input, orders.to_string())?;
+    let interpreter = locate::python_tool("python")?;
+    let mut command = place.command(&interpreter.display().to_string());
+    command
+        .args(["-c", script])
+        .stdin(Stdio::from(File::open(&input)?));
+    let output = finish_within(&mut command, 4 * PATIENCE)?;
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if !output.status.success() {
+        bail!("the Python client ended with {}\n{printed}", output.status);
+    }
+    Ok(printed)
+}
+
+fn order(step: &Step) -> Value {
+    match step {
+        Step::Put { local, remote } => json!(["put", local, remote]),
+        Step::Get { remote, local } => json!(["get", remote, local]),
+        Step::List(folder) => json!(["list", folder]),
+        Step::Rename { from, to } => json!(["rename", from, to]),
+        Step::Remove(file) => json!(["remove", file]),
+        Step::MakeFolder(folder) => json!(["mkdir", folder]),
+        Step::RemoveFolder(folder) => json!(["rmdir", folder]),
+    }
+}

@@ -1,0 +1,75 @@
+//! `rclone`: a key and one word for keyboard-interactive, and a login for each step.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::Step;
+use crate::account::{Account, Factors};
+use crate::place::Place;
+use crate::process::{PATIENCE, finish_within, succeed};
+use crate::proxy::Proxy;
+
+pub(super) fn session(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: &[Step],
+) -> Result<String> {
+    if factors == Factors::PasswordThenCode {
+        bail!("rclone gives the same word to every prompt, and a code can't serve its many logins");
+    }
+    let obscured = succeed(Command::new("rclone").args(["obscure", &account.password]))?;
+    let remote = format!(
+        ":sftp,host=\"{}\",port={},user={},key_file=\"{}\",pass=\"{}\",known_hosts_file=\"{}\",\
+         shell_type=none,disable_hashcheck=true:",
+        proxy.address.ip(),
+        proxy.address.port(),
+        account.name,
+        account.key.display(),
+        obscured.trim(),
+        proxy.known_hosts().display(),
+    );
+    let mut printed = String::new();
+    for step in steps {
+        let there = |path: &str| format!("{remote}{path}");
+        let words: Vec<String> = match step {
+            Step::Put { local, remote } => {
+                vec!["copyto".into(), local.display().to_string(), there(remote)]
+            }
+            Step::Get { remote, local } => {
+                vec!["copyto".into(), there(remote), local.display().to_string()]
+            }
+            Step::List(folder) => vec!["lsl".into(), there(folder)],
+            Step::Rename { from, to } => vec!["moveto".into(), there(from), there(to)],
+            Step::Remove(file) => vec!["deletefile".into(), there(file)],
+            Step::MakeFolder(folder) => vec!["mkdir".into(), there(folder)],
+            Step::RemoveFolder(folder) => vec!["rmdir".into(), there(folder)],
+        };
+        let mut command = place.command("rclone");
+        command
+            .args([
+                "--config",
+                "/dev/null",
+                "--retries",
+                "1",
+                "--low-level-retries",
+                "1",
+            ])
+            .args(&words)
+            .env("HOME", proxy.folder())
+            .env_remove("SSH_AUTH_SOCK");
+        let output = finish_within(&mut command, 2 * PATIENCE)?;
+        printed.push_str(&String::from_utf8_lossy(&output.stdout));
+        printed.push_str(&String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            bail!(
+                "rclone {} ended with {}\n{printed}",
+                words.join(" "),
+                output.status
+            );
+        }
+    }
+    Ok(printed)
+}

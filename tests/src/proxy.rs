@@ -1,0 +1,449 @@
+//! `portcullis-proxy` as an operator runs it: a configuration file, accounts by command line, the daemon.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::account::{Account, Mount};
+use crate::files;
+use crate::locate;
+use crate::place::Place;
+use crate::process::{PATIENCE, Running, finish_within, succeed};
+use crate::server::openssh::Openssh;
+use crate::server::proftpd::Proftpd;
+use crate::server::vsftpd::Vsftpd;
+use crate::server::{PASSWORD, USER};
+use crate::totp::Authenticator;
+
+/// Where a mount's files are, in the words of the configuration.
+#[derive(Debug, Clone)]
+pub struct Backend(String);
+
+impl Backend {
+    /// A folder of this machine.
+    #[must_use]
+    pub fn local(directory: &Path) -> Self {
+        Self(format!(
+            "kind = \"local\"\ndirectory = \"{}\"\n",
+            directory.display()
+        ))
+    }
+
+    /// vsftpd, with the protection that it was started with.
+    #[must_use]
+    pub fn vsftpd(server: &Vsftpd) -> Self {
+        Self::ftp(
+            server.address,
+            server
+                .certificate
+                .as_ref()
+                .map(|made| made.certificate.as_path()),
+        )
+    }
+
+    /// ProFTPD over FTP, with the protection that it was started with.
+    #[must_use]
+    pub fn proftpd(server: &Proftpd) -> Self {
+        Self::ftp(
+            server.address,
+            server
+                .certificate
+                .as_ref()
+                .map(|made| made.certificate.as_path()),
+        )
+    }
+
+    /// An SFTP server with its host key pinned.
+    #[must_use]
+    pub fn sftp(address: SocketAddr, host_key: &str, user_key: &Path) -> Self {
+        Self(format!(
+            "kind = \"sftp\"\naddress = \"{address}\"\nuser = \"{USER}\"\n\
+             host_key = \"{host_key}\"\nkey_file = \"{}\"\ntimeout_seconds = 20\n",
+            user_key.display()
+        ))
+    }
+
+    /// OpenSSH's sshd.
+    #[must_use]
+    pub fn openssh(server: &Openssh, user_key: &Path) -> Self {
+        Self::sftp(server.address, &server.host_key, user_key)
+    }
+
+    /// A backend in the words of the configuration file.
+    #[must_use]
+    pub fn custom(toml: &str) -> Self {
+        Self(toml.to_owned())
+    }
+
+    fn ftp(address: SocketAddr, trusted: Option<&Path>) -> Self {
+        let mut text = format!(
+            "kind = \"ftp\"\naddress = \"{address}\"\nuser = \"{USER}\"\n\
+             password_file = \"PASSWORD_FILE\"\ntimeout_seconds = 20\n"
+        );
+        match trusted {
+            Some(anchor) => {
+                let _ = writeln!(
+                    text,
+                    "tls = \"explicit\"\nca_file = \"{}\"\nserver_name = \"localhost\"",
+                    anchor.display()
+                );
+            }
+            None => text.push_str(
+                "tls = \"none\"\nplaintext_exception = { reason = \"the test's legacy server has no TLS\", \
+                 approver = \"test\", expires = \"2099-12-31\" }\n",
+            ),
+        }
+        Self(text)
+    }
+}
+
+/// When the proxy asks the agent for a ban.
+#[derive(Debug, Clone)]
+pub struct Bans {
+    /// The agent's control socket.
+    pub agent_socket: PathBuf,
+    /// Failed authentications from one source until it is banned.
+    pub failures: u32,
+    /// How long a ban lasts.
+    pub lifetime_seconds: u32,
+}
+
+/// A proxy before it starts.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    place: Place<'a>,
+    program: PathBuf,
+    server: Vec<(&'static str, String)>,
+    backends: Vec<(String, Backend)>,
+    bans: Option<Bans>,
+    metrics: Option<SocketAddr>,
+    scratch: TempDir,
+}
+
+impl<'a> Plan<'a> {
+    /// A proxy of this build that listens at the place.
+    ///
+    /// # Errors
+    /// When it wasn't built.
+    pub fn new(place: Place<'a>) -> Result<Self> {
+        Self::of(place, locate::binary("portcullis-proxy")?)
+    }
+
+    /// The given binary.
+    ///
+    /// # Errors
+    /// When the file system refuses a folder.
+    pub fn of(place: Place<'a>, program: PathBuf) -> Result<Self> {
+        Ok(Self {
+            place,
+            program,
+            server: Vec::new(),
+            backends: Vec::new(),
+            bans: None,
+            metrics: None,
+            scratch: files::folder("proxy")?,
+        })
+    }
+
+    /// Adds a backend.
+    #[must_use]
+    pub fn backend(mut self, name: &str, backend: Backend) -> Self {
+        self.backends.push((name.to_owned(), backend));
+        self
+    }
+
+    /// Sets a key of `[server]`; the value is TOML.
+    #[must_use]
+    pub fn server(mut self, key: &'static str, value: &str) -> Self {
+        self.server.push((key, value.to_owned()));
+        self
+    }
+
+    /// Asks an agent for bans.
+    #[must_use]
+    pub fn bans(mut self, bans: Bans) -> Self {
+        self.bans = Some(bans);
+        self
+    }
+
+    /// Serves metrics.
+    #[must_use]
+    pub fn metrics(mut self, address: SocketAddr) -> Self {
+        self.metrics = Some(address);
+        self
+    }
+
+    /// Writes keys and configuration, starts the daemon and waits until it listens.
+    ///
+    /// # Errors
+    /// When a key can't be made or the daemon ends; the message has its log.
+    pub fn start(self) -> Result<Proxy> {
+        let folder = self.scratch.path().to_path_buf();
+        let address = SocketAddr::new(self.place.address(), self.place.port(22));
+        let host_key = folder.join("host_ed25519");
+        succeed(
+            Command::new(&self.program)
+                .args(["host-key", "generate"])
+                .arg(&host_key),
+        )?;
+        let journal_key = folder.join("journal.key");
+        let password_file = folder.join("backend.password");
+        files::secret(&password_file, PASSWORD)?;
+
+        let mut text = format!(
+            "[server]\nlisten = [\"{address}\"]\nhost_keys = [\"{}\"]\n",
+            host_key.display()
+        );
+        for (key, value) in &self.server {
+            let _ = writeln!(text, "{key} = {value}");
+        }
+        let _ = write!(
+            text,
+            "\n[accounts]\ndatabase = \"{folder}/accounts.db\"\n\
+             \n[journal]\ndirectory = \"{folder}/journal\"\nsigning_key = \"{key}\"\n",
+            folder = folder.display(),
+            key = journal_key.display(),
+        );
+        if let Some(bans) = &self.bans {
+            let _ = write!(
+                text,
+                "\n[bans]\nagent_socket = \"{}\"\nfailures = {}\nwindow_seconds = 300\nlifetime_seconds = {}\n",
+                bans.agent_socket.display(),
+                bans.failures,
+                bans.lifetime_seconds
+            );
+        }
+        if let Some(address) = self.metrics {
+            let _ = write!(text, "\n[metrics]\nlisten = \"{address}\"\n");
+        }
+        for (name, Backend(toml)) in &self.backends {
+            let toml = toml.replace("PASSWORD_FILE", &password_file.display().to_string());
+            let _ = write!(text, "\n[backends.{name}]\n{toml}");
+        }
+        let config = folder.join("proxy.toml");
+        fs::write(&config, text)?;
+
+        let mut command = self.place.command(&self.program.display().to_string());
+        command.args(["run", "--config"]).arg(&config);
+        let mut process =
+            Running::start("portcullis-proxy", &mut command, &folder.join("proxy.log"))?;
+        process.wait_until_listening(address.port())?;
+        let proxy = Proxy {
+            address,
+            config,
+            journal: folder.join("journal"),
+            process,
+            program: self.program,
+            scratch: self.scratch,
+        };
+        proxy.write_known_hosts(&host_key)?;
+        Ok(proxy)
+    }
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Its journal's folder.
+    pub journal: PathBuf,
+    /// The daemon.
+    pub process: Running,
+    program: PathBuf,
+    scratch: TempDir,
+}
+
+impl Proxy {
+    /// Makes an account with a password, a phone, a key and the mounts.
+    ///
+    /// # Errors
+    /// What the command line answers.
+    pub fn account(&self, name: &str, mounts: &[Mount]) -> Result<Account> {
+        self.command(&["account", "add", name])?;
+        let password = format!("{name}-knows-Secret-41");
+        self.command_with_input(
+            &["account", "set-password", name, "--password-stdin"],
+            &password,
+        )?;
+        let enrolled = self.command(&["account", "enroll-totp", name, "--json"])?;
+        let enrolled: Value = serde_json::from_str(&enrolled).context("read the enrolment")?;
+        let secret = enrolled
+            .get("secret")
+            .and_then(Value::as_str)
+            .context("the enrolment names its secret")?;
+        let key = files::ssh_key(self.folder(), &format!("{name}_ed25519"))?;
+        let public = key.with_extension("pub").display().to_string();
+        self.command(&["account", "add-key", name, "--key-file", &public])?;
+        for mount in mounts {
+            self.command(&[
+                "account",
+                "mount",
+                name,
+                &mount.path,
+                "--backend",
+                &mount.backend,
+                "--directory",
+                &mount.directory,
+                "--permissions",
+                &mount.permissions.join(","),
+            ])?;
+        }
+        Ok(Account {
+            name: name.to_owned(),
+            password,
+            phone: Authenticator::new(secret)?,
+            key,
+        })
+    }
+
+    /// Runs `portcullis-proxy ARGUMENTS --config F`.
+    ///
+    /// # Errors
+    /// When it fails; the message has all that it printed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        succeed(
+            Command::new(&self.program)
+                .args(arguments)
+                .arg("--config")
+                .arg(&self.config)
+                .stdin(Stdio::null()),
+        )
+    }
+
+    fn command_with_input(&self, arguments: &[&str], input: &str) -> Result<()> {
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start portcullis-proxy")?;
+        let mut stdin = child.stdin.take().context("the child's input is a pipe")?;
+        writeln!(stdin, "{input}").context("write to portcullis-proxy")?;
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!(
+                "portcullis-proxy {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    /// Every record of the journal, oldest first.
+    ///
+    /// # Errors
+    /// When a line isn't JSON.
+    pub fn records(&self) -> Result<Vec<Value>> {
+        records(&self.journal)
+    }
+
+    /// Runs `portcullis-verify` over a journal folder: this one, or a copy.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn verify(&self, journal: &Path) -> Result<Output> {
+        let verifier = self.program.with_file_name("portcullis-verify");
+        finish_within(
+            Command::new(verifier)
+                .arg(journal)
+                .arg("--key")
+                .arg(self.folder().join("journal.key.pub")),
+            PATIENCE,
+        )
+    }
+
+    /// The `known_hosts` file that names this proxy.
+    #[must_use]
+    pub fn known_hosts(&self) -> PathBuf {
+        self.folder().join("known_hosts")
+    }
+
+    /// The host key as `ssh-ed25519 AAAA...`.
+    ///
+    /// # Errors
+    /// When its file can't be read.
+    pub fn host_key(&self) -> Result<String> {
+        files::public_key(&self.folder().join("host_ed25519"))
+    }
+
+    /// The host key's fingerprint, `SHA256:...`.
+    ///
+    /// # Errors
+    /// When `ssh-keygen` fails.
+    pub fn host_key_fingerprint(&self) -> Result<String> {
+        let printed = succeed(
+            Command::new("ssh-keygen")
+                .arg("-lf")
+                .arg(self.folder().join("host_ed25519.pub")),
+        )?;
+        printed
+            .split_whitespace()
+            .nth(1)
+            .map(str::to_owned)
+            .context("ssh-keygen prints bits, fingerprint, comment")
+    }
+
+    /// A folder that lives as long as the proxy.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn write_known_hosts(&self, host_key: &Path) -> Result<()> {
+        let public = host_key.with_extension("pub");
+        if !public.is_file() {
+            let printed = succeed(Command::new("ssh-keygen").arg("-yf").arg(host_key))?;
+            fs::write(&public, printed)?;
+        }
+        let line = format!(
+            "[{ip}]:{port} {key}\n{ip} {key}\n",
+            ip = self.address.ip(),
+            port = self.address.port(),
+            key = self.host_key()?
+        );
+        fs::write(self.known_hosts(), line)?;
+        Ok(())
+    }
+}
+
+/// Every record below a journal folder, oldest first.
+///
+/// # Errors
+/// When a line isn't JSON.
+pub fn records(journal: &Path) -> Result<Vec<Value>> {
+    let mut segments: Vec<PathBuf> = fs::read_dir(journal)
+        .with_context(|| format!("list {}", journal.display()))?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        })
+        .collect();
+    segments.sort();
+    let mut records = Vec::new();
+    for segment in segments {
+        for line in fs::read_to_string(&segment)?.lines() {
+            records.push(
+                serde_json::from_str(line)
+                    .with_context(|| format!("read a record of {}", segment.display()))?,
+            );
+        }
+    }
+    Ok(records)
+}

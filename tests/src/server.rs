@@ -1,0 +1,75 @@
+//! Real peer servers: each runs in its own process and mount namespace, with accounts that exist
+//! nowhere else, and is gone with its value, children included.
+
+pub mod openssh;
+pub mod proftpd;
+pub mod vsftpd;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::files;
+use crate::place::Place;
+use crate::process::succeed;
+
+/// The account that every peer server has.
+pub const USER: &str = "gateway";
+/// Its password.
+pub const PASSWORD: &str = "correct horse battery";
+/// Its user and group id: no account of a Debian system.
+const USER_ID: u32 = 47_110;
+
+/// Makes the account's home below `scratch` and returns it.
+fn home(scratch: &Path) -> Result<std::path::PathBuf> {
+    let home = scratch.join("home");
+    fs::create_dir_all(&home)?;
+    std::os::unix::fs::chown(&home, Some(USER_ID), Some(USER_ID))
+        .context("give the account its home (this needs root)")?;
+    Ok(home)
+}
+
+/// A command for a server that sees the accounts below `scratch` instead of the machine's, and
+/// whose whole process tree ends with it.
+fn isolated(place: Place<'_>, scratch: &Path, home: &Path, program: &Path) -> Result<Command> {
+    let accounts = scratch.join("accounts");
+    fs::create_dir_all(accounts.join("pam.d"))?;
+    let hash = succeed(Command::new("openssl").args(["passwd", "-6", PASSWORD]))?;
+    fs::write(
+        accounts.join("passwd"),
+        format!(
+            "root:x:0:0:root:/root:/bin/sh\n\
+             nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n\
+             sshd:x:47109:65534::/run/sshd:/usr/sbin/nologin\n\
+             {USER}:x:{USER_ID}:{USER_ID}::{}:/bin/sh\n",
+            home.display()
+        ),
+    )?;
+    fs::write(
+        accounts.join("group"),
+        format!("root:x:0:\nnogroup:x:65534:\n{USER}:x:{USER_ID}:\n"),
+    )?;
+    files::secret(
+        &accounts.join("shadow"),
+        &format!(
+            "root:*:19000:0:99999:7:::\n{USER}:{}:19000:0:99999:7:::\n",
+            hash.trim()
+        ),
+    )?;
+    fs::write(
+        accounts.join("pam.d/vsftpd"),
+        "auth required pam_unix.so\naccount required pam_unix.so\nsession required pam_permit.so\n",
+    )?;
+    let mut command = place.command("unshare");
+    command
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-ec"])
+        .arg(
+            "for file in passwd group shadow pam.d; do mount --bind \"$0/$file\" \"/etc/$file\"; done
+             mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/sshd && exec \"$@\"",
+        )
+        .arg(&accounts)
+        .arg(program);
+    Ok(command)
+}

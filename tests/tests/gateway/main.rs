@@ -1,0 +1,3 @@
+//! The proxy against real clients and servers on loopback.
+
+mod peers;
