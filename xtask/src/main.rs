@@ -1,1 +1,55 @@
-fn main() {}
+//! Everything a developer or CI runs: one command each, one file each.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool: its output is its result"
+)]
+
+mod build_xdp;
+mod check;
+mod process;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Builds, checks, tests and shows Portcullis"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what the build, the demo and the tests need
+    Setup(setup::Arguments),
+    /// Compile the XDP program and say where the object is
+    BuildXdp,
+    /// Run every test: unit, property, gateway, kernel and system
+    Test(test::Arguments),
+    /// Run format, clippy, documentation and dependency checks
+    Check,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::BuildXdp => build_xdp::run(),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Check => check::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The real servers that stand behind the gateway in demo, tests and benchmarks.
+//!
+//! They are unpacked, not installed: Debian's FTP servers conflict with each other, and a
+//! server's package would register services and users on the developer's machine.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use portcullis_tests::locate;
+
+use super::{Requirement, apt};
+
+/// Package, the folder it goes to, and a file that tells that it is there.
+const SERVERS: &[(&str, &str, &str)] = &[
+    ("vsftpd", "vsftpd", "usr/sbin/vsftpd"),
+    ("proftpd-core", "proftpd", "usr/sbin/proftpd"),
+    (
+        "proftpd-mod-crypto",
+        "proftpd",
+        "usr/lib/proftpd/mod_sftp.so",
+    ),
+    ("openssh-server", "openssh", "usr/sbin/sshd"),
+    (
+        "openssh-sftp-server",
+        "openssh",
+        "usr/lib/openssh/sftp-server",
+    ),
+];
+
+/// What the unpacked servers load at run time.
+const LIBRARIES: &[&str] = &[
+    "libacl1",
+    "libaudit1",
+    "libcap2",
+    "libcom-err2",
+    "libcrypt1",
+    "libgssapi-krb5-2",
+    "libhiredis0.14",
+    "libidn2-0",
+    "libkrb5-3",
+    "libmemcached11",
+    "libmemcachedutil2",
+    "libncursesw6",
+    "libpam-modules",
+    "libpam0g",
+    "libpcre2-8-0",
+    "libpcre2-posix3",
+    "libselinux1",
+    "libsodium23",
+    "libssl3",
+    "libsystemd0",
+    "libtinfo6",
+    "libwrap0",
+    "netbase",
+    "zlib1g",
+];
+
+pub(super) struct Libraries;
+
+impl Requirement for Libraries {
+    fn name(&self) -> String {
+        "libraries of the peer servers".to_owned()
+    }
+
+    fn why(&self) -> &'static str {
+        "vsftpd, ProFTPD and sshd are unpacked without their packages' dependencies"
+    }
+
+    fn missing(&self) -> Vec<String> {
+        apt::missing(LIBRARIES)
+    }
+
+    fn install(&self) -> Result<()> {
+        apt::install(LIBRARIES)
+    }
+
+    fn commands(&self) -> Vec<String> {
+        vec![apt::install_command(LIBRARIES)]
+    }
+}
+
+pub(super) struct Unpacked;
+
+impl Unpacked {
+    /// The packages that aren't unpacked, each with its folder.
+    fn absent() -> Vec<(&'static str, PathBuf)> {
+        SERVERS
+            .iter()
+            .map(|(package, folder, file)| (*package, peers().join(folder), file))
+            .filter(|(_, folder, file)| !folder.join(file).exists())
+            .map(|(package, folder, _)| (package, folder))
+            .collect()
+    }
+}
+
+impl Requirement for Unpacked {
+    fn name(&self) -> String {
+        format!("peer servers below {}", peers().display())
+    }
+
+    fn why(&self) -> &'static str {
+        "demo and tests forward to real vsftpd, ProFTPD and OpenSSH servers"
+    }
+
+    fn missing(&self) -> Vec<String> {
+        Self::absent()
+            .into_iter()
+            .map(|(package, _)| package.to_owned())
+            .collect()
+    }
+
+    fn install(&self) -> Result<()> {
+        apt::unpack(&Self::absent())
+    }
+
+    fn commands(&self) -> Vec<String> {
+        Self::absent()
+            .into_iter()
+            .map(|(package, folder)| {
+                format!(
+                    "apt-get download {package} && dpkg -x {package}_*.deb {}",
+                    folder.display()
+                )
+            })
+            .collect()
+    }
+}
+
+fn peers() -> PathBuf {
+    locate::target_folder().join("peers")
+}
