@@ -4,6 +4,13 @@ use bytes::Bytes;
 
 use crate::path::VirtualPath;
 
+/// Longest SFTP packet that clients are told to send, in bytes, its length field not counted.
+pub const MAX_PACKET: u32 = 256 * 1024;
+/// Most bytes that one READ or WRITE moves.
+pub const MAX_DATA: u32 = MAX_PACKET - 1024;
+/// Most files and directories that a channel can hold open.
+pub const MAX_OPEN_HANDLES: usize = 256;
+
 /// An open file or directory of one channel. Chosen by the engine, never reused within a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandleId(pub u64);
@@ -18,6 +25,13 @@ pub struct Access {
     pub truncate: bool,
     /// Fail if the file exists; only with `create`.
     pub exclusive: bool,
+}
+
+impl Access {
+    /// True if bytes can be written through the handle.
+    pub fn writes(&self) -> bool {
+        self.write || self.append
+    }
 }
 
 /// File attributes as SFTP v3 has them (filexfer-02 section 5); absent ones are not sent and not changed.
@@ -150,6 +164,72 @@ pub enum Operation {
         users: Vec<u32>,
         groups: Vec<u32>,
     },
+}
+
+impl Operation {
+    /// The request's name, as records say it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Close { .. } => "close",
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Stat { .. } => "stat",
+            Self::Lstat { .. } => "lstat",
+            Self::Fstat { .. } => "fstat",
+            Self::Setstat { .. } => "setstat",
+            Self::Lsetstat { .. } => "lsetstat",
+            Self::Fsetstat { .. } => "fsetstat",
+            Self::Opendir { .. } => "opendir",
+            Self::Readdir { .. } => "readdir",
+            Self::Remove { .. } => "remove",
+            Self::Mkdir { .. } => "mkdir",
+            Self::Rmdir { .. } => "rmdir",
+            Self::Realpath { .. } => "realpath",
+            Self::Rename { .. } => "rename",
+            Self::PosixRename { .. } => "posix_rename",
+            Self::Readlink { .. } => "readlink",
+            Self::Symlink { .. } => "symlink",
+            Self::Statvfs { .. } => "statvfs",
+            Self::Fstatvfs { .. } => "fstatvfs",
+            Self::Fsync { .. } => "fsync",
+            Self::Limits => "limits",
+            Self::HomeDirectory => "home_directory",
+            Self::UsersGroupsById { .. } => "users_groups_by_id",
+        }
+    }
+
+    /// The open handle that the request names. OPEN and OPENDIR name one that does not exist yet.
+    pub fn handle(&self) -> Option<HandleId> {
+        match self {
+            Self::Close { handle }
+            | Self::Read { handle, .. }
+            | Self::Write { handle, .. }
+            | Self::Fstat { handle }
+            | Self::Fsetstat { handle, .. }
+            | Self::Readdir { handle }
+            | Self::Fstatvfs { handle }
+            | Self::Fsync { handle } => Some(*handle),
+            Self::Open { .. }
+            | Self::Opendir { .. }
+            | Self::Stat { .. }
+            | Self::Lstat { .. }
+            | Self::Setstat { .. }
+            | Self::Lsetstat { .. }
+            | Self::Remove { .. }
+            | Self::Mkdir { .. }
+            | Self::Rmdir { .. }
+            | Self::Realpath { .. }
+            | Self::Rename { .. }
+            | Self::PosixRename { .. }
+            | Self::Readlink { .. }
+            | Self::Symlink { .. }
+            | Self::Statvfs { .. }
+            | Self::Limits
+            | Self::HomeDirectory
+            | Self::UsersGroupsById { .. } => None,
+        }
+    }
 }
 
 /// One name of a directory listing.

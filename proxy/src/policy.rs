@@ -1,12 +1,22 @@
-//! `authorize`: may this user do this operation? Decided once, by the cleaned path.
+//! [`authorize`]: may this account do this operation? Decided once, by the cleaned path.
+//!
+//! Everything is denied that no rule here grants. Two decisions change the operation instead of refusing it, and the
+//! permit carries the changed one: an account without `overwrite` opens files for writing exclusively, and its
+//! `posix-rename@openssh.com` is done as the RENAME that fails if the destination exists.
 
-use std::sync::Arc;
+mod intent;
+#[cfg(test)]
+mod tests;
 
-use portcullis_journal::{Event, Intent};
+pub use intent::describe;
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use portcullis_journal::{Actor, OperationId, SessionId};
 
 use crate::{
-    operation::Operation,
-    path::{RelativePath, VirtualPath},
+    operation::{Access, Attributes, HandleId, Operation},
+    path::{RESERVED_PREFIX, RelativePath, VirtualPath},
 };
 
 /// What an account may do below a mount. Each name stands for itself in `account mount --permissions`.
@@ -38,7 +48,7 @@ pub struct Mount {
 }
 
 /// Index of a mount in its account's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MountId(pub usize);
 
 /// Who serves an operation.
@@ -55,25 +65,148 @@ pub enum Route {
     },
 }
 
+/// Who asks, as every record of the session says it.
+#[derive(Debug, Clone)]
+pub struct Requester {
+    pub session: SessionId,
+    pub user: Actor,
+    pub source: SocketAddr,
+}
+
 /// Proof that policy allows `operation` to the account. Only [`authorize`] makes one.
 #[derive(Debug, Clone)]
 pub struct Permit {
+    id: OperationId,
     operation: Operation,
     route: Route,
-    announcement: Arc<Announcement>,
+    decision: Decision,
+    requester: Arc<Requester>,
 }
 
-/// What the intent record says of the session beside the operation.
-#[derive(Debug)]
-struct Announcement {}
+/// How the permitted operation relates to the one that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    AsAsked,
+    /// Existing files are left alone, although the client asked to replace them.
+    WithoutOverwrite,
+}
+
+/// An open file or directory, as far as policy needs to know it. Only [`Permit::opens`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenHandle {
+    id: HandleId,
+    path: VirtualPath,
+    route: Route,
+    kind: HandleKind,
+}
+
+/// What a handle stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandleKind {
+    /// As the policy granted it, which may be less than what was asked for.
+    File(Access),
+    Directory,
+}
+
+/// A single name of [`Permissions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Permission {
+    List,
+    Read,
+    Write,
+    Overwrite,
+    Rename,
+    Delete,
+    Mkdir,
+    Rmdir,
+    Setattr,
+    Symlink,
+}
+
+/// Why an operation is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    #[error("no mount of the account holds the path")]
+    Nowhere,
+    #[error("the directories above the mounts can only be listed")]
+    AboveMounts,
+    #[error("the directory of a mount can't be changed, removed or replaced")]
+    MountPoint,
+    #[error("the account lacks the permission {0} on the mount")]
+    Missing(Permission),
+    #[error("source and destination are on different mounts")]
+    AcrossMounts,
+    #[error("the handle is not open")]
+    UnknownHandle,
+    #[error("the handle was not opened for this")]
+    WrongHandle,
+    #[error("a link may only name something below its own directory")]
+    LinkTarget,
+}
+
+impl Denied {
+    /// The code that the record carries.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Nowhere => "no_such_mount",
+            Self::AboveMounts => "above_mounts",
+            Self::MountPoint => "mount_point",
+            Self::Missing(_) => "missing_permission",
+            Self::AcrossMounts => "across_mounts",
+            Self::UnknownHandle => "unknown_handle",
+            Self::WrongHandle => "wrong_handle",
+            Self::LinkTarget => "link_target",
+        }
+    }
+}
+
+/// Decides whether `requester`, who sees `mounts`, may do `operation`. `handle` is what stands in the channel's handle
+/// table under the handle that the operation names, if it names one.
+///
+/// # Errors
+/// If no rule grants it.
+pub fn authorize(
+    requester: &Arc<Requester>,
+    mounts: &[Mount],
+    id: OperationId,
+    operation: Operation,
+    handle: Option<&OpenHandle>,
+) -> Result<Permit, Denied> {
+    let asked = std::mem::discriminant(&operation);
+    let exclusive_asked = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
+    let (operation, route) = decide(mounts, operation, handle)?;
+    let exclusive_now = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
+    let decision =
+        if std::mem::discriminant(&operation) != asked || exclusive_now != exclusive_asked {
+            Decision::WithoutOverwrite
+        } else {
+            Decision::AsAsked
+        };
+    Ok(Permit {
+        id,
+        operation,
+        route,
+        decision,
+        requester: Arc::clone(requester),
+    })
+}
 
 impl Permit {
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
     pub fn operation(&self) -> &Operation {
         &self.operation
     }
 
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    pub fn requester(&self) -> &Arc<Requester> {
+        &self.requester
     }
 
     /// The operation's path below the mount's directory; `None` if the gateway serves it.
@@ -91,11 +224,353 @@ impl Permit {
             Route::Mount { second, .. } => second.as_ref(),
         }
     }
+
+    /// What stands in the handle table once this OPEN or OPENDIR has succeeded; `None` for other operations.
+    pub fn opens(&self) -> Option<OpenHandle> {
+        let (id, path, kind) = if let Operation::Open {
+            path,
+            handle,
+            access,
+            ..
+        } = &self.operation
+        {
+            (*handle, path.clone(), HandleKind::File(*access))
+        } else if let Operation::Opendir { path, handle } = &self.operation {
+            (*handle, path.clone(), HandleKind::Directory)
+        } else {
+            return None;
+        };
+        Some(OpenHandle {
+            id,
+            path,
+            route: self.route.clone(),
+            kind,
+        })
+    }
 }
 
-impl Intent for Permit {
-    fn event(&self) -> Event {
-        let _ = &self.announcement;
-        todo!("the SFTP engine's engineer writes this")
+impl OpenHandle {
+    pub fn id(&self) -> HandleId {
+        self.id
+    }
+
+    pub fn path(&self) -> &VirtualPath {
+        &self.path
+    }
+
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    pub fn kind(&self) -> HandleKind {
+        self.kind
+    }
+
+    /// True if the file was opened for writing.
+    pub fn is_written(&self) -> bool {
+        matches!(self.kind, HandleKind::File(access) if access.writes())
+    }
+}
+
+/// The one total match: which rule grants which operation, and who serves it.
+fn decide(
+    mounts: &[Mount],
+    operation: Operation,
+    handle: Option<&OpenHandle>,
+) -> Result<(Operation, Route), Denied> {
+    let route = match &operation {
+        Operation::Open {
+            path,
+            handle,
+            access,
+            attributes,
+        } => {
+            let place = Place::of(mounts, path)?.on_mount()?;
+            let access = granted_access(&place, *access)?;
+            let opened = Operation::Open {
+                path: path.clone(),
+                handle: *handle,
+                access,
+                attributes: attributes.clone(),
+            };
+            return Ok((opened, place.route(None)));
+        }
+        Operation::PosixRename { from, to } => {
+            let route = rename_route(mounts, from, to)?;
+            if !Place::of(mounts, to)?
+                .on_mount()?
+                .grants(Permission::Overwrite)
+            {
+                let rename = Operation::Rename {
+                    from: from.clone(),
+                    to: to.clone(),
+                };
+                return Ok((rename, route));
+            }
+            route
+        }
+        Operation::Rename { from, to } => rename_route(mounts, from, to)?,
+
+        Operation::Stat { path } | Operation::Lstat { path } | Operation::Statvfs { path } => {
+            match Place::of(mounts, path)? {
+                Place::Above => Route::Gateway,
+                Place::Below(place) => {
+                    place.needs_either(Permission::List, Permission::Read)?;
+                    place.route(None)
+                }
+            }
+        }
+        Operation::Opendir { path, .. } => match Place::of(mounts, path)? {
+            Place::Above => Route::Gateway,
+            Place::Below(place) => {
+                place.needs(Permission::List)?;
+                place.route(None)
+            }
+        },
+        Operation::Readlink { path } => {
+            let place = Place::of(mounts, path)?.on_mount()?;
+            place.needs_either(Permission::List, Permission::Read)?;
+            place.route(None)
+        }
+
+        Operation::Setstat { path, attributes } | Operation::Lsetstat { path, attributes } => {
+            let place = Place::of(mounts, path)?.on_mount()?.not_its_directory()?;
+            if attributes.size.is_some() {
+                place.needs(Permission::Overwrite)?;
+            }
+            if changes_more_than_size(attributes) || attributes.size.is_none() {
+                place.needs(Permission::Setattr)?;
+            }
+            place.route(None)
+        }
+        Operation::Remove { path } => changed(mounts, path, Permission::Delete)?,
+        Operation::Mkdir { path, .. } => changed(mounts, path, Permission::Mkdir)?,
+        Operation::Rmdir { path } => changed(mounts, path, Permission::Rmdir)?,
+        Operation::Symlink { target, link } => {
+            let route = changed(mounts, link, Permission::Symlink)?;
+            if !stays_below(target) {
+                return Err(Denied::LinkTarget);
+            }
+            route
+        }
+
+        Operation::Read { .. } => {
+            let handle = handle.ok_or(Denied::UnknownHandle)?;
+            handle
+                .file()
+                .filter(|access| access.read)
+                .ok_or(Denied::WrongHandle)?;
+            handle.route.clone()
+        }
+        Operation::Write { .. } => {
+            let handle = handle.ok_or(Denied::UnknownHandle)?;
+            handle
+                .file()
+                .filter(Access::writes)
+                .ok_or(Denied::WrongHandle)?;
+            handle.route.clone()
+        }
+        Operation::Fsync { .. } => {
+            let handle = handle.ok_or(Denied::UnknownHandle)?;
+            handle.file().ok_or(Denied::WrongHandle)?;
+            handle.route.clone()
+        }
+        Operation::Readdir { .. } => {
+            let handle = handle.ok_or(Denied::UnknownHandle)?;
+            match handle.kind {
+                HandleKind::Directory => handle.route.clone(),
+                HandleKind::File(_) => return Err(Denied::WrongHandle),
+            }
+        }
+        Operation::Fsetstat { attributes, .. } => {
+            let handle = handle.ok_or(Denied::UnknownHandle)?;
+            let place = Place::of(mounts, &handle.path)?
+                .on_mount()?
+                .not_its_directory()?;
+            // Whoever may write the file through this handle may also cut it.
+            if attributes.size.is_some() {
+                handle
+                    .file()
+                    .filter(Access::writes)
+                    .ok_or(Denied::WrongHandle)?;
+            }
+            if changes_more_than_size(attributes) || attributes.size.is_none() {
+                place.needs(Permission::Setattr)?;
+            }
+            handle.route.clone()
+        }
+        Operation::Close { .. } | Operation::Fstat { .. } | Operation::Fstatvfs { .. } => {
+            handle.ok_or(Denied::UnknownHandle)?.route.clone()
+        }
+
+        // Lexical, or about the gateway itself.
+        Operation::Realpath { .. }
+        | Operation::Limits
+        | Operation::HomeDirectory
+        | Operation::UsersGroupsById { .. } => Route::Gateway,
+    };
+    Ok((operation, route))
+}
+
+/// Where a path lies in the account's view.
+enum Place<'a> {
+    /// An ancestor of a mount point; the root always counts as one.
+    Above,
+    Below(OnMount<'a>),
+}
+
+struct OnMount<'a> {
+    id: MountId,
+    mount: &'a Mount,
+    target: RelativePath,
+}
+
+impl<'a> Place<'a> {
+    fn of(mounts: &'a [Mount], path: &VirtualPath) -> Result<Self, Denied> {
+        let innermost = mounts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, mount)| Some((index, mount, path.below(&mount.at)?)))
+            .max_by_key(|(_, mount, _)| mount.at.components().count());
+        if let Some((index, mount, target)) = innermost {
+            return Ok(Self::Below(OnMount {
+                id: MountId(index),
+                mount,
+                target,
+            }));
+        }
+        if path.is_root() || mounts.iter().any(|mount| mount.at.below(path).is_some()) {
+            return Ok(Self::Above);
+        }
+        Err(Denied::Nowhere)
+    }
+
+    fn on_mount(self) -> Result<OnMount<'a>, Denied> {
+        match self {
+            Self::Above => Err(Denied::AboveMounts),
+            Self::Below(place) => Ok(place),
+        }
+    }
+}
+
+impl OnMount<'_> {
+    fn grants(&self, permission: Permission) -> bool {
+        let granted = &self.mount.permissions;
+        match permission {
+            Permission::List => granted.list,
+            Permission::Read => granted.read,
+            Permission::Write => granted.write,
+            Permission::Overwrite => granted.overwrite,
+            Permission::Rename => granted.rename,
+            Permission::Delete => granted.delete,
+            Permission::Mkdir => granted.mkdir,
+            Permission::Rmdir => granted.rmdir,
+            Permission::Setattr => granted.setattr,
+            Permission::Symlink => granted.symlink,
+        }
+    }
+
+    fn needs(&self, permission: Permission) -> Result<(), Denied> {
+        if self.grants(permission) {
+            Ok(())
+        } else {
+            Err(Denied::Missing(permission))
+        }
+    }
+
+    fn needs_either(&self, one: Permission, other: Permission) -> Result<(), Denied> {
+        self.needs(other).or_else(|_| self.needs(one))
+    }
+
+    fn not_its_directory(self) -> Result<Self, Denied> {
+        if self.target.is_empty() {
+            Err(Denied::MountPoint)
+        } else {
+            Ok(self)
+        }
+    }
+
+    fn route(self, second: Option<RelativePath>) -> Route {
+        Route::Mount {
+            mount: self.id,
+            target: self.target,
+            second,
+        }
+    }
+}
+
+impl OpenHandle {
+    fn file(&self) -> Option<Access> {
+        match self.kind {
+            HandleKind::File(access) => Some(access),
+            HandleKind::Directory => None,
+        }
+    }
+}
+
+fn changed(mounts: &[Mount], path: &VirtualPath, permission: Permission) -> Result<Route, Denied> {
+    let place = Place::of(mounts, path)?.on_mount()?.not_its_directory()?;
+    place.needs(permission)?;
+    Ok(place.route(None))
+}
+
+fn rename_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<Route, Denied> {
+    let from = Place::of(mounts, from)?.on_mount()?.not_its_directory()?;
+    let to = Place::of(mounts, to)?.on_mount()?.not_its_directory()?;
+    if from.id != to.id {
+        return Err(Denied::AcrossMounts);
+    }
+    from.needs(Permission::Rename)?;
+    Ok(from.route(Some(to.target)))
+}
+
+fn granted_access(place: &OnMount<'_>, mut access: Access) -> Result<Access, Denied> {
+    if access.read {
+        place.needs(Permission::Read)?;
+    }
+    if access.writes() || access.create || access.truncate {
+        if place.target.is_empty() {
+            return Err(Denied::MountPoint);
+        }
+        place.needs(Permission::Write)?;
+        if !place.grants(Permission::Overwrite) {
+            if !access.create {
+                return Err(Denied::Missing(Permission::Overwrite));
+            }
+            access.exclusive = true;
+        }
+    }
+    Ok(access)
+}
+
+fn changes_more_than_size(attributes: &Attributes) -> bool {
+    attributes.owner.is_some() || attributes.permissions.is_some() || attributes.times.is_some()
+}
+
+/// True for a relative target without `..`: whatever links lie on the way, and wherever the link is moved, it can then
+/// only lead further down. An absolute target would count from the root of the backend, which is not the account's.
+fn stays_below(target: &[u8]) -> bool {
+    !target.is_empty()
+        && !target.starts_with(b"/")
+        && !target.contains(&0)
+        && target
+            .split(|&byte| byte == b'/')
+            .all(|component| component != b".." && !component.starts_with(RESERVED_PREFIX))
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Overwrite => "overwrite",
+            Self::Rename => "rename",
+            Self::Delete => "delete",
+            Self::Mkdir => "mkdir",
+            Self::Rmdir => "rmdir",
+            Self::Setattr => "setattr",
+            Self::Symlink => "symlink",
+        })
     }
 }
