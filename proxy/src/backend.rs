@@ -83,6 +83,38 @@ pub enum Origin {
     Gateway,
 }
 
+impl ErrorKind {
+    /// The code that records carry.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::PermissionDenied => "permission_denied",
+            Self::AlreadyExists => "already_exists",
+            Self::NotADirectory => "not_a_directory",
+            Self::IsADirectory => "is_a_directory",
+            Self::NotEmpty => "not_empty",
+            Self::NoSpace => "no_space",
+            Self::InvalidHandle => "invalid_handle",
+            Self::InvalidArgument => "invalid_argument",
+            Self::Unsupported => "unsupported",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Failure => "failure",
+        }
+    }
+}
+
+impl Origin {
+    /// The code that records carry.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
 /// A failed operation.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]

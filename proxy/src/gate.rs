@@ -1,1 +1,318 @@
-//! (to be written)
+//! The one way to a backend: authorise, record the intent, run, record the outcome.
+//!
+//! What can't be recorded isn't done, and what was done but can't be recorded isn't acknowledged.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use portcullis_journal::{
+    Actor, AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Verdict,
+    record::untrusted,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    backend::{Backend, BackendError, BackendService, ErrorKind, Origin, gateway::Gateway},
+    operation::{Operation, Outcome},
+    policy::{Denied, Mount, MountId, OpenHandle, Permit, Requester, Route, authorize, describe},
+    session::{Backends, Session},
+    status::Status,
+};
+
+/// How long a backend may take to withdraw what a channel left open.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+
+/// One channel's gate: what it may reach, and the log that hears of it.
+#[derive(Debug)]
+pub struct Gate {
+    requester: Arc<Requester>,
+    mounts: Arc<Vec<Mount>>,
+    services: Backends,
+    journal: Journal,
+    gateway: Arc<dyn Backend>,
+    sessions: Mutex<BTreeMap<MountId, Arc<dyn Backend>>>,
+}
+
+/// Why an operation that was permitted brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    #[error(transparent)]
+    Backend(BackendError),
+    #[error("not acknowledged, since its outcome can't be recorded")]
+    Unrecorded(#[source] AppendError),
+}
+
+/// Makes the record that sums up a transfer, once it is known how its CLOSE ended.
+pub type Summary = Box<dyn FnOnce(&Result<Outcome, BackendError>) -> Event + Send>;
+
+impl Gate {
+    pub fn new(session: &Session) -> Self {
+        Self::of(
+            Requester::of(session),
+            Arc::clone(&session.mounts),
+            Arc::clone(&session.backends),
+            session.journal.clone(),
+        )
+    }
+
+    pub(crate) fn of(
+        requester: Requester,
+        mounts: Arc<Vec<Mount>>,
+        services: Backends,
+        journal: Journal,
+    ) -> Self {
+        let points = mounts.iter().map(|mount| mount.at.clone()).collect();
+        Self {
+            requester: Arc::new(requester),
+            mounts,
+            services,
+            journal,
+            gateway: Arc::new(Gateway::new(points)),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Asks the policy. A refusal is recorded here.
+    ///
+    /// # Errors
+    /// If no rule grants the operation.
+    pub fn authorize(
+        &self,
+        operation: Operation,
+        handle: Option<&OpenHandle>,
+    ) -> Result<Permit, Denied> {
+        let mut asked = Map::new();
+        describe(&operation, &mut asked);
+        authorize(
+            &self.requester,
+            &self.mounts,
+            next_operation(),
+            operation,
+            handle,
+        )
+        .inspect_err(|denied| self.deny(denied.code(), &denied.to_string(), asked))
+    }
+
+    /// Records a request that was refused before policy was asked. `reason` is a code, `asked` says what it was.
+    pub fn deny(&self, reason: &'static str, message: &str, asked: Map<String, Value>) {
+        let mut event = self.requester.event(EventKind::OperationDenied);
+        event.outcome = Some(Verdict::Deny);
+        event.reason = Some(reason.to_owned());
+        event.operation = Some(next_operation());
+        event.body = asked;
+        event
+            .body
+            .insert("error".into(), untrusted(message.as_bytes()));
+        self.append(event);
+    }
+
+    /// Puts the intent on record, in the order of these calls.
+    pub fn announce(&self, permit: Permit) -> PendingIntent<Permit> {
+        self.journal.record_intent(permit)
+    }
+
+    /// Hands the operation to its backend before it returns; the future sees it through and records the outcome. For an
+    /// operation that changes something, it resolves once that record is durable.
+    pub fn perform(
+        &self,
+        recorded: Recorded<Permit>,
+        summary: Option<Summary>,
+    ) -> impl Future<Output = Result<Outcome, Failed>> + Send + 'static {
+        let begun = Instant::now();
+        let permit = recorded.intent();
+        let id = permit.id();
+        let requester = Arc::clone(permit.requester());
+        let acknowledges_change = acknowledges_change(permit.operation());
+        let written = if let Operation::Write { data, .. } = permit.operation() {
+            Some(data.len())
+        } else {
+            None
+        };
+        let execution = self
+            .backend(permit.route())
+            .map(|backend| backend.execute(recorded));
+        let journal = self.journal.clone();
+        async move {
+            let result = match execution {
+                Ok(execution) => execution.await,
+                Err(error) => Err(error),
+            };
+            let mut pending = None;
+            if let Some(summary) = summary {
+                pending = Some(journal.append(summary(&result)));
+            }
+            let event = outcome_event(&requester, id, &result, written, begun.elapsed());
+            let outcome = journal.append(event);
+            if acknowledges_change {
+                if let Some(pending) = pending {
+                    pending.await.map_err(Failed::Unrecorded)?;
+                }
+                outcome.await.map_err(Failed::Unrecorded)?;
+            }
+            result.map_err(Failed::Backend)
+        }
+    }
+
+    /// Puts an event of this session on record, without waiting for it.
+    pub fn append(&self, event: Event) {
+        drop(self.journal.append(event));
+    }
+
+    pub fn requester(&self) -> &Arc<Requester> {
+        &self.requester
+    }
+
+    /// Ends the use of every backend: what was not published is withdrawn.
+    pub async fn end(&self) {
+        let used =
+            std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        let ends = used.into_values().map(|backend| async move {
+            if tokio::time::timeout(END_DEADLINE, backend.end())
+                .await
+                .is_err()
+            {
+                tracing::warn!(?backend, "a backend did not end in time");
+            }
+        });
+        futures_util::future::join_all(ends).await;
+        self.gateway.end().await;
+    }
+
+    fn backend(&self, route: &Route) -> Result<Arc<dyn Backend>, BackendError> {
+        let id = match route {
+            Route::Gateway => return Ok(Arc::clone(&self.gateway)),
+            Route::Mount { mount, .. } => *mount,
+        };
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(backend) = sessions.get(&id) {
+            return Ok(Arc::clone(backend));
+        }
+        let mount = self.mounts.get(id.0).ok_or_else(|| {
+            gateway_error(format!("the account has no mount with the number {}", id.0))
+        })?;
+        let service: &Arc<dyn BackendService> =
+            self.services.get(&mount.backend).ok_or_else(|| {
+                gateway_error(format!(
+                    "the backend {:?} is not configured; add a section [backends.{}] or change the account's mount",
+                    mount.backend, mount.backend
+                ))
+            })?;
+        let backend = service.session(&mount.directory);
+        sessions.insert(id, Arc::clone(&backend));
+        Ok(backend)
+    }
+}
+
+impl Requester {
+    /// The requester of an authenticated session.
+    pub fn of(session: &Session) -> Self {
+        Self {
+            session: session.id,
+            user: Actor {
+                uid: Some(session.user.uid()),
+                name: session.user.name().to_owned(),
+                kind: None,
+            },
+            source: session.source,
+        }
+    }
+}
+
+impl Failed {
+    /// What the client hears.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Backend(error) => error.into(),
+            Self::Unrecorded(_) => Status::Failure,
+        }
+    }
+}
+
+/// Unique in the process, so in each session, over all its channels.
+fn next_operation() -> OperationId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    OperationId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// True if the reply tells the client that something has changed for good: its record comes first.
+fn acknowledges_change(operation: &Operation) -> bool {
+    match operation {
+        Operation::Close { .. }
+        | Operation::Remove { .. }
+        | Operation::Rename { .. }
+        | Operation::PosixRename { .. }
+        | Operation::Mkdir { .. }
+        | Operation::Rmdir { .. }
+        | Operation::Setstat { .. }
+        | Operation::Lsetstat { .. }
+        | Operation::Fsetstat { .. }
+        | Operation::Symlink { .. }
+        | Operation::Fsync { .. } => true,
+        Operation::Open { .. }
+        | Operation::Read { .. }
+        | Operation::Write { .. }
+        | Operation::Stat { .. }
+        | Operation::Lstat { .. }
+        | Operation::Fstat { .. }
+        | Operation::Opendir { .. }
+        | Operation::Readdir { .. }
+        | Operation::Realpath { .. }
+        | Operation::Readlink { .. }
+        | Operation::Statvfs { .. }
+        | Operation::Fstatvfs { .. }
+        | Operation::Limits
+        | Operation::HomeDirectory
+        | Operation::UsersGroupsById { .. } => false,
+    }
+}
+
+fn outcome_event(
+    requester: &Requester,
+    id: OperationId,
+    result: &Result<Outcome, BackendError>,
+    written: Option<usize>,
+    latency: Duration,
+) -> Event {
+    let mut event = requester.event(EventKind::OperationOutcome);
+    event.operation = Some(id);
+    let status = match result {
+        Ok(outcome) => {
+            event.outcome = Some(Verdict::Success);
+            let bytes = if let Outcome::Data(data) = outcome {
+                Some(data.len())
+            } else {
+                written
+            };
+            if let Some(bytes) = bytes {
+                event.body.insert("bytes".into(), bytes.into());
+            }
+            Status::from(outcome)
+        }
+        Err(error) => {
+            event.outcome = Some(Verdict::Failure);
+            event.reason = Some(error.kind.code().to_owned());
+            event
+                .body
+                .insert("error".into(), untrusted(error.message.as_bytes()));
+            event
+                .body
+                .insert("origin".into(), error.origin.code().into());
+            Status::from(error)
+        }
+    };
+    event.body.insert("status".into(), status.name().into());
+    let latency = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    event.body.insert("latency_us".into(), latency.into());
+    event
+}
+
+fn gateway_error(message: String) -> BackendError {
+    BackendError::new(ErrorKind::Unavailable, Origin::Gateway, message)
+}

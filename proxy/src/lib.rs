@@ -18,3 +18,6 @@ pub mod policy;
 pub mod session;
 pub mod sftp;
 pub mod ssh;
+pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,1 +1,476 @@
-//! (to be written)
+//! A backend in memory, with the staging of the real ones: an upload is seen under its name once CLOSE has published it.
+//!
+//! Tests can look at what clients see, hold operations back, make them fail, and watch each one arrive.
+
+mod tree;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use portcullis_journal::Recorded;
+use tokio::sync::watch;
+
+use self::tree::{Node, Tree, join};
+use super::{Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin};
+use crate::{
+    operation::{Access, Attributes, Entry, FilesystemStatus, HandleId, Operation, Outcome},
+    policy::Permit,
+};
+
+/// Sees an operation in the moment in which the backend gets it.
+type Observer = Arc<dyn Fn(&Recorded<Permit>) + Send + Sync>;
+
+/// One tree of files, shared by all sessions.
+#[derive(Clone)]
+pub struct Memory {
+    tree: Arc<Mutex<Tree>>,
+    arrivals: Arc<AtomicU64>,
+    observer: Arc<Mutex<Option<Observer>>>,
+    failure: Arc<Mutex<Option<BackendError>>>,
+    running: Arc<watch::Sender<bool>>,
+}
+
+impl Memory {
+    pub fn new() -> Self {
+        Self {
+            tree: Arc::default(),
+            arrivals: Arc::default(),
+            observer: Arc::default(),
+            failure: Arc::default(),
+            running: Arc::new(watch::Sender::new(true)),
+        }
+    }
+
+    /// Operations that have arrived so far.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::SeqCst)
+    }
+
+    /// Calls `observer` with each operation as it arrives.
+    pub fn observe(&self, observer: impl Fn(&Recorded<Permit>) + Send + Sync + 'static) {
+        *lock(&self.observer) = Some(Arc::new(observer));
+    }
+
+    /// Every operation from here on fails so; `None` ends that.
+    pub fn fail_with(&self, failure: Option<BackendError>) {
+        *lock(&self.failure) = failure;
+    }
+
+    /// Holds back what arrives from here on until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.running.send_replace(false);
+    }
+
+    pub fn resume(&self) {
+        self.running.send_replace(true);
+    }
+
+    /// Content of a published file.
+    pub fn file(&self, path: &[u8]) -> Option<Vec<u8>> {
+        match lock(&self.tree).get(path)? {
+            Node::File { data, .. } => Some(data.clone()),
+            Node::Directory { .. } | Node::Link { .. } => None,
+        }
+    }
+
+    pub fn put(&self, path: &[u8], data: &[u8]) {
+        lock(&self.tree).insert(path, Node::file(data.to_vec()));
+    }
+
+    pub fn make_directory(&self, path: &[u8]) {
+        lock(&self.tree).insert(path, Node::directory());
+    }
+
+    /// Every published path.
+    pub fn paths(&self) -> Vec<Vec<u8>> {
+        lock(&self.tree).paths()
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").finish_non_exhaustive()
+    }
+}
+
+impl BackendService for Memory {
+    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+        let directory = directory
+            .split(|&byte| byte == b'/')
+            .filter(|component| !component.is_empty())
+            .fold(Vec::new(), |path, component| join(&path, component));
+        Arc::new(MemorySession {
+            state: Arc::new(Mutex::new(State {
+                memory: self.clone(),
+                directory,
+                open: HashMap::new(),
+            })),
+        })
+    }
+}
+
+/// One session's handles.
+#[derive(Debug)]
+struct MemorySession {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    memory: Memory,
+    directory: Vec<u8>,
+    open: HashMap<HandleId, Open>,
+}
+
+#[derive(Debug)]
+enum Open {
+    Directory {
+        rest: Vec<Entry>,
+    },
+    Reading {
+        path: Vec<u8>,
+    },
+    /// Bytes that are seen by nobody until CLOSE publishes them.
+    Writing {
+        path: Vec<u8>,
+        access: Access,
+        attributes: Attributes,
+        data: Vec<u8>,
+    },
+}
+
+impl Backend for MemorySession {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_access: true,
+            update: true,
+            atomic_replace: true,
+            symlinks: true,
+            set_times: true,
+            set_permissions: true,
+            filesystem_status: true,
+        }
+    }
+
+    fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+        let memory = lock(&self.state).memory.clone();
+        memory.arrivals.fetch_add(1, Ordering::SeqCst);
+        let observer = lock(&memory.observer).clone();
+        if let Some(observer) = observer {
+            observer(&recorded);
+        }
+        let state = Arc::clone(&self.state);
+        async move {
+            let mut running = memory.running.subscribe();
+            // The sender lives in `memory`, so this can't fail.
+            let _ = running.wait_for(|running| *running).await;
+            let failure = lock(&memory.failure).clone();
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            lock(&state).run(recorded.intent())
+        }
+        .boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'static, ()> {
+        let state = Arc::clone(&self.state);
+        async move { lock(&state).open.clear() }.boxed()
+    }
+}
+
+impl State {
+    fn run(&mut self, permit: &Permit) -> Result<Outcome, BackendError> {
+        let tree = Arc::clone(&self.memory.tree);
+        let mut tree = lock(&tree);
+        let below = |relative: Option<&crate::path::RelativePath>| {
+            relative
+                .into_iter()
+                .flat_map(crate::path::RelativePath::components)
+                .fold(self.directory.clone(), |path, name| join(&path, name))
+        };
+        let target = below(permit.target());
+        match permit.operation() {
+            Operation::Open {
+                handle,
+                access,
+                attributes,
+                ..
+            } => {
+                let open = open(&tree, target, *access, attributes)?;
+                self.open.insert(*handle, open);
+                Ok(Outcome::Opened)
+            }
+            Operation::Opendir { handle, .. } => {
+                let rest = tree.list(&tree.follow(&target)?)?;
+                self.open.insert(*handle, Open::Directory { rest });
+                Ok(Outcome::Opened)
+            }
+            Operation::Close { handle } => match self.open.remove(handle).ok_or_else(closed)? {
+                Open::Directory { .. } | Open::Reading { .. } => Ok(Outcome::Done),
+                Open::Writing {
+                    path,
+                    access,
+                    attributes,
+                    data,
+                } => {
+                    if access.exclusive && tree.get(&path).is_some() {
+                        return Err(error(ErrorKind::AlreadyExists));
+                    }
+                    tree.parent_must_exist(&path)?;
+                    let mut node = Node::file(data);
+                    node.set(&attributes);
+                    tree.insert(&path, node);
+                    Ok(Outcome::Done)
+                }
+            },
+            Operation::Read {
+                handle,
+                offset,
+                length,
+            } => match self.open.get(handle).ok_or_else(closed)? {
+                Open::Reading { path } => {
+                    let Node::File { data, .. } = tree.existing(path)? else {
+                        return Err(error(ErrorKind::IsADirectory));
+                    };
+                    Ok(slice(data, *offset, *length))
+                }
+                Open::Writing { data, .. } => Ok(slice(data, *offset, *length)),
+                Open::Directory { .. } => Err(closed()),
+            },
+            Operation::Write {
+                handle,
+                offset,
+                data: written,
+            } => {
+                let Some(Open::Writing { access, data, .. }) = self.open.get_mut(handle) else {
+                    return Err(closed());
+                };
+                let at = if access.append {
+                    data.len()
+                } else {
+                    usize::try_from(*offset).map_err(|_| error(ErrorKind::NoSpace))?
+                };
+                let end = at
+                    .checked_add(written.len())
+                    .filter(|&end| end <= 1 << 30)
+                    .ok_or_else(|| error(ErrorKind::NoSpace))?;
+                if data.len() < end {
+                    data.resize(end, 0);
+                }
+                if let Some(range) = data.get_mut(at..end) {
+                    range.copy_from_slice(written);
+                }
+                Ok(Outcome::Done)
+            }
+            Operation::Stat { .. } => {
+                let target = tree.follow(&target)?;
+                Ok(Outcome::Attributes(tree.existing(&target)?.attributes()))
+            }
+            Operation::Lstat { .. } => {
+                Ok(Outcome::Attributes(tree.existing(&target)?.attributes()))
+            }
+            Operation::Fstat { handle } => match self.open.get(handle).ok_or_else(closed)? {
+                Open::Directory { .. } => Ok(Outcome::Attributes(Node::directory().attributes())),
+                Open::Reading { path } => {
+                    Ok(Outcome::Attributes(tree.existing(path)?.attributes()))
+                }
+                Open::Writing {
+                    data, attributes, ..
+                } => {
+                    let mut node = Node::file(Vec::new());
+                    node.set(attributes);
+                    let mut attributes = node.attributes();
+                    attributes.size = Some(data.len() as u64);
+                    Ok(Outcome::Attributes(attributes))
+                }
+            },
+            Operation::Setstat { attributes, .. } => {
+                let target = tree.follow(&target)?;
+                tree.existing_mut(&target)?.set(attributes);
+                Ok(Outcome::Done)
+            }
+            Operation::Lsetstat { attributes, .. } => {
+                tree.existing_mut(&target)?.set(attributes);
+                Ok(Outcome::Done)
+            }
+            Operation::Fsetstat {
+                handle,
+                attributes: new,
+            } => match self.open.get_mut(handle).ok_or_else(closed)? {
+                Open::Directory { .. } => Err(error(ErrorKind::Unsupported)),
+                Open::Reading { path } => {
+                    tree.existing_mut(path)?.set(new);
+                    Ok(Outcome::Done)
+                }
+                Open::Writing {
+                    attributes, data, ..
+                } => {
+                    if let Some(size) = new.size.and_then(|size| usize::try_from(size).ok()) {
+                        data.resize(size.min(1 << 30), 0);
+                    }
+                    attributes.permissions = new.permissions.or(attributes.permissions);
+                    attributes.times = new.times.or(attributes.times);
+                    attributes.owner = new.owner.or(attributes.owner);
+                    Ok(Outcome::Done)
+                }
+            },
+            Operation::Readdir { handle } => {
+                let Some(Open::Directory { rest }) = self.open.get_mut(handle) else {
+                    return Err(closed());
+                };
+                let batch: Vec<Entry> = rest.drain(..rest.len().min(100)).collect();
+                Ok(if batch.is_empty() {
+                    Outcome::End
+                } else {
+                    Outcome::Names(batch)
+                })
+            }
+            Operation::Remove { .. } => {
+                if let Node::Directory { .. } = tree.existing(&target)? {
+                    return Err(error(ErrorKind::IsADirectory));
+                }
+                tree.remove(&target);
+                Ok(Outcome::Done)
+            }
+            Operation::Mkdir { attributes, .. } => {
+                if tree.get(&target).is_some() {
+                    return Err(error(ErrorKind::AlreadyExists));
+                }
+                tree.parent_must_exist(&target)?;
+                let mut node = Node::directory();
+                node.set(attributes);
+                tree.insert(&target, node);
+                Ok(Outcome::Done)
+            }
+            Operation::Rmdir { .. } => {
+                if !tree.list(&target)?.is_empty() {
+                    return Err(error(ErrorKind::NotEmpty));
+                }
+                tree.remove(&target);
+                Ok(Outcome::Done)
+            }
+            Operation::Rename { .. } => {
+                let to = below(permit.second_target());
+                if tree.get(&to).is_some() {
+                    return Err(error(ErrorKind::AlreadyExists));
+                }
+                tree.rename(&target, &to)?;
+                Ok(Outcome::Done)
+            }
+            Operation::PosixRename { .. } => {
+                tree.rename(&target, &below(permit.second_target()))?;
+                Ok(Outcome::Done)
+            }
+            Operation::Readlink { .. } => match tree.existing(&target)? {
+                Node::Link { target } => Ok(Outcome::Target(target.clone())),
+                Node::File { .. } | Node::Directory { .. } => {
+                    Err(error(ErrorKind::InvalidArgument))
+                }
+            },
+            Operation::Symlink {
+                target: content, ..
+            } => {
+                if tree.get(&target).is_some() {
+                    return Err(error(ErrorKind::AlreadyExists));
+                }
+                tree.parent_must_exist(&target)?;
+                tree.insert(
+                    &target,
+                    Node::Link {
+                        target: content.clone(),
+                    },
+                );
+                Ok(Outcome::Done)
+            }
+            Operation::Statvfs { .. } | Operation::Fstatvfs { .. } => {
+                Ok(Outcome::FilesystemStatus(FilesystemStatus {
+                    block_size: 4096,
+                    fragment_size: 4096,
+                    blocks: 1 << 20,
+                    blocks_free: 1 << 19,
+                    blocks_available: 1 << 19,
+                    name_max: 255,
+                    ..FilesystemStatus::default()
+                }))
+            }
+            Operation::Fsync { handle } => {
+                self.open.get(handle).ok_or_else(closed)?;
+                Ok(Outcome::Done)
+            }
+            Operation::Realpath { .. }
+            | Operation::Limits
+            | Operation::HomeDirectory
+            | Operation::UsersGroupsById { .. } => Err(error(ErrorKind::Unsupported)),
+        }
+    }
+}
+
+fn open(
+    tree: &Tree,
+    target: Vec<u8>,
+    access: Access,
+    attributes: &Attributes,
+) -> Result<Open, BackendError> {
+    let path = match tree.follow(&target) {
+        Ok(path) => path,
+        Err(missing) if missing.kind == ErrorKind::NotFound && access.create => target,
+        Err(failure) => return Err(failure),
+    };
+    let existing = match tree.get(&path) {
+        Some(Node::File { data, .. }) => Some(data.clone()),
+        Some(Node::Directory { .. }) => return Err(error(ErrorKind::IsADirectory)),
+        Some(Node::Link { .. }) => return Err(error(ErrorKind::Failure)),
+        None => None,
+    };
+    if !access.writes() {
+        return match existing {
+            Some(_) => Ok(Open::Reading { path }),
+            None => Err(error(ErrorKind::NotFound)),
+        };
+    }
+    let data = match existing {
+        Some(_) if access.exclusive => return Err(error(ErrorKind::AlreadyExists)),
+        Some(_) if access.truncate => Vec::new(),
+        Some(data) => data,
+        None if access.create => Vec::new(),
+        None => return Err(error(ErrorKind::NotFound)),
+    };
+    tree.parent_must_exist(&path)?;
+    Ok(Open::Writing {
+        path,
+        access,
+        attributes: attributes.clone(),
+        data,
+    })
+}
+
+fn slice(data: &[u8], offset: u64, length: u32) -> Outcome {
+    let from = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(data.len());
+    let to = from.saturating_add(length as usize).min(data.len());
+    match data.get(from..to) {
+        Some(bytes) if !bytes.is_empty() => Outcome::Data(Bytes::copy_from_slice(bytes)),
+        _ => Outcome::End,
+    }
+}
+
+fn closed() -> BackendError {
+    error(ErrorKind::InvalidHandle)
+}
+
+fn error(kind: ErrorKind) -> BackendError {
+    BackendError::new(kind, Origin::Backend, kind.code())
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,185 @@
+//! What tests of several modules need: a journal in a temporary directory, and an account that may do everything.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use portcullis_journal::{AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId};
+
+use crate::{
+    backend::{Backend, BackendError},
+    operation::{HandleId, Operation, Outcome},
+    path::VirtualPath,
+    policy::{Mount, OpenHandle, Permissions, Permit, Requester, authorize},
+};
+
+/// Takes operations on the usual way to a backend: authorised, recorded, executed.
+#[derive(Debug)]
+pub(crate) struct Fixture {
+    journal: Journal,
+    mounts: Vec<Mount>,
+    requester: Arc<Requester>,
+    open: Mutex<HashMap<HandleId, OpenHandle>>,
+    next: AtomicU64,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// An account with every permission on a mount at `/`.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self {
+            journal: journal(directory.path()),
+            mounts: vec![everything("/", "memory")],
+            requester: Arc::new(requester()),
+            open: Mutex::default(),
+            next: AtomicU64::new(1),
+            _directory: directory,
+        }
+    }
+
+    /// The proof that `operation` is permitted and on record.
+    pub(crate) async fn recorded(&self, operation: Operation) -> Recorded<Permit> {
+        let id = OperationId(self.next.fetch_add(1, Ordering::Relaxed));
+        let handle = operation
+            .handle()
+            .and_then(|handle| self.open().get(&handle).cloned());
+        let permit = authorize(
+            &self.requester,
+            &self.mounts,
+            id,
+            operation,
+            handle.as_ref(),
+        )
+        .expect(
+            "an account that may do everything is refused; open the handle through this fixture",
+        );
+        self.journal
+            .record_intent(permit)
+            .await
+            .expect("the journal can be written")
+    }
+
+    /// Does `operation` and waits for its end.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub(crate) async fn run(
+        &self,
+        backend: &dyn Backend,
+        operation: Operation,
+    ) -> Result<Outcome, BackendError> {
+        let recorded = self.recorded(operation.clone()).await;
+        let opens = recorded.intent().opens();
+        let result = backend.execute(recorded).await;
+        if result.is_ok() {
+            if let Some(handle) = opens {
+                self.open().insert(handle.id(), handle);
+            }
+            if let Operation::Close { handle } = operation {
+                self.open().remove(&handle);
+            }
+        }
+        result
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<HandleId, OpenHandle>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A journal that keeps its segments in `directory`.
+pub(crate) fn journal(directory: &std::path::Path) -> Journal {
+    let (journal, _) = Journal::open(Options {
+        directory: directory.join("journal"),
+        node: "test".to_owned(),
+        signing_key: directory.join("journal.key"),
+        max_delay: Duration::from_millis(1),
+        segment_bytes: 64 << 20,
+        reserve_bytes: 64 << 10,
+    })
+    .expect("a journal in a temporary directory opens");
+    journal
+}
+
+pub(crate) fn requester() -> Requester {
+    Requester {
+        session: SessionId([7; 16]),
+        user: Actor {
+            uid: Some(1),
+            name: "alice".to_owned(),
+            kind: Some(AccountKind::Human),
+        },
+        source: ([192, 0, 2, 10], 50_022).into(),
+    }
+}
+
+/// A mount with every permission.
+pub(crate) fn everything(at: &str, backend: &str) -> Mount {
+    Mount {
+        at: VirtualPath::clean(at.as_bytes()).expect("a clean path"),
+        backend: backend.to_owned(),
+        directory: b"/".to_vec(),
+        permissions: Permissions {
+            list: true,
+            read: true,
+            write: true,
+            overwrite: true,
+            rename: true,
+            delete: true,
+            mkdir: true,
+            rmdir: true,
+            setattr: true,
+            symlink: true,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::{BackendService as _, memory::Memory},
+        operation::{Access, Attributes},
+    };
+
+    #[tokio::test]
+    async fn an_upload_is_seen_once_close_has_published_it_and_never_without() {
+        let fixture = Fixture::new();
+        let memory = Memory::new();
+        let backend = memory.session(b"/");
+        let open = |name: &str, handle| Operation::Open {
+            path: VirtualPath::clean(name.as_bytes()).unwrap(),
+            handle: HandleId(handle),
+            access: Access {
+                write: true,
+                create: true,
+                truncate: true,
+                ..Access::default()
+            },
+            attributes: Attributes::default(),
+        };
+        for (name, handle) in [("/a", 1), ("/b", 2)] {
+            fixture.run(&*backend, open(name, handle)).await.unwrap();
+            let write = Operation::Write {
+                handle: HandleId(handle),
+                offset: 0,
+                data: "content".into(),
+            };
+            fixture.run(&*backend, write).await.unwrap();
+            assert_eq!(memory.file(name[1..].as_bytes()), None);
+        }
+        let close = Operation::Close {
+            handle: HandleId(1),
+        };
+        fixture.run(&*backend, close).await.unwrap();
+        backend.end().await;
+        assert_eq!(memory.file(b"a").unwrap(), b"content");
+        assert_eq!(memory.paths(), [b"a".to_vec()]);
+    }
+}
