@@ -1,1 +1,91 @@
-//! (to be written)
+//! Every command and flag.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the configuration is unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/portcullis/portcullis-proxy.toml";
+
+/// SFTP gateway: two factors, a policy, a durable record, and only then the legacy server.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis-proxy", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Read the configuration and every file it names, print all faults, and start nothing.
+    Check(ConfigArgs),
+    /// Make and show keys that the gateway proves itself with.
+    HostKey {
+        #[command(subcommand)]
+        command: HostKeyCommand,
+    },
+    /// Print the SSH algorithms in force.
+    PrintPolicy(PrintPolicyArgs),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Configuration file.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Form of the log lines on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log, such as `info` or `portcullis_proxy=debug`.
+    #[arg(
+        long,
+        env = "PORTCULLIS_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people and the systemd journal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostKeyCommand {
+    /// Make an Ed25519 key in FILE (mode 0600) and FILE.pub; an existing file is not replaced.
+    Generate {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print the fingerprints that partners compare, and lines for their known_hosts.
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PrintPolicyArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[arg(long, value_enum, default_value_t = PolicyFormat::Json)]
+    pub format: PolicyFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyFormat {
+    Json,
+    /// A policy file for `ssh-audit -P`.
+    SshAudit,
+}

@@ -1,1 +1,44 @@
 //! One file for each command.
+
+mod check;
+mod host_key;
+mod print_policy;
+mod run;
+
+use crate::cli::{Command, HostKeyCommand};
+
+/// Carries out a command.
+///
+/// # Errors
+/// If it fails; a [`ConfigError`](crate::config::ConfigError) in the chain means that the configuration is at fault.
+pub fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::HostKey {
+            command: HostKeyCommand::Generate { file },
+        } => host_key::generate(&file),
+        Command::HostKey {
+            command: HostKeyCommand::Show(arguments),
+        } => host_key::show(&arguments),
+        Command::PrintPolicy(arguments) => print_policy::print_policy(&arguments),
+        Command::Version => {
+            print(concat!("portcullis-proxy ", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+    }
+}
+
+/// Results go to standard output, everything else to standard error.
+#[expect(
+    clippy::print_stdout,
+    reason = "the one place where a result is printed"
+)]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// Today in UTC, by which dated exceptions end.
+fn today() -> chrono::NaiveDate {
+    chrono::Utc::now().date_naive()
+}

@@ -1,1 +1,437 @@
-//! (to be written)
+//! The configuration file: read, checked as a whole, and turned into values that can only be good.
+//!
+//! `deploy/portcullis-proxy.toml` shows every key. Accounts, factors and mounts are not here but in the database.
+
+mod backends;
+mod files;
+mod section;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::NaiveDate;
+use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
+
+pub use backends::{
+    BackendConfig, Credential, FtpTls, KeyPair, PlaintextException, ServerAddress, TrustAnchor,
+};
+pub use files::Secret;
+pub use section::Fault;
+
+use crate::cipher_policy::{CipherPolicy, Purpose};
+use section::{Faults, Section};
+
+/// Time from the connection's first byte to the last factor. OpenSSH gives 120 s; a person with a phone needs less.
+const LOGIN_GRACE_SECONDS: u64 = 60;
+/// Automatic logoff (45 CFR 164.312(a)(2)(iii)): time without an SFTP request or data.
+const IDLE_TIMEOUT_SECONDS: u64 = 600;
+/// Longest session: one working day, after which both factors are asked for again (SP 800-63B-4 section 2.2: 24 h).
+const SESSION_LIMIT_SECONDS: u64 = 12 * 3600;
+/// Time that transfers under way get at shutdown; systemd kills after 90 s.
+const SHUTDOWN_GRACE_SECONDS: u64 = 30;
+/// An idle session costs about 200 KiB: 1024 of them fit in 256 MiB.
+const MAX_CONNECTIONS: u64 = 1024;
+/// Unauthenticated connections together: each may announce a packet of 256 KiB.
+const MAX_UNAUTHENTICATED: u64 = 128;
+/// Unauthenticated connections from one address: enough for a client that opens several at once.
+const MAX_UNAUTHENTICATED_PER_SOURCE: u64 = 16;
+/// Failed attempts in one connection, as OpenSSH's `MaxAuthTries`.
+const MAX_AUTH_FAILURES: u64 = 6;
+/// Failed authentications of one source before a ban is asked for ...
+const BAN_FAILURES: u64 = 5;
+/// ... within this time ...
+const BAN_WINDOW_SECONDS: u64 = 300;
+/// ... and how long it then holds: an attacker is slowed, a person who mistyped is back within the hour.
+const BAN_LIFETIME_SECONDS: u64 = 900;
+
+/// All settings of the proxy.
+#[derive(Debug)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub accounts: AccountsConfig,
+    pub journal: JournalConfig,
+    pub bans: Option<BansConfig>,
+    pub metrics: Option<MetricsConfig>,
+    pub backends: BTreeMap<String, BackendConfig>,
+    /// SHA-256 of the file, for the record of the start.
+    pub sha256: [u8; 32],
+}
+
+/// `[server]`
+#[derive(Debug)]
+pub struct ServerConfig {
+    pub listen: Vec<SocketAddr>,
+    pub host_keys: Vec<HostKey>,
+    pub cipher_policy: CipherPolicy,
+    pub login_grace: Duration,
+    pub idle_timeout: Duration,
+    pub session_limit: Duration,
+    pub shutdown_grace: Duration,
+    pub max_connections: usize,
+    pub max_unauthenticated: usize,
+    pub max_unauthenticated_per_source: usize,
+    pub max_auth_failures: u32,
+}
+
+/// A key that the gateway proves itself with.
+#[derive(Clone)]
+pub struct HostKey {
+    pub path: PathBuf,
+    pub key: ssh_key::PrivateKey,
+}
+
+impl fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostKey")
+            .field("path", &self.path)
+            .field("key", &"<secret>")
+            .finish()
+    }
+}
+
+/// `[accounts]`
+#[derive(Debug)]
+pub struct AccountsConfig {
+    pub database: PathBuf,
+}
+
+/// `[journal]`
+#[derive(Debug)]
+pub struct JournalConfig {
+    pub directory: PathBuf,
+    pub signing_key: PathBuf,
+    /// Name of this machine in the records.
+    pub node: String,
+}
+
+/// `[bans]`: ask the agent to drop a source after repeated failures.
+#[derive(Debug)]
+pub struct BansConfig {
+    pub agent_socket: PathBuf,
+    pub failures: u32,
+    pub window: Duration,
+    pub lifetime: Duration,
+    /// Sources for which no ban is asked for, such as the shared address of a whole hospital.
+    pub exempt: Vec<IpNet>,
+}
+
+/// `[metrics]`
+#[derive(Debug)]
+pub struct MetricsConfig {
+    pub listen: SocketAddr,
+}
+
+/// Why a configuration can't be used: every fault that was found.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration {} has {} fault(s):{}", path.display(), faults.len(), list(faults))]
+pub struct ConfigError {
+    pub path: PathBuf,
+    pub faults: Vec<Fault>,
+}
+
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
+impl Config {
+    /// Reads and checks the file and every file that it names.
+    ///
+    /// # Errors
+    /// All faults together.
+    pub fn load(path: &Path, today: NaiveDate) -> Result<Self, ConfigError> {
+        let failed = |faults| ConfigError {
+            path: path.to_owned(),
+            faults,
+        };
+        let fault = |problem| Fault {
+            key: String::new(),
+            problem,
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| failed(vec![fault(format!("can't be read: {error}"))]))?;
+        Self::parse(&text, today).map_err(failed)
+    }
+
+    /// As [`load`](Self::load), for text that is already read.
+    ///
+    /// # Errors
+    /// All faults together; a syntax error alone, since nothing after it can be trusted.
+    pub fn parse(text: &str, today: NaiveDate) -> Result<Self, Vec<Fault>> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            vec![Fault {
+                key: String::new(),
+                problem: format!("not TOML: {error}"),
+            }]
+        })?;
+        let faults = Faults::default();
+        let mut root = Section::root(&table, &faults);
+        let server = root.required_section("server").map(server);
+        let accounts = root.required_section("accounts").map(accounts);
+        let journal = root.required_section("journal").map(journal);
+        let bans = root.section("bans").map(bans);
+        let metrics = root.section("metrics").map(metrics);
+        let backends = root
+            .named_sections("backends")
+            .into_iter()
+            .map(|(name, section)| (name.to_owned(), backends::backend(section, today)))
+            .collect::<Vec<_>>();
+        root.finish();
+
+        let faults = faults.into_vec();
+        let optional_is_whole = bans.as_ref().is_none_or(Option::is_some)
+            && metrics.as_ref().is_none_or(Option::is_some);
+        match (server.flatten(), accounts.flatten(), journal.flatten()) {
+            (Some(server), Some(accounts), Some(journal))
+                if faults.is_empty() && optional_is_whole =>
+            {
+                Ok(Self {
+                    server,
+                    accounts,
+                    journal,
+                    bans: bans.flatten(),
+                    metrics: metrics.flatten(),
+                    backends: backends
+                        .into_iter()
+                        .filter_map(|(name, backend)| backend.map(|backend| (name, backend)))
+                        .collect(),
+                    sha256: Sha256::digest(text.as_bytes()).into(),
+                })
+            }
+            _ => Err(faults),
+        }
+    }
+
+    /// The relaxations in force, for the record of the start.
+    pub fn plaintext_exceptions(&self) -> impl Iterator<Item = (&str, &PlaintextException)> {
+        self.backends
+            .iter()
+            .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))
+    }
+}
+
+fn seconds(section: &mut Section<'_>, key: &'static str, default: u64) -> Duration {
+    const WEEK: u64 = 7 * 24 * 3600;
+    Duration::from_secs(section.number(key, 1..=WEEK, default))
+}
+
+fn count(section: &mut Section<'_>, key: &'static str, default: u64) -> usize {
+    usize::try_from(section.number(key, 1..=100_000, default)).unwrap_or(usize::MAX)
+}
+
+fn server(mut section: Section<'_>) -> Option<ServerConfig> {
+    let listen = listen_addresses(&mut section);
+    let host_keys = host_keys(&mut section);
+    let cipher_policy = cipher_policy(&mut section);
+    let login_grace = seconds(&mut section, "login_grace_seconds", LOGIN_GRACE_SECONDS);
+    let idle_timeout = seconds(&mut section, "idle_timeout_seconds", IDLE_TIMEOUT_SECONDS);
+    let session_limit = seconds(&mut section, "session_limit_seconds", SESSION_LIMIT_SECONDS);
+    let shutdown_grace = seconds(
+        &mut section,
+        "shutdown_grace_seconds",
+        SHUTDOWN_GRACE_SECONDS,
+    );
+    let max_connections = count(&mut section, "max_connections", MAX_CONNECTIONS);
+    let max_unauthenticated = count(&mut section, "max_unauthenticated", MAX_UNAUTHENTICATED);
+    let max_unauthenticated_per_source = count(
+        &mut section,
+        "max_unauthenticated_per_source",
+        MAX_UNAUTHENTICATED_PER_SOURCE,
+    );
+    let max_auth_failures =
+        u32::try_from(section.number("max_auth_failures", 1..=100, MAX_AUTH_FAILURES))
+            .unwrap_or(u32::MAX);
+    section.finish();
+    Some(ServerConfig {
+        listen: listen?,
+        host_keys: host_keys?,
+        cipher_policy: cipher_policy?,
+        login_grace,
+        idle_timeout,
+        session_limit,
+        shutdown_grace,
+        max_connections,
+        max_unauthenticated,
+        max_unauthenticated_per_source,
+        max_auth_failures,
+    })
+}
+
+fn listen_addresses(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {
+    const EXPECTED: &str =
+        "a list of addresses with ports, such as [\"192.0.2.1:22\", \"[::]:22\"]";
+    if !section.has("listen") {
+        section.fault("listen", format!("missing; expected {EXPECTED}"));
+    }
+    let texts = section.texts("listen", EXPECTED)?;
+    if texts.is_empty() {
+        section.fault("listen", format!("the list is empty; expected {EXPECTED}"));
+    }
+    let mut addresses = Vec::new();
+    for (index, text) in texts {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if addresses.contains(&address) && address.port() != 0 => {
+                section.fault(&format!("listen[{index}]"), format!("{address} is listed twice"));
+            }
+            Ok(address) => addresses.push(address),
+            Err(_) => section.fault(
+                &format!("listen[{index}]"),
+                format!("{text:?} is not an address with a port, such as \"192.0.2.1:22\" or \"[::]:22\""),
+            ),
+        }
+    }
+    (!addresses.is_empty()).then_some(addresses)
+}
+
+fn host_keys(section: &mut Section<'_>) -> Option<Vec<HostKey>> {
+    const EXPECTED: &str = "a list of files with an Ed25519 private key, made by `portcullis-proxy host-key generate FILE`";
+    if !section.has("host_keys") {
+        section.fault("host_keys", format!("missing; expected {EXPECTED}"));
+    }
+    let texts = section.texts("host_keys", EXPECTED)?;
+    if texts.is_empty() {
+        section.fault(
+            "host_keys",
+            format!("the list is empty; expected {EXPECTED}"),
+        );
+    }
+    let mut keys = Vec::new();
+    for (index, text) in texts {
+        match files::host_key(Path::new(text)) {
+            Ok(key) => keys.push(HostKey {
+                path: PathBuf::from(text),
+                key,
+            }),
+            Err(problem) => section.fault(&format!("host_keys[{index}]"), problem),
+        }
+    }
+    (!keys.is_empty()).then_some(keys)
+}
+
+fn cipher_policy(section: &mut Section<'_>) -> Option<CipherPolicy> {
+    let name = if section.has("cipher_policy") {
+        section.text("cipher_policy", "the name of a cipher policy")?
+    } else {
+        // Known even where it is left out.
+        let _ = section.text("cipher_policy", "");
+        crate::cipher_policy::PRESETS
+            .first()
+            .map(|preset| preset.name)?
+    };
+    let policy = CipherPolicy::preset(name)
+        .map_err(|error| section.fault("cipher_policy", error.to_string()))
+        .ok();
+    let Some(mut lists) = section.section("algorithms") else {
+        return policy;
+    };
+    let mut policy = policy?;
+    for purpose in [Purpose::KeyExchange, Purpose::Cipher, Purpose::Mac] {
+        let Some(names) = lists.texts(purpose.key(), "a list of algorithm names") else {
+            continue;
+        };
+        let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
+        if let Err(errors) = policy.narrow(purpose, &names) {
+            for error in errors {
+                lists.fault(purpose.key(), error.to_string());
+            }
+        }
+    }
+    lists.finish();
+    Some(policy)
+}
+
+fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {
+    let database = section.required_text("database", "the path of the accounts database");
+    section.finish();
+    let database = PathBuf::from(database?);
+    Some(AccountsConfig { database })
+}
+
+fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
+    let directory = section.required_text("directory", "the journal's directory");
+    let signing_key = section.required_text("signing_key", "the path of the journal's signing key");
+    let node = section
+        .text("node", "the name of this machine in the records")
+        .map_or_else(files::host_name, str::to_owned);
+    section.finish();
+    Some(JournalConfig {
+        directory: PathBuf::from(directory?),
+        signing_key: PathBuf::from(signing_key?),
+        node,
+    })
+}
+
+fn bans(mut section: Section<'_>) -> Option<BansConfig> {
+    let agent_socket = section.required_text("agent_socket", "the path of the agent's socket");
+    let failures = section.number("failures", 1..=1000, BAN_FAILURES);
+    let window = seconds(&mut section, "window_seconds", BAN_WINDOW_SECONDS);
+    let lifetime = seconds(&mut section, "lifetime_seconds", BAN_LIFETIME_SECONDS);
+    let mut exempt = Vec::new();
+    for (index, text) in section
+        .texts("exempt", "a list of networks, such as [\"192.0.2.0/24\"]")
+        .unwrap_or_default()
+    {
+        match network(text) {
+            Ok(network) => exempt.push(network),
+            Err(problem) => section.fault(&format!("exempt[{index}]"), problem),
+        }
+    }
+    section.finish();
+    Some(BansConfig {
+        agent_socket: PathBuf::from(agent_socket?),
+        failures: u32::try_from(failures).unwrap_or(u32::MAX),
+        window,
+        lifetime,
+        exempt,
+    })
+}
+
+/// A network in CIDR notation, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let network: IpNet = text.parse().map_err(|_| {
+        format!("{text:?} is not a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"")
+    })?;
+    if network.addr() == network.network() {
+        Ok(network)
+    } else {
+        Err(format!(
+            "{network} has bits set behind the prefix; write {} for the network or {} for the address",
+            network.trunc(),
+            network.addr()
+        ))
+    }
+}
+
+fn metrics(mut section: Section<'_>) -> Option<MetricsConfig> {
+    let text = section.required_text(
+        "listen",
+        "a loopback address with a port, such as \"127.0.0.1:9465\"",
+    );
+    let listen = text.and_then(|text| match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Some(address),
+        Ok(address) => {
+            section.fault(
+                "listen",
+                format!("{address} is not a loopback address; metrics name users' behaviour and have no login"),
+            );
+            None
+        }
+        Err(_) => {
+            section.fault("listen", format!("{text:?} is not an address with a port"));
+            None
+        }
+    });
+    section.finish();
+    Some(MetricsConfig { listen: listen? })
+}
+
+#[cfg(test)]
+mod tests;

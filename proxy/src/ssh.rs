@@ -1,1 +1,4 @@
 //! The SSH edge: the only user of the SSH library besides the upstream backend.
+
+pub mod negotiation;
+pub mod stream;

@@ -1,0 +1,41 @@
+//! `check`: the configuration is read and judged, and nothing is started.
+
+use crate::{
+    cli::ConfigArgs,
+    config::{BackendConfig, Config},
+};
+
+pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
+    let config = Config::load(&arguments.config, super::today())?;
+    super::print(&format!(
+        "{} is good: {} address(es), policy {}, {} backend(s)",
+        arguments.config.display(),
+        config.server.listen.len(),
+        config.server.cipher_policy.name(),
+        config.backends.len(),
+    ));
+    for (name, exception) in config.plaintext_exceptions() {
+        super::print(&format!(
+            "backend {name} sends in clear until {}: {} (approved by {})",
+            exception.expires, exception.reason, exception.approver
+        ));
+    }
+    if config.backends.values().any(trusts_public_authorities) {
+        super::print(
+            "note: a backend trusts every public certificate authority; pin its certificate if it has its own",
+        );
+    }
+    Ok(())
+}
+
+fn trusts_public_authorities(backend: &BackendConfig) -> bool {
+    match backend {
+        BackendConfig::Ftp {
+            tls: crate::config::FtpTls::Explicit { trust, .. },
+            ..
+        } => *trust == crate::config::TrustAnchor::WebRoots,
+        BackendConfig::Ftp { .. } | BackendConfig::Local { .. } | BackendConfig::Sftp { .. } => {
+            false
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! `[backends.NAME]`: the legacy servers and directories behind the gateway.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::NaiveDate;
+
+use super::{
+    files::{self, Secret},
+    section::Section,
+};
+
+/// Longest wait for an answer of a server: longer than a slow disk array takes to wake.
+const TIMEOUT_SECONDS: u64 = 30;
+
+/// One backend.
+#[derive(Debug)]
+pub enum BackendConfig {
+    Local {
+        directory: PathBuf,
+    },
+    Ftp {
+        address: ServerAddress,
+        user: String,
+        password: Secret,
+        tls: FtpTls,
+        timeout: Duration,
+    },
+    Sftp {
+        address: ServerAddress,
+        user: String,
+        /// The one key that the server must prove.
+        host_key: ssh_key::PublicKey,
+        credential: Credential,
+        timeout: Duration,
+    },
+}
+
+/// Host name or address, and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAddress {
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How an FTP connection is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FtpTls {
+    /// `AUTH TLS` before the login (RFC 4217), data connections protected too.
+    Explicit {
+        /// Name that the certificate must have.
+        server_name: String,
+        trust: TrustAnchor,
+    },
+    /// In clear, for as long as the exception lasts.
+    Plaintext(PlaintextException),
+}
+
+/// What a server's certificate is checked against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrustAnchor {
+    /// The usual public authorities.
+    WebRoots,
+    /// Authorities in a PEM file.
+    Authorities(PathBuf),
+    /// One certificate, by the SHA-256 of its DER form.
+    Pinned([u8; 32]),
+}
+
+/// A dated permission to send in clear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaintextException {
+    pub reason: String,
+    pub approver: String,
+    /// Last day (UTC) on which it holds.
+    pub expires: NaiveDate,
+}
+
+/// What the gateway logs in with at an SFTP server.
+#[derive(Debug)]
+pub enum Credential {
+    Key(KeyPair),
+    Password(Secret),
+}
+
+/// A private key whose Debug does not print it.
+#[derive(Clone)]
+pub struct KeyPair(pub ssh_key::PrivateKey);
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+impl BackendConfig {
+    /// The exception under which this backend sends in clear.
+    pub fn plaintext_exception(&self) -> Option<&PlaintextException> {
+        match self {
+            Self::Ftp {
+                tls: FtpTls::Plaintext(exception),
+                ..
+            } => Some(exception),
+            Self::Ftp { .. } | Self::Local { .. } | Self::Sftp { .. } => None,
+        }
+    }
+}
+
+pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
+    const KINDS: &str = "\"local\", \"ftp\" or \"sftp\"";
+    let Some(kind) = section.required_text("kind", KINDS) else {
+        return None;
+    };
+    match kind {
+        "local" => local(section),
+        "ftp" => ftp(section, today),
+        "sftp" => sftp(section),
+        other => {
+            section.fault("kind", format!("expected {KINDS}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn local(mut section: Section<'_>) -> Option<BackendConfig> {
+    let directory = section.required_text("directory", "the path of a directory");
+    if let Some(directory) = directory {
+        let path = Path::new(directory);
+        if !path.is_absolute() {
+            section.fault(
+                "directory",
+                format!("{directory:?} is not an absolute path"),
+            );
+        } else if !path.is_dir() {
+            section.fault(
+                "directory",
+                format!("{directory} is not a directory that can be seen"),
+            );
+        }
+    }
+    section.finish();
+    Some(BackendConfig::Local {
+        directory: PathBuf::from(directory?),
+    })
+}
+
+fn ftp(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
+    let address = server_address(&mut section, 21);
+    let user = section.required_text("user", "the gateway's user on the server");
+    let password = password(&mut section, true);
+    let timeout = timeout(&mut section);
+    let tls = ftp_tls(&mut section, address.as_ref(), today);
+    section.finish();
+    Some(BackendConfig::Ftp {
+        address: address?,
+        user: user?.to_owned(),
+        password: password?,
+        tls: tls?,
+        timeout,
+    })
+}
+
+fn ftp_tls(
+    section: &mut Section<'_>,
+    address: Option<&ServerAddress>,
+    today: NaiveDate,
+) -> Option<FtpTls> {
+    const CHOICE: &str = "\"explicit\", or \"none\" with a plaintext_exception";
+    let mode = section.required_text("tls", CHOICE);
+    let server_name = section.text("server_name", "the name in the server's certificate");
+    let authorities = section.text("ca_file", "the path of a PEM file");
+    let pin = section.text(
+        "pinned_certificate_sha256",
+        "64 hexadecimal digits: `openssl x509 -in cert.pem -outform DER | sha256sum`",
+    );
+    let exception = section
+        .section("plaintext_exception")
+        .map(|exception| plaintext_exception(exception, today));
+    match mode? {
+        "explicit" => {
+            if exception.is_some() {
+                section.fault(
+                    "plaintext_exception",
+                    "has no use with tls = \"explicit\"; remove it",
+                );
+            }
+            let trust = trust_anchor(section, authorities, pin)?;
+            let server_name = server_name
+                .map(str::to_owned)
+                .or_else(|| address.map(|address| address.host.clone()))?;
+            Some(FtpTls::Explicit { server_name, trust })
+        }
+        "none" => {
+            for key in ["server_name", "ca_file", "pinned_certificate_sha256"] {
+                if section.has(key) {
+                    section.fault(key, "has no use with tls = \"none\"; remove it");
+                }
+            }
+            if exception.is_none() {
+                section.fault(
+                    "plaintext_exception",
+                    "missing; tls = \"none\" sends patients' files in clear and needs { reason, approver, expires }",
+                );
+            }
+            exception.flatten().map(FtpTls::Plaintext)
+        }
+        other => {
+            section.fault("tls", format!("expected {CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn trust_anchor(
+    section: &Section<'_>,
+    authorities: Option<&str>,
+    pin: Option<&str>,
+) -> Option<TrustAnchor> {
+    match (authorities, pin) {
+        (Some(_), Some(_)) => {
+            section.fault(
+                "ca_file",
+                "give either ca_file or pinned_certificate_sha256, not both",
+            );
+            None
+        }
+        (Some(path), None) => {
+            if let Err(error) = std::fs::read(path) {
+                section.fault("ca_file", format!("{path}: can't be read: {error}"));
+            }
+            Some(TrustAnchor::Authorities(PathBuf::from(path)))
+        }
+        (None, Some(digits)) => {
+            let mut digest = [0; 32];
+            let digits: String = digits.chars().filter(|&digit| digit != ':').collect();
+            if hex::decode_to_slice(&digits, &mut digest).is_ok() {
+                Some(TrustAnchor::Pinned(digest))
+            } else {
+                section.fault(
+                    "pinned_certificate_sha256",
+                    "expected 64 hexadecimal digits: `openssl x509 -in cert.pem -outform DER | sha256sum`",
+                );
+                None
+            }
+        }
+        (None, None) => Some(TrustAnchor::WebRoots),
+    }
+}
+
+fn plaintext_exception(mut section: Section<'_>, today: NaiveDate) -> Option<PlaintextException> {
+    let reason = section.required_text("reason", "why the server can't use TLS");
+    let approver = section.required_text("approver", "who accepted the risk");
+    let expires = section.required_text("expires", "a day, such as \"2027-06-30\"");
+    let expires = expires.and_then(|text| match text.parse::<NaiveDate>() {
+        Ok(day) if day < today => {
+            section.fault(
+                "expires",
+                format!("the exception ended on {day}; move the server to TLS or have a new one approved"),
+            );
+            None
+        }
+        Ok(day) => Some(day),
+        Err(_) => {
+            section.fault("expires", format!("{text:?} is not a day such as \"2027-06-30\""));
+            None
+        }
+    });
+    section.finish();
+    Some(PlaintextException {
+        reason: reason?.to_owned(),
+        approver: approver?.to_owned(),
+        expires: expires?,
+    })
+}
+
+fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
+    const KEY: &str = "the server's public key, such as \"ssh-ed25519 AAAA...\": `ssh-keyscan -t ed25519 HOST`, checked by another way";
+    let address = server_address(&mut section, 22);
+    let user = section.required_text("user", "the gateway's user on the server");
+    let host_key = section.required_text("host_key", KEY).and_then(|text| {
+        ssh_key::PublicKey::from_openssh(text)
+            .map_err(|error| section.fault("host_key", format!("{error}; expected {KEY}")))
+            .ok()
+    });
+    let key = section
+        .text("key_file", "the path of a private key")
+        .map(|path| {
+            files::private_key(Path::new(path))
+                .map_err(|problem| section.fault("key_file", problem))
+                .ok()
+        });
+    let password = section
+        .has("password_file")
+        .then(|| password(&mut section, false));
+    let credential = match (key, password) {
+        (Some(key), None) => key.map(|key| Credential::Key(KeyPair(key))),
+        (None, Some(password)) => password.map(Credential::Password),
+        (Some(_), Some(_)) | (None, None) => {
+            section.fault(
+                "key_file",
+                "expected exactly one of key_file and password_file",
+            );
+            None
+        }
+    };
+    let timeout = timeout(&mut section);
+    section.finish();
+    Some(BackendConfig::Sftp {
+        address: address?,
+        user: user?.to_owned(),
+        host_key: host_key?,
+        credential: credential?,
+        timeout,
+    })
+}
+
+fn timeout(section: &mut Section<'_>) -> Duration {
+    Duration::from_secs(section.number("timeout_seconds", 1..=600, TIMEOUT_SECONDS))
+}
+
+fn password(section: &mut Section<'_>, is_required: bool) -> Option<Secret> {
+    const EXPECTED: &str = "the path of a file whose first line is the password";
+    let path = if is_required {
+        section.required_text("password_file", EXPECTED)
+    } else {
+        section.text("password_file", EXPECTED)
+    }?;
+    files::password(Path::new(path))
+        .map_err(|problem| section.fault("password_file", problem))
+        .ok()
+}
+
+fn server_address(section: &mut Section<'_>, default_port: u16) -> Option<ServerAddress> {
+    const EXPECTED: &str = "a host with a port, such as \"ftp.example.org:21\"";
+    let text = section.required_text("address", EXPECTED)?;
+    let address = parse_server_address(text, default_port);
+    if address.is_none() {
+        section.fault("address", format!("expected {EXPECTED}, found {text:?}"));
+    }
+    address
+}
+
+fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, port) = rest.split_once(']')?;
+        host.parse::<std::net::Ipv6Addr>().ok()?;
+        (
+            host,
+            port.strip_prefix(':').or(port.is_empty().then_some(""))?,
+        )
+    } else {
+        text.split_once(':').unwrap_or((text, ""))
+    };
+    let is_host = !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte));
+    let port = if port.is_empty() {
+        default_port
+    } else {
+        port.parse().ok().filter(|&port| port != 0)?
+    };
+    is_host.then(|| ServerAddress {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_address_is_a_host_and_a_port() {
+        for (text, host, port) in [
+            ("198.51.100.20:21", "198.51.100.20", 21),
+            ("ftp.example.org", "ftp.example.org", 21),
+            ("ftp.example.org:2121", "ftp.example.org", 2121),
+            ("[2001:db8::1]:2121", "2001:db8::1", 2121),
+            ("[2001:db8::1]", "2001:db8::1", 21),
+        ] {
+            let address = parse_server_address(text, 21).unwrap();
+            assert_eq!(
+                (address.host.as_str(), address.port),
+                (host, port),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            ":21",
+            "host:0",
+            "host:port",
+            "host:70000",
+            "[host]:21",
+            "ho st:21",
+            "a:1:2",
+        ] {
+            assert_eq!(parse_server_address(text, 21), None, "{text}");
+        }
+    }
+}

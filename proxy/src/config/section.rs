@@ -1,0 +1,245 @@
+//! Reads a TOML table key by key and notes every fault, where a derived deserialiser would stop at the first.
+
+use std::{cell::RefCell, collections::BTreeSet, fmt, ops::RangeInclusive};
+
+use toml::{Table, Value};
+
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Path of the key, such as `server.listen[1]`; empty for the file as a whole.
+    pub key: String,
+    /// What was found and what was expected.
+    pub problem: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.is_empty() {
+            f.write_str(&self.problem)
+        } else {
+            write!(f, "{}: {}", self.key, self.problem)
+        }
+    }
+}
+
+/// The faults found so far.
+#[derive(Debug, Default)]
+pub(super) struct Faults(RefCell<Vec<Fault>>);
+
+impl Faults {
+    pub(super) fn note(&self, key: impl Into<String>, problem: impl Into<String>) {
+        self.0.borrow_mut().push(Fault {
+            key: key.into(),
+            problem: problem.into(),
+        });
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Fault> {
+        self.0.into_inner()
+    }
+}
+
+/// A table of the file. Keys that nobody asked for are faults once it is [finished](Section::finish).
+#[derive(Debug)]
+pub(super) struct Section<'a> {
+    path: String,
+    table: &'a Table,
+    faults: &'a Faults,
+    known: BTreeSet<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(table: &'a Table, faults: &'a Faults) -> Self {
+        Self {
+            path: String::new(),
+            table,
+            faults,
+            known: BTreeSet::new(),
+        }
+    }
+
+    /// The full path of a key of this section.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    pub(super) fn fault(&self, key: &str, problem: impl Into<String>) {
+        self.faults.note(self.path_of(key), problem);
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    fn value(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.insert(key);
+        self.table.get(key)
+    }
+
+    fn wrong_type(&self, key: &str, expected: &str, found: &Value) {
+        self.fault(
+            key,
+            format!("expected {expected}, found {}", described(found)),
+        );
+    }
+
+    /// A table below this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
+        match self.value(key)? {
+            Value::Table(table) => Some(Section {
+                path: self.path_of(key),
+                table,
+                faults: self.faults,
+                known: BTreeSet::new(),
+            }),
+            other => {
+                self.wrong_type(key, "a table", other);
+                None
+            }
+        }
+    }
+
+    /// As [`section`](Self::section), but its absence is a fault.
+    pub(super) fn required_section(&mut self, key: &'static str) -> Option<Section<'a>> {
+        if !self.has(key) {
+            self.known.insert(key);
+            self.fault(key, format!("missing; expected a table [{key}]"));
+        }
+        self.section(key)
+    }
+
+    /// The tables below a table whose keys are free names.
+    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(&'a str, Section<'a>)> {
+        let path = self.path_of(key);
+        let Some(Value::Table(tables)) = self.value(key) else {
+            if self.has(key) {
+                self.fault(key, "expected tables");
+            }
+            return Vec::new();
+        };
+        tables
+            .iter()
+            .filter_map(|(name, value)| match value {
+                Value::Table(table) => Some((
+                    name.as_str(),
+                    Section {
+                        path: format!("{path}.{name}"),
+                        table,
+                        faults: self.faults,
+                        known: BTreeSet::new(),
+                    },
+                )),
+                other => {
+                    self.faults.note(
+                        format!("{path}.{name}"),
+                        format!("expected a table, found {}", described(other)),
+                    );
+                    None
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
+        match self.value(key)? {
+            Value::String(text) if !text.is_empty() => Some(text),
+            other => {
+                self.wrong_type(key, expected, other);
+                None
+            }
+        }
+    }
+
+    /// As [`text`](Self::text), but its absence is a fault.
+    pub(super) fn required_text(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
+        if !self.has(key) {
+            self.known.insert(key);
+            self.fault(key, format!("missing; expected {expected}"));
+        }
+        self.text(key, expected)
+    }
+
+    /// A list of texts; elements of another type are faults and left out. The index goes into fault paths.
+    pub(super) fn texts(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<Vec<(usize, &'a str)>> {
+        match self.value(key)? {
+            Value::Array(values) => Some(
+                values
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(index, value)| match value {
+                        Value::String(text) => Some((index, text.as_str())),
+                        other => {
+                            self.wrong_type(&format!("{key}[{index}]"), "text", other);
+                            None
+                        }
+                    })
+                    .collect(),
+            ),
+            other => {
+                self.wrong_type(key, expected, other);
+                None
+            }
+        }
+    }
+
+    /// A whole number in `range`, or `default`.
+    pub(super) fn number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        match value {
+            Value::Integer(number) => match u64::try_from(*number) {
+                Ok(number) if range.contains(&number) => number,
+                _ => {
+                    self.fault(key, format!("expected {expected}, found {number}"));
+                    default
+                }
+            },
+            other => {
+                self.wrong_type(key, &expected, other);
+                default
+            }
+        }
+    }
+
+    /// Notes a fault for each key that is not among those asked for.
+    pub(super) fn finish(self) {
+        let known: Vec<_> = self.known.iter().copied().collect();
+        for key in self.table.keys() {
+            if !self.known.contains(key.as_str()) {
+                self.fault(
+                    key,
+                    format!("unknown key; known here: {}", known.join(", ")),
+                );
+            }
+        }
+    }
+}
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => "an empty text".to_owned(),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Integer(number) => format!("the number {number}"),
+        Value::Float(number) => format!("the number {number}"),
+        Value::Boolean(value) => format!("{value}"),
+        Value::Datetime(value) => format!("the date {value}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Table(_) => "a table".to_owned(),
+    }
+}

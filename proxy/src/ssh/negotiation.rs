@@ -1,0 +1,357 @@
+//! Learns the negotiated algorithms from the two KEXINIT packets that begin a connection in clear (RFC 4253
+//! section 7.1), since the library does not tell a server.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::cipher_policy::{is_authenticated_cipher, is_post_quantum};
+
+/// Longest packet of which a peer may expect that it is read (RFC 4253 section 6.1).
+const LONGEST_PACKET: usize = 35_000;
+/// Longest identification line, and the most lines before it, that the tap waits for.
+const LONGEST_IDENTIFICATION: usize = 8 * 1024;
+
+const MESSAGE_IGNORE: u8 = 2;
+const MESSAGE_UNIMPLEMENTED: u8 = 3;
+const MESSAGE_DEBUG: u8 = 4;
+const MESSAGE_KEXINIT: u8 = 20;
+/// A client that says so resets its sequence numbers and refuses stray messages (the answer to CVE-2023-48795).
+const STRICT_KEY_EXCHANGE: &str = "kex-strict-c-v00@openssh.com";
+
+/// What both sides settled on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    pub key_exchange: String,
+    pub host_key: String,
+    /// From client to server; the presets have the same list in both directions.
+    pub cipher: String,
+    /// `None` with a cipher that authenticates by itself.
+    pub mac: Option<String>,
+    pub is_strict: bool,
+}
+
+impl Negotiated {
+    /// True if recorded traffic stays secret from a later quantum computer.
+    pub fn is_post_quantum(&self) -> bool {
+        is_post_quantum(&self.key_exchange)
+    }
+}
+
+/// Where the result appears once both packets went by.
+pub type Result = Arc<OnceLock<Negotiated>>;
+
+/// Watches both directions of a connection until the two packets went by.
+#[derive(Debug, Default)]
+pub struct Tap {
+    client: Direction,
+    server: Direction,
+    result: Result,
+}
+
+/// The name-lists of a KEXINIT that matter here.
+#[derive(Debug, Clone)]
+struct Proposal {
+    key_exchanges: Vec<String>,
+    host_keys: Vec<String>,
+    ciphers: Vec<String>,
+    macs: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Direction {
+    Identification(Vec<u8>),
+    Packets(Vec<u8>),
+    Found(Proposal),
+    /// Something that is not SSH, or too long; the library will end the connection.
+    GivenUp,
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self::Identification(Vec::new())
+    }
+}
+
+impl Tap {
+    /// Where the result will appear.
+    pub fn result(&self) -> Result {
+        Arc::clone(&self.result)
+    }
+
+    /// Bytes that came from the client. Returns false once there is nothing more to watch for.
+    pub fn from_client(&mut self, bytes: &[u8]) -> bool {
+        self.client.feed(bytes);
+        self.settle()
+    }
+
+    /// Bytes that go to the client. Returns false once there is nothing more to watch for.
+    pub fn to_client(&mut self, bytes: &[u8]) -> bool {
+        self.server.feed(bytes);
+        self.settle()
+    }
+
+    fn settle(&mut self) -> bool {
+        match (&self.client, &self.server) {
+            (Direction::Found(client), Direction::Found(server)) => {
+                if let Some(negotiated) = negotiate(client, server) {
+                    let _ = self.result.set(negotiated);
+                }
+                false
+            }
+            (Direction::GivenUp, _) | (_, Direction::GivenUp) => false,
+            (
+                Direction::Identification(_) | Direction::Packets(_) | Direction::Found(_),
+                Direction::Identification(_) | Direction::Packets(_) | Direction::Found(_),
+            ) => true,
+        }
+    }
+}
+
+/// RFC 4253 section 7.1: the client's first choice that the server has.
+fn negotiate(client: &Proposal, server: &Proposal) -> Option<Negotiated> {
+    let first = |client: &[String], server: &[String]| {
+        client.iter().find(|name| server.contains(name)).cloned()
+    };
+    let cipher = first(&client.ciphers, &server.ciphers)?;
+    let mac = if is_authenticated_cipher(&cipher) {
+        None
+    } else {
+        Some(first(&client.macs, &server.macs)?)
+    };
+    Some(Negotiated {
+        key_exchange: first(&client.key_exchanges, &server.key_exchanges)?,
+        host_key: first(&client.host_keys, &server.host_keys)?,
+        cipher,
+        mac,
+        is_strict: client
+            .key_exchanges
+            .iter()
+            .any(|name| name == STRICT_KEY_EXCHANGE),
+    })
+}
+
+impl Direction {
+    fn feed(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Found(_) | Self::GivenUp => return,
+            Self::Identification(buffer) | Self::Packets(buffer) => {
+                buffer.extend_from_slice(bytes);
+            }
+        }
+        self.skip_identification();
+        self.find_proposal();
+    }
+
+    /// RFC 4253 section 4.2: lines may come before the one that begins with `SSH-`.
+    fn skip_identification(&mut self) {
+        let Self::Identification(buffer) = self else {
+            return;
+        };
+        let mut start = 0;
+        while let Some(length) = buffer
+            .get(start..)
+            .and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
+        {
+            let end = start + length + 1;
+            let is_identification = buffer
+                .get(start..end)
+                .is_some_and(|line| line.starts_with(b"SSH-"));
+            if is_identification {
+                *self = Self::Packets(buffer.split_off(end));
+                return;
+            }
+            start = end;
+        }
+        if buffer.len() > LONGEST_IDENTIFICATION {
+            *self = Self::GivenUp;
+        }
+    }
+
+    fn find_proposal(&mut self) {
+        let Self::Packets(buffer) = self else {
+            return;
+        };
+        loop {
+            let mut reader = Reader(buffer);
+            let Some(length) = reader.number() else {
+                return;
+            };
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if !(2..=LONGEST_PACKET).contains(&length) {
+                *self = Self::GivenUp;
+                return;
+            }
+            let Some(packet) = reader.take(length) else {
+                return;
+            };
+            // Padding length, message number, message; the padding behind is not looked at.
+            match packet.get(1).copied() {
+                Some(MESSAGE_KEXINIT) => {
+                    *self = Proposal::parse(packet.get(2..).unwrap_or_default())
+                        .map_or(Self::GivenUp, Self::Found);
+                    return;
+                }
+                Some(MESSAGE_IGNORE | MESSAGE_UNIMPLEMENTED | MESSAGE_DEBUG) => {
+                    buffer.drain(..4 + length);
+                }
+                Some(_) | None => {
+                    *self = Self::GivenUp;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Proposal {
+    fn parse(message: &[u8]) -> Option<Self> {
+        let mut reader = Reader(message);
+        reader.take(16)?;
+        let key_exchanges = reader.names()?;
+        let host_keys = reader.names()?;
+        let ciphers = reader.names()?;
+        reader.names()?;
+        let macs = reader.names()?;
+        Some(Self {
+            key_exchanges,
+            host_keys,
+            ciphers,
+            macs,
+        })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self) -> Option<u32> {
+        let bytes = self.take(4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    fn names(&mut self) -> Option<Vec<String>> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let list = String::from_utf8_lossy(self.take(length)?);
+        Some(list.split(',').map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(payload: &[u8]) -> Vec<u8> {
+        let padding = 8;
+        let mut packet = u32::try_from(1 + payload.len() + padding)
+            .unwrap()
+            .to_be_bytes()
+            .to_vec();
+        packet.push(8);
+        packet.extend_from_slice(payload);
+        packet.extend_from_slice(&[0; 8]);
+        packet
+    }
+
+    fn kexinit(lists: [&str; 5]) -> Vec<u8> {
+        let mut payload = vec![MESSAGE_KEXINIT];
+        payload.extend_from_slice(&[7; 16]);
+        for list in lists {
+            payload.extend_from_slice(&u32::try_from(list.len()).unwrap().to_be_bytes());
+            payload.extend_from_slice(list.as_bytes());
+        }
+        packet(&payload)
+    }
+
+    fn server() -> Vec<u8> {
+        let mut bytes = b"SSH-2.0-Portcullis\r\n".to_vec();
+        bytes.extend(kexinit([
+            "mlkem768x25519-sha256,curve25519-sha256,ext-info-s,kex-strict-s-v00@openssh.com",
+            "ssh-ed25519",
+            "aes256-gcm@openssh.com,aes256-ctr",
+            "aes256-gcm@openssh.com,aes256-ctr",
+            "hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com",
+        ]));
+        bytes
+    }
+
+    fn client() -> Vec<u8> {
+        let mut bytes = b"SSH-2.0-Client_1.0\r\n".to_vec();
+        bytes.extend(packet(&[MESSAGE_IGNORE, 0, 0, 0, 0]));
+        bytes.extend(kexinit([
+            "sntrup761x25519-sha512@openssh.com,curve25519-sha256,kex-strict-c-v00@openssh.com",
+            "ssh-rsa,ssh-ed25519",
+            "aes256-ctr,aes256-gcm@openssh.com",
+            "aes256-ctr,aes256-gcm@openssh.com",
+            "hmac-sha2-256-etm@openssh.com",
+        ]));
+        bytes
+    }
+
+    fn expected() -> Negotiated {
+        Negotiated {
+            key_exchange: "curve25519-sha256".to_owned(),
+            host_key: "ssh-ed25519".to_owned(),
+            cipher: "aes256-ctr".to_owned(),
+            mac: Some("hmac-sha2-256-etm@openssh.com".to_owned()),
+            is_strict: true,
+        }
+    }
+
+    #[test]
+    fn the_clients_first_choice_that_the_server_has_is_found_however_the_bytes_are_cut() {
+        for step in [1, 2, 3, 7, 64, 10_000] {
+            let mut tap = Tap::default();
+            let result = tap.result();
+            for bytes in server().chunks(step) {
+                tap.to_client(bytes);
+            }
+            let mut is_watching = true;
+            for bytes in client().chunks(step) {
+                is_watching = tap.from_client(bytes);
+            }
+            assert!(!is_watching);
+            assert_eq!(result.get(), Some(&expected()));
+        }
+    }
+
+    #[test]
+    fn a_packet_of_length_zero_or_four_gigabytes_ends_the_watch() {
+        for length in [0_u32, 1, 40_000, u32::MAX] {
+            let mut tap = Tap::default();
+            let mut bytes = b"SSH-2.0-x\r\n".to_vec();
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([0; 8]);
+            assert!(!tap.from_client(&bytes), "{length}");
+            assert_eq!(tap.result().get(), None);
+        }
+    }
+
+    #[test]
+    fn an_endless_identification_ends_the_watch() {
+        let mut tap = Tap::default();
+        assert!(!tap.from_client(&vec![b'x'; LONGEST_IDENTIFICATION + 1]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_keep_more_than_a_packet(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2000), 0..40)
+        ) {
+            let mut tap = Tap::default();
+            tap.from_client(b"SSH-2.0-x\r\n");
+            for chunk in chunks {
+                tap.from_client(&chunk);
+                if let Direction::Packets(buffer) = &tap.client {
+                    prop_assert!(buffer.len() <= LONGEST_PACKET + 4 + 2000);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The socket as the SSH library sees it: read ahead, write without waiting, and cut at any moment.
+//!
+//! The library reads nothing while it waits for a write, so that two peers which both write would wait for each other
+//! for ever. What does not fit into the socket is therefore kept here, and sent on whenever the library reads.
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::negotiation::Tap;
+
+/// Bytes read at once: without it each packet costs two system calls.
+const READ_AHEAD: usize = 64 * 1024;
+/// Most bytes that wait for the socket. More than the credit of unanswered reads, so that only a peer that stopped
+/// reading fills it.
+const WRITE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Bytes on the wire so far, in each direction.
+#[derive(Debug, Default)]
+pub struct Meter {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Meter {
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection's socket.
+#[derive(Debug)]
+pub struct Stream {
+    socket: TcpStream,
+    /// What was read ahead is `ahead[taken..filled]`.
+    ahead: Vec<u8>,
+    taken: usize,
+    filled: usize,
+    unsent: BytesMut,
+    tap: Option<Box<Tap>>,
+    meter: Arc<Meter>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Stream {
+    /// Once `cut` is cancelled, each read and write fails, also one that waits.
+    pub fn new(socket: TcpStream, tap: Tap, meter: Arc<Meter>, cut: CancellationToken) -> Self {
+        Self {
+            socket,
+            ahead: Vec::new(),
+            taken: 0,
+            filled: 0,
+            unsent: BytesMut::new(),
+            tap: Some(Box::new(tap)),
+            meter,
+            cut: Box::pin(cut.cancelled_owned()),
+        }
+    }
+
+    fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the gateway ended the connection",
+            ))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it. Ready once nothing waits.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unsent))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.count_sent(sent);
+            self.unsent.advance(sent);
+        }
+        // A session that once filled the buffer does not keep it.
+        if self.unsent.capacity() > READ_AHEAD {
+            self.unsent = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count_sent(&self, sent: usize) {
+        let sent = u64::try_from(sent).unwrap_or(u64::MAX);
+        self.meter.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    /// Reads ahead. Ready with nothing in `ahead` means that the peer sends no more.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            self.ahead = vec![0; READ_AHEAD];
+        }
+        let mut target = ReadBuf::new(&mut self.ahead);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut target))?;
+        let length = target.filled().len();
+        self.taken = 0;
+        self.filled = length;
+        let counted = u64::try_from(length).unwrap_or(u64::MAX);
+        self.meter.received.fetch_add(counted, Ordering::Relaxed);
+        if let (Some(tap), Some(bytes)) = (&mut self.tap, self.ahead.get(..length))
+            && !tap.from_client(bytes)
+        {
+            self.tap = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_cut(cx)?;
+        if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
+            return Poll::Ready(Err(error));
+        }
+        if this.taken == this.filled {
+            ready!(this.poll_fill(cx))?;
+        }
+        let available = this.ahead.get(this.taken..this.filled).unwrap_or_default();
+        let length = available.len().min(buf.remaining());
+        buf.put_slice(available.get(..length).unwrap_or_default());
+        this.taken += length;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_cut(cx)?;
+        let mut accepted = 0;
+        if this.unsent.is_empty() {
+            if let Poll::Ready(sent) = Pin::new(&mut this.socket).poll_write(cx, buf) {
+                accepted = sent?;
+                this.count_sent(accepted);
+            }
+        } else if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let rest = buf.get(accepted..).unwrap_or_default();
+        let kept = rest
+            .len()
+            .min(WRITE_BUFFER - this.unsent.len().min(WRITE_BUFFER));
+        this.unsent
+            .extend_from_slice(rest.get(..kept).unwrap_or_default());
+        accepted += kept;
+        if accepted == 0 && !buf.is_empty() {
+            return Poll::Pending;
+        }
+        if let (Some(tap), Some(bytes)) = (&mut this.tap, buf.get(..accepted))
+            && !tap.to_client(bytes)
+        {
+            this.tap = None;
+        }
+        Poll::Ready(Ok(accepted))
+    }
+
+    /// Does not wait for the socket: what remains is sent whenever the library reads.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_cut(cx)?;
+        match this.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_cut(cx)?;
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        time::timeout,
+    };
+
+    use super::*;
+
+    async fn pair() -> (Stream, TcpStream, CancellationToken, Arc<Meter>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let cut = CancellationToken::new();
+        let meter = Arc::new(Meter::default());
+        let (socket, _) = accepted.unwrap();
+        let stream = Stream::new(socket, Tap::default(), Arc::clone(&meter), cut.clone());
+        (stream, client.unwrap(), cut, meter)
+    }
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(10), future).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_write_does_not_wait_for_a_peer_that_writes_too() {
+        let (mut stream, mut client, _cut, meter) = pair().await;
+        let sent = vec![1_u8; WRITE_BUFFER];
+        soon(async {
+            stream.write_all(&sent).await.unwrap();
+            stream.flush().await.unwrap();
+        })
+        .await;
+        let upload = vec![2_u8; 1024 * 1024];
+        let (mut client_read, mut client_write) = client.split();
+        let (_, (), received) = soon(async {
+            tokio::join!(
+                client_write.write_all(&upload),
+                async {
+                    let mut buffer = vec![0; upload.len()];
+                    stream.read_exact(&mut buffer).await.unwrap();
+                    assert!(buffer == upload);
+                    stream.shutdown().await.unwrap();
+                },
+                async {
+                    let mut received = Vec::new();
+                    client_read.read_to_end(&mut received).await.unwrap();
+                    received
+                }
+            )
+        })
+        .await;
+        assert!(received == sent, "every byte arrived in order");
+        assert_eq!(meter.sent(), u64::try_from(sent.len()).unwrap());
+        assert_eq!(meter.received(), u64::try_from(upload.len()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_write_buffer_is_bounded() {
+        let (mut stream, _client, _cut, _) = pair().await;
+        let block = vec![0_u8; 1024 * 1024];
+        let mut total = 0;
+        // The socket's own buffers take some megabytes more.
+        while let Ok(written) = timeout(Duration::from_millis(200), stream.write(&block)).await {
+            total += written.unwrap();
+            assert!(
+                total < 64 * 1024 * 1024,
+                "a peer that does not read is waited for"
+            );
+        }
+        assert!(stream.unsent.len() <= WRITE_BUFFER);
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_a_read_and_a_write_that_wait() {
+        let (mut stream, _client, cut, _) = pair().await;
+        let (read, ()) = soon(async {
+            tokio::join!(stream.read_u8(), async {
+                tokio::task::yield_now().await;
+                cut.cancel();
+            })
+        })
+        .await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(
+            stream.write(b"x").await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionAborted
+        );
+    }
+}
