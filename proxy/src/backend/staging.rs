@@ -1,1 +1,301 @@
-//! (to be written)
+//! Uploads that are not yet published: their names and their rules, the same on every backend.
+//!
+//! What a client writes goes to a staging file beside the path it named. CLOSE renames it into place; everything else
+//! that ends the upload (an abort, a lost connection, a failed write) removes it. So a file under its own name is always
+//! one that its writer closed.
+
+use crate::{
+    backend::ErrorKind,
+    operation::Access,
+    path::{RESERVED_PREFIX, RelativePath},
+};
+
+/// How old a staging file must be before it counts as left behind by a crash. An upload in progress touches its file
+/// with every write.
+pub const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+const SUFFIX: &[u8] = b".part";
+const RANDOM_BYTES: usize = 8;
+
+/// The name of one staging file: `.portcullis-<16 hex digits>.part`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagingName(Vec<u8>);
+
+impl StagingName {
+    /// A name that no other upload has.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut random = [0; RANDOM_BYTES];
+        getrandom::fill(&mut random)?;
+        Ok(Self(
+            [RESERVED_PREFIX, hex::encode(random).as_bytes(), SUFFIX].concat(),
+        ))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The staging file's path beside `published`.
+    pub fn beside(&self, published: &RelativePath) -> RelativePath {
+        published.sibling(&self.0)
+    }
+
+    /// True if `name` is a staging file's.
+    pub fn matches(name: &[u8]) -> bool {
+        name.strip_prefix(RESERVED_PREFIX)
+            .and_then(|rest| rest.strip_suffix(SUFFIX))
+            .is_some_and(|middle| {
+                middle.len() == 2 * RANDOM_BYTES && middle.iter().all(u8::is_ascii_hexdigit)
+            })
+    }
+}
+
+/// True for the names that clients neither see nor use.
+pub fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(RESERVED_PREFIX)
+}
+
+/// What stands at the path that a client opens for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    File,
+    Directory,
+    /// A device, a pipe, a socket.
+    Special,
+}
+
+/// What an upload starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Empty,
+    /// A copy of the existing file: the client updates or continues it.
+    Existing,
+}
+
+/// What CLOSE does with a file that stands at the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    Replace,
+    /// It makes CLOSE fail.
+    MustNotExist,
+}
+
+/// How an upload begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadPlan {
+    pub content: Content,
+    pub publish: Publish,
+}
+
+/// What OPEN asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intention {
+    Download,
+    Upload,
+}
+
+/// Why a file can't be opened so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    #[error("no such file")]
+    NotFound,
+    #[error("the file exists already")]
+    AlreadyExists,
+    #[error("this is a directory")]
+    IsADirectory,
+    #[error("this is not a regular file")]
+    NotRegular,
+    #[error("the file is opened neither for reading nor for writing")]
+    NoAccess,
+}
+
+impl Refusal {
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Self::NotFound => ErrorKind::NotFound,
+            Self::AlreadyExists => ErrorKind::AlreadyExists,
+            Self::IsADirectory => ErrorKind::IsADirectory,
+            Self::NotRegular => ErrorKind::PermissionDenied,
+            Self::NoAccess => ErrorKind::InvalidArgument,
+        }
+    }
+}
+
+/// Whether OPEN begins a download or an upload.
+///
+/// # Errors
+/// [`Refusal::NoAccess`], also for creation or truncation without the right to write.
+pub fn intention(access: Access) -> Result<Intention, Refusal> {
+    if access.write || access.append {
+        Ok(Intention::Upload)
+    } else if access.read && !access.create && !access.truncate {
+        Ok(Intention::Download)
+    } else {
+        Err(Refusal::NoAccess)
+    }
+}
+
+/// Decides how an upload to a path begins and ends, as open(2) would.
+///
+/// # Errors
+/// If what was found does not go with the flags.
+pub fn plan(access: Access, found: Found) -> Result<UploadPlan, Refusal> {
+    let publish = if access.create && access.exclusive {
+        Publish::MustNotExist
+    } else {
+        Publish::Replace
+    };
+    match found {
+        Found::Nothing if access.create => Ok(UploadPlan {
+            content: Content::Empty,
+            publish,
+        }),
+        Found::Nothing => Err(Refusal::NotFound),
+        Found::File | Found::Directory | Found::Special if publish == Publish::MustNotExist => {
+            Err(Refusal::AlreadyExists)
+        }
+        Found::File => Ok(UploadPlan {
+            content: if access.truncate {
+                Content::Empty
+            } else {
+                Content::Existing
+            },
+            publish,
+        }),
+        Found::Directory => Err(Refusal::IsADirectory),
+        Found::Special => Err(Refusal::NotRegular),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::VirtualPath;
+
+    const WRITE: Access = Access {
+        read: false,
+        write: true,
+        append: false,
+        create: false,
+        truncate: false,
+        exclusive: false,
+    };
+
+    #[test]
+    fn a_staging_name_is_reserved_unique_and_beside_the_published_file() {
+        let (one, two) = (
+            StagingName::random().unwrap(),
+            StagingName::random().unwrap(),
+        );
+        assert_ne!(one, two);
+        assert!(is_reserved(one.as_bytes()) && StagingName::matches(one.as_bytes()));
+        assert!(
+            VirtualPath::clean(one.as_bytes()).is_err(),
+            "no client can name it"
+        );
+        let file = VirtualPath::clean(b"/in/a.csv")
+            .unwrap()
+            .below(&VirtualPath::root())
+            .unwrap();
+        assert_eq!(
+            one.beside(&file).as_bytes(),
+            [b"in/", one.as_bytes()].concat()
+        );
+        for near in [
+            &b".portcullis-.part"[..],
+            b".portcullis-0123456789abcdeg.part",
+            b"portcullis-0123456789abcdef.part",
+            b".portcullis-0123456789abcdef.par",
+        ] {
+            assert!(!StagingName::matches(near));
+        }
+    }
+
+    #[test]
+    fn an_upload_begins_and_ends_as_its_flags_and_the_existing_file_say() {
+        let create = Access {
+            create: true,
+            ..WRITE
+        };
+        let replace = Access {
+            truncate: true,
+            ..create
+        };
+        let exclusive = Access {
+            exclusive: true,
+            ..create
+        };
+        let planned = |content, publish| Ok(UploadPlan { content, publish });
+        for (access, found, expected) in [
+            (WRITE, Found::Nothing, Err(Refusal::NotFound)),
+            (
+                WRITE,
+                Found::File,
+                planned(Content::Existing, Publish::Replace),
+            ),
+            (
+                create,
+                Found::Nothing,
+                planned(Content::Empty, Publish::Replace),
+            ),
+            (
+                create,
+                Found::File,
+                planned(Content::Existing, Publish::Replace),
+            ),
+            (
+                replace,
+                Found::File,
+                planned(Content::Empty, Publish::Replace),
+            ),
+            (
+                exclusive,
+                Found::Nothing,
+                planned(Content::Empty, Publish::MustNotExist),
+            ),
+            (exclusive, Found::File, Err(Refusal::AlreadyExists)),
+            (exclusive, Found::Directory, Err(Refusal::AlreadyExists)),
+            (replace, Found::Directory, Err(Refusal::IsADirectory)),
+            (replace, Found::Special, Err(Refusal::NotRegular)),
+        ] {
+            assert_eq!(plan(access, found), expected, "{access:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn creation_without_the_right_to_write_is_refused_and_plain_reading_passes() {
+        let read = Access {
+            read: true,
+            ..Access::default()
+        };
+        assert_eq!(intention(read), Ok(Intention::Download));
+        assert_eq!(
+            intention(Access {
+                create: true,
+                ..read
+            }),
+            Err(Refusal::NoAccess)
+        );
+        assert_eq!(
+            intention(Access {
+                truncate: true,
+                ..read
+            }),
+            Err(Refusal::NoAccess)
+        );
+        assert_eq!(intention(Access::default()), Err(Refusal::NoAccess));
+        assert_eq!(intention(WRITE), Ok(Intention::Upload));
+        assert_eq!(
+            intention(Access {
+                append: true,
+                ..Access::default()
+            }),
+            Ok(Intention::Upload)
+        );
+    }
+}
