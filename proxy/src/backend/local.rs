@@ -1,1 +1,572 @@
-//! (to be written)
+//! A directory of this machine as a backend.
+//!
+//! Every path is resolved by the kernel beneath the mount's directory. A session's operations are done one after the
+//! other in the order they came, as in OpenSSH's sftp-server; only READs of files that are open for nothing else run
+//! beside them.
+
+mod attributes;
+mod download;
+mod fault;
+mod lane;
+mod listing;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod upload;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use portcullis_journal::Recorded;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use self::{
+    download::Download,
+    fault::Fault,
+    lane::{Lane, Pool},
+    listing::Listing,
+    tree::Tree,
+    upload::Upload,
+};
+use super::{
+    Backend, BackendError, BackendService, Capabilities, Execution,
+    staging::{self, Intention},
+};
+use crate::{
+    operation::{Access, Attributes, HandleId, Operation, Outcome},
+    path::RelativePath,
+    policy::Permit,
+};
+
+const DEFAULT_DIRECTORY_MODE: u32 = 0o777;
+
+/// Settings of a local backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSettings {
+    /// The mounts' directories are below it. It must exist.
+    pub directory: PathBuf,
+}
+
+/// Why a local backend can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    #[error(
+        "open directory {}; it must exist and be a directory that the gateway's user may search",
+        directory.display()
+    )]
+    Directory {
+        directory: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// A directory of this machine.
+#[derive(Debug)]
+pub struct LocalService {
+    root: Arc<OwnedFd>,
+    directory: PathBuf,
+    pool: Pool,
+}
+
+impl LocalService {
+    /// Opens the directory, once and for all: what happens to its name later changes nothing.
+    ///
+    /// # Errors
+    /// If it can't be opened.
+    pub fn new(settings: LocalSettings) -> Result<Self, OpenError> {
+        let LocalSettings { directory } = settings;
+        match rustix::fs::open(
+            &directory,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(root) => Ok(Self {
+                root: Arc::new(root),
+                directory,
+                pool: Pool::new(),
+            }),
+            Err(errno) => Err(OpenError::Directory {
+                directory,
+                source: errno.into(),
+            }),
+        }
+    }
+
+    /// Removes the staging files that a crash left behind: those that nobody wrote to for [`staging::LEFTOVER_AGE`].
+    /// Walks the whole tree and blocks; returns how many it removed.
+    pub fn sweep_leftovers(&self, now: std::time::SystemTime) -> usize {
+        sweep::sweep(&self.root, now)
+    }
+}
+
+impl BackendService for LocalService {
+    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+        Arc::new(LocalBackend {
+            lane: Lane::new(self.pool.clone()),
+            pool: self.pool.clone(),
+            session: Arc::new(Session {
+                root: self.root.clone(),
+                directory: directory.to_vec(),
+                place: format!(
+                    "local directory {}/{}",
+                    self.directory.display(),
+                    String::from_utf8_lossy(directory)
+                ),
+                tree: OnceLock::new(),
+                handles: Mutex::new(Handles::default()),
+            }),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LocalBackend {
+    session: Arc<Session>,
+    lane: Arc<Lane>,
+    pool: Pool,
+}
+
+impl Backend for LocalBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_access: true,
+            update: true,
+            atomic_replace: true,
+            symlinks: true,
+            set_times: true,
+            set_permissions: true,
+            filesystem_status: true,
+        }
+    }
+
+    fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+        let permit = recorded.into_intent();
+        let session = self.session.clone();
+        if let &Operation::Read {
+            handle,
+            offset,
+            length,
+        } = permit.operation()
+            && let Some(download) = session.download(handle)
+        {
+            return read_beside(self.pool.clone(), session, permit, download, offset, length);
+        }
+        let done = self.lane.run(move || session.perform(&permit));
+        let session = self.session.clone();
+        async move {
+            done.await
+                .unwrap_or_else(|_| Err(Fault::ThreadDied.on("operation", &session.place)))
+        }
+        .boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'static, ()> {
+        let session = self.session.clone();
+        let ended = self.lane.run(move || {
+            let left = std::mem::replace(&mut *session.handles(), Handles::Ended);
+            drop(left);
+        });
+        async move {
+            // An error means that the thread died; the handles are dropped, and their uploads withdrawn, all the same.
+            let _ = ended.await;
+        }
+        .boxed()
+    }
+}
+
+fn read_beside(
+    pool: Pool,
+    session: Arc<Session>,
+    permit: Permit,
+    download: Download,
+    offset: u64,
+    length: u32,
+) -> Execution {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    async move {
+        let data = match download.read_cached(offset, length) {
+            Some(data) => Ok(data),
+            None => pool
+                .run(move || download.read(offset, length))
+                .await
+                .unwrap_or(Err(Fault::ThreadDied)),
+        };
+        data.map(data_or_end)
+            .map_err(|fault| session.blame(&fault, &permit))
+    }
+    .boxed()
+}
+
+fn data_or_end(data: Bytes) -> Outcome {
+    if data.is_empty() {
+        Outcome::End
+    } else {
+        Outcome::Data(data)
+    }
+}
+
+/// What one session has open in one mount.
+struct Session {
+    root: Arc<OwnedFd>,
+    directory: Vec<u8>,
+    /// For messages.
+    place: String,
+    tree: OnceLock<Tree>,
+    handles: Mutex<Handles>,
+}
+
+enum Handles {
+    Open(HashMap<HandleId, Handle>),
+    Ended,
+}
+
+impl Default for Handles {
+    fn default() -> Self {
+        Self::Open(HashMap::new())
+    }
+}
+
+/// The lane does one operation at a time, so the inner locks are never waited for.
+#[derive(Debug, Clone)]
+enum Handle {
+    Download(Download),
+    Upload(Arc<Mutex<Upload>>),
+    Listing(Arc<Mutex<Listing>>),
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({})", self.place)
+    }
+}
+
+impl Session {
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        lock(&self.handles)
+    }
+
+    fn download(&self, id: HandleId) -> Option<Download> {
+        match self.handle(id) {
+            Ok(Handle::Download(download)) => Some(download),
+            Ok(Handle::Upload(_) | Handle::Listing(_)) | Err(_) => None,
+        }
+    }
+
+    fn handle(&self, id: HandleId) -> Result<Handle, Fault> {
+        match &*self.handles() {
+            Handles::Open(open) => open.get(&id).cloned().ok_or(Fault::NoSuchHandle),
+            Handles::Ended => Err(Fault::Ended),
+        }
+    }
+
+    fn insert(&self, id: HandleId, handle: Handle) -> Result<Outcome, Fault> {
+        match &mut *self.handles() {
+            Handles::Open(open) => {
+                open.insert(id, handle);
+                Ok(Outcome::Opened)
+            }
+            Handles::Ended => Err(Fault::Ended),
+        }
+    }
+
+    fn remove(&self, id: HandleId) -> Result<Handle, Fault> {
+        match &mut *self.handles() {
+            Handles::Open(open) => open.remove(&id).ok_or(Fault::NoSuchHandle),
+            Handles::Ended => Err(Fault::Ended),
+        }
+    }
+
+    fn upload(&self, id: HandleId) -> Result<Arc<Mutex<Upload>>, Fault> {
+        match self.handle(id)? {
+            Handle::Upload(upload) => Ok(upload),
+            Handle::Download(_) => Err(Fault::NotWritable),
+            Handle::Listing(_) => Err(Fault::HandleOfDirectory),
+        }
+    }
+
+    fn tree(&self) -> Result<&Tree, Fault> {
+        if let Some(tree) = self.tree.get() {
+            return Ok(tree);
+        }
+        let tree = Tree::open(&self.root, &self.directory)?;
+        Ok(self.tree.get_or_init(|| tree))
+    }
+
+    fn blame(&self, fault: &Fault, permit: &Permit) -> BackendError {
+        let path = |path: &RelativePath| format!("/{}", String::from_utf8_lossy(path.as_bytes()));
+        let what = match (permit.target(), permit.second_target()) {
+            (Some(target), Some(second)) => format!("{} to {}", path(target), path(second)),
+            (Some(target), None) => path(target),
+            (None, _) => "operation".to_owned(),
+        };
+        fault.on(&what, &self.place)
+    }
+
+    fn perform(&self, permit: &Permit) -> Result<Outcome, BackendError> {
+        if matches!(*self.handles(), Handles::Ended) {
+            return Err(self.blame(&Fault::Ended, permit));
+        }
+        let Some(target) = permit.target() else {
+            return Err(self.blame(&Fault::ForTheGateway, permit));
+        };
+        self.perform_on(permit.operation(), target, permit.second_target())
+            .map_err(|fault| self.blame(&fault, permit))
+    }
+
+    fn perform_on(
+        &self,
+        operation: &Operation,
+        target: &RelativePath,
+        second: Option<&RelativePath>,
+    ) -> Result<Outcome, Fault> {
+        match operation {
+            Operation::Open {
+                handle,
+                access,
+                attributes,
+                ..
+            } => self.open(*handle, target, *access, attributes),
+            Operation::Opendir { handle, .. } => {
+                let directory = self
+                    .tree()?
+                    .open_at(target, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                let listing = Arc::new(Mutex::new(Listing::new(directory)?));
+                self.insert(*handle, Handle::Listing(listing))
+            }
+            Operation::Close { handle } => self.close(*handle),
+            Operation::Read {
+                handle,
+                offset,
+                length,
+            } => {
+                let length = usize::try_from(*length).unwrap_or(usize::MAX);
+                let data = match self.handle(*handle)? {
+                    Handle::Download(download) => download.read(*offset, length),
+                    Handle::Upload(upload) => lock(&upload).read(*offset, length),
+                    Handle::Listing(_) => Err(Fault::HandleOfDirectory),
+                };
+                data.map(data_or_end)
+            }
+            Operation::Write {
+                handle,
+                offset,
+                data,
+            } => lock(&*self.upload(*handle)?)
+                .write(*offset, data)
+                .map(|()| Outcome::Done),
+            Operation::Readdir { handle } => {
+                let Handle::Listing(listing) = self.handle(*handle)? else {
+                    return Err(Fault::HandleOfFile);
+                };
+                let names = lock(&listing).next_batch()?;
+                Ok(if names.is_empty() {
+                    Outcome::End
+                } else {
+                    Outcome::Names(names)
+                })
+            }
+            Operation::Fstat { handle } => self.on_descriptor(*handle, |descriptor| {
+                let stat = rustix::fs::fstat(descriptor)?;
+                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+            }),
+            Operation::Fstatvfs { handle } => self.on_descriptor(*handle, |descriptor| {
+                let status = rustix::fs::fstatvfs(descriptor)?;
+                Ok(Outcome::FilesystemStatus(attributes::from_statvfs(&status)))
+            }),
+            Operation::Fsync { handle } => self.on_descriptor(*handle, |descriptor| {
+                rustix::fs::fsync(descriptor)?;
+                Ok(Outcome::Done)
+            }),
+            Operation::Fsetstat { handle, attributes } => match self.handle(*handle)? {
+                Handle::Upload(upload) => lock(&upload)
+                    .set_attributes(attributes)
+                    .map(|()| Outcome::Done),
+                Handle::Download(download) => set_attributes(&download.0, attributes),
+                Handle::Listing(listing) => set_attributes(lock(&listing).directory(), attributes),
+            },
+            Operation::Stat { .. } => {
+                let stat = rustix::fs::fstat(self.tree()?.reference(target)?)?;
+                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+            }
+            Operation::Lstat { .. } => {
+                let stat = rustix::fs::fstat(self.tree()?.reference_link(target)?)?;
+                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+            }
+            Operation::Statvfs { .. } => {
+                let status = rustix::fs::fstatvfs(self.tree()?.reference(target)?)?;
+                Ok(Outcome::FilesystemStatus(attributes::from_statvfs(&status)))
+            }
+            Operation::Setstat { attributes, .. } => {
+                let tree = self.tree()?;
+                if let Some(size) = attributes.size {
+                    rustix::fs::ftruncate(tree.open_regular(target, OFlags::WRONLY)?, size)?;
+                }
+                let rest = Attributes {
+                    size: None,
+                    ..attributes.clone()
+                };
+                set_attributes(&tree.reference(target)?, &rest)
+            }
+            Operation::Lsetstat { attributes, .. } => self.set_link_attributes(target, attributes),
+            Operation::Remove { .. } => self.unlink(target, AtFlags::empty()),
+            Operation::Rmdir { .. } => self.unlink(target, AtFlags::REMOVEDIR),
+            Operation::Mkdir { attributes, .. } => {
+                if target.is_empty() {
+                    return Err(staging::Refusal::AlreadyExists.into());
+                }
+                let place = self.tree()?.place(target)?;
+                let mode = attributes::creation_mode(attributes, DEFAULT_DIRECTORY_MODE);
+                rustix::fs::mkdirat(&place.directory, place.name.as_slice(), mode)?;
+                Ok(Outcome::Done)
+            }
+            Operation::Rename { .. } => self.rename(target, second, Replace::Refuse),
+            Operation::PosixRename { .. } => self.rename(target, second, Replace::Allow),
+            Operation::Readlink { .. } => {
+                let link = self.tree()?.reference_link(target)?;
+                let stored = match rustix::fs::readlinkat(&link, "", Vec::new()) {
+                    // With an empty path, the kernel says so of anything that is not a link.
+                    Err(rustix::io::Errno::NOENT) => Err(rustix::io::Errno::INVAL),
+                    stored => stored,
+                }?;
+                Ok(Outcome::Target(stored.into_bytes().into()))
+            }
+            Operation::Symlink { target: stored, .. } => {
+                let place = self.tree()?.place(target)?;
+                rustix::fs::symlinkat(&stored[..], &place.directory, place.name.as_slice())?;
+                Ok(Outcome::Done)
+            }
+            Operation::Realpath { .. }
+            | Operation::Limits
+            | Operation::HomeDirectory
+            | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),
+        }
+    }
+
+    fn open(
+        &self,
+        handle: HandleId,
+        target: &RelativePath,
+        access: Access,
+        wanted: &Attributes,
+    ) -> Result<Outcome, Fault> {
+        let tree = self.tree()?;
+        let opened = match staging::intention(access)? {
+            Intention::Download => {
+                let file = tree.open_regular(target, OFlags::RDONLY)?;
+                Handle::Download(Download(Arc::new(file)))
+            }
+            Intention::Upload => {
+                let upload = Upload::begin(tree, target, access, wanted)?;
+                Handle::Upload(Arc::new(Mutex::new(upload)))
+            }
+        };
+        self.insert(handle, opened)
+    }
+
+    fn close(&self, handle: HandleId) -> Result<Outcome, Fault> {
+        match self.remove(handle)? {
+            Handle::Download(_) | Handle::Listing(_) => {}
+            Handle::Upload(upload) => {
+                // The table held the only other reference, and the lane runs nothing beside this.
+                let upload = Arc::into_inner(upload).ok_or(Fault::NoSuchHandle)?;
+                upload
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .publish()?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn on_descriptor(
+        &self,
+        handle: HandleId,
+        act: impl FnOnce(&OwnedFd) -> Result<Outcome, Fault>,
+    ) -> Result<Outcome, Fault> {
+        match self.handle(handle)? {
+            Handle::Download(download) => act(&download.0),
+            Handle::Upload(upload) => act(lock(&upload).file()),
+            Handle::Listing(listing) => act(lock(&listing).directory()),
+        }
+    }
+
+    fn set_link_attributes(
+        &self,
+        target: &RelativePath,
+        attributes: &Attributes,
+    ) -> Result<Outcome, Fault> {
+        let tree = self.tree()?;
+        let reference = tree.reference_link(target)?;
+        match tree::file_type(&rustix::fs::fstat(&reference)?) {
+            FileType::Symlink => {
+                attributes::apply_to_link(&tree.place(target)?, attributes)?;
+                Ok(Outcome::Done)
+            }
+            FileType::RegularFile
+            | FileType::Directory
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => set_attributes(&reference, attributes),
+        }
+    }
+
+    fn unlink(&self, target: &RelativePath, flags: AtFlags) -> Result<Outcome, Fault> {
+        let place = self.tree()?.place(target)?;
+        rustix::fs::unlinkat(&place.directory, place.name.as_slice(), flags)?;
+        Ok(Outcome::Done)
+    }
+
+    fn rename(
+        &self,
+        from: &RelativePath,
+        to: Option<&RelativePath>,
+        replace: Replace,
+    ) -> Result<Outcome, Fault> {
+        let tree = self.tree()?;
+        let (from, to) = (
+            tree.place(from)?,
+            tree.place(to.ok_or(Fault::MountItself)?)?,
+        );
+        let (old, new) = (from.name.as_slice(), to.name.as_slice());
+        match replace {
+            Replace::Refuse => upload::rename_to_free(&from.directory, old, &to.directory, new)?,
+            Replace::Allow => {
+                match rustix::fs::renameat(&from.directory, old, &to.directory, new) {
+                    Err(rustix::io::Errno::XDEV) => return Err(Fault::OtherFileSystem),
+                    renamed => renamed?,
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Replace {
+    Refuse,
+    Allow,
+}
+
+/// Sets attributes of what is open; a size can't be set through a descriptor that only refers.
+fn set_attributes(descriptor: &OwnedFd, wanted: &Attributes) -> Result<Outcome, Fault> {
+    if wanted.size.is_some() {
+        return Err(Fault::NotWritable);
+    }
+    attributes::apply(descriptor, wanted)?;
+    Ok(Outcome::Done)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

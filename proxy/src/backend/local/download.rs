@@ -1,0 +1,56 @@
+//! A file open for reading only: no order to keep, so what the page cache holds is answered at once.
+
+use std::{io::IoSliceMut, os::fd::OwnedFd, sync::Arc};
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::fault::Fault;
+
+/// A file open for reading. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Download(pub(super) Arc<OwnedFd>);
+
+impl Download {
+    /// What the page cache has of the range, if that answers the request: all of it, or all up to the file's end.
+    pub(super) fn read_cached(&self, offset: u64, length: usize) -> Option<Bytes> {
+        // preadv2 takes the offset -1 for the file's own position.
+        i64::try_from(offset).ok()?;
+        let mut buffer = vec![0; length];
+        let got = rustix::io::preadv2(
+            &self.0,
+            &mut [IoSliceMut::new(&mut buffer)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        )
+        .ok()?;
+        let end = offset.checked_add(u64::try_from(got).ok()?)?;
+        let is_complete = got == length
+            || u64::try_from(rustix::fs::fstat(&self.0).ok()?.st_size)
+                .is_ok_and(|size| end >= size);
+        buffer.truncate(got);
+        is_complete.then(|| buffer.into())
+    }
+
+    /// Reads the range from disk; empty past the end.
+    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Bytes, Fault> {
+        read_fully(&self.0, offset, length)
+    }
+}
+
+/// Reads until `length` bytes or the end of the file; empty past the end.
+pub(super) fn read_fully(file: &OwnedFd, offset: u64, length: usize) -> Result<Bytes, Fault> {
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = offset
+            .checked_add(u64::try_from(buffer.len()).unwrap_or(u64::MAX))
+            .ok_or(Errno::INVAL)?;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    buffer.truncate(length);
+    Ok(buffer.into())
+}
