@@ -3,6 +3,8 @@
 //! Nothing under `backend/` knows users, policies or SSH. A backend can't be called with less than a
 //! [`Recorded`]`<`[`Permit`]`>`.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod ftp;
 pub mod gateway;
 pub mod local;

@@ -111,6 +111,7 @@ impl BackendService for Memory {
                 memory: self.clone(),
                 directory,
                 open: HashMap::new(),
+                ended: false,
             })),
         })
     }
@@ -127,6 +128,7 @@ struct State {
     memory: Memory,
     directory: Vec<u8>,
     open: HashMap<HandleId, Open>,
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -182,12 +184,20 @@ impl Backend for MemorySession {
 
     fn end(&self) -> BoxFuture<'static, ()> {
         let state = Arc::clone(&self.state);
-        async move { lock(&state).open.clear() }.boxed()
+        async move {
+            let mut state = lock(&state);
+            state.open.clear();
+            state.ended = true;
+        }
+        .boxed()
     }
 }
 
 impl State {
     fn run(&mut self, permit: &Permit) -> Result<Outcome, BackendError> {
+        if self.ended {
+            return Err(error(ErrorKind::Unavailable));
+        }
         let tree = Arc::clone(&self.memory.tree);
         let mut tree = lock(&tree);
         let below = |relative: Option<&crate::path::RelativePath>| {
@@ -473,4 +483,21 @@ fn error(kind: ErrorKind) -> BackendError {
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::conformance::{Subject, suite};
+
+    suite!(super::subject);
+
+    async fn subject() -> Subject {
+        Subject {
+            service: Arc::new(Memory::new()),
+            directory: b"/".to_vec(),
+            disk: None,
+            keep: Box::new(()),
+        }
+    }
 }

@@ -1,0 +1,275 @@
+//! Rules of uploads: nothing half-done is ever visible.
+
+use super::{
+    Client, READ, REPLACE, Subject, WRITE,
+    client::{opened_handle, path},
+};
+use crate::{
+    backend::{ErrorKind, staging},
+    operation::{Access, Attributes, Operation, Outcome},
+};
+
+const EXCLUSIVE: Access = Access {
+    exclusive: true,
+    ..REPLACE
+};
+
+pub(crate) async fn an_upload_appears_complete_at_close_and_not_before(subject: &Subject) {
+    let (writer, reader) = (subject.client(), subject.client());
+    let handle = writer.open("/a.csv", REPLACE).await;
+    writer.write(handle, 0, "first,").await;
+    assert!(reader.is_missing("/a.csv").await);
+    assert!(
+        writer.is_missing("/a.csv").await,
+        "not even its writer sees it"
+    );
+    assert!(
+        reader.names("/").await.is_empty(),
+        "the staging file is hidden"
+    );
+    writer.write(handle, 6, "second").await;
+    writer.close(handle).await;
+    assert_eq!(reader.get("/a.csv").await, b"first,second");
+    assert_eq!(reader.names("/").await, [b"a.csv"]);
+    subject.expect_on_disk(&["a.csv"]);
+}
+
+pub(crate) async fn an_empty_upload_is_an_empty_file(subject: &Subject) {
+    let client = subject.client();
+    client.put("/empty", "").await;
+    assert_eq!(client.get("/empty").await, b"");
+    assert_eq!(client.stat("/empty").await.unwrap().size, Some(0));
+}
+
+pub(crate) async fn an_upload_that_is_not_closed_is_withdrawn_with_its_session(subject: &Subject) {
+    let (writer, reader) = (subject.client(), subject.client());
+    writer.put("/kept", "old").await;
+    for name in ["/new", "/kept"] {
+        let handle = writer.open(name, REPLACE).await;
+        writer.write(handle, 0, "half of it").await;
+    }
+    writer.end().await;
+    assert!(reader.is_missing("/new").await);
+    assert_eq!(reader.get("/kept").await, b"old");
+    subject.expect_on_disk(&["kept"]);
+}
+
+pub(crate) async fn a_replaced_file_is_the_old_one_until_close(subject: &Subject) {
+    let (writer, reader) = (subject.client(), subject.client());
+    writer.put("/a", "the old content").await;
+    let handle = writer.open("/a", REPLACE).await;
+    writer.write(handle, 0, "new").await;
+    assert_eq!(reader.get("/a").await, b"the old content");
+    writer.close(handle).await;
+    assert_eq!(reader.get("/a").await, b"new");
+    subject.expect_on_disk(&["a"]);
+}
+
+pub(crate) async fn an_exclusive_upload_leaves_an_existing_file_alone(subject: &Subject) {
+    let client = subject.client();
+    client.put("/taken", "old").await;
+    let refused = client
+        .refusal(client.open_operation("/taken", EXCLUSIVE))
+        .await;
+    assert_eq!(refused, ErrorKind::AlreadyExists);
+    let handle = client.open("/free", EXCLUSIVE).await;
+    client.write(handle, 0, "new").await;
+    client.close(handle).await;
+    assert_eq!(client.get("/taken").await, b"old");
+    assert_eq!(client.get("/free").await, b"new");
+}
+
+pub(crate) async fn an_exclusive_upload_leaves_a_file_alone_that_appeared_meanwhile(
+    subject: &Subject,
+) {
+    let (first, second) = (subject.client(), subject.client());
+    let handle = first.open("/a", EXCLUSIVE).await;
+    first.write(handle, 0, "late").await;
+    second.put("/a", "early").await;
+    let refused = first.refusal(Operation::Close { handle }).await;
+    assert!(
+        matches!(refused, ErrorKind::AlreadyExists | ErrorKind::Failure),
+        "{refused:?}"
+    );
+    assert_eq!(second.get("/a").await, b"early");
+    subject.expect_on_disk(&["a"]);
+}
+
+pub(crate) async fn an_update_keeps_the_rest_of_the_file_and_shows_at_close(subject: &Subject) {
+    let (writer, reader) = (subject.client(), subject.client());
+    writer.put("/a", "0123456789").await;
+    if !writer.can().update {
+        return expect_update_refused(&writer, WRITE).await;
+    }
+    let handle = writer
+        .open(
+            "/a",
+            Access {
+                read: true,
+                ..WRITE
+            },
+        )
+        .await;
+    writer.write(handle, 3, "xyz").await;
+    assert_eq!(writer.read(handle, 0, 100).await, "012xyz6789");
+    assert_eq!(reader.get("/a").await, b"0123456789");
+    writer.close(handle).await;
+    assert_eq!(reader.get("/a").await, b"012xyz6789");
+    subject.expect_on_disk(&["a"]);
+}
+
+pub(crate) async fn an_append_goes_to_the_end(subject: &Subject) {
+    let append = Access {
+        append: true,
+        create: true,
+        ..WRITE
+    };
+    let client = subject.client();
+    client.put("/a", "one,").await;
+    if !client.can().update {
+        return expect_update_refused(&client, append).await;
+    }
+    let handle = client.open("/a", append).await;
+    client.write(handle, 0, "two,").await;
+    client.write(handle, 0, "three").await;
+    client.close(handle).await;
+    assert_eq!(client.get("/a").await, b"one,two,three");
+}
+
+async fn expect_update_refused(client: &Client, access: Access) {
+    let before = client.get("/a").await;
+    let refused = client.refusal(client.open_operation("/a", access)).await;
+    assert_eq!(refused, ErrorKind::Unsupported);
+    assert_eq!(client.get("/a").await, before);
+}
+
+pub(crate) async fn an_upload_to_a_missing_directory_or_over_a_directory_is_refused(
+    subject: &Subject,
+) {
+    let client = subject.client();
+    client.mkdir("/there").await;
+    let missing = client
+        .refusal(client.open_operation("/nowhere/a", REPLACE))
+        .await;
+    assert_eq!(missing, ErrorKind::NotFound);
+    let over = client
+        .refusal(client.open_operation("/there", REPLACE))
+        .await;
+    assert!(
+        matches!(over, ErrorKind::IsADirectory | ErrorKind::Failure),
+        "{over:?}"
+    );
+    client.put("/there/a", "x").await;
+    assert_eq!(client.names("/there").await, [b"a"]);
+    assert_eq!(client.names("/").await, [b"there"]);
+}
+
+pub(crate) async fn writing_without_creating_needs_a_file(subject: &Subject) {
+    let client = subject.client();
+    let truncate = Access {
+        truncate: true,
+        ..WRITE
+    };
+    for access in [WRITE, truncate, READ] {
+        let refused = client.refusal(client.open_operation("/a", access)).await;
+        assert_eq!(refused, ErrorKind::NotFound, "{access:?}");
+    }
+    client.put("/a", "old").await;
+    let handle = client.open("/a", truncate).await;
+    client.write(handle, 0, "n").await;
+    client.close(handle).await;
+    assert_eq!(client.get("/a").await, b"n");
+}
+
+pub(crate) async fn pipelined_writes_arrive_in_order_and_whole(subject: &Subject) {
+    const CHUNK: usize = 10_000;
+    let client = subject.client();
+    let handle = client.open("/a", REPLACE).await;
+    let mut expected = Vec::new();
+    let mut started = Vec::new();
+    for number in 0_u8..60 {
+        let data = vec![number; CHUNK];
+        let write = Operation::Write {
+            handle,
+            offset: u64::try_from(expected.len()).unwrap(),
+            data: data.clone().into(),
+        };
+        started.push(client.start(write).await);
+        expected.extend(data);
+    }
+    started.push(client.start(Operation::Close { handle }).await);
+    for outcome in futures_util::future::join_all(started).await {
+        assert_eq!(outcome.unwrap(), Outcome::Done);
+    }
+    assert!(client.get("/a").await == expected);
+}
+
+pub(crate) async fn writes_out_of_order_land_where_they_belong(subject: &Subject) {
+    let client = subject.client();
+    let handle = client.open("/a", REPLACE).await;
+    let last = Operation::Write {
+        handle,
+        offset: 4,
+        data: "tail".into(),
+    };
+    if client.can().random_access {
+        client.done(last).await;
+        client.write(handle, 0, "head").await;
+        client.close(handle).await;
+        assert_eq!(client.get("/a").await, b"headtail");
+    } else {
+        let _ = client.refusal(last).await;
+        let _ = client.refusal(Operation::Close { handle }).await;
+        assert!(
+            client.is_missing("/a").await,
+            "what a client may not write is not published"
+        );
+        subject.expect_on_disk(&[]);
+    }
+}
+
+pub(crate) async fn mode_and_time_set_while_uploading_survive_publication(subject: &Subject) {
+    let client = subject.client();
+    let can = client.can();
+    let open = client.open_with(
+        "/a",
+        REPLACE,
+        Attributes {
+            permissions: Some(0o640),
+            ..Attributes::default()
+        },
+    );
+    let handle = opened_handle(&open);
+    assert_eq!(client.ask(open).await.unwrap(), Outcome::Opened);
+    client.write(handle, 0, "content").await;
+    let wanted = Attributes {
+        permissions: can.set_permissions.then_some(0o600),
+        times: can.set_times.then_some((1_000_000_000, 1_111_111_111)),
+        ..Attributes::default()
+    };
+    if wanted == Attributes::default() {
+        return;
+    }
+    client
+        .done(Operation::Fsetstat {
+            handle,
+            attributes: wanted,
+        })
+        .await;
+    client.close(handle).await;
+    let attributes = client.stat("/a").await.unwrap();
+    if can.set_permissions {
+        assert_eq!(attributes.permissions.unwrap() & 0o777, 0o600);
+    }
+    if can.set_times {
+        assert_eq!(attributes.times.unwrap().1, 1_111_111_111);
+    }
+    assert!(!staging::is_reserved(&client.names("/").await[0]));
+    assert_eq!(
+        client
+            .ask(Operation::Lstat { path: path("/a") })
+            .await
+            .unwrap(),
+        Outcome::Attributes(attributes)
+    );
+}
