@@ -1,14 +1,26 @@
-//! Appending with group commit.
+//! Appending with group commit: what callers hold. The thread behind it is in `writer`.
 
 use std::{
+    fmt,
     future::Future,
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use crate::record::{Event, Intent, RecordId, Recorded};
+use tokio::sync::oneshot;
+
+use crate::{
+    disk::{Directory, Disk},
+    queue::{Entry, Shared},
+    record::{Event, Intent, RecordId, Recorded},
+    recover::RecoverError,
+    tree::key::KeyError,
+    writer::Writer,
+};
 
 /// Where and how a journal is kept.
 #[derive(Debug, Clone)]
@@ -19,12 +31,34 @@ pub struct Options {
     pub node: String,
     /// Ed25519 signing key file in signed-note form; made with mode 0600 if it does not exist.
     pub signing_key: PathBuf,
-    /// How long an append may wait for others to share its fdatasync.
+    /// How long a record that nobody waits for may itself wait for others to share its fdatasync. A record whose
+    /// [`Pending`] is alive is synced at once, together with all that came while the sync before it ran.
     pub max_delay: Duration,
     /// A segment is closed once it is longer, in bytes.
     pub segment_bytes: u64,
     /// Bytes kept in reserve, so that a full disk can itself be recorded.
     pub reserve_bytes: u64,
+}
+
+impl Options {
+    /// The usual settings for a log in `directory`. The signing key lies beside the directory, not in it:
+    /// `<directory>.key`, and `<directory>.key.pub` for auditors.
+    pub fn default_in(directory: impl Into<PathBuf>) -> Self {
+        let directory = directory.into();
+        let mut signing_key = directory.clone().into_os_string();
+        signing_key.push(".key");
+        Self {
+            directory,
+            node: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
+            signing_key: signing_key.into(),
+            max_delay: Duration::from_millis(2),
+            segment_bytes: 64 << 20,
+            reserve_bytes: 1 << 20,
+        }
+    }
 }
 
 /// What [`Journal::open`] found.
@@ -43,6 +77,10 @@ pub struct Recovery {
 pub struct Status {
     /// Records that are durable.
     pub durable: u64,
+    /// Records that the last signed checkpoint covers.
+    pub signed: u64,
+    /// Bytes that wait to be written.
+    pub queued_bytes: u64,
     /// False from a failed write until the next that succeeds.
     pub healthy: bool,
 }
@@ -54,87 +92,185 @@ pub enum OpenError {
     #[error("open journal directory {}", directory.display())]
     Directory {
         directory: PathBuf,
-        source: std::io::Error,
+        source: io::Error,
+    },
+    #[error(
+        "the log in {} is open in another process; stop that one, or give this one a directory of its own",
+        directory.display()
+    )]
+    Locked { directory: PathBuf },
+    #[error("open the log's signing key")]
+    Key(#[from] KeyError),
+    #[error("the log in {} can't be gone on with", directory.display())]
+    Recover {
+        directory: PathBuf,
+        source: RecoverError,
+    },
+    #[error("prepare the log in {} for writing", directory.display())]
+    Prepare {
+        directory: PathBuf,
+        source: io::Error,
+    },
+    #[error("write the first record to the log in {}", directory.display())]
+    Start {
+        directory: PathBuf,
+        source: AppendError,
     },
 }
 
 /// Why an event is not on record.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
     #[error("the journal can't be written: {message}")]
     Write { message: String },
+    #[error("the journal's queue is full: {limit} bytes wait for the disk")]
+    QueueFull { limit: usize },
+    #[error("a record of {bytes} bytes is longer than the {limit} allowed")]
+    TooLong { bytes: usize, limit: usize },
     #[error("the journal is closed")]
     Closed,
 }
 
 /// The one writer of a log. Clones share it.
-#[derive(Debug, Clone)]
-pub struct Journal;
+///
+/// When the last clone is dropped, what was appended is still written; only [`Journal::close`] says so in the log.
+#[derive(Clone)]
+pub struct Journal(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Journal({:?})", self.status())
+    }
+}
 
 /// An append under way. It goes on even if this is dropped; awaiting it waits for durability.
 #[must_use = "an append is durable only once this resolves"]
 #[derive(Debug)]
-pub struct Pending;
+pub struct Pending(State);
+
+#[derive(Debug)]
+enum State {
+    Queued(oneshot::Receiver<Result<RecordId, AppendError>>),
+    Refused(AppendError),
+}
 
 /// An intent under way.
 #[must_use = "an intent is durable only once this resolves"]
 #[derive(Debug)]
-pub struct PendingIntent<I>(Option<I>);
+pub struct PendingIntent<I> {
+    /// `None` once it has resolved.
+    intent: Option<I>,
+    pending: Pending,
+}
 
 impl Journal {
     /// Opens the log in `options.directory`, or begins one; drops a torn last record and says so in the log.
     ///
+    /// Reads the whole log once, to check its chain and to find operations without an outcome.
+    ///
     /// # Errors
     /// If the directory can't be read or written, another process has it open, or what it holds is not a log.
     pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
-        let _ = options;
-        todo!()
+        let disk = Directory::open(&options.directory).map_err(|source| OpenError::Directory {
+            directory: options.directory.clone(),
+            source,
+        })?;
+        Self::open_on(disk, options)
+    }
+
+    /// Opens the log on a disk of the caller's making; `options.directory` only names it.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_on(
+        disk: impl Disk + 'static,
+        options: Options,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let (shared, recovery) = Writer::start(Box::new(disk), options)?;
+        Ok((Self(Arc::new(Handle(shared))), recovery))
     }
 
     /// Puts `event` at the end of the log: in the order of the calls, at once; the result says when it is durable.
     pub fn append(&self, event: Event) -> Pending {
-        let _ = event;
-        todo!()
+        let (done, resolved) = oneshot::channel();
+        match self.0.0.push(&event, done) {
+            Ok(()) => Pending(State::Queued(resolved)),
+            Err(error) => Pending(State::Refused(error)),
+        }
     }
 
-    /// Puts the intent on record. The proof comes when the record is durable; if it can't be, the intent is given back unusable.
+    /// Puts the intent on record. The proof comes when the record is durable; if it can't be, the intent is lost.
     pub fn record_intent<I: Intent>(&self, intent: I) -> PendingIntent<I> {
-        let _ = &intent;
-        PendingIntent(Some(intent))
+        let pending = self.append(intent.event());
+        PendingIntent {
+            intent: Some(intent),
+            pending,
+        }
     }
 
     /// The journal's state.
     pub fn status(&self) -> Status {
-        todo!()
+        self.0.0.status()
     }
 
-    /// Writes `log.stop` and a last checkpoint, syncs, and ends the writer.
+    /// Writes `log.stop` and a last checkpoint, syncs, and ends the writer. Clones can't append any more.
     ///
     /// # Errors
     /// If the last records can't be made durable.
     pub async fn close(self) -> Result<(), AppendError> {
-        todo!()
+        let (done, resolved) = oneshot::channel();
+        self.0.0.close(done);
+        resolved.await.unwrap_or(Err(AppendError::Closed))
     }
 }
 
 impl Future for Pending {
     type Output = Result<RecordId, AppendError>;
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Queued(resolved) => Pin::new(resolved)
+                .poll(context)
+                .map(|result| result.unwrap_or(Err(AppendError::Closed))),
+            State::Refused(error) => Poll::Ready(Err(error.clone())),
+        }
     }
 }
 
 impl<I: Unpin> Future for PendingIntent<I> {
     type Output = Result<Recorded<I>, AppendError>;
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let intent = self.0.take();
-        Poll::Ready(
-            intent
-                .map(|intent| Recorded::new(intent, RecordId(0)))
-                .ok_or(AppendError::Closed),
-        )
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.pending).poll(context).map(|result| {
+            let id = result?;
+            let intent = self.intent.take().ok_or(AppendError::Closed)?;
+            Ok(Recorded::new(intent, id))
+        })
+    }
+}
+
+/// The origin of a log: its node and the name of its directory, since both daemons of a node keep one.
+pub(crate) fn origin(node: &str, directory: &Path) -> String {
+    match directory.file_name() {
+        Some(name) => format!("{node}/{}", name.to_string_lossy()),
+        None => node.to_owned(),
+    }
+}
+
+pub(crate) type Done = oneshot::Sender<Result<RecordId, AppendError>>;
+
+pub(crate) fn refuse(entries: Vec<Entry>, error: &AppendError) {
+    for entry in entries {
+        // Nobody may be waiting for it.
+        let _ = entry.done.send(Err(error.clone()));
     }
 }

@@ -4,11 +4,26 @@
 //! commit; [`verify`] checks a directory of segments offline and needs nothing but the directory and a public key.
 //! A backend operation can be performed only with a [`Recorded`], and only [`Journal::record_intent`] makes one.
 
-pub mod append;
-pub mod record;
+#![forbid(unsafe_code)]
 
-pub use append::{AppendError, Journal, Options, Pending, PendingIntent, Recovery, Status};
+pub mod append;
+mod chain;
+pub mod disk;
+mod line;
+mod queue;
+pub mod record;
+pub mod recover;
+mod segment;
+pub mod tree;
+mod writer;
+
+pub use append::{
+    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status,
+};
 pub use record::{
     AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId,
     Verdict,
 };
+
+#[cfg(test)]
+mod tests;

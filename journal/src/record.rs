@@ -1,8 +1,13 @@
 //! What a record says, and its canonical form.
 
+mod canonical;
+
 use std::net::SocketAddr;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value};
+
+pub(crate) use canonical::{Draft, Frame, Identity};
 
 /// Position of a record in its log: 0 for the first, without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +65,33 @@ pub enum EventKind {
     LogRotate,
 }
 
+impl EventKind {
+    /// The dotted name that stands in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AppStart => "app.start",
+            Self::AppStop => "app.stop",
+            Self::ConnectionOpen => "conn.open",
+            Self::ConnectionClose => "conn.close",
+            Self::AuthStep => "auth.step",
+            Self::AuthResult => "auth.result",
+            Self::OperationIntent => "op.intent",
+            Self::OperationOutcome => "op.outcome",
+            Self::OperationDenied => "op.denied",
+            Self::ChannelRefused => "channel.refused",
+            Self::TransferSummary => "xfer.summary",
+            Self::AllowChange => "allow.change",
+            Self::BanChange => "ban.change",
+            Self::AdminAccount => "admin.account",
+            Self::LogStart => "log.start",
+            Self::LogStop => "log.stop",
+            Self::LogGap => "log.gap",
+            Self::LogDisk => "log.disk",
+            Self::LogRotate => "log.rotate",
+        }
+    }
+}
+
 /// How a recorded thing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -70,6 +102,19 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// The word that stands in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What kind of account acted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccountKind {
@@ -77,6 +122,18 @@ pub enum AccountKind {
     Machine,
     Admin,
     BreakGlass,
+}
+
+impl AccountKind {
+    /// The word that stands in the record.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Machine => "machine",
+            Self::Admin => "admin",
+            Self::BreakGlass => "breakglass",
+        }
+    }
 }
 
 /// Who acted. `uid` is absent while the name is only claimed.
@@ -122,16 +179,30 @@ impl Event {
 
 /// Bytes from a peer as a JSON string: UTF-8 as it is, anything else as `b64:` and base64.
 ///
-/// A UTF-8 string that itself begins with `b64:` is encoded too, so that the two forms can't be confused.
+/// A UTF-8 string is encoded too when it begins with `b64:`, so that the two forms can't be confused, or when it holds
+/// what JSON leaves unescaped and a terminal, a line reader or an eye could misread: DEL, C1 controls, line and
+/// paragraph separators, bidirectional overrides. [`untrusted_bytes`] is the way back.
 pub fn untrusted(bytes: &[u8]) -> Value {
-    use base64::Engine as _;
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.starts_with("b64:") => Value::String(text.to_owned()),
-        _ => Value::String(format!(
-            "b64:{}",
-            base64::engine::general_purpose::STANDARD.encode(bytes)
-        )),
+        Ok(text) if !text.starts_with(ENCODED) && !text.contains(is_deceptive) => {
+            Value::String(text.to_owned())
+        }
+        Ok(_) | Err(_) => Value::String(format!("{ENCODED}{}", BASE64.encode(bytes))),
     }
+}
+
+/// The bytes that [`untrusted`] was given; `None` for text that it can't have made.
+pub fn untrusted_bytes(text: &str) -> Option<Vec<u8>> {
+    match text.strip_prefix(ENCODED) {
+        Some(encoded) => BASE64.decode(encoded).ok(),
+        None => Some(text.as_bytes().to_vec()),
+    }
+}
+
+const ENCODED: &str = "b64:";
+
+fn is_deceptive(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Something that may be done once it is on record.
@@ -165,5 +236,35 @@ impl<I> Recorded<I> {
     /// Where the record stands.
     pub fn id(&self) -> RecordId {
         self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_stays_readable() {
+        assert_eq!(
+            untrusted(b"/inbox/M\xc3\xbcller.csv"),
+            "/inbox/M\u{fc}ller.csv"
+        );
+    }
+
+    #[test]
+    fn what_could_deceive_a_reader_is_encoded_and_comes_back() {
+        for bytes in [
+            &b"\xff\xfe"[..],
+            b"b64:AAAA",
+            "a\u{2028}b".as_bytes(),
+            "\u{9b}31m".as_bytes(),
+            "\u{202e}fdp".as_bytes(),
+        ] {
+            let Value::String(text) = untrusted(bytes) else {
+                panic!("not a string")
+            };
+            assert!(text.starts_with("b64:"), "{text}");
+            assert_eq!(untrusted_bytes(&text).as_deref(), Some(bytes));
+        }
     }
 }

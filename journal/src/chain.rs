@@ -1,0 +1,154 @@
+//! Where a log stands: what the next record must follow.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    record::{Draft, Frame},
+    tree::Tree,
+};
+
+/// `prev` of the first record.
+pub(crate) const NO_RECORD: [u8; 32] = [0; 32];
+
+/// SHA-256 of a line without its newline: the `prev` of the line after it.
+pub(crate) fn line_hash(line: &[u8]) -> [u8; 32] {
+    Sha256::digest(line).into()
+}
+
+/// The end of a log.
+#[derive(Debug, Clone)]
+pub(crate) struct Chain {
+    prev: [u8; 32],
+    tree: Tree,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            prev: NO_RECORD,
+            tree: Tree::default(),
+        }
+    }
+}
+
+impl Chain {
+    /// The sequence number of the next record.
+    pub(crate) fn next(&self) -> u64 {
+        self.tree.size()
+    }
+
+    pub(crate) fn prev(&self) -> &[u8; 32] {
+        &self.prev
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Takes in a line that stands in the log, without its newline.
+    pub(crate) fn follow(&mut self, line: &[u8]) {
+        self.prev = line_hash(line);
+        self.tree.push(line);
+    }
+
+    /// Appends `draft` as the next line to `out`, with its newline.
+    pub(crate) fn extend(
+        &mut self,
+        draft: &Draft,
+        moment: Moment,
+        calendar: &mut Calendar,
+        out: &mut Vec<u8>,
+    ) {
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.prev, &mut digits).expect("64 digits hold 32 bytes");
+        let prev = std::str::from_utf8(&digits).expect("hexadecimal digits are text");
+        let begin = out.len();
+        let time = calendar.format(moment.unix_micros);
+        draft.write(
+            Frame {
+                seq: self.next(),
+                prev,
+                time,
+                mono_ns: moment.mono_ns,
+            },
+            out,
+        );
+        self.follow(out.get(begin..).unwrap_or_default());
+        out.push(b'\n');
+    }
+}
+
+/// When something was appended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    unix_micros: i64,
+    mono_ns: u64,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let since_boot = clock_gettime(ClockId::Boottime);
+        Self {
+            unix_micros: since_epoch.as_micros() as i64,
+            mono_ns: since_boot.tv_sec as u64 * 1_000_000_000 + since_boot.tv_nsec as u64,
+        }
+    }
+}
+
+/// Writes times as RFC 3339 does, and remembers the current second, because most records share it with the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Calendar {
+    second: Option<i64>,
+    text: String,
+}
+
+impl Calendar {
+    /// Length of `2026-11-22T01:02:03`.
+    const TO_SECONDS: usize = 19;
+
+    fn format(&mut self, unix_micros: i64) -> &str {
+        let second = unix_micros.div_euclid(1_000_000);
+        if self.second != Some(second) {
+            let time = chrono::DateTime::from_timestamp(second, 0).unwrap_or_default();
+            self.text = time.format("%Y-%m-%dT%H:%M:%S").to_string();
+            self.second = Some(second);
+        }
+        self.text.truncate(Self::TO_SECONDS);
+        let micros = unix_micros.rem_euclid(1_000_000);
+        self.text.push('.');
+        for place in [100_000, 10_000, 1_000, 100, 10, 1] {
+            self.text
+                .push(char::from(b'0' + (micros / place % 10) as u8));
+        }
+        self.text.push('Z');
+        &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_microseconds_and_follow_the_second() {
+        let mut calendar = Calendar::default();
+        assert_eq!(
+            calendar.format(1_700_000_000_000_007),
+            "2023-11-14T22:13:20.000007Z"
+        );
+        assert_eq!(
+            calendar.format(1_700_000_000_999_999),
+            "2023-11-14T22:13:20.999999Z"
+        );
+        assert_eq!(
+            calendar.format(1_700_000_001_000_000),
+            "2023-11-14T22:13:21.000000Z"
+        );
+    }
+}

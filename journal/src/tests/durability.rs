@@ -1,0 +1,252 @@
+//! No record, no act: what resolves is on the disk, and a disk that fails lets nothing resolve.
+
+use std::time::Duration;
+
+use super::*;
+use crate::AppendError;
+
+#[tokio::test]
+async fn an_intent_resolves_only_once_its_record_is_synced() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    for n in 0..50 {
+        let recorded = journal.record_intent(Put(n)).await.unwrap();
+        let durable = bench.records();
+        assert_eq!(durable.last().unwrap()["seq"], recorded.id().0);
+        assert_eq!(recorded.into_intent(), Put(n));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_intent_does_not_resolve_while_the_disk_has_not_answered() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.set_syncs_wait(true);
+    let mut pending = journal.record_intent(Put(1));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut pending).await;
+    assert!(early.is_err(), "resolved before its sync");
+    bench.disk.set_syncs_wait(false);
+    pending.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_came_during_a_sync_shares_the_next_one() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.set_syncs_wait(true);
+    let pending: Vec<_> = (0..1000)
+        .map(|n| journal.append(named(&n.to_string())))
+        .collect();
+    let before = bench.disk.syncs();
+    bench.disk.set_syncs_wait(false);
+    for one in pending {
+        one.await.unwrap();
+    }
+    assert!(
+        bench.disk.syncs() - before <= 3,
+        "{} syncs",
+        bench.disk.syncs() - before
+    );
+}
+
+#[tokio::test]
+async fn a_dropped_future_does_not_undo_the_append() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    drop(journal.append(named("dropped")));
+    journal.append(named("kept")).await.unwrap();
+    let records = bench.records();
+    assert_eq!(records[1]["body"]["name"], "dropped");
+    assert_eq!(records[2]["body"]["name"], "kept");
+}
+
+#[tokio::test]
+async fn a_record_that_nobody_waits_for_gets_to_the_disk_too() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    drop(journal.append(named("alone")));
+    wait_until(|| journal.status().durable == 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_appenders_each_keep_their_order() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    let tasks: Vec<_> = (0..20)
+        .map(|who: u64| {
+            let journal = journal.clone();
+            tokio::spawn(async move {
+                for n in 0..100_u64 {
+                    let mut event = named("");
+                    event.body.insert("who".into(), who.into());
+                    event.body.insert("n".into(), n.into());
+                    journal.append(event).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_chained(&bench.disk);
+    let records = bench.records();
+    for who in 0..20 {
+        let own: Vec<_> = records
+            .iter()
+            .filter(|r| r["body"]["who"] == who)
+            .map(|r| r["body"]["n"].as_u64().unwrap())
+            .collect();
+        assert_eq!(own, (0..100).collect::<Vec<_>>());
+    }
+    let times: Vec<_> = records
+        .iter()
+        .map(|r| r["mono_ns"].as_u64().unwrap())
+        .collect();
+    assert!(times.is_sorted());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Full,
+    Writes,
+    Syncs,
+    /// The disk takes some bytes of the batch and then no more.
+    Short,
+}
+
+impl Fault {
+    fn set(self, disk: &FaultyDisk) {
+        match self {
+            Self::Full => disk.fill(),
+            Self::Writes => disk.set_writes_fail(true),
+            Self::Syncs => disk.set_syncs_fail(true),
+            Self::Short => {
+                disk.fill();
+                disk.set_longest_write(Some(7));
+            }
+        }
+    }
+
+    fn clear(disk: &FaultyDisk) {
+        disk.set_capacity(None);
+        disk.set_writes_fail(false);
+        disk.set_syncs_fail(false);
+        disk.set_longest_write(None);
+    }
+}
+
+#[tokio::test]
+async fn a_failing_disk_lets_nothing_resolve_and_service_returns_by_itself() {
+    for fault in [Fault::Full, Fault::Writes, Fault::Syncs, Fault::Short] {
+        let bench = Bench::new();
+        let journal = bench.journal();
+        journal.append(named("before")).await.unwrap();
+        fault.set(&bench.disk);
+        for n in 0..5 {
+            let refused: Vec<_> = (0..20)
+                .map(|m| journal.record_intent(Put(n * 100 + m)))
+                .collect();
+            for one in refused {
+                assert!(
+                    matches!(one.await, Err(AppendError::Write { .. })),
+                    "{fault:?}"
+                );
+            }
+            assert!(!journal.status().healthy, "{fault:?}");
+        }
+        Fault::clear(&bench.disk);
+        journal.append(named("after")).await.unwrap();
+        assert!(journal.status().healthy, "{fault:?}");
+
+        assert_chained(&bench.disk);
+        let records = bench.records();
+        assert!(
+            !names(&records).contains(&"op.intent"),
+            "{fault:?}: a refused intent is on record"
+        );
+        assert_eq!(records.last().unwrap()["body"]["name"], "after");
+        let rebooted = bench.disk.after_power_cut(|_| 0);
+        assert_eq!(
+            super::records(&rebooted),
+            records,
+            "{fault:?}: something was not durable"
+        );
+        journal.close().await.unwrap();
+        assert_eq!(bench.on(rebooted).open().1.torn_bytes, 0, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_itself_on_record_once() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.fill();
+    for _ in 0..10 {
+        journal.append(named("refused")).await.unwrap_err();
+    }
+    let during = bench.records();
+    assert_eq!(names(&during), ["log.start", "log.disk"]);
+    assert_eq!(during[1]["outcome"], "failure");
+    bench.disk.set_capacity(None);
+    journal.append(named("after")).await.unwrap();
+    let after = bench.records();
+    assert_eq!(
+        names(&after),
+        ["log.start", "log.disk", "log.disk", "conn.open"]
+    );
+    assert_eq!(after[2]["outcome"], "success");
+}
+
+#[tokio::test]
+async fn the_room_that_the_reserve_left_is_not_taken_for_service() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.fill();
+    journal.append(named("refused")).await.unwrap_err();
+    // The reserve is 4096 bytes, the record of the refusal some 300: a small record would fit.
+    journal.append(named("small")).await.unwrap_err();
+    assert!(!names(&bench.records()).contains(&"conn.open"));
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.set_syncs_wait(true);
+    let large = "x".repeat(900_000);
+    let mut pending: Vec<_> = (0..100).map(|_| journal.append(named(&large))).collect();
+    let queued = journal.status().queued_bytes;
+    assert!((60 << 20..=64 << 20).contains(&queued), "{queued}");
+    let refused = pending.pop().unwrap().await;
+    assert!(matches!(refused, Err(AppendError::QueueFull { .. })));
+    bench.disk.set_syncs_wait(false);
+    pending.remove(0).await.unwrap();
+    wait_until(|| journal.status().queued_bytes == 0);
+    journal.append(named("after")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_too_long_to_be_read_back_is_refused() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    let longest = "x".repeat((1 << 20) - 1000);
+    journal.append(named(&longest)).await.unwrap();
+    let refused = journal.append(named(&"x".repeat(1 << 20))).await;
+    assert!(matches!(refused, Err(AppendError::TooLong { .. })));
+}
+
+#[tokio::test]
+async fn nothing_is_appended_after_close() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    let clone = journal.clone();
+    let last = journal.append(named("last"));
+    journal.close().await.unwrap();
+    last.await.unwrap();
+    assert_eq!(clone.append(named("late")).await, Err(AppendError::Closed));
+    assert_eq!(
+        names(&bench.records()),
+        ["log.start", "conn.open", "log.stop"]
+    );
+    assert_eq!(clone.close().await, Err(AppendError::Closed));
+}

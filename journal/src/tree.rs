@@ -1,0 +1,74 @@
+//! The Merkle tree over all records, and its signed heads.
+//!
+//! The tree is that of RFC 6962: a leaf is one line without its newline.
+
+pub mod checkpoint;
+pub mod key;
+
+use tlog_tiles::{EMPTY_HASH, Hash, node_hash, record_hash};
+
+/// The right edge of the tree: all that is needed to grow it.
+#[derive(Debug, Clone, Default)]
+pub struct Tree {
+    size: u64,
+    /// Roots of the complete subtrees from left to right; one for every bit set in `size`.
+    peaks: Vec<Hash>,
+}
+
+impl Tree {
+    /// Number of leaves.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Adds one record.
+    pub fn push(&mut self, line: &[u8]) {
+        let mut node = record_hash(line);
+        for _ in 0..self.size.trailing_ones() {
+            let left = self
+                .peaks
+                .pop()
+                .expect("every bit set in the size has its peak");
+            node = node_hash(left, node);
+        }
+        self.peaks.push(node);
+        self.size += 1;
+    }
+
+    /// The root hash of RFC 6962 section 2.1.
+    pub fn root(&self) -> Hash {
+        let mut peaks = self.peaks.iter().rev();
+        let Some(&last) = peaks.next() else {
+            return EMPTY_HASH;
+        };
+        peaks.fold(last, |right, &left| node_hash(left, right))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tlog_tiles::{Error, HashReader, stored_hashes, tree_hash};
+
+    use super::*;
+
+    struct Stored(Vec<Hash>);
+
+    impl HashReader for Stored {
+        fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, Error> {
+            Ok(indexes.iter().map(|&at| self.0[at as usize]).collect())
+        }
+    }
+
+    #[test]
+    fn the_root_is_that_of_the_reference_at_every_size() {
+        let mut stored = Stored(Vec::new());
+        let mut tree = Tree::default();
+        for n in 0..300_u64 {
+            assert_eq!(tree.root(), tree_hash(n, &stored).unwrap(), "{n} records");
+            let line = format!("{{\"seq\":{n}}}");
+            let new = stored_hashes(n, line.as_bytes(), &stored).unwrap();
+            stored.0.extend(new);
+            tree.push(line.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The signing key of a log, and the public key that an auditor holds.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use signed_note::{
+    Signer as _, StandardSigner, StandardVerifier, key_id, new_ed25519_verifier_key,
+};
+
+/// Algorithm byte of Ed25519 in signed-note keys.
+const ED25519: u8 = 1;
+
+/// Why a key file is of no use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    #[error("read key file {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("write key file {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} holds no signed-note signing key (PRIVATE+KEY+name+id+data): {why}", path.display())]
+    NotASigningKey { path: PathBuf, why: String },
+    #[error("{} line {line} is no signed-note verifier key (name+id+data): {why}", path.display())]
+    NotAVerifierKey {
+        path: PathBuf,
+        line: usize,
+        why: String,
+    },
+    #[error("{} holds no verifier key", path.display())]
+    NoVerifierKey { path: PathBuf },
+    #[error("no randomness from the operating system: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Signs the checkpoints of one log. Its name is the log's origin.
+pub struct SigningKey {
+    signer: StandardSigner,
+    verifier: StandardVerifier,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SigningKey({}, <secret>)", self.name())
+    }
+}
+
+impl SigningKey {
+    /// Reads the key in `path`, or makes one for `origin`. The public key is kept beside it, in `<path>.pub`.
+    pub fn open(path: &Path, origin: &str) -> Result<Self, KeyError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(text.trim()).map_err(|why| KeyError::NotASigningKey {
+                path: path.to_owned(),
+                why,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::generate(path, origin),
+            Err(source) => Err(KeyError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    fn generate(path: &Path, origin: &str) -> Result<Self, KeyError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(KeyError::Random)?;
+        let key = ed25519_dalek::SigningKey::from_bytes(&seed);
+        let public = key.verifying_key();
+        let name = key_name(origin);
+        let id = key_id(&name, &[&[ED25519], public.as_bytes().as_slice()].concat());
+        let data = BASE64.encode([&[ED25519], seed.as_slice()].concat());
+        let private_text = format!("PRIVATE+KEY+{name}+{id:08x}+{data}");
+
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| KeyError::Write { path, source }
+        };
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(failed(parent))?;
+        }
+        // The public key first: a signing key without it would be used, but never exported.
+        let public_path = public_key_path(path);
+        let public_text = new_ed25519_verifier_key(&name, &public);
+        write_new(&public_path, &public_text, 0o644).map_err(failed(&public_path))?;
+        write_new(path, &private_text, 0o600).map_err(failed(path))?;
+        Self::parse(&private_text).map_err(|why| KeyError::NotASigningKey {
+            path: path.to_owned(),
+            why,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let signer = StandardSigner::new(text).map_err(|error| error.to_string())?;
+        // The crate checks the form of the key, but gives no access to its public half.
+        let data = text.splitn(5, '+').nth(4).unwrap_or_default();
+        let bytes = BASE64.decode(data).map_err(|error| error.to_string())?;
+        let seed: &[u8; 32] = bytes
+            .get(1..)
+            .and_then(|seed| seed.try_into().ok())
+            .ok_or_else(|| "the key is not 32 bytes".to_owned())?;
+        let public = ed25519_dalek::SigningKey::from_bytes(seed).verifying_key();
+        let verifier = StandardVerifier::new(&new_ed25519_verifier_key(signer.name(), &public))
+            .map_err(|error| error.to_string())?;
+        Ok(Self { signer, verifier })
+    }
+
+    /// The name of the key and the origin of its checkpoints.
+    pub fn name(&self) -> &str {
+        self.signer.name()
+    }
+
+    pub(crate) fn signer(&self) -> &StandardSigner {
+        &self.signer
+    }
+
+    pub(crate) fn verifier(&self) -> StandardVerifier {
+        self.verifier.clone()
+    }
+}
+
+/// Where the public key of the signing key in `path` is kept.
+pub fn public_key_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".pub");
+    PathBuf::from(name)
+}
+
+/// Reads the verifier keys in `path`, one a line. A log whose key was changed needs the old one too.
+pub fn read_verifier_keys(path: &Path) -> Result<Vec<StandardVerifier>, KeyError> {
+    let text = fs::read_to_string(path).map_err(|source| KeyError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut keys = Vec::new();
+    for (at, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
+        let key =
+            StandardVerifier::new(line.trim()).map_err(|error| KeyError::NotAVerifierKey {
+                path: path.to_owned(),
+                line: at + 1,
+                why: error.to_string(),
+            })?;
+        keys.push(key);
+    }
+    if keys.is_empty() {
+        return Err(KeyError::NoVerifierKey {
+            path: path.to_owned(),
+        });
+    }
+    Ok(keys)
+}
+
+/// A key name has no spaces and no plus signs (C2SP signed-note).
+fn key_name(origin: &str) -> String {
+    let name: String = origin
+        .chars()
+        .map(|c| {
+            if c.is_whitespace() || c.is_control() || c == '+' {
+                '-'
+            } else {
+                c
+            }
+        })
+        .collect();
+    if name.is_empty() {
+        "portcullis".to_owned()
+    } else {
+        name
+    }
+}
+
+/// Writes to a temporary name and renames, so that a crash leaves no half key.
+fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut temporary = OsString::from(path);
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(format!("{text}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    fs::File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use signed_note::Verifier as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_private_and_with_its_public_half() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys/log.key");
+        let made = SigningKey::open(&path, "gw 1+a/proxy").unwrap();
+        let read = SigningKey::open(&path, "other").unwrap();
+        assert_eq!(made.name(), "gw-1-a/proxy");
+        assert_eq!(read.name(), made.name());
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let keys = read_verifier_keys(&public_key_path(&path)).unwrap();
+        let signature = read.signer().sign(b"text").unwrap();
+        assert!(keys[0].verify(b"text", &signature));
+        assert!(!keys[0].verify(b"test", &signature));
+        assert!(!format!("{made:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_plus_sign_in_the_base64_is_part_of_the_key() {
+        for _ in 0..50 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log.key");
+            SigningKey::open(&path, "gw").unwrap();
+            SigningKey::open(&path, "gw").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_damaged_key_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log.key");
+        fs::write(&path, "PRIVATE+KEY+gw+00000000+AAAA\n").unwrap();
+        assert!(matches!(
+            SigningKey::open(&path, "gw"),
+            Err(KeyError::NotASigningKey { .. })
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"PRIVATE+KEY+gw+00000000+AAAA\n");
+    }
+}

@@ -1,0 +1,343 @@
+//! The one thread that writes a log.
+//!
+//! A batch is all that came while the one before was written: one write, one fdatasync, then everybody is told. When the
+//! disk fails, the batch is refused as a whole and the log ends where it ended before, so that no record ever stands
+//! behind a hole.
+
+use std::{
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    append::{AppendError, OpenError, Options, Recovery, origin, refuse},
+    chain::{Calendar, Chain, Moment},
+    disk::Disk,
+    queue::{Entry, Shared, Work, bytes_of},
+    record::{Event, EventKind, Identity, RecordId, Verdict},
+    recover::{last_checkpoint, scan},
+    segment::{Reserve, Segment},
+    tree::{
+        checkpoint::{CheckpointFile, sign},
+        key::SigningKey,
+    },
+};
+
+/// A checkpoint is signed after that many records,
+const SIGN_RECORDS: u64 = 1000;
+/// or after that time, whichever comes first.
+const SIGN_INTERVAL: Duration = Duration::from_secs(60);
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    disk: Box<dyn Disk>,
+    segment: Segment,
+    chain: Chain,
+    calendar: Calendar,
+    buffer: Vec<u8>,
+    /// The journal's own records that go before the next batch.
+    own: Vec<Event>,
+    reserve: Reserve,
+    key: SigningKey,
+    checkpoints: CheckpointFile,
+    /// Records that the last checkpoint covers, and when it was signed.
+    signed: u64,
+    signed_at: Instant,
+    health: Health,
+    max_delay: Duration,
+    segment_bytes: u64,
+    /// Held until the writer ends.
+    _lock: Box<dyn Send>,
+}
+
+enum Health {
+    Good,
+    /// The disk failed; whether the log itself says so already.
+    Failed {
+        announced: bool,
+    },
+}
+
+impl Writer {
+    /// Opens the log, writes its first record of this run, and starts the thread.
+    pub(crate) fn start(
+        disk: Box<dyn Disk>,
+        options: Options,
+    ) -> Result<(Arc<Shared>, Recovery), OpenError> {
+        let directory = options.directory.clone();
+        let lock = disk.lock().map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked {
+                directory: directory.clone(),
+            },
+            _ => OpenError::Directory {
+                directory: directory.clone(),
+                source,
+            },
+        })?;
+        let key = SigningKey::open(&options.signing_key, &origin(&options.node, &directory))?;
+        let prepare = |source| OpenError::Prepare {
+            directory: directory.clone(),
+            source,
+        };
+        let recover = |source| OpenError::Recover {
+            directory: directory.clone(),
+            source,
+        };
+
+        let (mut checkpoints, text) = CheckpointFile::open(disk.as_ref()).map_err(prepare)?;
+        let (head, sound) = last_checkpoint(&text, &key).map_err(recover)?;
+        checkpoints.keep(sound as u64);
+        let found = scan(disk.as_ref(), head).map_err(recover)?;
+        let reserve = Reserve::open(disk.as_ref(), options.reserve_bytes).map_err(prepare)?;
+        let segment = match found.last {
+            Some((name, length)) => Segment::resume(disk.as_ref(), name, length),
+            None => Segment::create(disk.as_ref(), 0),
+        };
+        let recovery = Recovery {
+            records: found.chain.next(),
+            torn_bytes: found.torn_bytes,
+            unknown: found.unknown,
+        };
+        let mut writer = Self {
+            shared: Arc::new(Shared::new(Identity {
+                node: options.node,
+                boot_id: boot_id(),
+            })),
+            segment: segment.map_err(prepare)?,
+            disk,
+            chain: found.chain,
+            calendar: Calendar::default(),
+            buffer: Vec::new(),
+            own: first_records(&recovery, &key),
+            reserve,
+            key,
+            checkpoints,
+            signed: head.map_or(0, |head| head.size),
+            signed_at: Instant::now(),
+            health: Health::Good,
+            max_delay: options.max_delay,
+            segment_bytes: options.segment_bytes,
+            _lock: lock,
+        };
+        writer.commit(&[]).map_err(|error| OpenError::Start {
+            directory: directory.clone(),
+            source: write_error(&error),
+        })?;
+        writer.sign(true).map_err(prepare)?;
+        let shared = writer.shared.clone();
+        thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(prepare)?;
+        Ok((shared, recovery))
+    }
+
+    fn run(mut self) {
+        let _told = TellOnEnd(self.shared.clone());
+        let closers = loop {
+            let sign_at = (self.chain.next() > self.signed).then(|| self.signed_at + SIGN_INTERVAL);
+            match self.shared.next(self.max_delay, sign_at) {
+                Work::Write(entries) => {
+                    let bytes = bytes_of(&entries);
+                    self.write(entries);
+                    self.shared.finished(bytes);
+                }
+                Work::Sign => {
+                    // Tried again after the next interval; what is on record stays chained meanwhile.
+                    let _ = self.sign(true);
+                    self.signed_at = Instant::now();
+                }
+                Work::End(closers) => break closers,
+            }
+        };
+        let ended = if closers.is_empty() {
+            self.sign(true)
+        } else {
+            self.own.push(Event::new(EventKind::LogStop));
+            self.commit(&[]).and_then(|_| self.sign(true))
+        };
+        let ended = ended.map_err(|error| write_error(&error));
+        // Whoever waited for the end may open the log again.
+        drop(self);
+        for closer in closers {
+            let _ = closer.send(ended.clone());
+        }
+    }
+
+    fn write(&mut self, entries: Vec<Entry>) {
+        match self.commit(&entries) {
+            Ok(first) => {
+                for (id, entry) in (first..).zip(entries) {
+                    // Nobody may be waiting for it.
+                    let _ = entry.done.send(Ok(RecordId(id)));
+                }
+                if self.chain.next() - self.signed >= SIGN_RECORDS {
+                    // Tried again with the next batch.
+                    let _ = self.sign(false);
+                }
+            }
+            Err(error) => {
+                self.fail();
+                refuse(entries, &write_error(&error));
+            }
+        }
+    }
+
+    /// Makes the journal's own records and `entries` durable, or none of them. Returns the number of the first entry.
+    fn commit(&mut self, entries: &[Entry]) -> io::Result<u64> {
+        self.return_to_service()?;
+        self.rotate()?;
+        self.buffer.clear();
+        let mut chain = self.chain.clone();
+        for event in &self.own {
+            let draft = self.shared.draft(event);
+            chain.extend(&draft, Moment::now(), &mut self.calendar, &mut self.buffer);
+        }
+        let first = chain.next();
+        for entry in entries {
+            chain.extend(
+                &entry.draft,
+                entry.moment,
+                &mut self.calendar,
+                &mut self.buffer,
+            );
+        }
+        self.segment.append(&self.buffer)?;
+        self.chain = chain;
+        self.own.clear();
+        self.health = Health::Good;
+        self.shared.set_durable(self.chain.next(), true);
+        Ok(first)
+    }
+
+    /// After a failure: nothing is written before the end of the log is sound and the reserve is back, because the
+    /// little room that the reserve left must not be taken for a disk that has room again.
+    fn return_to_service(&mut self) -> io::Result<()> {
+        let Health::Failed { announced } = self.health else {
+            return Ok(());
+        };
+        self.segment.repair()?;
+        self.reserve.fill()?;
+        if announced
+            && !self
+                .own
+                .iter()
+                .any(|event| event.kind == EventKind::LogDisk)
+        {
+            let mut event = Event::new(EventKind::LogDisk);
+            event.outcome = Some(Verdict::Success);
+            self.own.push(event);
+        }
+        Ok(())
+    }
+
+    /// Says in the log, with the space of the reserve, that the log can't be written.
+    fn fail(&mut self) {
+        let announced = matches!(self.health, Health::Failed { announced: true });
+        self.shared.set_durable(self.chain.next(), false);
+        self.health = Health::Failed {
+            announced: announced || self.announce().is_ok(),
+        };
+        self.shared.set_durable(self.chain.next(), false);
+    }
+
+    fn announce(&mut self) -> io::Result<()> {
+        self.segment.repair()?;
+        self.reserve.release()?;
+        let mut event = Event::new(EventKind::LogDisk);
+        event.outcome = Some(Verdict::Failure);
+        event.reason = Some("write_failed".to_owned());
+        let mut chain = self.chain.clone();
+        self.buffer.clear();
+        chain.extend(
+            &self.shared.draft(&event),
+            Moment::now(),
+            &mut self.calendar,
+            &mut self.buffer,
+        );
+        self.segment.append(&self.buffer)?;
+        self.chain = chain;
+        Ok(())
+    }
+
+    /// Closes a segment that is long enough, and begins the next.
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.segment.length() <= self.segment_bytes {
+            return Ok(());
+        }
+        self.sign(true)?;
+        let next = Segment::create(self.disk.as_ref(), self.chain.next())?;
+        let mut event = Event::new(EventKind::LogRotate);
+        event
+            .body
+            .insert("closed".to_owned(), self.segment.name().into());
+        event
+            .body
+            .insert("records".to_owned(), self.chain.next().into());
+        event.body.insert(
+            "root".to_owned(),
+            self.chain.tree().root().to_string().into(),
+        );
+        self.own.insert(0, event);
+        self.segment = next;
+        Ok(())
+    }
+
+    /// Signs the log as it is, unless the last checkpoint covers all of it.
+    fn sign(&mut self, durable: bool) -> io::Result<()> {
+        if self.chain.next() > self.signed {
+            self.checkpoints
+                .append(&sign(self.chain.tree(), &self.key), durable)?;
+            self.signed = self.chain.next();
+            self.signed_at = Instant::now();
+            self.shared.set_signed(self.signed);
+        }
+        Ok(())
+    }
+}
+
+/// Tells all who wait that the writer has ended, also after a panic.
+struct TellOnEnd(Arc<Shared>);
+
+impl Drop for TellOnEnd {
+    fn drop(&mut self) {
+        self.0.writer_ended();
+    }
+}
+
+fn write_error(error: &io::Error) -> AppendError {
+    AppendError::Write {
+        message: error.to_string(),
+    }
+}
+
+fn first_records(recovery: &Recovery, key: &SigningKey) -> Vec<Event> {
+    let mut start = Event::new(EventKind::LogStart);
+    start.body.insert("origin".to_owned(), key.name().into());
+    start
+        .body
+        .insert("records".to_owned(), recovery.records.into());
+    start
+        .body
+        .insert("unknown".to_owned(), recovery.unknown.len().into());
+    start
+        .body
+        .insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+    let mut events = vec![start];
+    if recovery.torn_bytes > 0 {
+        let mut gap = Event::new(EventKind::LogGap);
+        gap.body
+            .insert("bytes".to_owned(), recovery.torn_bytes.into());
+        events.insert(0, gap);
+    }
+    events
+}
+
+fn boot_id() -> String {
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) => text.trim().to_owned(),
+        Err(_) => "unknown".to_owned(),
+    }
+}
