@@ -1,1 +1,158 @@
-//! (agent)
+//! `portcullis-agent` as an operator runs it: a configuration file, the daemon in its network
+//! namespace, and its own command line.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::files;
+use crate::locate;
+use crate::place::Place;
+use crate::process::{Running, succeed};
+
+/// A running agent. When it is dropped, its program leaves the interfaces.
+#[derive(Debug)]
+pub struct Agent {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// Its journal's folder.
+    pub journal: PathBuf,
+    /// The daemon.
+    pub process: Running,
+    program: PathBuf,
+    // Declared before the folder that it is mounted in, so that it goes first.
+    _pins: BpfFileSystem,
+    scratch: TempDir,
+}
+
+impl Agent {
+    /// Starts it on interfaces of the place's namespace; `protected` sources can't be cut off.
+    ///
+    /// # Errors
+    /// Without root, or when the daemon ends; the message has its log.
+    pub fn start(place: Place<'_>, interfaces: &[&str], protected: &[IpAddr]) -> Result<Self> {
+        let program = locate::binary("portcullis-agent")?;
+        let scratch = files::folder("agent")?;
+        let folder = scratch.path();
+        let pins = BpfFileSystem::mount(&folder.join("bpf"))?;
+        let socket = folder.join("agent.sock");
+        let journal = folder.join("journal");
+        let config = folder.join("agent.toml");
+        fs::write(
+            &config,
+            format!(
+                "interfaces = {interfaces:?}\n\
+                 state_dir = \"{folder}/state\"\n\
+                 pin_dir = \"{folder}/bpf/portcullis\"\n\
+                 protected = {protected:?}\n\
+                 [control]\n\
+                 socket = \"{socket}\"\n\
+                 [journal]\n\
+                 directory = \"{journal}\"\n\
+                 signing_key = \"{folder}/journal.key\"\n\
+                 [metrics]\n\
+                 listen = \"off\"\n",
+                protected = protected.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+                folder = folder.display(),
+                socket = socket.display(),
+                journal = journal.display(),
+            ),
+        )?;
+        let mut command = place.command(&program.display().to_string());
+        command.args(["run", "--config"]).arg(&config);
+        let process = Running::start("portcullis-agent", &mut command, &folder.join("agent.log"))?;
+        let mut agent = Self {
+            socket,
+            journal,
+            process,
+            program,
+            _pins: pins,
+            scratch,
+        };
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Runs `portcullis-agent ARGUMENTS --socket S`.
+    ///
+    /// # Errors
+    /// When it fails; the message has all that it printed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        succeed(
+            Command::new(&self.program)
+                .args(arguments)
+                .arg("--socket")
+                .arg(&self.socket)
+                .stdin(Stdio::null()),
+        )
+    }
+
+    /// What `status --json` says.
+    ///
+    /// # Errors
+    /// When the daemon doesn't answer.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.command(&["status", "--json"])?;
+        serde_json::from_str(&text).context("read the agent's status")
+    }
+
+    /// How many packets were dropped for a reason, e.g. `not_listed` or `banned`.
+    ///
+    /// # Errors
+    /// When the daemon doesn't answer or knows no such reason.
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        self.status()?
+            .pointer(&format!("/counters/dropped/{reason}"))
+            .and_then(Value::as_u64)
+            .with_context(|| format!("the agent counts no drops as {reason}"))
+    }
+
+    /// A folder that lives as long as the agent.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let (program, socket) = (self.program.clone(), self.socket.clone());
+        self.process.wait_until("answering", move |_| {
+            socket.exists()
+                && Command::new(&program)
+                    .args(["status", "--json", "--socket"])
+                    .arg(&socket)
+                    .output()
+                    .is_ok_and(|output| output.status.success())
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+/// A BPF file system of its own: what is pinned there is gone when it is unmounted, and the
+/// machine's `/sys/fs/bpf` stays as it is.
+#[derive(Debug)]
+struct BpfFileSystem(PathBuf);
+
+impl BpfFileSystem {
+    fn mount(folder: &Path) -> Result<Self> {
+        fs::create_dir(folder)?;
+        succeed(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder))
+            .context("mount a BPF file system (this needs root)")?;
+        Ok(Self(folder.to_path_buf()))
+    }
+}
+
+impl Drop for BpfFileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}

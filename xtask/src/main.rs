@@ -6,8 +6,10 @@
     reason = "a command line tool: its output is its result"
 )]
 
+mod bench;
 mod build_xdp;
 mod check;
+mod demo;
 mod process;
 mod setup;
 mod test;
@@ -34,6 +36,10 @@ enum Command {
     BuildXdp,
     /// Run every test: unit, property, gateway, kernel and system
     Test(test::Arguments),
+    /// Show the product at work with real hosts, clients and servers
+    Demo,
+    /// Measure speed side by side with a peer
+    Bench(bench::Arguments),
     /// Run format, clippy, documentation and dependency checks
     Check,
 }
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildXdp => build_xdp::run(),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Demo => demo::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Check => check::run(),
     };
     match done {

@@ -15,6 +15,7 @@ use crate::files;
 use crate::place::Place;
 use crate::process::{PATIENCE, finish_within};
 use crate::proxy::Proxy;
+use crate::server::USER;
 
 /// How OpenSSH's programs reach and authenticate to one server.
 #[derive(Debug)]
@@ -67,10 +68,32 @@ impl Connection {
         })
     }
 
-    /// Adds `-o OPTION`.
+    /// A login at a peer server with the peer's account and key alone.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn to_peer(address: SocketAddr, host_key: &str, key: &Path) -> Result<Self> {
+        let scratch = files::folder("openssh")?;
+        let known_hosts = scratch.path().join("known_hosts");
+        fs::write(
+            &known_hosts,
+            format!("[{}]:{} {host_key}\n", address.ip(), address.port()),
+        )?;
+        let askpass = scratch.path().join("askpass");
+        files::script(&askpass, "#!/bin/sh\nexit 1\n")?;
+        Ok(Self {
+            options: options(address, USER, &known_hosts, Some(key)),
+            host: address.ip().to_string(),
+            askpass,
+            scratch,
+        })
+    }
+
+    /// Adds `-o OPTION`, before all others: OpenSSH keeps the first value that it reads.
     #[must_use]
     pub fn option(mut self, option: &str) -> Self {
-        self.options.extend(["-o".to_owned(), option.to_owned()]);
+        self.options
+            .splice(0..0, ["-o".to_owned(), option.to_owned()]);
         self
     }
 
