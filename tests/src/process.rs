@@ -207,6 +207,20 @@ impl Running {
         Ok(())
     }
 
+    /// Ends the program and every process that it started, as a machine that loses power does.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill_with_children(&mut self) -> Result<()> {
+        for id in descendants(self.id()) {
+            if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+                // One that ended by itself meanwhile is as good.
+                let _ = kill_process(id, Signal::KILL);
+            }
+        }
+        self.kill()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -242,6 +256,17 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The processes below `id`, from the kernel's lists of children (`CONFIG_PROC_CHILDREN`).
+fn descendants(id: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    children
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .flat_map(|child| std::iter::once(child).chain(descendants(child)))
+        .collect()
 }
 
 /// Whether a line of `/proc/net/tcp` is a listener on the port: `sl local_address rem_address st`,

@@ -124,6 +124,7 @@ pub struct Plan<'a> {
     backends: Vec<(String, Backend)>,
     bans: Option<Bans>,
     metrics: Option<SocketAddr>,
+    journal_disk: Option<u64>,
     scratch: TempDir,
 }
 
@@ -148,6 +149,7 @@ impl<'a> Plan<'a> {
             backends: Vec::new(),
             bans: None,
             metrics: None,
+            journal_disk: None,
             scratch: files::folder("proxy")?,
         })
     }
@@ -177,6 +179,13 @@ impl<'a> Plan<'a> {
     #[must_use]
     pub fn metrics(mut self, address: SocketAddr) -> Self {
         self.metrics = Some(address);
+        self
+    }
+
+    /// Keeps the journal on a disk of its own, of so many bytes.
+    #[must_use]
+    pub fn journal_disk(mut self, bytes: u64) -> Self {
+        self.journal_disk = Some(bytes);
         self
     }
 
@@ -230,16 +239,17 @@ impl<'a> Plan<'a> {
         let config = folder.join("proxy.toml");
         fs::write(&config, text)?;
 
-        let mut command = self.place.command(&self.program.display().to_string());
-        command.args(["run", "--config"]).arg(&config);
-        let mut process =
-            Running::start("portcullis-proxy", &mut command, &folder.join("proxy.log"))?;
-        process.wait_until_listening(address.port())?;
+        let disk = self
+            .journal_disk
+            .map(|bytes| SmallDisk::mount(&folder.join("journal"), bytes))
+            .transpose()?;
+        let process = start(self.place, &self.program, &config, address)?;
         let proxy = Proxy {
             address,
             config,
             journal: folder.join("journal"),
             process,
+            disk,
             program: self.program,
             scratch: self.scratch,
         };
@@ -259,11 +269,80 @@ pub struct Proxy {
     pub journal: PathBuf,
     /// The daemon.
     pub process: Running,
+    // Before the folder that it is mounted in.
+    disk: Option<SmallDisk>,
     program: PathBuf,
     scratch: TempDir,
 }
 
+fn start(place: Place<'_>, program: &Path, config: &Path, address: SocketAddr) -> Result<Running> {
+    let mut command = place.command(&program.display().to_string());
+    command.args(["run", "--config"]).arg(config);
+    let mut process = Running::start(
+        "portcullis-proxy",
+        &mut command,
+        &config.with_file_name("proxy.log"),
+    )?;
+    process.wait_until_listening(address.port())?;
+    Ok(process)
+}
+
+/// A file system in memory that is soon full; unmounted when dropped.
+#[derive(Debug)]
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, bytes: u64) -> Result<Self> {
+        fs::create_dir_all(at)?;
+        succeed(
+            Command::new("mount")
+                .args([
+                    "-t",
+                    "tmpfs",
+                    "-o",
+                    &format!("size={bytes},mode=0700"),
+                    "tmpfs",
+                ])
+                .arg(at),
+        )?;
+        Ok(Self(at.to_path_buf()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
 impl Proxy {
+    /// Kills the daemon with SIGKILL and starts it again with the same files, on the same address.
+    ///
+    /// # Errors
+    /// When it doesn't come back.
+    pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process = start(Place::Loopback, &self.program, &self.config, self.address)?;
+        Ok(())
+    }
+
+    /// Gives the journal's own disk another size, in bytes.
+    ///
+    /// # Errors
+    /// When the journal has no disk of its own.
+    pub fn resize_journal_disk(&self, bytes: u64) -> Result<()> {
+        let disk = self
+            .disk
+            .as_ref()
+            .context("the journal has a disk of its own")?;
+        succeed(
+            Command::new("mount")
+                .args(["-o", &format!("remount,size={bytes}")])
+                .arg(&disk.0),
+        )?;
+        Ok(())
+    }
+
     /// Makes an account with a password, a phone, a key and the mounts.
     ///
     /// # Errors

@@ -1,0 +1,554 @@
+//! An SFTP client that sends exactly the bytes it is told to, for what no real client would send.
+//!
+//! SSH is the library's; the SFTP frames are built here from filexfer-02, apart from the proxy's own code.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use russh::client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse};
+use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};
+use russh::{Channel, ChannelMsg};
+use tokio::time::timeout;
+
+use crate::account::Account;
+
+/// How long an answer may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Request and reply types (filexfer-02 section 3).
+pub mod kind {
+    pub const INIT: u8 = 1;
+    pub const VERSION: u8 = 2;
+    pub const OPEN: u8 = 3;
+    pub const CLOSE: u8 = 4;
+    pub const READ: u8 = 5;
+    pub const WRITE: u8 = 6;
+    pub const LSTAT: u8 = 7;
+    pub const FSTAT: u8 = 8;
+    pub const SETSTAT: u8 = 9;
+    pub const FSETSTAT: u8 = 10;
+    pub const OPENDIR: u8 = 11;
+    pub const READDIR: u8 = 12;
+    pub const REMOVE: u8 = 13;
+    pub const MKDIR: u8 = 14;
+    pub const RMDIR: u8 = 15;
+    pub const REALPATH: u8 = 16;
+    pub const STAT: u8 = 17;
+    pub const RENAME: u8 = 18;
+    pub const READLINK: u8 = 19;
+    pub const SYMLINK: u8 = 20;
+    pub const STATUS: u8 = 101;
+    pub const HANDLE: u8 = 102;
+    pub const DATA: u8 = 103;
+    pub const NAME: u8 = 104;
+    pub const ATTRS: u8 = 105;
+    pub const EXTENDED: u8 = 200;
+    pub const EXTENDED_REPLY: u8 = 201;
+}
+
+/// Status codes (filexfer-02 section 7).
+pub mod status {
+    pub const OK: u32 = 0;
+    pub const EOF: u32 = 1;
+    pub const NO_SUCH_FILE: u32 = 2;
+    pub const PERMISSION_DENIED: u32 = 3;
+    pub const FAILURE: u32 = 4;
+    pub const BAD_MESSAGE: u32 = 5;
+    pub const OP_UNSUPPORTED: u32 = 8;
+}
+
+/// `pflags` of OPEN (filexfer-02 section 6.3).
+pub mod open {
+    pub const READ: u32 = 0x01;
+    pub const WRITE: u32 = 0x02;
+    pub const CREATE: u32 = 0x08;
+    pub const TRUNCATE: u32 = 0x10;
+    pub const EXCLUSIVE: u32 = 0x20;
+    /// What an ordinary upload asks for.
+    pub const UPLOAD: u32 = WRITE | CREATE | TRUNCATE;
+}
+
+/// The body of a frame: its type, and what follows, field by field. The length goes before it when it is sent.
+#[derive(Debug, Clone)]
+pub struct Frame(Vec<u8>);
+
+impl Frame {
+    /// A frame of this type.
+    #[must_use]
+    pub fn new(kind: u8) -> Self {
+        Self(vec![kind])
+    }
+
+    /// A request: type and id.
+    #[must_use]
+    pub fn request(kind: u8, id: u32) -> Self {
+        Self::new(kind).u32(id)
+    }
+
+    /// Adds a number.
+    #[must_use]
+    pub fn u32(mut self, value: u32) -> Self {
+        self.0.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    /// Adds a number.
+    #[must_use]
+    pub fn u64(mut self, value: u64) -> Self {
+        self.0.extend_from_slice(&value.to_be_bytes());
+        self
+    }
+
+    /// Adds a string with its length.
+    #[must_use]
+    pub fn string(self, value: &[u8]) -> Self {
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        self.u32(length).raw(value)
+    }
+
+    /// Adds bytes as they are.
+    #[must_use]
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// The whole frame with its length before it.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        [&length.to_be_bytes(), self.0.as_slice()].concat()
+    }
+}
+
+/// A reply's type, id and what follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// One of [`kind`].
+    pub kind: u8,
+    /// The request's id.
+    pub id: u32,
+    /// The rest.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The code of a STATUS; `None` for other replies.
+    #[must_use]
+    pub fn status(&self) -> Option<u32> {
+        (self.kind == kind::STATUS)
+            .then(|| number(&self.body))
+            .flatten()
+    }
+
+    /// The first string of the body: a handle, or the data of a READ.
+    ///
+    /// # Errors
+    /// When the reply is something else.
+    pub fn string(&self) -> Result<Vec<u8>> {
+        let length = number(&self.body).context("the reply has a string")?;
+        let string = self.body.get(4..4 + usize::try_from(length)?);
+        match self.kind {
+            kind::HANDLE | kind::DATA => Ok(string.context("the string is whole")?.to_vec()),
+            _ => bail!("expected a handle or data, got {self:?}"),
+        }
+    }
+
+    /// The names of a NAME reply, in its order, without long names and attributes' values.
+    ///
+    /// # Errors
+    /// When the reply is something else, or broken.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>> {
+        if self.kind != kind::NAME {
+            bail!("expected names, got {self:?}");
+        }
+        let mut rest = Rest(&self.body);
+        (0..rest.u32()?)
+            .map(|_| {
+                let name = rest.string()?.to_vec();
+                rest.string()?;
+                rest.skip_attributes()?;
+                Ok(name)
+            })
+            .collect()
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .context("the reply is cut short")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        number(self.take(4)?).context("four bytes")
+    }
+
+    fn string(&mut self) -> Result<&'a [u8]> {
+        let length = usize::try_from(self.u32()?)?;
+        self.take(length)
+    }
+
+    fn skip_attributes(&mut self) -> Result<()> {
+        let flags = self.u32()?;
+        for (flag, bytes) in [(0x1, 8), (0x2, 8), (0x4, 4), (0x8, 8)] {
+            if flags & flag != 0 {
+                self.take(bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct AnyHostKey;
+
+impl client::Handler for AnyHostKey {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+}
+
+/// A connection that may be authenticated.
+pub struct Connection(Handle<AnyHostKey>);
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connection {
+    /// Connects; nobody is logged in yet.
+    ///
+    /// # Errors
+    /// When the server refuses the connection or the key exchange.
+    pub async fn open(address: SocketAddr) -> Result<Self> {
+        let config = client::Config {
+            window_size: 8 << 20,
+            nodelay: true,
+            ..client::Config::default()
+        };
+        let connecting = client::connect(Arc::new(config), address, AnyHostKey);
+        Ok(Self(timeout(PATIENCE, connecting).await??))
+    }
+
+    /// Tries the key; true for success, whole or partial.
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn key(&mut self, user: &str, key: &Path) -> Result<(bool, bool)> {
+        let key = PrivateKeyWithHashAlg::new(Arc::new(load_secret_key(key, None)?), None);
+        Ok(outcome(
+            timeout(PATIENCE, self.0.authenticate_publickey(user, key)).await??,
+        ))
+    }
+
+    /// Tries the method `password`: (success, partial success).
+    ///
+    /// # Errors
+    /// When the connection ends.
+    pub async fn password(&mut self, user: &str, password: &str) -> Result<(bool, bool)> {
+        Ok(outcome(
+            timeout(PATIENCE, self.0.authenticate_password(user, password)).await??,
+        ))
+    }
+
+    /// Answers the prompts of keyboard-interactive from `answers`, by what they ask for: (success, partial success).
+    ///
+    /// # Errors
+    /// When the connection ends, or a prompt is neither for the password nor for the code.
+    pub async fn keyboard_interactive(
+        &mut self,
+        user: &str,
+        password: &str,
+        code: &str,
+    ) -> Result<(bool, bool)> {
+        let starting = self.0.authenticate_keyboard_interactive_start(user, None);
+        let mut response = timeout(PATIENCE, starting).await??;
+        loop {
+            let prompts = match response {
+                KeyboardInteractiveAuthResponse::Success => return Ok((true, false)),
+                KeyboardInteractiveAuthResponse::Failure {
+                    partial_success, ..
+                } => return Ok((false, partial_success)),
+                KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => prompts,
+            };
+            let answers = prompts
+                .iter()
+                .map(|prompt| match prompt.prompt.as_str() {
+                    "Password: " => Ok(password.to_owned()),
+                    "One-time password: " => Ok(code.to_owned()),
+                    other => bail!("an unexpected prompt: {other:?}"),
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let responding = self.0.authenticate_keyboard_interactive_respond(answers);
+            response = timeout(PATIENCE, responding).await??;
+        }
+    }
+
+    /// Opens a session channel, without a subsystem.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn channel(&self) -> Result<Channel<client::Msg>> {
+        Ok(timeout(PATIENCE, self.0.channel_open_session()).await??)
+    }
+
+    /// Opens SFTP on a channel of its own and negotiates version 3.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn sftp(&self) -> Result<Wire> {
+        let mut wire = self.subsystem().await?;
+        wire.send(&Frame::new(kind::INIT).u32(3)).await?;
+        let version = wire.reply().await?;
+        if version.kind != kind::VERSION || version.id != 3 {
+            bail!("the server doesn't speak version 3: {version:?}");
+        }
+        Ok(wire)
+    }
+
+    /// Opens SFTP on a channel of its own, before any frame.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn subsystem(&self) -> Result<Wire> {
+        let channel = self.channel().await?;
+        timeout(PATIENCE, channel.request_subsystem(true, "sftp")).await??;
+        Ok(Wire {
+            channel,
+            received: Vec::new(),
+            next_id: 0,
+        })
+    }
+}
+
+fn outcome(result: AuthResult) -> (bool, bool) {
+    match result {
+        AuthResult::Success => (true, false),
+        AuthResult::Failure {
+            partial_success, ..
+        } => (false, partial_success),
+    }
+}
+
+/// Logs in with the key and the password, which takes no one-time code.
+///
+/// # Errors
+/// When either is refused.
+pub async fn log_in(address: SocketAddr, account: &Account) -> Result<Connection> {
+    let mut connection = Connection::open(address).await?;
+    let (_, partial) = connection.key(&account.name, &account.key).await?;
+    if !partial {
+        bail!("the key alone gave no partial success");
+    }
+    let (success, _) = connection
+        .keyboard_interactive(&account.name, &account.password, "")
+        .await?;
+    if !success {
+        bail!("key and password were refused");
+    }
+    Ok(connection)
+}
+
+/// An SFTP channel.
+pub struct Wire {
+    channel: Channel<client::Msg>,
+    received: Vec<u8>,
+    next_id: u32,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire")
+            .field("received", &self.received.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Wire {
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// When the channel has ended.
+    pub async fn send(&mut self, frame: &Frame) -> Result<()> {
+        self.send_raw(frame.bytes()).await
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// When the channel has ended, or the server doesn't take them.
+    pub async fn send_raw(&mut self, bytes: Vec<u8>) -> Result<()> {
+        timeout(PATIENCE, self.channel.data_bytes(bytes)).await??;
+        Ok(())
+    }
+
+    /// The next reply.
+    ///
+    /// # Errors
+    /// When the channel ends before it.
+    pub async fn reply(&mut self) -> Result<Reply> {
+        self.next().await?.context("the server closed the channel")
+    }
+
+    /// The next reply, or `None` when the server has closed the channel.
+    ///
+    /// # Errors
+    /// When nothing comes within [`PATIENCE`].
+    pub async fn next(&mut self) -> Result<Option<Reply>> {
+        loop {
+            if let Some(reply) = self.take_frame() {
+                return Ok(Some(reply));
+            }
+            match timeout(PATIENCE, self.channel.wait())
+                .await
+                .context("the server doesn't answer")?
+            {
+                Some(ChannelMsg::Data { data }) => self.received.extend_from_slice(&data),
+                Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return Ok(None),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Option<Reply> {
+        let length = usize::try_from(number(&self.received)?).ok()?;
+        let frame = self.received.get(4..4 + length)?.to_vec();
+        self.received.drain(..4 + length);
+        let (kind, rest) = frame.split_first()?;
+        Some(Reply {
+            kind: *kind,
+            id: number(rest)?,
+            body: rest.get(4..)?.to_vec(),
+        })
+    }
+
+    /// Sends the request that `fill` completes and returns its reply.
+    ///
+    /// # Errors
+    /// When the channel ends, or the reply is to another request.
+    pub async fn ask(&mut self, kind: u8, fill: impl FnOnce(Frame) -> Frame) -> Result<Reply> {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.send(&fill(Frame::request(kind, id))).await?;
+        let reply = self.reply().await?;
+        if reply.id != id {
+            bail!("asked as {id}, answered {reply:?}");
+        }
+        Ok(reply)
+    }
+
+    /// Opens a file and returns its handle.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn open(&mut self, path: &[u8], flags: u32) -> Result<Vec<u8>> {
+        let reply = self
+            .ask(kind::OPEN, |frame| frame.string(path).u32(flags).u32(0))
+            .await?;
+        reply
+            .string()
+            .with_context(|| format!("open {}", String::from_utf8_lossy(path)))
+    }
+
+    /// Writes and returns the status.
+    ///
+    /// # Errors
+    /// When the channel ends.
+    pub async fn write(&mut self, handle: &[u8], offset: u64, data: &[u8]) -> Result<Option<u32>> {
+        let reply = self
+            .ask(kind::WRITE, |frame| {
+                frame.string(handle).u64(offset).string(data)
+            })
+            .await?;
+        Ok(reply.status())
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    /// When the channel ends.
+    pub async fn read(&mut self, handle: &[u8], offset: u64, length: u32) -> Result<Reply> {
+        self.ask(kind::READ, |frame| {
+            frame.string(handle).u64(offset).u32(length)
+        })
+        .await
+    }
+
+    /// Closes a handle and returns the status.
+    ///
+    /// # Errors
+    /// When the channel ends.
+    pub async fn close(&mut self, handle: &[u8]) -> Result<Option<u32>> {
+        Ok(self
+            .ask(kind::CLOSE, |frame| frame.string(handle))
+            .await?
+            .status())
+    }
+
+    /// Uploads a whole file.
+    ///
+    /// # Errors
+    /// When any step is refused.
+    pub async fn put(&mut self, path: &[u8], data: &[u8]) -> Result<()> {
+        let handle = self.open(path, open::UPLOAD).await?;
+        for (index, chunk) in data.chunks(32 << 10).enumerate() {
+            let offset = u64::try_from(index * (32 << 10))?;
+            let written = self.write(&handle, offset, chunk).await?;
+            if written != Some(status::OK) {
+                bail!("write at {offset}: {written:?}");
+            }
+        }
+        match self.close(&handle).await? {
+            Some(status::OK) => Ok(()),
+            other => bail!("close: {other:?}"),
+        }
+    }
+
+    /// Sends a request on one path and returns the status.
+    ///
+    /// # Errors
+    /// When the channel ends.
+    pub async fn path_status(&mut self, kind: u8, path: &[u8]) -> Result<Option<u32>> {
+        Ok(self.ask(kind, |frame| frame.string(path)).await?.status())
+    }
+
+    /// Every name in a folder.
+    ///
+    /// # Errors
+    /// When the folder can't be listed.
+    pub async fn list(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let handle = self
+            .ask(kind::OPENDIR, |frame| frame.string(path))
+            .await?
+            .string()?;
+        let mut names = Vec::new();
+        loop {
+            let reply = self
+                .ask(kind::READDIR, |frame| frame.string(&handle))
+                .await?;
+            if reply.status() == Some(status::EOF) {
+                break;
+            }
+            names.extend(reply.names()?);
+        }
+        self.close(&handle).await?;
+        Ok(names)
+    }
+}
