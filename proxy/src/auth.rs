@@ -4,13 +4,16 @@
 
 pub mod attempt;
 pub mod flow;
+pub mod lockout;
 pub mod password;
 pub mod public_key;
+pub mod secret;
 pub mod throttle;
 pub mod totp;
 
-pub use attempt::{Attempt, Authenticator};
+pub use attempt::{Attempt, AuditLog, Authenticator};
 pub use flow::{Authenticated, Factor, FactorClass};
+pub use secret::Secret;
 
 use std::time::Duration;
 

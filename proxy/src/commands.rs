@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod account;
 mod check;
 mod host_key;
 mod print_policy;

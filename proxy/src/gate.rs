@@ -13,7 +13,7 @@ use std::{
 };
 
 use portcullis_journal::{
-    Actor, AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Verdict,
+    AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Verdict,
     record::untrusted,
 };
 use serde_json::{Map, Value};
@@ -215,11 +215,7 @@ impl Requester {
     pub fn of(session: &Session) -> Self {
         Self {
             session: session.id,
-            user: Actor {
-                uid: Some(session.user.uid()),
-                name: session.user.name().to_owned(),
-                kind: None,
-            },
+            user: session.user.actor(),
             source: session.source,
         }
     }

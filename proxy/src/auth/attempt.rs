@@ -1,9 +1,504 @@
-//! (to be written)
+//! Carries the flow's decisions out for one connection: looks up, checks, counts, records.
+//!
+//! An unknown name, a disabled account and a wrong factor cost the same checks, get the same answers, and are told after
+//! the same time.
 
-/// Serves all connections: the store, the password hasher, the throttles.
+mod checks;
+mod record;
+mod sessions;
+
+pub use record::AuditLog;
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use portcullis_journal::{AppendError, Event, SessionId};
+use ssh_key::{Algorithm, PublicKey};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use self::checks::Checked;
+use super::{
+    Authenticated, Factor, Method, Prompt, Secret, Step,
+    flow::{Check, Decision, Evidence, Flow, Question},
+    password::{Hasher, PasswordError},
+    throttle::{BanRequest, Throttle, ThrottleConfig},
+};
+use crate::{
+    accounts::{Accounts, AccountsError},
+    policy::Mount,
+};
+
+/// Requests of one connection, also those that are no failures: key offers, rounds of keyboard-interactive. A client with
+/// a full agent and both prompts needs some twenty.
+const REQUESTS_MAX: u32 = 64;
+/// Argon2id takes 19 MiB and one core for some tens of milliseconds; more at once only wait for each other.
+const HASHES_AT_ONCE: usize = 4;
+
+/// The present time, for codes and for policies that run out.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self::new(Utc::now)
+    }
+
+    pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// Whom to ask for bans, and when.
 #[derive(Debug, Clone)]
-pub struct Authenticator;
+pub struct Bans {
+    pub config: ThrottleConfig,
+    /// A request that finds it full is dropped with a warning: the source will fail again.
+    pub requests: mpsc::Sender<BanRequest>,
+}
 
-/// One connection's way to [`Authenticated`](super::Authenticated).
+/// How an [`Authenticator`] behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Failures of one connection before it ends.
+    pub max_failures: u32,
+    /// No failure is told earlier than this after its request; it has to exceed the time of a password check.
+    pub failure_floor: Duration,
+    /// Up to so much more, at random.
+    pub failure_jitter: Duration,
+    pub bans: Option<Bans>,
+    pub clock: Clock,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_failures: 6,
+            failure_floor: Duration::from_millis(250),
+            failure_jitter: Duration::from_millis(50),
+            bans: None,
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Authenticates all connections of the gateway. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Authenticator(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Attempt;
+struct Shared {
+    accounts: Accounts,
+    hasher: Hasher,
+    hashes: Semaphore,
+    log: Box<dyn AuditLog>,
+    settings: Settings,
+    throttle: Option<Mutex<Throttle>>,
+    changes: watch::Sender<u64>,
+}
+
+/// Why the accounts could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LookupError {
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
+    #[error("the task that reads the account database ended")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl Authenticator {
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn new(
+        accounts: Accounts,
+        log: impl AuditLog + 'static,
+        settings: Settings,
+    ) -> Result<Self, PasswordError> {
+        Ok(Self(Arc::new(Shared {
+            accounts,
+            hasher: Hasher::new()?,
+            hashes: Semaphore::new(HASHES_AT_ONCE),
+            log: Box::new(log),
+            throttle: settings
+                .bans
+                .as_ref()
+                .map(|bans| Mutex::new(Throttle::new(bans.config))),
+            settings,
+            changes: watch::Sender::new(0),
+        })))
+    }
+
+    /// Begins the authentication of one connection. When the result is dropped, the connection has ended.
+    pub fn attempt(&self, source: SocketAddr, session: SessionId) -> Attempt {
+        Attempt {
+            shared: Arc::clone(&self.0),
+            source,
+            session,
+            flow: Flow::default(),
+            user: String::new(),
+            requests: 0,
+            steps: 0,
+            failures: 0,
+            wrong_keys: 0,
+            guesses: 0,
+            ended: false,
+        }
+    }
+
+    /// The mounts of a user who is in.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn mounts(&self, user: &Authenticated) -> Result<Vec<Mount>, LookupError> {
+        let (accounts, uid) = (self.0.accounts.clone(), user.uid());
+        Ok(tokio::task::spawn_blocking(move || accounts.mounts(uid)).await??)
+    }
+}
+
+/// The authentication of one connection.
+#[derive(Debug)]
+pub struct Attempt {
+    shared: Arc<Shared>,
+    source: SocketAddr,
+    session: SessionId,
+    flow: Flow,
+    /// The name of the last request.
+    user: String,
+    requests: u32,
+    /// Steps on record.
+    steps: u32,
+    failures: u32,
+    wrong_keys: u32,
+    /// Failures that the throttle has counted.
+    guesses: u32,
+    ended: bool,
+}
+
+/// A request that is being served.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    user: &'a str,
+    method: Method,
+    factor: Option<Factor>,
+    key: Option<&'a PublicKey>,
+    at: Instant,
+}
+
+impl Attempt {
+    /// A key was offered without a signature. `None`: let the client sign. Every acceptable key may sign, whoever it
+    /// belongs to, so that an offer tells nothing; and it changes nothing.
+    pub async fn public_key_offered(
+        &mut self,
+        user: &str,
+        algorithm: &Algorithm,
+        key: &PublicKey,
+    ) -> Option<Step> {
+        let asked = self.asked(user, Method::PublicKey, Some(Factor::PublicKey), Some(key));
+        if !self.admit(user) {
+            return Some(self.disconnect().await);
+        }
+        match checks::acceptable_key(algorithm, key) {
+            Ok(()) => None,
+            Err(_) => Some(self.check_key(asked, algorithm, key).await),
+        }
+    }
+
+    /// The signature over this session was verified.
+    pub async fn public_key_verified(
+        &mut self,
+        user: &str,
+        algorithm: &Algorithm,
+        key: &PublicKey,
+    ) -> Step {
+        let asked = self.asked(user, Method::PublicKey, Some(Factor::PublicKey), Some(key));
+        if !self.admit(user) {
+            return self.disconnect().await;
+        }
+        self.check_key(asked, algorithm, key).await
+    }
+
+    /// The method `password`: a second factor after a verified key, and of no use before.
+    pub async fn password(&mut self, user: &str, password: Secret) -> Step {
+        let asked = self.asked(user, Method::Password, Some(Factor::Password), None);
+        if !self.admit(user) {
+            return self.disconnect().await;
+        }
+        let second = self.flow.takes_password(user);
+        let checked = self
+            .check_password(user, password, second, Evidence::Password)
+            .await;
+        let step = self.conclude(asked, checked).await;
+        self.pad_unless_delayed(asked, step).await
+    }
+
+    /// The method `keyboard-interactive`: `None` begins, `Some` answers what was asked last.
+    pub async fn keyboard_interactive(
+        &mut self,
+        user: &str,
+        responses: Option<Vec<Secret>>,
+    ) -> Step {
+        let mut asked = self.asked(user, Method::KeyboardInteractive, None, None);
+        if !self.admit(user) {
+            return self.disconnect().await;
+        }
+        let pending = self.flow.pending(user);
+        let only = |responses: Vec<Secret>| <[Secret; 1]>::try_from(responses).ok();
+        let checked = match (responses, pending) {
+            (None, _) => self.look_up(user, Evidence::Begin, None).await,
+            (Some(_), None) => {
+                let evidence = Evidence::Answer(super::flow::Verdict::Wrong);
+                self.look_up(user, evidence, Some("nothing_asked")).await
+            }
+            (Some(responses), Some(check)) => match (only(responses), check) {
+                // RFC 4256 section 3.4: as many responses as prompts.
+                (None, _) => {
+                    let evidence = Evidence::None;
+                    self.look_up(user, evidence, Some("response_count")).await
+                }
+                (Some([password]), Check::Password { second }) => {
+                    asked.factor = Some(Factor::Password);
+                    self.check_password(user, password, second, Evidence::Answer)
+                        .await
+                }
+                (Some([code]), Check::Code) => {
+                    asked.factor = Some(Factor::Totp);
+                    self.check_code(user, code, true).await
+                }
+                (Some([code]), Check::Decoy) => {
+                    asked.factor = Some(Factor::Totp);
+                    self.check_code(user, code, false).await
+                }
+            },
+        };
+        let step = self.conclude(asked, checked).await;
+        self.pad_unless_delayed(asked, step).await
+    }
+
+    /// The method `none` (RFC 4252 section 5.2): only lists the others.
+    pub async fn none(&mut self, user: &str) -> Step {
+        if !self.admit(user) {
+            return self.disconnect().await;
+        }
+        let checked = self.look_up(user, Evidence::None, None).await;
+        let account = checked.account.as_ref();
+        let now = self.shared.settings.clock.now();
+        match self.flow.step(user, account, Evidence::None, now) {
+            Decision::Rejected { methods } => Step::Rejected {
+                methods,
+                delay: Duration::ZERO,
+            },
+            Decision::Accepted(_) | Decision::Partial { .. } | Decision::Ask(_) => {
+                self.disconnect().await
+            }
+        }
+    }
+
+    fn asked<'a>(
+        &self,
+        user: &'a str,
+        method: Method,
+        factor: Option<Factor>,
+        key: Option<&'a PublicKey>,
+    ) -> Asked<'a> {
+        Asked {
+            user,
+            method,
+            factor,
+            key,
+            at: Instant::now(),
+        }
+    }
+
+    /// False if the connection has had its share.
+    fn admit(&mut self, user: &str) -> bool {
+        if self.user != user {
+            user.clone_into(&mut self.user);
+        }
+        self.requests = self.requests.saturating_add(1);
+        !self.ended
+            && self.requests <= REQUESTS_MAX
+            && self.failures < self.shared.settings.max_failures
+    }
+
+    async fn check_key(
+        &mut self,
+        asked: Asked<'_>,
+        algorithm: &Algorithm,
+        key: &PublicKey,
+    ) -> Step {
+        let checked = self.look_up_key(asked.user, algorithm, key).await;
+        let right = matches!(
+            checked.evidence,
+            Evidence::Key {
+                fingerprint: Some(_)
+            }
+        );
+        if !right {
+            self.wrong_keys += 1;
+        }
+        self.conclude(asked, checked).await
+    }
+
+    /// Decides, records, and only then answers.
+    async fn conclude(&mut self, asked: Asked<'_>, checked: Checked) -> Step {
+        let now = self.shared.settings.clock.now();
+        let begins = checked.evidence == Evidence::Begin;
+        let decision = self.flow.step(
+            asked.user,
+            checked.account.as_ref(),
+            checked.evidence.clone(),
+            now,
+        );
+        if !begins {
+            self.steps += 1;
+            let rejected = matches!(decision, Decision::Rejected { .. });
+            let failures = self.failures + u32::from(rejected);
+            let event = record::step(self, asked, &checked, failures);
+            if let Err(error) = self.record(event).await {
+                return self.unrecorded(asked, &error).await;
+            }
+        }
+        match decision {
+            Decision::Ask(question) => Step::Ask {
+                prompts: vec![prompt(question)],
+            },
+            Decision::Partial { methods } => Step::Partial { methods },
+            Decision::Rejected { methods } => {
+                if checked.guess {
+                    self.count_guess();
+                }
+                self.reject(asked, methods).await
+            }
+            Decision::Accepted(user) => {
+                let event = record::accepted(self, &user);
+                if let Err(error) = self.record(event).await {
+                    return self.unrecorded(asked, &error).await;
+                }
+                self.ended = true;
+                if let Some(throttle) = &self.shared.throttle {
+                    let mut throttle = throttle.lock().unwrap_or_else(PoisonError::into_inner);
+                    throttle.success(self.source.ip());
+                }
+                Step::Accepted(user)
+            }
+        }
+    }
+
+    /// What can't be recorded has not happened: all factors are forgotten.
+    async fn unrecorded(&mut self, asked: Asked<'_>, error: &AppendError) -> Step {
+        tracing::error!(%error, "authentication step refused: it can't be recorded");
+        self.flow = Flow::default();
+        let methods = vec![Method::PublicKey, Method::KeyboardInteractive];
+        self.reject(asked, methods).await
+    }
+
+    async fn reject(&mut self, asked: Asked<'_>, methods: Vec<Method>) -> Step {
+        self.failures += 1;
+        if self.failures >= self.shared.settings.max_failures {
+            return self.disconnect().await;
+        }
+        Step::Rejected {
+            methods,
+            delay: self.remaining_floor(asked),
+        }
+    }
+
+    async fn disconnect(&mut self) -> Step {
+        if !self.ended {
+            self.ended = true;
+            let event = record::refused(self);
+            if let Err(error) = self.record(event).await {
+                tracing::error!(%error, "end of a failed authentication not recorded");
+            }
+        }
+        Step::Disconnect
+    }
+
+    async fn record(&self, event: Event) -> Result<(), AppendError> {
+        self.shared.log.append(event).await
+    }
+
+    /// A right and a wrong password that are both answered with the next question take the same time.
+    async fn pad_unless_delayed(&self, asked: Asked<'_>, step: Step) -> Step {
+        if asked.factor == Some(Factor::Password) && matches!(step, Step::Ask { .. }) {
+            tokio::time::sleep(self.remaining_floor(asked)).await;
+        }
+        step
+    }
+
+    fn remaining_floor(&self, asked: Asked<'_>) -> Duration {
+        let Settings {
+            failure_floor,
+            failure_jitter,
+            ..
+        } = self.shared.settings;
+        let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+        (failure_floor + failure_jitter.mul_f64(share)).saturating_sub(asked.at.elapsed())
+    }
+
+    fn count_guess(&mut self) {
+        self.guesses += 1;
+        let (Some(throttle), Some(bans)) = (&self.shared.throttle, &self.shared.settings.bans)
+        else {
+            return;
+        };
+        let request = throttle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .failure(self.source.ip(), Instant::now());
+        if let Some(request) = request
+            && let Err(error) = bans.requests.try_send(request)
+        {
+            tracing::warn!(source = %self.source.ip(), %error, "ban request dropped");
+        }
+    }
+}
+
+impl Drop for Attempt {
+    /// A connection that ended without success is on record if it tried anything. Wrong keys count as one failure of the
+    /// source however many there were: an agent offers all it has.
+    fn drop(&mut self) {
+        if self.ended && self.guesses > 0 {
+            return;
+        }
+        let refused = !self.ended || self.failures >= self.shared.settings.max_failures;
+        if refused && self.wrong_keys > 0 && self.guesses == 0 {
+            self.count_guess();
+        }
+        if !self.ended && self.steps > 0 {
+            self.ended = true;
+            // The journal goes on without being waited for.
+            drop(self.shared.log.append(record::refused(self)));
+        }
+    }
+}
+
+fn prompt(question: Question) -> Prompt {
+    let text = match question {
+        Question::Password => "Password: ",
+        Question::Code => "One-time password: ",
+    };
+    Prompt {
+        text: text.to_owned(),
+        echo: false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

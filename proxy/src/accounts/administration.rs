@@ -1,0 +1,292 @@
+//! What an administrator changes. Each change and its note for the journal are one transaction.
+
+use chrono::Utc;
+use portcullis_journal::AccountKind;
+use rusqlite::{ErrorCode, OptionalExtension as _, Transaction};
+use serde_json::{Value, json};
+use ssh_key::PublicKey;
+
+use super::{AccountName, Accounts, AccountsError, audit, kind_name, mounts, uid_of};
+use crate::{
+    auth::{
+        Secret,
+        flow::{FactorPolicy, UserId},
+        public_key,
+    },
+    path::VirtualPath,
+    policy::Mount,
+};
+
+/// The accounts, in the hands of `actor`.
+#[derive(Debug)]
+pub struct Administration<'a> {
+    accounts: &'a Accounts,
+    actor: String,
+}
+
+/// Whether live sessions of the account outlast a change: they do when something is only given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sessions {
+    Keep,
+    End,
+}
+
+impl<'a> Administration<'a> {
+    pub(super) fn new(accounts: &'a Accounts, actor: String) -> Self {
+        Self { accounts, actor }
+    }
+
+    /// Makes an account without factors and mounts.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn add(
+        &self,
+        name: &AccountName,
+        kind: AccountKind,
+        owner: Option<&str>,
+    ) -> Result<UserId, AccountsError> {
+        self.accounts.transaction(|transaction| {
+            let inserted = transaction.execute(
+                "INSERT INTO account (name, kind, owner, created) VALUES (?1, ?2, ?3, ?4)",
+                (name.as_str(), kind_name(kind), owner, timestamp()),
+            );
+            match inserted {
+                Ok(_) => {}
+                Err(error) if is_unique_violation(&error) => {
+                    return Err(AccountsError::AccountExists { name: name.clone() });
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let uid = UserId(transaction.last_insert_rowid());
+            let details = json!({ "kind": kind_name(kind), "owner": owner });
+            self.note(transaction, "add", uid, name, &details)?;
+            Ok(uid)
+        })
+    }
+
+    /// Ends the account's sessions within seconds and admits no new one.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub fn disable(&self, name: &AccountName) -> Result<(), AccountsError> {
+        self.change(name, "disable", Sessions::End, |transaction, uid| {
+            transaction.execute("UPDATE account SET disabled = 1 WHERE id = ?1", [uid.0])?;
+            Ok(json!({}))
+        })
+    }
+
+    /// # Errors
+    /// If there is no such account.
+    pub fn enable(&self, name: &AccountName) -> Result<(), AccountsError> {
+        self.change(name, "enable", Sessions::Keep, |transaction, uid| {
+            transaction.execute("UPDATE account SET disabled = 0 WHERE id = ?1", [uid.0])?;
+            Ok(json!({}))
+        })
+    }
+
+    /// Sets the hash of a new password, and forgets failures with the old one.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub fn set_password(&self, name: &AccountName, phc: &str) -> Result<(), AccountsError> {
+        self.change(name, "set-password", Sessions::End, |transaction, uid| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO password (account, phc, changed) VALUES (?1, ?2, ?3)",
+                (uid.0, phc, timestamp()),
+            )?;
+            Ok(json!({}))
+        })
+    }
+
+    /// Enrols a new authenticator in place of any other.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub fn enroll_totp(&self, name: &AccountName, secret: &Secret) -> Result<(), AccountsError> {
+        self.change(name, "enroll-totp", Sessions::End, |transaction, uid| {
+            transaction.execute(
+                "INSERT OR REPLACE INTO totp (account, secret, enrolled) VALUES (?1, ?2, ?3)",
+                (uid.0, secret.expose(), timestamp()),
+            )?;
+            Ok(json!({}))
+        })
+    }
+
+    /// Adds a key that [`public_key::parse`] accepted; returns its fingerprint. Adding it again changes nothing.
+    ///
+    /// # Errors
+    /// If another account has the key.
+    pub fn add_key(&self, name: &AccountName, key: &PublicKey) -> Result<String, AccountsError> {
+        let fingerprint = public_key::fingerprint(key);
+        let bare = PublicKey::from(key.key_data().clone());
+        let line = bare.to_openssh().map_err(|error| AccountsError::Damaged {
+            what: format!("key {fingerprint} can't be written: {error}"),
+        })?;
+        let comment = String::from_utf8_lossy(key.comment().as_bytes()).into_owned();
+        self.accounts.transaction(|transaction| {
+            let uid = uid_of(transaction, name)?;
+            let holder: Option<(i64, String)> = transaction
+                .query_row(
+                    "SELECT account.id, account.name FROM public_key
+                     JOIN account ON account.id = public_key.account WHERE fingerprint = ?1",
+                    [&fingerprint],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            match holder {
+                Some((holder, _)) if holder == uid.0 => return Ok(()),
+                Some((_, owner)) => {
+                    return Err(AccountsError::KeyTaken {
+                        fingerprint: fingerprint.clone(),
+                        owner,
+                    });
+                }
+                None => {}
+            }
+            transaction.execute(
+                "INSERT INTO public_key (fingerprint, account, line, comment, added) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (&fingerprint, uid.0, &line, &comment, timestamp()),
+            )?;
+            let details = json!({ "key_fp": fingerprint, "key_type": key.algorithm().as_str() });
+            self.note(transaction, "add-key", uid, name, &details)
+        })?;
+        Ok(fingerprint)
+    }
+
+    /// # Errors
+    /// If the account has no such key.
+    pub fn remove_key(&self, name: &AccountName, fingerprint: &str) -> Result<(), AccountsError> {
+        self.change(name, "remove-key", Sessions::End, |transaction, uid| {
+            let removed = transaction.execute(
+                "DELETE FROM public_key WHERE account = ?1 AND fingerprint = ?2",
+                (uid.0, fingerprint),
+            )?;
+            if removed == 0 {
+                return Err(AccountsError::NoSuchKey {
+                    name: name.clone(),
+                    fingerprint: fingerprint.to_owned(),
+                });
+            }
+            Ok(json!({ "key_fp": fingerprint }))
+        })
+    }
+
+    /// Adds a mount, or replaces the one at the same place.
+    ///
+    /// # Errors
+    /// If it would nest with another.
+    pub fn mount(&self, name: &AccountName, mount: &Mount) -> Result<(), AccountsError> {
+        self.accounts.transaction(|transaction| {
+            let uid = uid_of(transaction, name)?;
+            let replaced = mounts::store(transaction, uid, mount)?;
+            if replaced {
+                end_sessions(transaction, uid)?;
+            }
+            self.note(transaction, "mount", uid, name, &mounts::describe(mount))
+        })
+    }
+
+    /// # Errors
+    /// If there is no mount at that place.
+    pub fn unmount(&self, name: &AccountName, at: &VirtualPath) -> Result<(), AccountsError> {
+        self.change(name, "unmount", Sessions::End, |transaction, uid| {
+            let removed = transaction.execute(
+                "DELETE FROM mount WHERE account = ?1 AND at = ?2",
+                (uid.0, at.as_bytes()),
+            )?;
+            if removed == 0 {
+                return Err(AccountsError::NoSuchMount {
+                    name: name.clone(),
+                    at: String::from_utf8_lossy(at.as_bytes()).into_owned(),
+                });
+            }
+            Ok(json!({ "at": portcullis_journal::record::untrusted(at.as_bytes()) }))
+        })
+    }
+
+    /// # Errors
+    /// If there is no such account.
+    pub fn set_policy(
+        &self,
+        name: &AccountName,
+        policy: &FactorPolicy,
+    ) -> Result<(), AccountsError> {
+        let (exception, sessions) = match policy {
+            FactorPolicy::TwoClass => (None, Sessions::End),
+            FactorPolicy::PossessionPair(exception) => (Some(exception), Sessions::Keep),
+        };
+        let expires = exception.map(|exception| exception.expires.to_string());
+        self.change(name, "policy", sessions, |transaction, uid| {
+            transaction.execute(
+                "UPDATE account SET policy = ?2, policy_reason = ?3, policy_approver = ?4, policy_expires = ?5
+                 WHERE id = ?1",
+                (
+                    uid.0,
+                    policy.name(),
+                    exception.map(|exception| exception.reason.as_str()),
+                    exception.map(|exception| exception.approver.as_str()),
+                    expires.as_deref(),
+                ),
+            )?;
+            Ok(json!({
+                "policy": policy.name(),
+                "reason": exception.map(|exception| &exception.reason),
+                "approver": exception.map(|exception| &exception.approver),
+                "expires": expires.as_deref(),
+            }))
+        })
+    }
+
+    fn change(
+        &self,
+        name: &AccountName,
+        action: &'static str,
+        sessions: Sessions,
+        work: impl FnOnce(&Transaction<'_>, UserId) -> Result<Value, AccountsError>,
+    ) -> Result<(), AccountsError> {
+        self.accounts.transaction(|transaction| {
+            let uid = uid_of(transaction, name)?;
+            let details = work(transaction, uid)?;
+            if sessions == Sessions::End {
+                end_sessions(transaction, uid)?;
+            }
+            self.note(transaction, action, uid, name, &details)
+        })
+    }
+
+    fn note(
+        &self,
+        transaction: &Transaction<'_>,
+        action: &'static str,
+        uid: UserId,
+        name: &AccountName,
+        details: &Value,
+    ) -> Result<(), AccountsError> {
+        audit::note(
+            transaction,
+            &timestamp(),
+            &self.actor,
+            action,
+            uid,
+            name,
+            details,
+        )
+    }
+}
+
+fn end_sessions(transaction: &Transaction<'_>, uid: UserId) -> Result<(), AccountsError> {
+    transaction.execute(
+        "UPDATE account SET epoch = epoch + 1 WHERE id = ?1",
+        [uid.0],
+    )?;
+    Ok(())
+}
+
+fn is_unique_violation(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+}
+
+fn timestamp() -> String {
+    Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}

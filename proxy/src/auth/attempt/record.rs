@@ -1,0 +1,136 @@
+//! What the journal says of authentication. Never a password or a code.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use portcullis_journal::{Actor, AppendError, Event, EventKind, Journal, Verdict};
+use serde_json::{Map, Value};
+
+use super::{Asked, Attempt, Checked};
+use crate::auth::{Authenticated, Factor, Method, public_key};
+
+/// Longest claimed user name that a record repeats, in bytes.
+const CLAIMED_NAME_MAX: usize = 128;
+
+/// Where events go: the journal, or a stand-in that fails on purpose.
+pub trait AuditLog: Send + Sync + fmt::Debug {
+    /// Puts the event on record at once; resolves when it is durable. It goes on if the future is dropped.
+    fn append(&self, event: Event) -> BoxFuture<'static, Result<(), AppendError>>;
+}
+
+impl AuditLog for Journal {
+    fn append(&self, event: Event) -> BoxFuture<'static, Result<(), AppendError>> {
+        let pending = Self::append(self, event);
+        Box::pin(async move { pending.await.map(|_| ()) })
+    }
+}
+
+/// `auth.step`. `failures` are those of the connection, this step included.
+pub(super) fn step(attempt: &Attempt, asked: Asked<'_>, checked: &Checked, failures: u32) -> Event {
+    let mut event = event(attempt, EventKind::AuthStep);
+    event.outcome = Some(if checked.reason.is_none() {
+        Verdict::Success
+    } else {
+        Verdict::Failure
+    });
+    event.reason = checked.reason.map(str::to_owned);
+    // The name is proven only by a factor of the account.
+    let proven = checked
+        .account
+        .as_ref()
+        .filter(|_| checked.reason.is_none() && asked.factor.is_some());
+    event.user = Some(match proven {
+        Some(account) => Actor {
+            uid: Some(account.uid.0),
+            name: account.name.clone(),
+            kind: Some(account.kind),
+        },
+        None => claimed(asked.user),
+    });
+    let body = &mut event.body;
+    put(body, "method", method_name(asked.method));
+    if let Some(factor) = asked.factor {
+        put(body, "factor", factor.name());
+    }
+    if let Some(key) = asked.key {
+        put(body, "key_fp", public_key::fingerprint(key));
+    }
+    put(body, "step_no", attempt.steps);
+    put(body, "fail_count", failures);
+    if let Some(failures) = checked.factor_failures {
+        put(body, "factor_fail_count", failures);
+    }
+    if checked.locked {
+        put(body, "locked", true);
+    }
+    event
+}
+
+/// `auth.result` of a user who is in.
+pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
+    let mut event = event(attempt, EventKind::AuthResult);
+    event.outcome = Some(Verdict::Success);
+    event.user = Some(user.actor());
+    let factors: Vec<Value> = user
+        .factors()
+        .iter()
+        .map(|factor| Factor::name(*factor).into())
+        .collect();
+    put(&mut event.body, "factors", factors);
+    put(&mut event.body, "is_mfa", user.is_mfa());
+    put(&mut event.body, "policy", user.policy());
+    put(&mut event.body, "phishing_resistant", false);
+    put(&mut event.body, "fail_count", attempt.failures);
+    if let Some(fingerprint) = user.key_fingerprint() {
+        put(&mut event.body, "key_fp", fingerprint);
+    }
+    event
+}
+
+/// `auth.result` of a connection that did not get in.
+pub(super) fn refused(attempt: &Attempt) -> Event {
+    let mut event = event(attempt, EventKind::AuthResult);
+    event.outcome = Some(Verdict::Failure);
+    let too_many = attempt.failures >= attempt.shared.settings.max_failures;
+    event.reason = Some(
+        if too_many {
+            "too_many_failures"
+        } else {
+            "ended"
+        }
+        .to_owned(),
+    );
+    event.user = Some(claimed(&attempt.user));
+    put(&mut event.body, "factors", Vec::<Value>::new());
+    put(&mut event.body, "is_mfa", false);
+    put(&mut event.body, "fail_count", attempt.failures);
+    event
+}
+
+fn event(attempt: &Attempt, kind: EventKind) -> Event {
+    let mut event = Event::new(kind);
+    event.session = Some(attempt.session);
+    event.source = Some(attempt.source);
+    event
+}
+
+fn claimed(name: &str) -> Actor {
+    let end = name.floor_char_boundary(CLAIMED_NAME_MAX);
+    Actor {
+        uid: None,
+        name: name.get(..end).unwrap_or_default().to_owned(),
+        kind: None,
+    }
+}
+
+fn put(body: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+    body.insert(field.to_owned(), value.into());
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::PublicKey => "publickey",
+        Method::Password => "password",
+        Method::KeyboardInteractive => "keyboard-interactive",
+    }
+}

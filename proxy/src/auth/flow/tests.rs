@@ -1,0 +1,446 @@
+use chrono::{NaiveDate, TimeZone as _};
+
+use super::*;
+
+const ALICE: &str = "alice";
+const BOB: &str = "bob";
+
+fn noon(day: u32) -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 3, day, 12, 0, 0).unwrap()
+}
+
+fn pair_until(day: u32) -> FactorPolicy {
+    FactorPolicy::PossessionPair(Exception {
+        reason: "no keyboard at the scanner".to_owned(),
+        approver: "J. Doe".to_owned(),
+        expires: NaiveDate::from_ymd_opt(2026, 3, day).unwrap(),
+    })
+}
+
+fn profile(uid: i64, name: &str, policy: FactorPolicy) -> Profile {
+    Profile {
+        uid: UserId(uid),
+        name: name.to_owned(),
+        kind: AccountKind::Human,
+        policy,
+        epoch: 0,
+        has_totp: true,
+        has_key: true,
+    }
+}
+
+fn alice() -> Profile {
+    profile(1, ALICE, FactorPolicy::TwoClass)
+}
+
+fn key(fingerprint: &str) -> Evidence {
+    Evidence::Key {
+        fingerprint: Some(fingerprint.to_owned()),
+    }
+}
+
+fn foreign_key() -> Evidence {
+    Evidence::Key { fingerprint: None }
+}
+
+fn answer(verdict: Verdict) -> Evidence {
+    Evidence::Answer(verdict)
+}
+
+/// Sends the evidence in turn and gives the last decision.
+fn run(
+    flow: &mut Flow,
+    account: &Profile,
+    evidence: impl IntoIterator<Item = Evidence>,
+) -> Decision {
+    let mut last = None;
+    for evidence in evidence {
+        last = Some(flow.step(&account.name, Some(account), evidence, noon(1)));
+    }
+    last.expect("at least one step")
+}
+
+fn factors(decision: Decision) -> Vec<Factor> {
+    match decision {
+        Decision::Accepted(user) => user.factors().to_vec(),
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+fn is_partial(decision: &Decision) -> bool {
+    matches!(decision, Decision::Partial { .. })
+}
+
+fn is_rejected(decision: &Decision) -> bool {
+    matches!(decision, Decision::Rejected { .. })
+}
+
+#[test]
+fn password_and_code_in_one_exchange_are_enough() {
+    let decision = run(
+        &mut Flow::default(),
+        &alice(),
+        [
+            Evidence::Begin,
+            answer(Verdict::Right),
+            answer(Verdict::Right),
+        ],
+    );
+    assert_eq!(factors(decision), [Factor::Password, Factor::Totp]);
+}
+
+#[test]
+fn a_right_code_after_a_wrong_password_is_rejected_only_at_the_end_and_never_looked_at() {
+    let mut flow = Flow::default();
+    let asked = run(
+        &mut flow,
+        &alice(),
+        [Evidence::Begin, answer(Verdict::Wrong)],
+    );
+    assert!(matches!(asked, Decision::Ask(Question::Code)));
+    assert_eq!(flow.pending(ALICE), Some(Check::Decoy));
+    let end = run(&mut flow, &alice(), [answer(Verdict::Right)]);
+    assert!(is_rejected(&end));
+}
+
+#[test]
+fn a_password_whose_code_was_wrong_is_not_kept() {
+    let mut flow = Flow::default();
+    let both = [
+        Evidence::Begin,
+        answer(Verdict::Right),
+        answer(Verdict::Wrong),
+    ];
+    assert!(is_rejected(&run(&mut flow, &alice(), both)));
+    assert!(is_partial(&run(&mut flow, &alice(), [key("K")])));
+}
+
+#[test]
+fn key_then_password_by_keyboard_interactive_or_password_method_is_enough() {
+    for last in [
+        vec![Evidence::Begin, answer(Verdict::Right)],
+        vec![Evidence::Password(Verdict::Right)],
+    ] {
+        let mut flow = Flow::default();
+        let partial = run(&mut flow, &alice(), [key("K")]);
+        assert!(is_partial(&partial));
+        let decision = run(&mut flow, &alice(), last);
+        assert_eq!(factors(decision), [Factor::PublicKey, Factor::Password]);
+    }
+}
+
+#[test]
+fn the_password_method_is_of_no_use_before_a_key() {
+    let mut flow = Flow::default();
+    assert!(!flow.takes_password(ALICE));
+    let first = [Evidence::Password(Verdict::Right)];
+    assert!(is_rejected(&run(&mut flow, &alice(), first)));
+    let code = [
+        Evidence::Begin,
+        answer(Verdict::Wrong),
+        answer(Verdict::Right),
+    ];
+    assert!(is_rejected(&run(&mut flow, &alice(), code)));
+    assert!(is_partial(&run(&mut flow, &alice(), [key("K")])));
+}
+
+#[test]
+fn password_then_key_is_enough_without_a_code_to_show() {
+    let no_totp = Profile {
+        has_totp: false,
+        ..alice()
+    };
+    let mut flow = Flow::default();
+    let partial = run(
+        &mut flow,
+        &no_totp,
+        [Evidence::Begin, answer(Verdict::Right)],
+    );
+    assert!(is_partial(&partial));
+    let decision = run(&mut flow, &no_totp, [key("K")]);
+    assert_eq!(factors(decision), [Factor::Password, Factor::PublicKey]);
+}
+
+#[test]
+fn an_empty_code_keeps_the_password_for_a_key_only_if_the_account_has_one() {
+    let exchange = || {
+        [
+            Evidence::Begin,
+            answer(Verdict::Right),
+            answer(Verdict::Empty),
+        ]
+    };
+    let mut flow = Flow::default();
+    assert!(is_partial(&run(&mut flow, &alice(), exchange())));
+    let decision = run(&mut flow, &alice(), [key("K")]);
+    assert_eq!(factors(decision), [Factor::Password, Factor::PublicKey]);
+
+    let no_key = Profile {
+        has_key: false,
+        ..alice()
+    };
+    let mut flow = Flow::default();
+    assert!(is_rejected(&run(&mut flow, &no_key, exchange())));
+}
+
+#[test]
+fn key_and_code_are_enough_only_under_a_possession_pair_that_has_not_run_out() {
+    let pair = profile(1, ALICE, pair_until(10));
+    let login = |day| {
+        let mut flow = Flow::default();
+        flow.step(ALICE, Some(&pair), key("K"), noon(day));
+        let asked = flow.step(ALICE, Some(&pair), Evidence::Begin, noon(day));
+        let Decision::Ask(question) = asked else {
+            panic!("{asked:?}")
+        };
+        let end = flow.step(ALICE, Some(&pair), answer(Verdict::Right), noon(day));
+        (question, end)
+    };
+    let (question, end) = login(10);
+    assert_eq!(question, Question::Code);
+    let Decision::Accepted(user) = end else {
+        panic!("{end:?}")
+    };
+    assert!(!user.is_mfa());
+    assert_eq!(user.policy(), "possession-pair");
+
+    let (question, end) = login(11);
+    assert_eq!(question, Question::Password);
+    let Decision::Accepted(user) = end else {
+        panic!("{end:?}")
+    };
+    assert!(user.is_mfa());
+    assert_eq!(user.policy(), "two-class");
+}
+
+#[test]
+fn a_possession_pair_that_runs_out_between_key_and_code_is_not_enough() {
+    let pair = profile(1, ALICE, pair_until(10));
+    let mut flow = Flow::default();
+    flow.step(ALICE, Some(&pair), key("K"), noon(10));
+    flow.step(ALICE, Some(&pair), Evidence::Begin, noon(10));
+    let end = flow.step(ALICE, Some(&pair), answer(Verdict::Right), noon(11));
+    assert!(is_partial(&end));
+}
+
+#[test]
+fn a_change_of_user_forgets_what_the_first_one_showed() {
+    let bob = profile(2, BOB, FactorPolicy::TwoClass);
+    let mut flow = Flow::default();
+    assert!(is_partial(&run(&mut flow, &alice(), [key("K")])));
+    let switched = run(&mut flow, &bob, [Evidence::Password(Verdict::Right)]);
+    assert!(is_rejected(&switched));
+    let back = run(&mut flow, &alice(), [Evidence::Password(Verdict::Right)]);
+    assert!(is_rejected(&back));
+}
+
+#[test]
+fn an_answer_to_a_question_that_another_user_was_asked_counts_for_nobody() {
+    let bob = profile(2, BOB, FactorPolicy::TwoClass);
+    let mut flow = Flow::default();
+    run(&mut flow, &alice(), [Evidence::Begin]);
+    assert_eq!(flow.pending(BOB), None);
+    assert!(is_rejected(&run(&mut flow, &bob, [answer(Verdict::Right)])));
+}
+
+#[test]
+fn what_was_shown_before_the_account_lost_something_counts_no_longer() {
+    let mut flow = Flow::default();
+    run(&mut flow, &alice(), [key("K")]);
+    let changed = Profile {
+        epoch: 1,
+        ..alice()
+    };
+    let end = run(&mut flow, &changed, [Evidence::Password(Verdict::Right)]);
+    assert!(is_rejected(&end));
+}
+
+#[test]
+fn an_unknown_user_is_asked_and_answered_as_one_with_wrong_factors() {
+    let sequence = || {
+        [
+            Evidence::None,
+            foreign_key(),
+            Evidence::Password(Verdict::Wrong),
+            Evidence::Begin,
+            answer(Verdict::Wrong),
+            answer(Verdict::Wrong),
+            Evidence::Begin,
+            answer(Verdict::Empty),
+            answer(Verdict::Empty),
+        ]
+    };
+    for known in [
+        alice(),
+        Profile {
+            has_totp: false,
+            has_key: false,
+            ..alice()
+        },
+        profile(1, ALICE, pair_until(10)),
+    ] {
+        let (mut with, mut without) = (Flow::default(), Flow::default());
+        for evidence in sequence() {
+            let with = with.step(ALICE, Some(&known), evidence.clone(), noon(1));
+            let without = without.step(ALICE, None, evidence, noon(1));
+            assert_eq!(format!("{with:?}"), format!("{without:?}"));
+        }
+    }
+}
+
+#[test]
+fn none_never_succeeds_whatever_was_shown() {
+    let mut flow = Flow::default();
+    assert!(is_rejected(&run(&mut flow, &alice(), [Evidence::None])));
+    assert!(is_rejected(&run(
+        &mut flow,
+        &alice(),
+        [key("K"), Evidence::None]
+    )));
+}
+
+/// SplitMix64: a stream of choices that a seed repeats.
+struct Choices(u64);
+
+impl Choices {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % limit
+    }
+
+    fn verdict(&mut self) -> Verdict {
+        match self.below(4) {
+            0 | 1 => Verdict::Right,
+            2 => Verdict::Wrong,
+            _ => Verdict::Empty,
+        }
+    }
+}
+
+/// Knows nothing of exchanges and methods: only which kinds of right evidence the present user has sent since the last
+/// change of user, account or epoch, and which question stood open.
+#[derive(Default)]
+struct Oracle {
+    who: Option<(&'static str, Option<(i64, i64)>)>,
+    knew_password: bool,
+    held_key: bool,
+    held_code: bool,
+    open: Option<Question>,
+}
+
+impl Oracle {
+    fn observe(&mut self, name: &'static str, account: Option<&Profile>, evidence: &Evidence) {
+        let who = (name, account.map(|account| (account.uid.0, account.epoch)));
+        if self.who != Some(who) {
+            *self = Self {
+                who: Some(who),
+                ..Self::default()
+            };
+        }
+        let open = self.open.take();
+        match evidence {
+            Evidence::None | Evidence::Begin => {}
+            Evidence::Key { fingerprint } => self.held_key |= fingerprint.is_some(),
+            Evidence::Password(verdict) => self.knew_password |= *verdict == Verdict::Right,
+            Evidence::Answer(verdict) => match open {
+                Some(Question::Password) => self.knew_password |= *verdict == Verdict::Right,
+                Some(Question::Code) => self.held_code |= *verdict == Verdict::Right,
+                None => {}
+            },
+        }
+    }
+
+    fn permits(&self, account: Option<&Profile>, now: DateTime<Utc>) -> bool {
+        let pair = account.is_some_and(|account| match &account.policy {
+            FactorPolicy::TwoClass => false,
+            FactorPolicy::PossessionPair(exception) => exception.expires >= now.date_naive(),
+        });
+        account.is_some()
+            && ((self.knew_password && (self.held_key || self.held_code))
+                || (pair && self.held_key && self.held_code))
+    }
+}
+
+/// Plays one connection of random requests; returns how many logins it saw.
+fn play(seed: u64) -> u32 {
+    let mut choices = Choices(seed);
+    let mut profiles = [
+        alice(),
+        profile(2, BOB, pair_until(5)),
+        Profile {
+            has_totp: false,
+            ..profile(3, "carol", FactorPolicy::TwoClass)
+        },
+    ];
+    let names = [ALICE, BOB, "carol", "nobody"];
+    let mut flow = Flow::default();
+    let mut oracle = Oracle::default();
+    let mut user = 0;
+    let mut accepted = 0;
+    let mut transcript = Vec::new();
+    for _ in 0..10 {
+        if choices.below(6) == 0 {
+            user = choices.below(4) as usize;
+        }
+        if choices.below(24) == 0 {
+            profiles[choices.below(3) as usize].epoch += 1;
+        }
+        let now = noon(4 + choices.below(3) as u32);
+        // The account of "nobody", and now and then a disabled one, is not there.
+        let account = profiles.get(user).filter(|_| choices.below(16) != 0);
+        let evidence = match choices.below(12) {
+            0 => Evidence::None,
+            1 => foreign_key(),
+            2 | 3 => key("K"),
+            4 | 5 => Evidence::Password(choices.verdict()),
+            6..=8 => Evidence::Begin,
+            _ => answer(choices.verdict()),
+        };
+        oracle.observe(names[user], account, &evidence);
+        transcript.push((names[user], evidence.clone()));
+        let decision = flow.step(names[user], account, evidence, now);
+        match &decision {
+            Decision::Ask(question) => oracle.open = Some(*question),
+            Decision::Accepted(shown) => {
+                assert!(
+                    oracle.permits(account, now),
+                    "seed {seed}: one class was enough: {transcript:?}"
+                );
+                let account = account.expect("nobody can't be accepted");
+                assert_eq!((shown.uid(), shown.name()), (account.uid, names[user]));
+                assert!(!shown.is_mfa() || oracle.knew_password, "seed {seed}");
+                accepted += 1;
+                oracle = Oracle::default();
+            }
+            Decision::Partial { .. } | Decision::Rejected { .. } => {}
+        }
+    }
+    accepted
+}
+
+#[test]
+fn one_class_is_never_enough_over_a_million_random_orders_of_methods_and_users() {
+    const CONNECTIONS: u64 = 1_000_000;
+    const THREADS: u64 = 2;
+    let accepted: u32 = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|worker| {
+                scope.spawn(move || {
+                    (worker..CONNECTIONS)
+                        .step_by(THREADS as usize)
+                        .map(play)
+                        .sum::<u32>()
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no violation"))
+            .sum()
+    });
+    // The walk must also find the ways in, or it proves nothing.
+    assert!(accepted > 50_000, "only {accepted} logins");
+}
