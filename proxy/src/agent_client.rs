@@ -1,1 +1,220 @@
-//! (to be written)
+//! Asks the agent on this machine to drop a source on the wire.
+//!
+//! A failure here is logged, counted and recorded, and never holds up an authentication: without the agent the
+//! proxy's own throttles still stand.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde_json::{Value, json};
+use tokio::{net::UnixStream, time};
+
+/// Longest wait for the agent: it answers in a millisecond, or is hanging.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer that is read.
+const LONGEST_ANSWER: usize = 64 * 1024;
+/// One customer of an IPv6 provider has at least a /64 and changes addresses in it at will (RFC 6177, RFC 8981), so
+/// that a ban of one address would ban nothing. The throttles count by the same unit.
+const IPV6_PREFIX: u8 = 64;
+
+/// The unit in which a source is counted and banned: an IPv4 address, an IPv6 /64.
+pub fn source_network(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
+        IpAddr::V6(address) => IpNet::V6(
+            Ipv6Net::new(address, IPV6_PREFIX)
+                .unwrap_or_else(|_| Ipv6Net::from(address))
+                .trunc(),
+        ),
+    }
+}
+
+/// How the agent answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The source is dropped on the wire.
+    Banned,
+    /// The source is protected (an administrator, the gateway's own address) and can't be banned.
+    Protected { explanation: String },
+}
+
+/// Why a ban could not be asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    #[error("reach the agent at {}", socket.display())]
+    Connect {
+        socket: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("talk to the agent at {}", socket.display())]
+    Exchange {
+        socket: PathBuf,
+        source: hyper::Error,
+    },
+    #[error("the agent did not answer within {TIMEOUT:?}")]
+    TimedOut,
+    #[error("the agent refused with {status}: {explanation}")]
+    Refused {
+        status: StatusCode,
+        explanation: String,
+    },
+}
+
+/// A client of the agent's socket.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    socket: PathBuf,
+}
+
+impl AgentClient {
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Asks that everything from `source` be dropped for `lifetime`.
+    ///
+    /// # Errors
+    /// If the agent can't be reached, does not answer in time, or refuses for another reason than protection.
+    pub async fn ban(
+        &self,
+        source: IpNet,
+        lifetime: Duration,
+        reason: &str,
+    ) -> Result<Answer, AgentError> {
+        let body = json!({
+            "source": source.to_string(),
+            "lifetime_seconds": lifetime.as_secs(),
+            "reason": reason,
+        });
+        let (status, answer) = time::timeout(TIMEOUT, self.post("/v1/bans", &body))
+            .await
+            .map_err(|_| AgentError::TimedOut)??;
+        match status {
+            StatusCode::CREATED | StatusCode::OK => Ok(Answer::Banned),
+            StatusCode::CONFLICT => Ok(Answer::Protected {
+                explanation: answer,
+            }),
+            status => Err(AgentError::Refused {
+                status,
+                explanation: answer,
+            }),
+        }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, String), AgentError> {
+        let exchange = |source| AgentError::Exchange {
+            socket: self.socket.clone(),
+            source,
+        };
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| AgentError::Connect {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(exchange)?;
+        let request = Request::post(path)
+            .header(header::HOST, "agent")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .expect("a constant path and constant headers make a request");
+        let respond = async {
+            let response = sender.send_request(request).await.map_err(exchange)?;
+            let status = response.status();
+            // What the answer says beside its status is only for the log.
+            let body = Limited::new(response.into_body(), LONGEST_ANSWER)
+                .collect()
+                .await
+                .map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned())
+                .unwrap_or_default();
+            Ok((status, body))
+        };
+        tokio::pin!(respond, connection);
+        tokio::select! {
+            answer = &mut respond => answer,
+            ended = &mut connection => {
+                ended.map_err(exchange)?;
+                respond.await
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Json, Router, http::StatusCode, routing::post};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// An agent that protects one network, and answers the others with what it was asked.
+    fn serve(directory: &tempfile::TempDir) -> PathBuf {
+        let socket = directory.path().join("agent.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let ban = |Json(body): Json<Value>| async move {
+            assert_eq!(body["lifetime_seconds"], 900);
+            match body["source"].as_str().unwrap() {
+                "192.0.2.1/32" => (StatusCode::CONFLICT, "192.0.2.1 is protected"),
+                "192.0.2.9/32" => (StatusCode::INTERNAL_SERVER_ERROR, "map is full"),
+                "203.0.113.7/32" | "2001:db8:0:1::/64" => (StatusCode::CREATED, ""),
+                other => panic!("{other}"),
+            }
+        };
+        let router = Router::new().route("/v1/bans", post(ban));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        socket
+    }
+
+    async fn ban(socket: &Path, address: &str) -> Result<Answer, AgentError> {
+        AgentClient::new(socket)
+            .ban(
+                source_network(address.parse().unwrap()),
+                Duration::from_secs(900),
+                "test",
+            )
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_ban_is_asked_for_and_a_protected_source_is_told_from_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = serve(&directory);
+        for address in ["203.0.113.7", "::ffff:203.0.113.7", "2001:db8:0:1:2:3:4:5"] {
+            assert_eq!(
+                ban(&socket, address).await.unwrap(),
+                Answer::Banned,
+                "{address}"
+            );
+        }
+        assert!(matches!(
+            ban(&socket, "192.0.2.1").await.unwrap(),
+            Answer::Protected { explanation } if explanation.contains("protected")
+        ));
+        assert!(matches!(
+            ban(&socket, "192.0.2.9").await.unwrap_err(),
+            AgentError::Refused { explanation, .. } if explanation == "map is full"
+        ));
+    }
+
+    #[tokio::test]
+    async fn an_absent_agent_is_an_error_that_names_its_socket() {
+        let error = ban(Path::new("/nonexistent/agent.sock"), "192.0.2.1")
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/agent.sock"));
+    }
+}

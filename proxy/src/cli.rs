@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::account::AccountCommand;
+
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/portcullis/portcullis-proxy.toml";
 
@@ -21,6 +23,8 @@ pub enum Command {
     Run(RunArgs),
     /// Read the configuration and every file it names, print all faults, and start nothing.
     Check(ConfigArgs),
+    /// Manage accounts, their factors and mounts.
+    Account(AccountArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -40,6 +44,15 @@ pub struct ConfigArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct AccountArgs {
+    /// Configuration file; only its accounts database and the names of its backends are used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub command: AccountCommand,
+}
+
+#[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -50,7 +63,7 @@ pub struct RunArgs {
     #[arg(
         long,
         env = "PORTCULLIS_LOG",
-        default_value = "info",
+        default_value = "info,russh=warn",
         value_name = "FILTER"
     )]
     pub log: String,

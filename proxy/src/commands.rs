@@ -6,7 +6,10 @@ mod host_key;
 mod print_policy;
 mod run;
 
-use crate::cli::{Command, HostKeyCommand};
+use crate::{
+    cli::{Command, HostKeyCommand},
+    config::Config,
+};
 
 /// Carries out a command.
 ///
@@ -16,6 +19,10 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Account(arguments) => {
+            let (accounts, backends) = Config::load_accounts(&arguments.config)?;
+            arguments.command.run(&accounts.database, &backends)
+        }
         Command::HostKey {
             command: HostKeyCommand::Generate { file },
         } => host_key::generate(&file),

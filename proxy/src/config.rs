@@ -145,17 +145,39 @@ impl Config {
     /// # Errors
     /// All faults together.
     pub fn load(path: &Path, today: NaiveDate) -> Result<Self, ConfigError> {
-        let failed = |faults| ConfigError {
+        read(path)
+            .and_then(|text| Self::parse(&text, today))
+            .map_err(|faults| ConfigError {
+                path: path.to_owned(),
+                faults,
+            })
+    }
+
+    /// Where the accounts are, and the names of the backends. The rest of the file is not judged: an account can be
+    /// disabled while an exception has run out or a key can't be read.
+    ///
+    /// # Errors
+    /// If the file can't be read or has no good `[accounts]`.
+    pub fn load_accounts(path: &Path) -> Result<(AccountsConfig, Vec<String>), ConfigError> {
+        let parsed = read(path).and_then(|text| {
+            let table = parse_table(&text)?;
+            let faults = Faults::default();
+            let mut root = Section::root(&table, &faults);
+            let accounts = root.required_section("accounts").and_then(accounts);
+            let names = match table.get("backends") {
+                Some(toml::Value::Table(backends)) => backends.keys().cloned().collect(),
+                Some(_) | None => Vec::new(),
+            };
+            let faults = faults.into_vec();
+            accounts
+                .filter(|_| faults.is_empty())
+                .map(|accounts| (accounts, names))
+                .ok_or(faults)
+        });
+        parsed.map_err(|faults| ConfigError {
             path: path.to_owned(),
             faults,
-        };
-        let fault = |problem| Fault {
-            key: String::new(),
-            problem,
-        };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| failed(vec![fault(format!("can't be read: {error}"))]))?;
-        Self::parse(&text, today).map_err(failed)
+        })
     }
 
     /// As [`load`](Self::load), for text that is already read.
@@ -163,12 +185,7 @@ impl Config {
     /// # Errors
     /// All faults together; a syntax error alone, since nothing after it can be trusted.
     pub fn parse(text: &str, today: NaiveDate) -> Result<Self, Vec<Fault>> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            vec![Fault {
-                key: String::new(),
-                problem: format!("not TOML: {error}"),
-            }]
-        })?;
+        let table = parse_table(text)?;
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
         let server = root.required_section("server").map(server);
@@ -213,6 +230,22 @@ impl Config {
             .iter()
             .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))
     }
+}
+
+fn read(path: &Path) -> Result<String, Vec<Fault>> {
+    std::fs::read_to_string(path).map_err(|error| whole_file(format!("can't be read: {error}")))
+}
+
+fn parse_table(text: &str) -> Result<toml::Table, Vec<Fault>> {
+    text.parse()
+        .map_err(|error: toml::de::Error| whole_file(format!("not TOML: {error}")))
+}
+
+fn whole_file(problem: String) -> Vec<Fault> {
+    vec![Fault {
+        key: String::new(),
+        problem,
+    }]
 }
 
 fn seconds(section: &mut Section<'_>, key: &'static str, default: u64) -> Duration {

@@ -1,1 +1,174 @@
-//! (to be written)
+//! Every metric: name, labels and help text. The endpoint is for Prometheus, on loopback.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, http::header, routing::get};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use portcullis_journal::Journal;
+use tokio::{net::TcpListener, time};
+use tokio_util::sync::CancellationToken;
+
+const CONNECTIONS: &str = "portcullis_proxy_connections";
+const CONNECTIONS_REFUSED: &str = "portcullis_proxy_connections_refused_total";
+const CONNECTIONS_CLOSED: &str = "portcullis_proxy_connections_closed_total";
+const AUTHENTICATION: &str = "portcullis_proxy_authentication_total";
+const CHANNELS_REFUSED: &str = "portcullis_proxy_channels_refused_total";
+const OPERATIONS: &str = "portcullis_proxy_operations_total";
+const JOURNAL_HEALTHY: &str = "portcullis_proxy_journal_healthy";
+const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
+const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
+const BANS: &str = "portcullis_proxy_bans_total";
+
+/// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
+const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
+/// How often the journal's state is looked at.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// Where in its life a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Unauthenticated,
+    Authenticated,
+}
+
+impl Stage {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::Authenticated => "authenticated",
+        }
+    }
+}
+
+/// Counts a connection at one stage of its life for as long as it lives.
+#[derive(Debug)]
+pub struct Present(Stage);
+
+impl Present {
+    pub fn at(stage: Stage) -> Self {
+        gauge!(CONNECTIONS, "stage" => stage.label()).increment(1);
+        Self(stage)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        gauge!(CONNECTIONS, "stage" => self.0.label()).decrement(1);
+    }
+}
+
+/// A connection was turned away before the first byte.
+pub fn connection_refused(reason: &'static str) {
+    counter!(CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A connection ended.
+pub fn connection_closed(reason: &'static str) {
+    counter!(CONNECTIONS_CLOSED, "reason" => reason).increment(1);
+}
+
+/// An authentication request was answered.
+pub fn authentication(method: &'static str, result: &'static str) {
+    counter!(AUTHENTICATION, "method" => method, "result" => result).increment(1);
+}
+
+/// A channel or a request on one was refused.
+pub fn channel_refused(request: &'static str) {
+    counter!(CHANNELS_REFUSED, "request" => request).increment(1);
+}
+
+/// An SFTP operation ended.
+pub fn operation(kind: &'static str, outcome: &'static str) {
+    counter!(OPERATIONS, "operation" => kind, "outcome" => outcome).increment(1);
+}
+
+/// A record became durable after so long.
+pub fn journal_append(waited: Duration) {
+    histogram!(JOURNAL_APPEND).record(waited.as_secs_f64());
+}
+
+/// The agent was asked for a ban.
+pub fn ban_asked(outcome: &'static str) {
+    counter!(BANS, "outcome" => outcome).increment(1);
+}
+
+/// Makes the process's recorder.
+///
+/// # Errors
+/// If another recorder is installed.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(JOURNAL_APPEND.to_owned()), &APPEND_BUCKETS)?
+        .install_recorder()?;
+    describe_gauge!(CONNECTIONS, "Connections by stage.");
+    describe_counter!(
+        CONNECTIONS_REFUSED,
+        "Connections turned away before the first byte, by limit."
+    );
+    describe_counter!(CONNECTIONS_CLOSED, "Connections that ended, by reason.");
+    describe_counter!(
+        AUTHENTICATION,
+        "Answers to authentication requests, by method and result."
+    );
+    describe_counter!(
+        CHANNELS_REFUSED,
+        "Channels and channel requests other than the SFTP subsystem."
+    );
+    describe_counter!(OPERATIONS, "SFTP operations by kind and outcome.");
+    describe_gauge!(
+        JOURNAL_HEALTHY,
+        "1 while the journal can be written; at 0 nothing is served."
+    );
+    describe_gauge!(JOURNAL_RECORDS, "Durable records in the journal.");
+    describe_histogram!(
+        JOURNAL_APPEND,
+        Unit::Seconds,
+        "Time until a record is durable."
+    );
+    describe_counter!(BANS, "Bans asked of the agent, by outcome.");
+    Ok(handle)
+}
+
+/// Keeps the journal's gauges true and old samples few until `stop`.
+pub async fn refresh(handle: PrometheusHandle, journal: Journal, stop: CancellationToken) {
+    let mut interval = time::interval(REFRESH);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let status = journal.status();
+        gauge!(JOURNAL_HEALTHY).set(if status.healthy { 1.0 } else { 0.0 });
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "exact up to 2^53 records, which no disk holds"
+        )]
+        gauge!(JOURNAL_RECORDS).set(status.durable as f64);
+        handle.run_upkeep();
+    }
+}
+
+/// A socket for the endpoint.
+///
+/// # Errors
+/// If the address can't be had.
+pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(listen).await
+}
+
+/// Answers `GET /metrics` until `stop`.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn serve(
+    listener: TcpListener,
+    handle: PrometheusHandle,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let page = get(move || {
+        let text = handle.render();
+        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+    });
+    axum::serve(listener, Router::new().route("/metrics", page))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}

@@ -1,4 +1,17 @@
 //! The SSH edge: the only user of the SSH library besides the upstream backend.
+//!
+//! [`listener`] accepts within [`limits`], [`connection`] owns one connection and its timers, [`handler`] translates
+//! the library's callbacks, [`subsystem`] joins a channel to the SFTP engine, [`stream`] is the socket under the library.
 
-pub mod negotiation;
-pub mod stream;
+mod algorithms;
+mod connection;
+mod handler;
+pub mod limits;
+pub mod listener;
+mod negotiation;
+mod record;
+mod stream;
+mod subsystem;
+
+pub use algorithms::UnknownAlgorithm;
+pub use listener::{ListenError, Server, bind};

@@ -56,9 +56,7 @@ impl Change {
                 if content.len() < end {
                     content.resize(end, 0);
                 }
-                if let Some(place) = content.get_mut(*offset..end) {
-                    place.copy_from_slice(bytes);
-                }
+                content.splice(*offset..end, bytes.iter().copied());
             }
             Self::Length(length) => content.resize(*length, 0),
         }
@@ -260,8 +258,8 @@ impl DiskFile for File {
             .and_then(|file| file.memory.get(offset as usize..))
             .unwrap_or_default();
         let length = content.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..length), content.get(..length)) {
-            to.copy_from_slice(from);
+        for (to, from) in buffer.iter_mut().zip(content) {
+            *to = *from;
         }
         Ok(length)
     }

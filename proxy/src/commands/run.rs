@@ -1,8 +1,51 @@
-//! `run`: the daemon.
+//! `run`: logging, the runtime, and the daemon in it.
 
-use crate::cli::RunArgs;
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::{
+    cli::{LogFormat, RunArgs},
+    config::Config,
+    daemon,
+};
 
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
-    let _ = arguments;
-    anyhow::bail!("not yet")
+    let config = Config::load(&arguments.config.config, super::today())?;
+    log_to_stderr(arguments)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(daemon::run(config))
+        .context("run the gateway")
+}
+
+fn log_to_stderr(arguments: &RunArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .with_context(|| format!("understand the log filter {:?}", arguments.log))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match arguments.log_format {
+        LogFormat::Json => registry
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .init(),
+        // systemd's journal has its own clock and no colours.
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => registry
+            .with(
+                fmt::layer()
+                    .without_time()
+                    .with_ansi(false)
+                    .with_writer(std::io::stderr),
+            )
+            .init(),
+        LogFormat::Text => registry
+            .with(
+                fmt::layer()
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_writer(std::io::stderr),
+            )
+            .init(),
+    }
+    Ok(())
 }

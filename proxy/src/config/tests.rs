@@ -262,6 +262,22 @@ fn the_sample_configuration_names_every_key_and_has_no_fault_but_its_files() {
 }
 
 #[test]
+fn accounts_can_be_managed_while_the_rest_of_the_file_has_faults() {
+    let files = Files::new();
+    files.write(
+        "proxy.toml",
+        "[accounts]\ndatabase = \"/db\"\n[server]\nlisten = 5\n[backends.a]\nkind = \"nfs\"\n",
+        0o644,
+    );
+    let path = files.0.path().join("proxy.toml");
+    let (accounts, backends) = Config::load_accounts(&path).unwrap();
+    assert_eq!(accounts.database, Path::new("/db"));
+    assert_eq!(backends, ["a"]);
+    files.write("proxy.toml", "[accounts]\n", 0o644);
+    assert!(Config::load_accounts(&path).is_err());
+}
+
+#[test]
 fn a_secret_is_not_printed() {
     let files = Files::new();
     let config = files

@@ -19,32 +19,48 @@ const STRICT_KEY_EXCHANGE: &str = "kex-strict-c-v00@openssh.com";
 
 /// What both sides settled on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Negotiated {
-    pub key_exchange: String,
-    pub host_key: String,
+pub(super) struct Negotiated {
+    pub(super) key_exchange: String,
+    pub(super) host_key: String,
     /// From client to server; the presets have the same list in both directions.
-    pub cipher: String,
+    pub(super) cipher: String,
     /// `None` with a cipher that authenticates by itself.
-    pub mac: Option<String>,
-    pub is_strict: bool,
+    pub(super) mac: Option<String>,
+    pub(super) is_strict: bool,
 }
 
 impl Negotiated {
     /// True if recorded traffic stays secret from a later quantum computer.
-    pub fn is_post_quantum(&self) -> bool {
+    pub(super) fn is_post_quantum(&self) -> bool {
         is_post_quantum(&self.key_exchange)
     }
 }
 
-/// Where the result appears once both packets went by.
-pub type Result = Arc<OnceLock<Negotiated>>;
+/// What the tap saw so far.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    client_version: OnceLock<Vec<u8>>,
+    negotiated: OnceLock<Negotiated>,
+}
+
+impl Observed {
+    /// The client's identification, without the line's end (RFC 4253 section 4.2); any bytes.
+    pub(super) fn client_version(&self) -> Option<&[u8]> {
+        self.client_version.get().map(Vec::as_slice)
+    }
+
+    /// There once both KEXINIT packets went by.
+    pub(super) fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.get()
+    }
+}
 
 /// Watches both directions of a connection until the two packets went by.
 #[derive(Debug, Default)]
-pub struct Tap {
+pub(super) struct Tap {
     client: Direction,
     server: Direction,
-    result: Result,
+    observed: Arc<Observed>,
 }
 
 /// The name-lists of a KEXINIT that matter here.
@@ -72,19 +88,21 @@ impl Default for Direction {
 }
 
 impl Tap {
-    /// Where the result will appear.
-    pub fn result(&self) -> Result {
-        Arc::clone(&self.result)
+    /// Where what is seen appears.
+    pub(super) fn observed(&self) -> Arc<Observed> {
+        Arc::clone(&self.observed)
     }
 
     /// Bytes that came from the client. Returns false once there is nothing more to watch for.
-    pub fn from_client(&mut self, bytes: &[u8]) -> bool {
-        self.client.feed(bytes);
+    pub(super) fn from_client(&mut self, bytes: &[u8]) -> bool {
+        if let Some(version) = self.client.feed(bytes) {
+            let _ = self.observed.client_version.set(version);
+        }
         self.settle()
     }
 
     /// Bytes that go to the client. Returns false once there is nothing more to watch for.
-    pub fn to_client(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn to_client(&mut self, bytes: &[u8]) -> bool {
         self.server.feed(bytes);
         self.settle()
     }
@@ -93,7 +111,7 @@ impl Tap {
         match (&self.client, &self.server) {
             (Direction::Found(client), Direction::Found(server)) => {
                 if let Some(negotiated) = negotiate(client, server) {
-                    let _ = self.result.set(negotiated);
+                    let _ = self.observed.negotiated.set(negotiated);
                 }
                 false
             }
@@ -130,21 +148,23 @@ fn negotiate(client: &Proposal, server: &Proposal) -> Option<Negotiated> {
 }
 
 impl Direction {
-    fn feed(&mut self, bytes: &[u8]) {
+    /// Returns the peer's identification when it is complete.
+    fn feed(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Self::Found(_) | Self::GivenUp => return,
+            Self::Found(_) | Self::GivenUp => return None,
             Self::Identification(buffer) | Self::Packets(buffer) => {
                 buffer.extend_from_slice(bytes);
             }
         }
-        self.skip_identification();
+        let identification = self.take_identification();
         self.find_proposal();
+        identification
     }
 
     /// RFC 4253 section 4.2: lines may come before the one that begins with `SSH-`.
-    fn skip_identification(&mut self) {
+    fn take_identification(&mut self) -> Option<Vec<u8>> {
         let Self::Identification(buffer) = self else {
-            return;
+            return None;
         };
         let mut start = 0;
         while let Some(length) = buffer
@@ -152,18 +172,18 @@ impl Direction {
             .and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
         {
             let end = start + length + 1;
-            let is_identification = buffer
-                .get(start..end)
-                .is_some_and(|line| line.starts_with(b"SSH-"));
-            if is_identification {
+            let line = buffer.get(start..end).unwrap_or_default().trim_ascii_end();
+            if line.starts_with(b"SSH-") {
+                let identification = line.to_vec();
                 *self = Self::Packets(buffer.split_off(end));
-                return;
+                return Some(identification);
             }
             start = end;
         }
         if buffer.len() > LONGEST_IDENTIFICATION {
             *self = Self::GivenUp;
         }
+        None
     }
 
     fn find_proposal(&mut self) {
@@ -308,7 +328,7 @@ mod tests {
     fn the_clients_first_choice_that_the_server_has_is_found_however_the_bytes_are_cut() {
         for step in [1, 2, 3, 7, 64, 10_000] {
             let mut tap = Tap::default();
-            let result = tap.result();
+            let observed = tap.observed();
             for bytes in server().chunks(step) {
                 tap.to_client(bytes);
             }
@@ -317,7 +337,8 @@ mod tests {
                 is_watching = tap.from_client(bytes);
             }
             assert!(!is_watching);
-            assert_eq!(result.get(), Some(&expected()));
+            assert_eq!(observed.negotiated(), Some(&expected()));
+            assert_eq!(observed.client_version(), Some(&b"SSH-2.0-Client_1.0"[..]));
         }
     }
 
@@ -329,7 +350,7 @@ mod tests {
             bytes.extend(length.to_be_bytes());
             bytes.extend([0; 8]);
             assert!(!tap.from_client(&bytes), "{length}");
-            assert_eq!(tap.result().get(), None);
+            assert_eq!(tap.observed().negotiated(), None);
         }
     }
 

@@ -31,24 +31,24 @@ const WRITE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Bytes on the wire so far, in each direction.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(super) struct Meter {
     received: AtomicU64,
     sent: AtomicU64,
 }
 
 impl Meter {
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    pub fn sent(&self) -> u64 {
+    pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 }
 
 /// A connection's socket.
 #[derive(Debug)]
-pub struct Stream {
+pub(super) struct Stream {
     socket: TcpStream,
     /// What was read ahead is `ahead[taken..filled]`.
     ahead: Vec<u8>,
@@ -62,7 +62,12 @@ pub struct Stream {
 
 impl Stream {
     /// Once `cut` is cancelled, each read and write fails, also one that waits.
-    pub fn new(socket: TcpStream, tap: Tap, meter: Arc<Meter>, cut: CancellationToken) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        tap: Tap,
+        meter: Arc<Meter>,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             socket,
             ahead: Vec::new(),

@@ -6,4 +6,3 @@ mod clients;
 mod peers;
 mod promises;
 mod ssh_audit;
-mod wire;

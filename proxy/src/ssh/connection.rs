@@ -1,0 +1,396 @@
+//! One connection, from its first byte to its last record: one task owns its state.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis_journal::{Journal, SessionId};
+use russh::{
+    Disconnect,
+    server::{self, RunningSession},
+};
+use tokio::{net::TcpStream, sync::mpsc, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    handler::{Handler, HandlerError, State},
+    limits::{Slot, UnauthenticatedSlot},
+    negotiation::Tap,
+    record::Recorder,
+    stream::{Meter, Stream},
+};
+use crate::{
+    auth::Authenticator,
+    metrics::{self, Present, Stage},
+    session::{Backends, Session},
+};
+
+/// How long a client gets to read why it is disconnected.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long channels get to withdraw what was not finished, a round trip to a slow server included.
+const WITHDRAWAL: Duration = Duration::from_secs(15);
+/// While draining, a session that did nothing for so long has no transfer under way.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) library: Arc<server::Config>,
+    pub(super) authenticator: Authenticator,
+    pub(super) backends: Backends,
+    pub(super) journal: Journal,
+    pub(super) timers: Timers,
+    /// Cancelled when no new work may begin.
+    pub(super) drain: CancellationToken,
+    /// Cancelled when everything has to end at once.
+    pub(super) kill: CancellationToken,
+}
+
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timers {
+    /// From the first byte to the last factor.
+    pub(super) login_grace: Duration,
+    /// Without an SFTP request or data.
+    pub(super) idle_timeout: Duration,
+    /// From the last factor to the end.
+    pub(super) session_limit: Duration,
+}
+
+/// What the callbacks tell the connection's task.
+#[derive(Debug)]
+pub(super) enum Notice {
+    Authenticated(Session),
+    End(CloseReason),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloseReason {
+    /// The client left.
+    Client,
+    /// The client or the network broke off, or broke the protocol.
+    Broken,
+    /// The library's task panicked.
+    Panicked,
+    LoginGrace,
+    TooManyFailures,
+    TooManyRefusals,
+    Idle,
+    SessionLimit,
+    /// The account was disabled or changed.
+    Revoked,
+    /// `conn.open` could not be made durable.
+    Unrecorded,
+    AccountsUnavailable,
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The code in records and metrics.
+    fn code(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Broken => "broken",
+            Self::Panicked => "panicked",
+            Self::LoginGrace => "login_grace",
+            Self::TooManyFailures => "too_many_failures",
+            Self::TooManyRefusals => "too_many_refusals",
+            Self::Idle => "idle",
+            Self::SessionLimit => "session_limit",
+            Self::Revoked => "revoked",
+            Self::Unrecorded => "unrecorded",
+            Self::AccountsUnavailable => "accounts_unavailable",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// What the client is told; `None` if nothing can be told any more.
+    fn farewell(self) -> Option<(Disconnect, &'static str)> {
+        match self {
+            Self::Client | Self::Broken | Self::Panicked | Self::Unrecorded => None,
+            Self::AccountsUnavailable => {
+                Some((Disconnect::ServiceNotAvailable, "Service not available"))
+            }
+            Self::LoginGrace => Some((Disconnect::ByApplication, "Login took too long")),
+            Self::TooManyFailures => Some((
+                Disconnect::NoMoreAuthMethodsAvailable,
+                "Too many authentication failures",
+            )),
+            Self::TooManyRefusals => Some((
+                Disconnect::ProtocolError,
+                "This server only offers the sftp subsystem",
+            )),
+            Self::Idle => Some((Disconnect::ByApplication, "Idle for too long")),
+            Self::SessionLimit => Some((Disconnect::ByApplication, "Session limit reached")),
+            Self::Revoked => Some((Disconnect::ByApplication, "Account changed")),
+            Self::Shutdown => Some((Disconnect::ByApplication, "Server is shutting down")),
+        }
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    services: Arc<Services>,
+    socket: TcpStream,
+    (source, destination): (SocketAddr, SocketAddr),
+    id: SessionId,
+    (slot, unauthenticated): (Slot, UnauthenticatedSlot),
+) {
+    let begun = Instant::now();
+    let cut = services.kill.child_token();
+    let channels_end = cut.child_token();
+    let channels = TaskTracker::new();
+    let tap = Tap::default();
+    let meter = Arc::new(Meter::default());
+    let recorder = Arc::new(Recorder::new(
+        services.journal.clone(),
+        id,
+        (source, destination),
+        tap.observed(),
+        Arc::clone(&meter),
+        begun,
+    ));
+    // The callbacks send at most two notices; both fit, so that they never wait for this task.
+    let (notices, inbox) = mpsc::channel(2);
+    let handler = Handler {
+        recorder: Arc::clone(&recorder),
+        attempt: services.authenticator.attempt(source, id),
+        authenticator: services.authenticator.clone(),
+        backends: Arc::clone(&services.backends),
+        notices,
+        cut: cut.clone(),
+        channels_end: channels_end.clone(),
+        channels: channels.clone(),
+        state: State::Authenticating,
+        requests: 0,
+        refusals: 0,
+    };
+    let stream = Stream::new(socket, tap, meter, cut.clone());
+    let mut connection = Connection {
+        services: &services,
+        begun,
+        inbox,
+        stage: Phase::Unauthenticated(unauthenticated),
+    };
+    let reason = match connection.begin(stream, handler).await {
+        Ok(mut running) => {
+            let reason = connection.watch(&mut running).await;
+            channels_end.cancel();
+            end(reason, running, &cut).await;
+            reason
+        }
+        Err(reason) => reason,
+    };
+    cut.cancel();
+    channels.close();
+    if time::timeout(WITHDRAWAL, channels.wait()).await.is_err() {
+        tracing::error!(%source, "channels of an ended connection do not let go");
+    }
+    metrics::connection_closed(reason.code());
+    if let Err(error) = recorder.closed(reason.code(), Instant::now()).await {
+        tracing::error!(%source, %error, "the end of a connection is not on record");
+    }
+    drop((connection, slot));
+}
+
+/// Says goodbye, waits a moment, and cuts.
+async fn end(
+    reason: CloseReason,
+    mut running: Option<RunningSession<Handler>>,
+    cut: &CancellationToken,
+) {
+    let Some(running) = &mut running else {
+        return;
+    };
+    if let Some((code, text)) = reason.farewell() {
+        let handle = running.handle();
+        let farewell = async {
+            // Not sent during a key exchange, nor while the client takes no data: the cut below ends it then.
+            let _ = handle
+                .disconnect(code, text.to_owned(), String::new())
+                .await;
+            let _ = (&mut *running).await;
+        };
+        if time::timeout(FAREWELL, farewell).await.is_ok() {
+            return;
+        }
+    }
+    cut.cancel();
+    // Dropping it would not stop the library's task; the cut does.
+    if time::timeout(FAREWELL, running).await.is_err() {
+        tracing::error!("a connection that was cut does not end");
+    }
+}
+
+/// How far a connection is, with what that stage holds.
+enum Phase {
+    Unauthenticated(#[expect(dead_code, reason = "held for its place")] UnauthenticatedSlot),
+    Authenticated {
+        session: Session,
+        since: Instant,
+        #[expect(dead_code, reason = "held for the count")]
+        present: Present,
+    },
+}
+
+struct Connection<'a> {
+    services: &'a Services,
+    begun: Instant,
+    inbox: mpsc::Receiver<Notice>,
+    stage: Phase,
+}
+
+impl Connection<'_> {
+    /// Exchanges identifications and starts the library's task.
+    async fn begin(
+        &self,
+        stream: Stream,
+        handler: Handler,
+    ) -> Result<Option<RunningSession<Handler>>, CloseReason> {
+        let begin = server::run_stream(Arc::clone(&self.services.library), stream, handler);
+        tokio::select! {
+            running = time::timeout(self.services.timers.login_grace, begin) => match running {
+                Ok(Ok(running)) => Ok(Some(running)),
+                Ok(Err(error)) => Err(ended_by(&error)),
+                Err(_) => Err(CloseReason::LoginGrace),
+            },
+            () = self.services.drain.cancelled() => Err(CloseReason::Shutdown),
+        }
+    }
+
+    /// Waits for the first reason to end. Takes the library's task away if that ended by itself.
+    async fn watch(&mut self, running: &mut Option<RunningSession<Handler>>) -> CloseReason {
+        let Self {
+            services,
+            begun,
+            inbox,
+            stage,
+        } = self;
+        while let Some(session) = running.as_mut() {
+            let deadline = time::Instant::from_std(stage.deadline(&services.timers, *begun));
+            tokio::select! {
+                result = session => {
+                    *running = None;
+                    // A notice may have come just before.
+                    if let Ok(Notice::End(reason)) = inbox.try_recv() {
+                        return reason;
+                    }
+                    return match result {
+                        Ok(()) => CloseReason::Client,
+                        Err(error) => ended_by(&error),
+                    };
+                }
+                Some(notice) = inbox.recv() => match notice {
+                    Notice::Authenticated(session) => *stage = Phase::Authenticated {
+                        session,
+                        since: Instant::now(),
+                        present: Present::at(Stage::Authenticated),
+                    },
+                    Notice::End(reason) => return reason,
+                },
+                () = time::sleep_until(deadline) => {
+                    if let Some(reason) = stage.expired(&services.timers, *begun, Instant::now()) {
+                        return reason;
+                    }
+                }
+                () = stage.revoked(&services.authenticator) => return CloseReason::Revoked,
+                () = stage.drained(&services.drain) => return CloseReason::Shutdown,
+                () = services.kill.cancelled() => return CloseReason::Shutdown,
+            }
+        }
+        CloseReason::Client
+    }
+}
+
+impl Phase {
+    /// When to look at the timers next.
+    fn deadline(&self, timers: &Timers, begun: Instant) -> Instant {
+        match self {
+            Self::Unauthenticated(_) => begun + timers.login_grace,
+            Self::Authenticated { session, since, .. } => {
+                let now = Instant::now();
+                let idle = session.activity.idle(now);
+                let idle_end = now + timers.idle_timeout.saturating_sub(idle);
+                idle_end.min(*since + timers.session_limit)
+            }
+        }
+    }
+
+    fn expired(&self, timers: &Timers, begun: Instant, now: Instant) -> Option<CloseReason> {
+        match self {
+            Self::Unauthenticated(_) => {
+                (now >= begun + timers.login_grace).then_some(CloseReason::LoginGrace)
+            }
+            Self::Authenticated { session, since, .. } => {
+                if now >= *since + timers.session_limit {
+                    Some(CloseReason::SessionLimit)
+                } else if session.activity.idle(now) >= timers.idle_timeout {
+                    Some(CloseReason::Idle)
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// Resolves once the account was disabled or changed.
+    async fn revoked(&self, authenticator: &Authenticator) {
+        match self {
+            Self::Unauthenticated(_) => std::future::pending().await,
+            Self::Authenticated { session, .. } => authenticator.until_revoked(&session.user).await,
+        }
+    }
+
+    /// Resolves at shutdown once no transfer is under way.
+    async fn drained(&self, drain: &CancellationToken) {
+        drain.cancelled().await;
+        if let Self::Authenticated { session, .. } = self {
+            loop {
+                let idle = session.activity.idle(Instant::now());
+                let Some(rest) = QUIET.checked_sub(idle).filter(|rest| !rest.is_zero()) else {
+                    return;
+                };
+                time::sleep(rest).await;
+            }
+        }
+    }
+}
+
+fn ended_by(error: &HandlerError) -> CloseReason {
+    match error {
+        HandlerError::Unrecorded(error) => {
+            tracing::error!(%error, "a connection was refused because it can't be recorded");
+            CloseReason::Unrecorded
+        }
+        HandlerError::Accounts(error) => {
+            tracing::error!(%error, "a login was refused because the accounts can't be read");
+            CloseReason::AccountsUnavailable
+        }
+        // The library's task is never aborted, so that only a panic ends it this way.
+        HandlerError::Ssh(russh::Error::Join(error)) => {
+            tracing::error!(%error, "a connection's task panicked");
+            CloseReason::Panicked
+        }
+        HandlerError::Ssh(russh::Error::Disconnect | russh::Error::HUP) => CloseReason::Client,
+        // Most clients close the socket without a farewell.
+        HandlerError::Ssh(russh::Error::IO(error)) if is_hang_up(error) => CloseReason::Client,
+        HandlerError::Ssh(error) => {
+            tracing::debug!(%error, "a connection broke");
+            CloseReason::Broken
+        }
+        HandlerError::Ending => CloseReason::Broken,
+    }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    [
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+    ]
+    .contains(&error.kind())
+}

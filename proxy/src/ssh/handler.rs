@@ -1,0 +1,543 @@
+//! Callbacks of the SSH library, translated: authentication requests into [`Attempt`] calls, channels into SFTP
+//! sessions, and everything else into a refusal that is on record.
+//!
+//! What the library leaves to its user and is therefore done here: the list of methods that it is told is sent, not
+//! enforced, so that every request reaches the [`Attempt`]; a request that no callback answers stays open for ever, so
+//! that each is answered; a key that is offered proves nothing, so that only a verified signature counts.
+
+use std::{borrow::Cow, future::Future, sync::Arc, time::Instant};
+
+use portcullis_journal::AppendError;
+use russh::{
+    Channel, ChannelId, ChannelMsg, ChannelOpenFailure, MethodKind, MethodSet, Pty,
+    keys::{Algorithm, Certificate, PublicKey},
+    server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, VerifiedPublicKey},
+};
+use tokio::{sync::mpsc, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection::{CloseReason, Notice},
+    record::Recorder,
+    subsystem,
+};
+use crate::{
+    auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
+    metrics,
+    session::{Activity, Backends, Session},
+};
+
+/// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
+const MAX_CHANNELS: usize = 10;
+/// Refusals after which a client is not serious: OpenSSH with every forwarding configured makes fewer than ten.
+const MAX_REFUSALS: usize = 64;
+/// Authentication requests after which a client is not serious: twenty keys offered and every prompt answered wrongly.
+const MAX_REQUESTS: usize = 100;
+const SUBSYSTEM: &str = "sftp";
+
+/// Why a callback ends the connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum HandlerError {
+    #[error(transparent)]
+    Ssh(#[from] russh::Error),
+    #[error("the connection can't be recorded")]
+    Unrecorded(#[source] AppendError),
+    #[error("the mounts of the account can't be read")]
+    Accounts(#[source] LookupError),
+    #[error("the connection is being ended")]
+    Ending,
+}
+
+/// The callbacks of one connection.
+pub(super) struct Handler {
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) attempt: Attempt,
+    pub(super) authenticator: Authenticator,
+    pub(super) backends: Backends,
+    /// To the task that owns the connection.
+    pub(super) notices: mpsc::Sender<Notice>,
+    /// Cancelled when the connection is cut.
+    pub(super) cut: CancellationToken,
+    /// Cancelled when channels must let go.
+    pub(super) channels_end: CancellationToken,
+    pub(super) channels: TaskTracker,
+    pub(super) state: State,
+    pub(super) requests: usize,
+    pub(super) refusals: usize,
+}
+
+/// How far the connection is.
+pub(super) enum State {
+    Authenticating,
+    Authenticated {
+        session: Session,
+        /// Channels on which the subsystem was started.
+        started: Vec<ChannelId>,
+    },
+    Ending,
+}
+
+impl Handler {
+    /// Runs `work` unless the connection is cut meanwhile: the library can't be interrupted in a callback.
+    async fn unless_cut<T>(
+        cut: &CancellationToken,
+        work: impl Future<Output = T>,
+    ) -> Result<T, HandlerError> {
+        cut.run_until_cancelled(work)
+            .await
+            .ok_or(HandlerError::Ending)
+    }
+
+    /// Counts an authentication request and says whether it may be looked at.
+    async fn may_try(&mut self) -> Result<bool, HandlerError> {
+        self.requests += 1;
+        match self.state {
+            State::Authenticating if self.requests <= MAX_REQUESTS => Ok(true),
+            State::Authenticating => {
+                self.end(CloseReason::TooManyFailures).await;
+                Ok(false)
+            }
+            State::Authenticated { .. } | State::Ending => Ok(false),
+        }
+    }
+
+    async fn end(&mut self, reason: CloseReason) {
+        self.state = State::Ending;
+        let _ = self.notices.send(Notice::End(reason)).await;
+    }
+
+    async fn answer(&mut self, method: &'static str, step: Step) -> Result<Auth, HandlerError> {
+        match step {
+            Step::Accepted(user) => {
+                self.accept(user).await?;
+                metrics::authentication(method, "accepted");
+                Ok(Auth::Accept)
+            }
+            Step::Partial { methods } => {
+                metrics::authentication(method, "partial");
+                Ok(reject(&methods, true))
+            }
+            Step::Ask { prompts } => Ok(Auth::Partial {
+                name: Cow::Borrowed(""),
+                instructions: Cow::Borrowed(""),
+                prompts: prompts
+                    .into_iter()
+                    .map(|prompt| (Cow::Owned(prompt.text), prompt.echo))
+                    .collect::<Vec<_>>()
+                    .into(),
+            }),
+            Step::Rejected { methods, delay } => {
+                metrics::authentication(method, "rejected");
+                Self::unless_cut(&self.cut, time::sleep(delay)).await?;
+                Ok(reject(&methods, false))
+            }
+            Step::Disconnect => {
+                metrics::authentication(method, "rejected");
+                self.end(CloseReason::TooManyFailures).await;
+                Ok(reject(&[], false))
+            }
+        }
+    }
+
+    async fn accept(&mut self, user: Authenticated) -> Result<(), HandlerError> {
+        let user = Arc::new(user);
+        let mounts = Self::unless_cut(&self.cut, self.authenticator.mounts(&user))
+            .await?
+            .map_err(HandlerError::Accounts)?;
+        let session = Session {
+            id: self.recorder.session(),
+            source: self.recorder.source(),
+            user,
+            mounts: Arc::new(mounts),
+            backends: Arc::clone(&self.backends),
+            journal: self.recorder.journal().clone(),
+            activity: Activity::begin(Instant::now()),
+        };
+        self.recorder.authenticated(&session.user);
+        self.notices
+            .send(Notice::Authenticated(session.clone()))
+            .await
+            .map_err(|_| HandlerError::Ending)?;
+        self.state = State::Authenticated {
+            session,
+            started: Vec::new(),
+        };
+        Ok(())
+    }
+
+    /// Puts a refusal on record. The record need not be durable before the answer: nothing was done.
+    async fn refuse(&mut self, request: &'static str, detail: &[u8]) -> Result<(), HandlerError> {
+        metrics::channel_refused(request);
+        self.recorder.channel_refused(request, detail);
+        self.refusals += 1;
+        if self.refusals > MAX_REFUSALS {
+            self.end(CloseReason::TooManyRefusals).await;
+        }
+        Ok(())
+    }
+
+    async fn refuse_on_channel(
+        &mut self,
+        request: &'static str,
+        detail: &[u8],
+        channel: ChannelId,
+        session: &mut server::Session,
+    ) -> Result<(), HandlerError> {
+        self.refuse(request, detail).await?;
+        session.channel_failure(channel)?;
+        Ok(())
+    }
+
+    async fn refuse_open(
+        &mut self,
+        request: &'static str,
+        detail: &[u8],
+        reply: ChannelOpenHandle,
+    ) -> Result<(), HandlerError> {
+        self.refuse(request, detail).await?;
+        reply
+            .reject(ChannelOpenFailure::AdministrativelyProhibited)
+            .await;
+        Ok(())
+    }
+}
+
+fn reject(methods: &[Method], partial_success: bool) -> Auth {
+    let methods: Vec<_> = methods
+        .iter()
+        .map(|method| match method {
+            Method::PublicKey => MethodKind::PublicKey,
+            Method::Password => MethodKind::Password,
+            Method::KeyboardInteractive => MethodKind::KeyboardInteractive,
+        })
+        .collect();
+    Auth::Reject {
+        // Always given: the library would otherwise strike the method that failed from the list for good.
+        proceed_with_methods: Some(MethodSet::from(methods.as_slice())),
+        partial_success,
+    }
+}
+
+/// What is offered once nothing helps any more.
+fn nothing() -> Auth {
+    reject(&[], false)
+}
+
+/// A channel from its opening to its end. Until the subsystem starts its messages are taken and dropped: a full queue
+/// would stop the whole connection.
+async fn serve_channel(mut channel: Channel<Msg>, session: Session, end: CancellationToken) {
+    loop {
+        match end.run_until_cancelled(channel.wait()).await {
+            Some(Some(ChannelMsg::RequestSubsystem { name, .. })) if name == SUBSYSTEM => break,
+            Some(Some(ChannelMsg::Close)) | Some(None) | None => return,
+            Some(Some(_)) => {}
+        }
+    }
+    subsystem::serve(channel, session, end).await;
+}
+
+impl server::Handler for Handler {
+    type Error = HandlerError;
+
+    /// The first callback after the key exchange: here the connection goes on record, or is refused.
+    async fn authentication_banner(&mut self) -> Result<Option<String>, Self::Error> {
+        let opened = self.recorder.opened();
+        Self::unless_cut(&self.cut, opened)
+            .await?
+            .map_err(HandlerError::Unrecorded)?;
+        Ok(None)
+    }
+
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let step = Self::unless_cut(&self.cut, self.attempt.none(user)).await?;
+        self.answer("none", step).await
+    }
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let tried = self.attempt.password(user, Secret::from(password));
+        let step = Self::unless_cut(&self.cut, tried).await?;
+        self.answer("password", step).await
+    }
+
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let offered = self
+            .attempt
+            .public_key_offered(user, offer.algorithm, offer.public_key);
+        match Self::unless_cut(&self.cut, offered).await? {
+            None => Ok(Auth::Accept),
+            Some(step) => self.answer("publickey", step).await,
+        }
+    }
+
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let verified = self
+            .attempt
+            .public_key_verified(user, key.algorithm, key.public_key);
+        let step = Self::unless_cut(&self.cut, verified).await?;
+        self.answer("publickey", step).await
+    }
+
+    /// Certificates are refused: the library checks their dates and signature, but not who signed them, for whom and
+    /// for what. The attempt judges the key under the certificate's algorithm, which is none of its own.
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let key = PublicKey::from(certificate.public_key().clone());
+        let algorithm = Algorithm::new(&certificate.algorithm().to_certificate_type())
+            .map_err(|error| HandlerError::Ssh(error.into()))?;
+        let verified = self.attempt.public_key_verified(user, &algorithm, &key);
+        let step = Self::unless_cut(&self.cut, verified).await?;
+        self.answer("publickey", step).await
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        user: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Result<Auth, Self::Error> {
+        let answers = response.map(|response| {
+            response
+                .map(|answer| Secret::from(answer.to_vec()))
+                .collect()
+        });
+        if !self.may_try().await? {
+            return Ok(nothing());
+        }
+        let asked = self.attempt.keyboard_interactive(user, answers);
+        let step = Self::unless_cut(&self.cut, asked).await?;
+        self.answer("keyboard-interactive", step).await
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        let State::Authenticated { session, .. } = &self.state else {
+            return Ok(());
+        };
+        if self.channels.len() >= MAX_CHANNELS {
+            self.refuse("session", b"too many channels").await?;
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
+        let session = session.clone();
+        let end = self.channels_end.clone();
+        self.channels.spawn(serve_channel(channel, session, end));
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        if let State::Authenticated { started, .. } = &mut self.state
+            && name == SUBSYSTEM
+            && !started.contains(&channel)
+        {
+            started.push(channel);
+            session.channel_success(channel)?;
+            return Ok(());
+        }
+        self.refuse_on_channel("subsystem", name.as_bytes(), channel, session)
+            .await
+    }
+
+    async fn channel_close(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        if let State::Authenticated { started, .. } = &mut self.state {
+            started.retain(|&id| id != channel);
+        }
+        Ok(())
+    }
+
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("shell", b"", channel, session).await
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        data: &[u8],
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("exec", data, channel, session).await
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        term: &str,
+        _col_width: u32,
+        _row_height: u32,
+        _pix_width: u32,
+        _pix_height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("pty-req", term.as_bytes(), channel, session)
+            .await
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        variable_name: &str,
+        _variable_value: &str,
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("env", variable_name.as_bytes(), channel, session)
+            .await
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single_connection: bool,
+        _x11_auth_protocol: &str,
+        _x11_auth_cookie: &str,
+        _x11_screen_number: u32,
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("x11-req", b"", channel, session)
+            .await
+    }
+
+    async fn agent_request(
+        &mut self,
+        _channel: ChannelId,
+        _session: &mut server::Session,
+    ) -> Result<bool, Self::Error> {
+        self.refuse("auth-agent-req@openssh.com", b"").await?;
+        Ok(false)
+    }
+
+    async fn window_change_request(
+        &mut self,
+        channel: ChannelId,
+        _col_width: u32,
+        _row_height: u32,
+        _pix_width: u32,
+        _pix_height: u32,
+        session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_on_channel("window-change", b"", channel, session)
+            .await
+    }
+
+    async fn channel_open_x11(
+        &mut self,
+        _channel: Channel<Msg>,
+        originator_address: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_open("x11", originator_address.as_bytes(), reply)
+            .await
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        host_to_connect: &str,
+        port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        let target = format!("{host_to_connect}:{port_to_connect}");
+        self.refuse_open("direct-tcpip", target.as_bytes(), reply)
+            .await
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        host_to_connect: &str,
+        port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        let target = format!("{host_to_connect}:{port_to_connect}");
+        self.refuse_open("forwarded-tcpip", target.as_bytes(), reply)
+            .await
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        _channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut server::Session,
+    ) -> Result<(), Self::Error> {
+        self.refuse_open(
+            "direct-streamlocal@openssh.com",
+            socket_path.as_bytes(),
+            reply,
+        )
+        .await
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        _session: &mut server::Session,
+    ) -> Result<bool, Self::Error> {
+        let target = format!("{address}:{port}");
+        self.refuse("tcpip-forward", target.as_bytes()).await?;
+        Ok(false)
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        _session: &mut server::Session,
+    ) -> Result<bool, Self::Error> {
+        self.refuse("streamlocal-forward@openssh.com", socket_path.as_bytes())
+            .await?;
+        Ok(false)
+    }
+}

@@ -1,0 +1,198 @@
+//! Accepts connections within the limits, whatever the operating system runs short of.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use portcullis_journal::{Journal, SessionId};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    algorithms::{UnknownAlgorithm, library_config},
+    connection::{self, Services, Timers},
+    limits::Limits,
+    record::RefusalRecorder,
+};
+use crate::{auth::Authenticator, config::ServerConfig, metrics, session::Backends};
+
+/// Wait after an accept that failed for want of descriptors or memory; others have to end first.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+/// How long connections get to end after they were cut.
+const LAST_CALL: Duration = Duration::from_secs(20);
+
+/// Why an address can't be served.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// All connections of the gateway.
+#[derive(Debug)]
+pub struct Server {
+    services: Arc<Services>,
+    limits: Arc<Limits>,
+    refusals: Arc<Mutex<RefusalRecorder>>,
+    accepting: TaskTracker,
+    connections: TaskTracker,
+}
+
+impl Server {
+    /// # Errors
+    /// If the cipher policy names an algorithm that the library does not have.
+    pub fn new(
+        config: &ServerConfig,
+        authenticator: Authenticator,
+        backends: Backends,
+        journal: Journal,
+    ) -> Result<Self, UnknownAlgorithm> {
+        Ok(Self {
+            limits: Limits::new(config),
+            refusals: Arc::new(Mutex::new(RefusalRecorder::new(
+                journal.clone(),
+                Instant::now(),
+            ))),
+            services: Arc::new(Services {
+                library: Arc::new(library_config(config)?),
+                authenticator,
+                backends,
+                journal,
+                timers: Timers {
+                    login_grace: config.login_grace,
+                    idle_timeout: config.idle_timeout,
+                    session_limit: config.session_limit,
+                },
+                drain: CancellationToken::new(),
+                kill: CancellationToken::new(),
+            }),
+            accepting: TaskTracker::new(),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// Accepts connections on `listener` until [`stop_accepting`](Self::drain).
+    pub fn accept_on(&self, listener: TcpListener) {
+        let acceptor = Acceptor {
+            services: Arc::clone(&self.services),
+            limits: Arc::clone(&self.limits),
+            refusals: Arc::clone(&self.refusals),
+            connections: self.connections.clone(),
+        };
+        self.accepting.spawn(acceptor.run(listener));
+    }
+
+    /// Accepts no more, lets transfers go on for `grace`, and then cuts what is left; `hurry` ends the grace.
+    /// Returns how many connections had to be cut.
+    pub async fn drain(&self, grace: Duration, hurry: impl Future<Output = ()>) -> usize {
+        self.services.drain.cancel();
+        self.accepting.close();
+        self.accepting.wait().await;
+        self.connections.close();
+        tokio::select! {
+            () = self.connections.wait() => return 0,
+            () = time::sleep(grace) => {}
+            () = hurry => {}
+        }
+        let cut = self.connections.len();
+        self.services.kill.cancel();
+        if time::timeout(LAST_CALL, self.connections.wait())
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                connections = self.connections.len(),
+                "connections do not end"
+            );
+        }
+        cut
+    }
+}
+
+/// Binds the addresses, all or none.
+///
+/// # Errors
+/// For the first that can't be had.
+pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| ListenError { address, source })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+struct Acceptor {
+    services: Arc<Services>,
+    limits: Arc<Limits>,
+    refusals: Arc<Mutex<RefusalRecorder>>,
+    connections: TaskTracker,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener) {
+        let drain = self.services.drain.clone();
+        while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((socket, source)) => self.admit(socket, source),
+                Err(error) if is_shortage(&error) => {
+                    tracing::error!(%error, "connections can't be accepted; more file descriptors are needed (LimitNOFILE)");
+                    metrics::connection_refused("shortage");
+                    time::sleep(SHORTAGE_PAUSE).await;
+                }
+                // The client is gone already.
+                Err(error) => tracing::debug!(%error, "a connection broke before it was accepted"),
+            }
+        }
+    }
+
+    fn admit(&self, socket: TcpStream, source: SocketAddr) {
+        // An IPv4 client of an IPv6 socket is the IPv4 client in limits, records and bans.
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let Ok(destination) = socket.local_addr() else {
+            return;
+        };
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let slots = match self.limits.admit(source.ip()) {
+            Ok(slots) => slots,
+            Err(refusal) => {
+                metrics::connection_refused(refusal.code());
+                tracing::debug!(%source, reason = refusal.code(), "connection refused");
+                self.refusals
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .refused(refusal.code(), source, destination, Instant::now());
+                return;
+            }
+        };
+        let mut id = [0; 16];
+        if getrandom::fill(&mut id).is_err() || socket.set_nodelay(true).is_err() {
+            return;
+        }
+        let services = Arc::clone(&self.services);
+        self.connections.spawn(connection::serve(
+            services,
+            socket,
+            (source, destination),
+            SessionId(id),
+            slots,
+        ));
+    }
+}
+
+/// accept(2): too many descriptors of the process or the system, or no memory for buffers.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
