@@ -23,6 +23,8 @@ pub(crate) fn line_hash(line: &[u8]) -> [u8; 32] {
 pub(crate) struct Chain {
     prev: [u8; 32],
     tree: Tree,
+    /// When the last record of this run was appended.
+    moment: Moment,
 }
 
 impl Default for Chain {
@@ -30,6 +32,7 @@ impl Default for Chain {
         Self {
             prev: NO_RECORD,
             tree: Tree::default(),
+            moment: Moment::default(),
         }
     }
 }
@@ -62,6 +65,11 @@ impl Chain {
         calendar: &mut Calendar,
         out: &mut Vec<u8>,
     ) {
+        // The journal's own records go before those that were queued earlier; time still rises with the number.
+        if moment.mono_ns >= self.moment.mono_ns {
+            self.moment = moment;
+        }
+        let moment = self.moment;
         let mut digits = [0; 64];
         hex::encode_to_slice(self.prev, &mut digits).expect("64 digits hold 32 bytes");
         let prev = std::str::from_utf8(&digits).expect("hexadecimal digits are text");
@@ -82,7 +90,7 @@ impl Chain {
 }
 
 /// When something was appended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Moment {
     unix_micros: i64,
     mono_ns: u64,

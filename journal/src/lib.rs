@@ -11,10 +11,12 @@ mod chain;
 pub mod disk;
 mod line;
 mod queue;
+pub mod read;
 pub mod record;
 pub mod recover;
 mod segment;
 pub mod tree;
+pub mod verify;
 mod writer;
 
 pub use append::{

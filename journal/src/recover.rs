@@ -191,10 +191,9 @@ fn segment(
                     remember(&record, open);
                     chain.follow(&line);
                     good += taken;
-                    if let Some(head) = checkpoint.filter(|head| head.size == chain.next()) {
-                        if chain.tree().root() != head.root {
-                            return Err(RecoverError::Rewritten { covered: head.size });
-                        }
+                    let head = checkpoint.filter(|head| head.size == chain.next());
+                    if let Some(head) = head.filter(|head| chain.tree().root() != head.root) {
+                        return Err(RecoverError::Rewritten { covered: head.size });
                     }
                     continue;
                 }

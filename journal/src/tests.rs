@@ -2,11 +2,9 @@
 
 mod durability;
 mod recovery;
+mod tampering;
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -46,12 +44,12 @@ impl Bench {
     }
 
     /// The same log on another disk.
-    fn on(&self, disk: FaultyDisk) -> Bench {
+    fn on(&self, disk: FaultyDisk) -> Self {
         let keys = tempfile::tempdir().unwrap();
         for name in ["log.key", "log.key.pub"] {
             std::fs::copy(self.keys.path().join(name), keys.path().join(name)).unwrap();
         }
-        Bench { disk, keys }
+        Self { disk, keys }
     }
 
     fn records(&self) -> Vec<Value> {
@@ -131,10 +129,4 @@ fn wait_until(condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "the condition never held");
         std::thread::yield_now();
     }
-}
-
-/// A copy of the log's files as `portcullis-verify` would get them.
-#[expect(dead_code, reason = "for the tests of verification")]
-fn export(disk: &FaultyDisk, to: &Path) {
-    disk.copy_to(to).unwrap();
 }

@@ -23,7 +23,12 @@ impl Tree {
 
     /// Adds one record.
     pub fn push(&mut self, line: &[u8]) {
-        let mut node = record_hash(line);
+        self.push_leaf(record_hash(line));
+    }
+
+    /// Adds one record by its leaf hash.
+    pub fn push_leaf(&mut self, leaf: Hash) {
+        let mut node = leaf;
         for _ in 0..self.size.trailing_ones() {
             let left = self
                 .peaks

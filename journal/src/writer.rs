@@ -67,14 +67,13 @@ impl Writer {
         options: Options,
     ) -> Result<(Arc<Shared>, Recovery), OpenError> {
         let directory = options.directory.clone();
-        let lock = disk.lock().map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => OpenError::Locked {
-                directory: directory.clone(),
-            },
-            _ => OpenError::Directory {
-                directory: directory.clone(),
-                source,
-            },
+        let lock = disk.lock().map_err(|source| {
+            let directory = directory.clone();
+            if source.kind() == io::ErrorKind::WouldBlock {
+                OpenError::Locked { directory }
+            } else {
+                OpenError::Directory { directory, source }
+            }
         })?;
         let key = SigningKey::open(&options.signing_key, &origin(&options.node, &directory))?;
         let prepare = |source| OpenError::Prepare {

@@ -15,4 +15,3 @@ pub mod process;
 pub mod proxy;
 pub mod server;
 pub mod totp;
-pub mod wire;

@@ -56,7 +56,9 @@ impl Change {
                 if content.len() < end {
                     content.resize(end, 0);
                 }
-                content.splice(*offset..end, bytes.iter().copied());
+                if let Some(place) = content.get_mut(*offset..end) {
+                    place.copy_from_slice(bytes);
+                }
             }
             Self::Length(length) => content.resize(*length, 0),
         }
@@ -258,8 +260,8 @@ impl DiskFile for File {
             .and_then(|file| file.memory.get(offset as usize..))
             .unwrap_or_default();
         let length = content.len().min(buffer.len());
-        for (to, from) in buffer.iter_mut().zip(content) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (buffer.get_mut(..length), content.get(..length)) {
+            to.copy_from_slice(from);
         }
         Ok(length)
     }

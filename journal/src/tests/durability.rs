@@ -250,3 +250,33 @@ async fn nothing_is_appended_after_close() {
     );
     assert_eq!(clone.close().await, Err(AppendError::Closed));
 }
+
+#[tokio::test]
+async fn time_rises_with_the_number_though_the_journal_puts_records_of_its_own_in_between() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    bench.disk.set_syncs_wait(true);
+    let first = journal.append(named("fails"));
+    let second = journal.append(named("queued meanwhile"));
+    bench.disk.fill();
+    bench.disk.set_syncs_wait(false);
+    let _ = (first.await, second.await);
+    let queued = journal.append(named("queued before the disk has room"));
+    let _ = queued.await;
+    bench.disk.set_capacity(None);
+    journal.append(named("after")).await.unwrap();
+    let records = bench.records();
+    assert!(
+        records
+            .iter()
+            .map(|r| r["mono_ns"].as_u64().unwrap())
+            .is_sorted(),
+        "{records:#?}"
+    );
+    assert!(
+        records
+            .iter()
+            .map(|r| r["ts"].as_str().unwrap().to_owned())
+            .is_sorted()
+    );
+}

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::wire::{Frame, Wire, kind, log_in, open, status};
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Mount};
 use portcullis_tests::files;
@@ -13,7 +14,6 @@ use portcullis_tests::place::Place;
 use portcullis_tests::process::wait_for;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
-use portcullis_tests::wire::{Frame, Wire, kind, log_in, open, status};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -6,3 +6,4 @@ mod clients;
 mod peers;
 mod promises;
 mod ssh_audit;
+mod wire;

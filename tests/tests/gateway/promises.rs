@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::{Connection, log_in, open, status};
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Mount};
 use portcullis_tests::files;
@@ -14,7 +15,6 @@ use portcullis_tests::process::wait_for;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
-use portcullis_tests::wire::{Connection, log_in, open, status};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 

@@ -13,112 +13,100 @@ use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key
 use russh::{Channel, ChannelMsg};
 use tokio::time::timeout;
 
-use crate::account::Account;
+use portcullis_tests::account::Account;
 
 /// How long an answer may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Request and reply types (filexfer-02 section 3).
-pub mod kind {
-    pub const INIT: u8 = 1;
-    pub const VERSION: u8 = 2;
-    pub const OPEN: u8 = 3;
-    pub const CLOSE: u8 = 4;
-    pub const READ: u8 = 5;
-    pub const WRITE: u8 = 6;
-    pub const LSTAT: u8 = 7;
-    pub const FSTAT: u8 = 8;
-    pub const SETSTAT: u8 = 9;
-    pub const FSETSTAT: u8 = 10;
-    pub const OPENDIR: u8 = 11;
-    pub const READDIR: u8 = 12;
-    pub const REMOVE: u8 = 13;
-    pub const MKDIR: u8 = 14;
-    pub const RMDIR: u8 = 15;
-    pub const REALPATH: u8 = 16;
-    pub const STAT: u8 = 17;
-    pub const RENAME: u8 = 18;
-    pub const READLINK: u8 = 19;
-    pub const SYMLINK: u8 = 20;
-    pub const STATUS: u8 = 101;
-    pub const HANDLE: u8 = 102;
-    pub const DATA: u8 = 103;
-    pub const NAME: u8 = 104;
-    pub const ATTRS: u8 = 105;
-    pub const EXTENDED: u8 = 200;
-    pub const EXTENDED_REPLY: u8 = 201;
+pub(crate) mod kind {
+    pub(crate) const INIT: u8 = 1;
+    pub(crate) const VERSION: u8 = 2;
+    pub(crate) const OPEN: u8 = 3;
+    pub(crate) const CLOSE: u8 = 4;
+    pub(crate) const READ: u8 = 5;
+    pub(crate) const WRITE: u8 = 6;
+    pub(crate) const LSTAT: u8 = 7;
+    pub(crate) const FSTAT: u8 = 8;
+    pub(crate) const SETSTAT: u8 = 9;
+    pub(crate) const FSETSTAT: u8 = 10;
+    pub(crate) const OPENDIR: u8 = 11;
+    pub(crate) const READDIR: u8 = 12;
+    pub(crate) const REMOVE: u8 = 13;
+    pub(crate) const MKDIR: u8 = 14;
+    pub(crate) const RMDIR: u8 = 15;
+    pub(crate) const REALPATH: u8 = 16;
+    pub(crate) const STAT: u8 = 17;
+    pub(crate) const RENAME: u8 = 18;
+    pub(crate) const READLINK: u8 = 19;
+    pub(crate) const SYMLINK: u8 = 20;
+    pub(crate) const STATUS: u8 = 101;
+    pub(crate) const HANDLE: u8 = 102;
+    pub(crate) const DATA: u8 = 103;
+    pub(crate) const NAME: u8 = 104;
+    pub(crate) const ATTRS: u8 = 105;
+    pub(crate) const EXTENDED: u8 = 200;
 }
 
 /// Status codes (filexfer-02 section 7).
-pub mod status {
-    pub const OK: u32 = 0;
-    pub const EOF: u32 = 1;
-    pub const NO_SUCH_FILE: u32 = 2;
-    pub const PERMISSION_DENIED: u32 = 3;
-    pub const FAILURE: u32 = 4;
-    pub const BAD_MESSAGE: u32 = 5;
-    pub const OP_UNSUPPORTED: u32 = 8;
+pub(crate) mod status {
+    pub(crate) const OK: u32 = 0;
+    pub(crate) const EOF: u32 = 1;
+    pub(crate) const FAILURE: u32 = 4;
+    pub(crate) const BAD_MESSAGE: u32 = 5;
+    pub(crate) const OP_UNSUPPORTED: u32 = 8;
 }
 
 /// `pflags` of OPEN (filexfer-02 section 6.3).
-pub mod open {
-    pub const READ: u32 = 0x01;
-    pub const WRITE: u32 = 0x02;
-    pub const CREATE: u32 = 0x08;
-    pub const TRUNCATE: u32 = 0x10;
-    pub const EXCLUSIVE: u32 = 0x20;
+pub(crate) mod open {
+    pub(crate) const WRITE: u32 = 0x02;
+    pub(crate) const CREATE: u32 = 0x08;
+    pub(crate) const TRUNCATE: u32 = 0x10;
     /// What an ordinary upload asks for.
-    pub const UPLOAD: u32 = WRITE | CREATE | TRUNCATE;
+    pub(crate) const UPLOAD: u32 = WRITE | CREATE | TRUNCATE;
 }
 
 /// The body of a frame: its type, and what follows, field by field. The length goes before it when it is sent.
 #[derive(Debug, Clone)]
-pub struct Frame(Vec<u8>);
+pub(crate) struct Frame(Vec<u8>);
 
 impl Frame {
     /// A frame of this type.
-    #[must_use]
-    pub fn new(kind: u8) -> Self {
+    pub(crate) fn new(kind: u8) -> Self {
         Self(vec![kind])
     }
 
     /// A request: type and id.
-    #[must_use]
-    pub fn request(kind: u8, id: u32) -> Self {
+    pub(crate) fn request(kind: u8, id: u32) -> Self {
         Self::new(kind).u32(id)
     }
 
     /// Adds a number.
-    #[must_use]
-    pub fn u32(mut self, value: u32) -> Self {
+    pub(crate) fn u32(mut self, value: u32) -> Self {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
     /// Adds a number.
-    #[must_use]
-    pub fn u64(mut self, value: u64) -> Self {
+    pub(crate) fn u64(mut self, value: u64) -> Self {
         self.0.extend_from_slice(&value.to_be_bytes());
         self
     }
 
     /// Adds a string with its length.
-    #[must_use]
-    pub fn string(self, value: &[u8]) -> Self {
+    pub(crate) fn string(self, value: &[u8]) -> Self {
         let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
         self.u32(length).raw(value)
     }
 
     /// Adds bytes as they are.
-    #[must_use]
-    pub fn raw(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
     /// The whole frame with its length before it.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         [&length.to_be_bytes(), self.0.as_slice()].concat()
     }
@@ -126,7 +114,7 @@ impl Frame {
 
 /// A reply's type, id and what follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// One of [`kind`].
     pub kind: u8,
     /// The request's id.
@@ -137,18 +125,14 @@ pub struct Reply {
 
 impl Reply {
     /// The code of a STATUS; `None` for other replies.
-    #[must_use]
-    pub fn status(&self) -> Option<u32> {
+    pub(crate) fn status(&self) -> Option<u32> {
         (self.kind == kind::STATUS)
             .then(|| number(&self.body))
             .flatten()
     }
 
     /// The first string of the body: a handle, or the data of a READ.
-    ///
-    /// # Errors
-    /// When the reply is something else.
-    pub fn string(&self) -> Result<Vec<u8>> {
+    pub(crate) fn string(&self) -> Result<Vec<u8>> {
         let length = number(&self.body).context("the reply has a string")?;
         let string = self.body.get(4..4 + usize::try_from(length)?);
         match self.kind {
@@ -158,10 +142,7 @@ impl Reply {
     }
 
     /// The names of a NAME reply, in its order, without long names and attributes' values.
-    ///
-    /// # Errors
-    /// When the reply is something else, or broken.
-    pub fn names(&self) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn names(&self) -> Result<Vec<Vec<u8>>> {
         if self.kind != kind::NAME {
             bail!("expected names, got {self:?}");
         }
@@ -224,7 +205,7 @@ impl client::Handler for AnyHostKey {
 }
 
 /// A connection that may be authenticated.
-pub struct Connection(Handle<AnyHostKey>);
+pub(crate) struct Connection(Handle<AnyHostKey>);
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -234,10 +215,7 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// Connects; nobody is logged in yet.
-    ///
-    /// # Errors
-    /// When the server refuses the connection or the key exchange.
-    pub async fn open(address: SocketAddr) -> Result<Self> {
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         let config = client::Config {
             window_size: 8 << 20,
             nodelay: true,
@@ -248,10 +226,7 @@ impl Connection {
     }
 
     /// Tries the key; true for success, whole or partial.
-    ///
-    /// # Errors
-    /// When the connection ends.
-    pub async fn key(&mut self, user: &str, key: &Path) -> Result<(bool, bool)> {
+    pub(crate) async fn key(&mut self, user: &str, key: &Path) -> Result<(bool, bool)> {
         let key = PrivateKeyWithHashAlg::new(Arc::new(load_secret_key(key, None)?), None);
         Ok(outcome(
             timeout(PATIENCE, self.0.authenticate_publickey(user, key)).await??,
@@ -259,20 +234,14 @@ impl Connection {
     }
 
     /// Tries the method `password`: (success, partial success).
-    ///
-    /// # Errors
-    /// When the connection ends.
-    pub async fn password(&mut self, user: &str, password: &str) -> Result<(bool, bool)> {
+    pub(crate) async fn password(&mut self, user: &str, password: &str) -> Result<(bool, bool)> {
         Ok(outcome(
             timeout(PATIENCE, self.0.authenticate_password(user, password)).await??,
         ))
     }
 
     /// Answers the prompts of keyboard-interactive from `answers`, by what they ask for: (success, partial success).
-    ///
-    /// # Errors
-    /// When the connection ends, or a prompt is neither for the password nor for the code.
-    pub async fn keyboard_interactive(
+    pub(crate) async fn keyboard_interactive(
         &mut self,
         user: &str,
         password: &str,
@@ -302,18 +271,12 @@ impl Connection {
     }
 
     /// Opens a session channel, without a subsystem.
-    ///
-    /// # Errors
-    /// When the server refuses it.
-    pub async fn channel(&self) -> Result<Channel<client::Msg>> {
+    pub(crate) async fn channel(&self) -> Result<Channel<client::Msg>> {
         Ok(timeout(PATIENCE, self.0.channel_open_session()).await??)
     }
 
     /// Opens SFTP on a channel of its own and negotiates version 3.
-    ///
-    /// # Errors
-    /// When the server refuses it.
-    pub async fn sftp(&self) -> Result<Wire> {
+    pub(crate) async fn sftp(&self) -> Result<Wire> {
         let mut wire = self.subsystem().await?;
         wire.send(&Frame::new(kind::INIT).u32(3)).await?;
         let version = wire.reply().await?;
@@ -324,10 +287,7 @@ impl Connection {
     }
 
     /// Opens SFTP on a channel of its own, before any frame.
-    ///
-    /// # Errors
-    /// When the server refuses it.
-    pub async fn subsystem(&self) -> Result<Wire> {
+    pub(crate) async fn subsystem(&self) -> Result<Wire> {
         let channel = self.channel().await?;
         timeout(PATIENCE, channel.request_subsystem(true, "sftp")).await??;
         Ok(Wire {
@@ -348,10 +308,7 @@ fn outcome(result: AuthResult) -> (bool, bool) {
 }
 
 /// Logs in with the key and the password, which takes no one-time code.
-///
-/// # Errors
-/// When either is refused.
-pub async fn log_in(address: SocketAddr, account: &Account) -> Result<Connection> {
+pub(crate) async fn log_in(address: SocketAddr, account: &Account) -> Result<Connection> {
     let mut connection = Connection::open(address).await?;
     let (_, partial) = connection.key(&account.name, &account.key).await?;
     if !partial {
@@ -367,7 +324,7 @@ pub async fn log_in(address: SocketAddr, account: &Account) -> Result<Connection
 }
 
 /// An SFTP channel.
-pub struct Wire {
+pub(crate) struct Wire {
     channel: Channel<client::Msg>,
     received: Vec<u8>,
     next_id: u32,
@@ -383,35 +340,23 @@ impl std::fmt::Debug for Wire {
 
 impl Wire {
     /// Sends a frame.
-    ///
-    /// # Errors
-    /// When the channel has ended.
-    pub async fn send(&mut self, frame: &Frame) -> Result<()> {
+    pub(crate) async fn send(&mut self, frame: &Frame) -> Result<()> {
         self.send_raw(frame.bytes()).await
     }
 
     /// Sends bytes as they are.
-    ///
-    /// # Errors
-    /// When the channel has ended, or the server doesn't take them.
-    pub async fn send_raw(&mut self, bytes: Vec<u8>) -> Result<()> {
+    pub(crate) async fn send_raw(&mut self, bytes: Vec<u8>) -> Result<()> {
         timeout(PATIENCE, self.channel.data_bytes(bytes)).await??;
         Ok(())
     }
 
     /// The next reply.
-    ///
-    /// # Errors
-    /// When the channel ends before it.
-    pub async fn reply(&mut self) -> Result<Reply> {
+    pub(crate) async fn reply(&mut self) -> Result<Reply> {
         self.next().await?.context("the server closed the channel")
     }
 
     /// The next reply, or `None` when the server has closed the channel.
-    ///
-    /// # Errors
-    /// When nothing comes within [`PATIENCE`].
-    pub async fn next(&mut self) -> Result<Option<Reply>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Reply>> {
         loop {
             if let Some(reply) = self.take_frame() {
                 return Ok(Some(reply));
@@ -440,10 +385,11 @@ impl Wire {
     }
 
     /// Sends the request that `fill` completes and returns its reply.
-    ///
-    /// # Errors
-    /// When the channel ends, or the reply is to another request.
-    pub async fn ask(&mut self, kind: u8, fill: impl FnOnce(Frame) -> Frame) -> Result<Reply> {
+    pub(crate) async fn ask(
+        &mut self,
+        kind: u8,
+        fill: impl FnOnce(Frame) -> Frame,
+    ) -> Result<Reply> {
         self.next_id += 1;
         let id = self.next_id;
         self.send(&fill(Frame::request(kind, id))).await?;
@@ -455,10 +401,7 @@ impl Wire {
     }
 
     /// Opens a file and returns its handle.
-    ///
-    /// # Errors
-    /// When the server refuses it.
-    pub async fn open(&mut self, path: &[u8], flags: u32) -> Result<Vec<u8>> {
+    pub(crate) async fn open(&mut self, path: &[u8], flags: u32) -> Result<Vec<u8>> {
         let reply = self
             .ask(kind::OPEN, |frame| frame.string(path).u32(flags).u32(0))
             .await?;
@@ -468,10 +411,12 @@ impl Wire {
     }
 
     /// Writes and returns the status.
-    ///
-    /// # Errors
-    /// When the channel ends.
-    pub async fn write(&mut self, handle: &[u8], offset: u64, data: &[u8]) -> Result<Option<u32>> {
+    pub(crate) async fn write(
+        &mut self,
+        handle: &[u8],
+        offset: u64,
+        data: &[u8],
+    ) -> Result<Option<u32>> {
         let reply = self
             .ask(kind::WRITE, |frame| {
                 frame.string(handle).u64(offset).string(data)
@@ -480,22 +425,8 @@ impl Wire {
         Ok(reply.status())
     }
 
-    /// Reads once.
-    ///
-    /// # Errors
-    /// When the channel ends.
-    pub async fn read(&mut self, handle: &[u8], offset: u64, length: u32) -> Result<Reply> {
-        self.ask(kind::READ, |frame| {
-            frame.string(handle).u64(offset).u32(length)
-        })
-        .await
-    }
-
     /// Closes a handle and returns the status.
-    ///
-    /// # Errors
-    /// When the channel ends.
-    pub async fn close(&mut self, handle: &[u8]) -> Result<Option<u32>> {
+    pub(crate) async fn close(&mut self, handle: &[u8]) -> Result<Option<u32>> {
         Ok(self
             .ask(kind::CLOSE, |frame| frame.string(handle))
             .await?
@@ -503,10 +434,7 @@ impl Wire {
     }
 
     /// Uploads a whole file.
-    ///
-    /// # Errors
-    /// When any step is refused.
-    pub async fn put(&mut self, path: &[u8], data: &[u8]) -> Result<()> {
+    pub(crate) async fn put(&mut self, path: &[u8], data: &[u8]) -> Result<()> {
         let handle = self.open(path, open::UPLOAD).await?;
         for (index, chunk) in data.chunks(32 << 10).enumerate() {
             let offset = u64::try_from(index * (32 << 10))?;
@@ -522,18 +450,12 @@ impl Wire {
     }
 
     /// Sends a request on one path and returns the status.
-    ///
-    /// # Errors
-    /// When the channel ends.
-    pub async fn path_status(&mut self, kind: u8, path: &[u8]) -> Result<Option<u32>> {
+    pub(crate) async fn path_status(&mut self, kind: u8, path: &[u8]) -> Result<Option<u32>> {
         Ok(self.ask(kind, |frame| frame.string(path)).await?.status())
     }
 
     /// Every name in a folder.
-    ///
-    /// # Errors
-    /// When the folder can't be listed.
-    pub async fn list(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) async fn list(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         let handle = self
             .ask(kind::OPENDIR, |frame| frame.string(path))
             .await?

@@ -1,0 +1,154 @@
+//! Checks a log on any machine, with nothing but the log and a public key.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use portcullis_journal::{
+    tree::key::read_verifier_keys,
+    verify::{Report, directory::verify},
+};
+
+const USAGE: &str = "\
+Checks a Portcullis log for records that were edited, deleted, inserted, swapped, repeated or cut off.
+Only reads, and needs nothing but the log and the public key. The daemon may be running.
+
+Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
+
+  DIR                directory of the log (*.jsonl and checkpoints)
+  --key FILE         public keys of the log, one a line (<signing key>.pub)
+  --checkpoint FILE  a checkpoint that was kept elsewhere; finds a log that was cut or replaced as a whole
+  --json             write the report as one JSON object
+  --help, --version
+
+Exit code: 0 the log is sound, 1 there are findings, 2 wrong usage or a file that can't be read.
+";
+
+enum Call {
+    Verify(Arguments),
+    Print(String),
+}
+
+struct Arguments {
+    directory: PathBuf,
+    key: PathBuf,
+    checkpoint: Option<PathBuf>,
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match parse(std::env::args_os()) {
+        Ok(Call::Print(text)) => io::stdout()
+            .write_all(text.as_bytes())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Ok(Call::Verify(arguments)) => run(&arguments),
+        Err(error) => Err(format!("{error}; see portcullis-verify --help").into()),
+    };
+    done.unwrap_or_else(|error| {
+        let mut text = format!("portcullis-verify: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        // Nothing is left to say it with if stderr is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let keys = read_verifier_keys(&arguments.key)?;
+    let report = verify(&arguments.directory, keys, arguments.checkpoint.as_deref())?;
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        let mut json = serde_json::to_value(&report)?;
+        if let Some(object) = json.as_object_mut() {
+            object.insert("sound".to_owned(), report.is_sound().into());
+            object.insert("chained_only".to_owned(), report.chained_only().into());
+        }
+        writeln!(out, "{json}")?;
+    } else {
+        print(&report, &mut out)?;
+    }
+    Ok(if report.is_sound() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
+    let verdict = if report.is_sound() { "OK" } else { "NOT SOUND" };
+    writeln!(
+        out,
+        "{verdict}: {} records in {} segments",
+        report.records, report.segments
+    )?;
+    for finding in &report.findings {
+        writeln!(out, "  finding: {finding}")?;
+    }
+    if report.further_findings > 0 {
+        writeln!(out, "  finding: and {} more", report.further_findings)?;
+    }
+    if let (Some(first), Some(last)) = (&report.first_time, &report.last_time) {
+        writeln!(out, "  time: {first} to {last}")?;
+    }
+    writeln!(
+        out,
+        "  signed: {} records, by the last checkpoint that fits; trusted: {}",
+        report.signed,
+        report.keys.join(", ")
+    )?;
+    if report.is_sound() {
+        match report.chained_only() {
+            0 => writeln!(out, "  every record is covered by a checkpoint")?,
+            count => writeln!(
+                out,
+                "  the last {count} records are covered by the hash chain only: an edit among them shows, unless it \
+                 is in the very last one, and a cut at the end does not"
+            )?,
+        }
+    }
+    for notice in &report.notices {
+        writeln!(out, "  note: {notice}")?;
+    }
+    Ok(())
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut directory, mut key, mut checkpoint, mut json) = (None, None, None, false);
+    let mut parser = lexopt::Parser::from_iter(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("key") => key = Some(parser.value()?.into()),
+            Long("checkpoint") => checkpoint = Some(parser.value()?.into()),
+            Long("json") => json = true,
+            Long("help") | Short('h') => return Ok(Call::Print(USAGE.to_owned())),
+            Long("version") => {
+                return Ok(Call::Print(format!(
+                    "portcullis-verify {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+            Value(path) if directory.is_none() => directory = Some(path.into()),
+            Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
+        }
+    }
+    let directory = directory.ok_or("the directory of the log is missing")?;
+    let key = key.ok_or("--key is missing: without a public key nothing is proved")?;
+    Ok(Call::Verify(Arguments {
+        directory,
+        key,
+        checkpoint,
+        json,
+    }))
+}

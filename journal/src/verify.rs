@@ -1,0 +1,152 @@
+//! Checks a log: bytes in, findings out. Knows no clock and no daemon; files are read in [`directory`] alone.
+//!
+//! Lines are followed one by one with a single line of foresight, so that memory stays bounded. The place of a line says
+//! which record it should be, its sequence number which one it claims to be, the `prev` of the next whether it was
+//! changed, and the signed tree heads whether the whole was.
+
+pub mod directory;
+mod follow;
+mod report;
+
+use std::{
+    fmt,
+    io::{self, BufRead},
+    sync::Arc,
+};
+
+use signed_note::{StandardVerifier, Verifier as _};
+
+pub use report::{Finding, Kind, Report};
+
+use crate::{
+    line::{Found, read_line},
+    tree::checkpoint::{Judged, judge, notes},
+};
+use follow::{Follower, Line};
+
+/// A check under way: first all checkpoints, then all segments in order, then [`Verification::finish`].
+pub struct Verification {
+    keys: Vec<StandardVerifier>,
+    follower: Follower,
+    signers: Vec<String>,
+    segments: u64,
+    notices: Vec<String>,
+    has_judged_checkpoint: bool,
+}
+
+impl fmt::Debug for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verification({} segments so far)", self.segments)
+    }
+}
+
+impl Verification {
+    /// Begins a check for somebody who trusts `keys`.
+    pub fn new(keys: Vec<StandardVerifier>) -> Self {
+        Self {
+            signers: keys
+                .iter()
+                .map(|key| format!("{}+{:08x}", key.name(), key.key_id()))
+                .collect(),
+            keys,
+            follower: Follower::default(),
+            segments: 0,
+            notices: Vec::new(),
+            has_judged_checkpoint: false,
+        }
+    }
+
+    /// Takes the checkpoints in `text`, which `file` names in findings.
+    pub fn checkpoints(&mut self, file: &str, text: &[u8]) {
+        let (all, torn) = notes(text);
+        let mut foreign = Vec::new();
+        let mut foreign_notes = 0_u64;
+        for (number, note) in (1..).zip(all) {
+            self.has_judged_checkpoint = true;
+            match judge(note, &self.keys) {
+                Judged::Good(head) => {
+                    if !self.follower.expect(head) {
+                        self.follower.find(
+                            Finding::of_checkpoint(Kind::Forked, file, number).covering(head.size),
+                        );
+                    }
+                }
+                Judged::OtherKey { signers, .. } => {
+                    foreign_notes += 1;
+                    foreign.extend(signers);
+                    foreign.sort();
+                    foreign.dedup();
+                }
+                Judged::BadSignature { size } => {
+                    let finding = Finding::of_checkpoint(Kind::CheckpointEdited, file, number);
+                    self.follower.find(match size {
+                        Some(size) => finding.covering(size),
+                        None => finding,
+                    });
+                }
+                Judged::Malformed => {
+                    self.follower
+                        .find(Finding::of_checkpoint(Kind::CheckpointEdited, file, number))
+                }
+            }
+        }
+        if foreign_notes > 0 {
+            let mut finding = Finding::of_checkpoint(Kind::WrongKey, file, foreign_notes);
+            finding.signers = foreign;
+            self.follower.find(finding);
+        }
+        if !torn.is_empty() {
+            self.notices.push(format!(
+                "the last checkpoint in {file} is not complete ({} bytes): one is being written, or the end was cut off",
+                torn.len()
+            ));
+        }
+    }
+
+    /// Takes the next segment. `is_last` allows for a line that the daemon is writing at this moment.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn segment(
+        &mut self,
+        name: &str,
+        input: &mut dyn BufRead,
+        is_last: bool,
+    ) -> io::Result<()> {
+        self.segments += 1;
+        let segment: Arc<str> = name.into();
+        let mut text = Vec::new();
+        for number in 1.. {
+            let (found, taken) = read_line(input, &mut text)?;
+            match found {
+                Found::End => break,
+                Found::Torn if is_last => {
+                    self.notices.push(format!(
+                        "the last line ({name}, line {number}) is not complete ({taken} bytes): the daemon is writing \
+                         it, or it was cut off before any checkpoint covered it"
+                    ));
+                }
+                Found::Whole => self
+                    .follower
+                    .push(Line::new(segment.clone(), number, &text)),
+                Found::Torn | Found::TooLong => {
+                    self.follower
+                        .push(Line::damaged(segment.clone(), number, &text))
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was found.
+    pub fn finish(mut self) -> Report {
+        if !self.has_judged_checkpoint {
+            self.follower.find(Finding::new(Kind::NoCheckpoint));
+        }
+        let mut report = self.follower.finish();
+        report.segments = self.segments;
+        report.keys = self.signers;
+        report.notices.splice(0..0, self.notices);
+        report
+    }
+}

@@ -1,0 +1,71 @@
+//! Checks the log in a directory. Only reads; the daemon may be writing meanwhile.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use signed_note::StandardVerifier;
+
+use super::{Report, Verification};
+use crate::{
+    read::{ReadError, segment_paths},
+    tree::checkpoint::CHECKPOINTS,
+};
+
+/// Why a log can't be checked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    #[error(transparent)]
+    List(#[from] ReadError),
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} holds no log: neither segments (000000000000.jsonl) nor checkpoints", directory.display())]
+    NoLog { directory: PathBuf },
+}
+
+/// Checks the log in `directory`, and against the checkpoint in `outside`, which was kept elsewhere.
+///
+/// # Errors
+/// If a file can't be read, or there is no log. What is wrong with the log is not an error but in the report.
+pub fn verify(
+    directory: &Path,
+    keys: Vec<StandardVerifier>,
+    outside: Option<&Path>,
+) -> Result<Report, VerifyError> {
+    let read = |path: &Path| {
+        let path = path.to_owned();
+        move |source| VerifyError::Read { path, source }
+    };
+    let mut verification = Verification::new(keys);
+    // Checkpoints first: those signed while the segments are read would cover records that are not read.
+    let path = directory.join(CHECKPOINTS);
+    let has_checkpoints = match fs::read(&path) {
+        Ok(text) => {
+            verification.checkpoints(CHECKPOINTS, &text);
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(read(&path)(error)),
+    };
+    if let Some(path) = outside {
+        let text = fs::read(path).map_err(read(path))?;
+        verification.checkpoints(&path.display().to_string(), &text);
+    }
+    let segments = segment_paths(directory)?;
+    if segments.is_empty() && !has_checkpoints {
+        return Err(VerifyError::NoLog {
+            directory: directory.to_owned(),
+        });
+    }
+    let count = segments.len();
+    for (at, (name, path)) in segments.into_iter().enumerate() {
+        let file = fs::File::open(&path).map_err(read(&path))?;
+        let mut input = io::BufReader::with_capacity(1 << 18, file);
+        verification
+            .segment(&name, &mut input, at + 1 == count)
+            .map_err(read(&path))?;
+    }
+    Ok(verification.finish())
+}

@@ -1,0 +1,387 @@
+//! Follows the lines of a log and names what does not fit.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
+
+use tlog_tiles::{Hash, record_hash};
+
+use super::report::{Finding, Kind, Report};
+use crate::{
+    chain::{NO_RECORD, line_hash},
+    line::Envelope,
+    tree::{Tree, checkpoint::Head},
+};
+
+/// Findings that are kept; a log that was mixed up as a whole has no end of them.
+const MOST_FINDINGS: usize = 1000;
+
+/// Notices about the clock that are kept.
+const MOST_CLOCK_NOTICES: usize = 10;
+
+/// One line and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    segment: Arc<str>,
+    number: u64,
+    hash: [u8; 32],
+    leaf: Hash,
+    /// `None` if it is no record.
+    claim: Option<Claim>,
+}
+
+/// What a record says about itself.
+#[derive(Debug, Clone)]
+struct Claim {
+    seq: u64,
+    prev: Option<[u8; 32]>,
+    time: String,
+    boot_id: String,
+    mono_ns: u64,
+}
+
+impl Line {
+    pub(super) fn new(segment: Arc<str>, number: u64, text: &[u8]) -> Self {
+        let claim = Envelope::parse(text).map(|record| {
+            let mut prev = [0; 32];
+            let decoded = hex::decode_to_slice(record.prev.as_bytes(), &mut prev);
+            Claim {
+                seq: record.seq,
+                prev: decoded.is_ok().then_some(prev),
+                time: record.ts.into_owned(),
+                boot_id: record.boot_id.into_owned(),
+                mono_ns: record.mono_ns,
+            }
+        });
+        Self {
+            claim,
+            ..Self::damaged(segment, number, text)
+        }
+    }
+
+    /// A line that can't be a record.
+    pub(super) fn damaged(segment: Arc<str>, number: u64, text: &[u8]) -> Self {
+        Self {
+            segment,
+            number,
+            hash: line_hash(text),
+            leaf: record_hash(text),
+            claim: None,
+        }
+    }
+
+    fn seq(&self) -> Option<u64> {
+        self.claim.as_ref().map(|claim| claim.seq)
+    }
+
+    fn prev(&self) -> Option<[u8; 32]> {
+        self.claim.as_ref().and_then(|claim| claim.prev)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// Signed roots by the number of records that they cover.
+    heads: BTreeMap<u64, Hash>,
+    /// The record that the next place is for.
+    expected: u64,
+    /// Read, but not judged before the line after it is known.
+    waiting: Option<Line>,
+    /// The line in the place before.
+    last: Option<Line>,
+    /// A record that came one place too early and must not be missed.
+    early: Option<u64>,
+    /// So many links are known to be broken by what was found already.
+    excused: u32,
+    run: Option<Run>,
+    tree: Tree,
+    /// Whether the tree can still have the signed roots.
+    is_comparable: bool,
+    has_begun: bool,
+    /// Records below are proved by a signed root.
+    signed: u64,
+    /// A root that does not fit; the next link says whether the record before it is why.
+    mismatch: Option<u64>,
+    report: Report,
+}
+
+/// Consecutive records that don't follow the line before them.
+#[derive(Debug)]
+struct Run {
+    /// The line before the first of them.
+    left: Option<Mark>,
+    first: Mark,
+    last: Mark,
+    count: u64,
+}
+
+/// A record and where it stands.
+#[derive(Debug, Clone)]
+struct Mark {
+    seq: u64,
+    segment: Arc<str>,
+    number: u64,
+}
+
+impl Mark {
+    fn finding(&self, kind: Kind, last: u64) -> Finding {
+        Finding::of_records(kind, self.seq, last).at(&self.segment, self.number)
+    }
+}
+
+impl Follower {
+    /// Takes a signed head into account; false if another one over as many records says something else.
+    pub(super) fn expect(&mut self, head: Head) -> bool {
+        *self.heads.entry(head.size).or_insert(head.root) == head.root
+    }
+
+    pub(super) fn find(&mut self, finding: Finding) {
+        if self.report.findings.len() < MOST_FINDINGS {
+            self.report.findings.push(finding);
+        } else {
+            self.report.further_findings += 1;
+        }
+    }
+
+    /// Takes the next line of the log.
+    pub(super) fn push(&mut self, line: Line) {
+        if !mem::replace(&mut self.has_begun, true) {
+            self.is_comparable = true;
+        }
+        if let Some(current) = self.waiting.take() {
+            self.place(current, Some(&line));
+        }
+        self.waiting = Some(line);
+    }
+
+    pub(super) fn finish(mut self) -> Report {
+        if let Some(current) = self.waiting.take() {
+            self.place(current, None);
+        }
+        let is_chain_broken_at_end = self.run.is_some();
+        self.end_run(true);
+        if let (Some(covers), false) = (self.mismatch.take(), is_chain_broken_at_end) {
+            self.find_rewritten(covers);
+        }
+        if let Some((&covers, _)) = self
+            .heads
+            .last_key_value()
+            .filter(|&(&covers, _)| covers > self.expected)
+        {
+            let finding =
+                Finding::of_records(Kind::Truncated, self.expected, covers - 1).covering(covers);
+            let finding = match &self.last {
+                Some(last) => finding.at(&last.segment, last.number),
+                None => finding,
+            };
+            self.find(finding);
+        }
+        self.report.records = self.expected;
+        self.report.signed = self.signed;
+        self.report.last_time = self
+            .last
+            .and_then(|last| last.claim)
+            .map(|claim| claim.time);
+        self.report
+    }
+
+    /// Compares the number that a line claims with its place.
+    fn place(&mut self, line: Line, next: Option<&Line>) {
+        let expected = self.expected;
+        let after = next.and_then(Line::seq);
+        match line.seq() {
+            Some(seq) if seq == expected => self.take(line, Link::Checked),
+            None if after == Some(expected) => {
+                self.find_at(Kind::Inserted, expected, expected, &line)
+            }
+            None => {
+                self.find_at(Kind::Edited, expected, expected, &line);
+                self.take(line, Link::Known);
+                self.excused = 1;
+            }
+            Some(seq) if seq > expected => self.place_early(line, seq, after),
+            Some(seq) => self.place_late(line, seq, next),
+        }
+    }
+
+    fn place_early(&mut self, line: Line, seq: u64, after: Option<u64>) {
+        let expected = self.expected;
+        if after == Some(expected) && seq == expected + 1 {
+            self.find_at(Kind::Swapped, expected, seq, &line);
+            self.early = Some(seq);
+            self.excused = 2;
+        } else if after == Some(expected) {
+            self.find_at(Kind::Inserted, expected, expected, &line);
+        } else if after == Some(expected + 1) {
+            self.replace(line, seq);
+        } else {
+            self.find_at(Kind::Deleted, expected, seq - 1, &line);
+            self.expected = seq;
+            self.take(line, Link::Known);
+        }
+    }
+
+    fn place_late(&mut self, line: Line, seq: u64, next: Option<&Line>) {
+        let expected = self.expected;
+        let other_half = self.report.findings.iter_mut().rev().find(|f| {
+            f.kind == Kind::Replaced && f.first == Some(seq) && f.found == Some(expected)
+        });
+        if let Some(finding) = other_half {
+            finding.kind = Kind::Swapped;
+            finding.last = Some(expected);
+            self.take(line, Link::Known);
+            self.excused = 1;
+        } else if next.and_then(Line::seq) == Some(expected + 1) {
+            self.replace(line, seq);
+        } else if seq + 1 < expected || self.last.as_ref().is_none_or(|last| last.hash == line.hash)
+        {
+            self.find_at(Kind::Duplicated, seq, seq, &line);
+        } else if next.is_some_and(|next| next.prev() == Some(line.hash)) {
+            // Two lines claim the place, and the log goes on from the second. A root was compared with the first.
+            self.mismatch = None;
+            if let Some(forged) = self.last.replace(line) {
+                self.find_at(Kind::Inserted, seq, seq, &forged);
+            }
+        } else {
+            self.find_at(Kind::Inserted, seq, seq, &line);
+        }
+    }
+
+    /// A line stands in the place of another.
+    fn replace(&mut self, line: Line, seq: u64) {
+        let finding = Finding::of_records(Kind::Replaced, self.expected, self.expected);
+        let finding = Finding {
+            found: Some(seq),
+            ..finding.at(&line.segment, line.number)
+        };
+        self.find(finding);
+        self.is_comparable = false;
+        self.take(line, Link::Known);
+        self.excused = 1;
+    }
+
+    /// Lets a line be the record that its place is for.
+    fn take(&mut self, line: Line, link: Link) {
+        let is_excused = self.excused > 0 || link == Link::Known;
+        self.excused = self.excused.saturating_sub(1);
+        let before = self.last.as_ref().map_or(NO_RECORD, |last| last.hash);
+        let follows = is_excused || line.prev() == Some(before);
+        if let (Some(covers), true) = (self.mismatch.take(), follows) {
+            self.find_rewritten(covers);
+        }
+        if follows {
+            self.end_run(false);
+        } else {
+            self.extend_run(&line);
+        }
+        self.look_at_clock(&line);
+        self.tree.push_leaf(line.leaf);
+        self.expected += 1;
+        if self.early == Some(self.expected) {
+            self.early = None;
+            self.expected += 1;
+        }
+        self.last = Some(line);
+        self.compare_root();
+    }
+
+    fn compare_root(&mut self) {
+        let size = self.tree.size();
+        if let Some(root) = self.heads.get(&size).filter(|_| self.is_comparable) {
+            if *root == self.tree.root() {
+                self.signed = size;
+            } else {
+                self.is_comparable = false;
+                self.mismatch = Some(size);
+            }
+        }
+    }
+
+    fn extend_run(&mut self, line: &Line) {
+        self.is_comparable = false;
+        let mark = Mark {
+            seq: self.expected,
+            segment: line.segment.clone(),
+            number: line.number,
+        };
+        match &mut self.run {
+            Some(run) => {
+                run.last = mark;
+                run.count += 1;
+            }
+            None => {
+                let left = self.last.as_ref().map(|last| Mark {
+                    seq: self.expected.saturating_sub(1),
+                    segment: last.segment.clone(),
+                    number: last.number,
+                });
+                self.run = Some(Run {
+                    left,
+                    first: mark.clone(),
+                    last: mark,
+                    count: 1,
+                });
+            }
+        }
+    }
+
+    /// Says which record a broken stretch of the chain blames.
+    ///
+    /// A changed text breaks the link behind it, a changed `prev` the one before it as well. The last record of a log has
+    /// no link behind it.
+    fn end_run(&mut self, is_end_of_log: bool) {
+        let Some(run) = self.run.take() else { return };
+        // What a signed root covers is not to blame.
+        let left = run.left.filter(|left| left.seq >= self.signed);
+        let finding = match (left, run.count) {
+            (Some(left), 1) if is_end_of_log => left.finding(Kind::Edited, run.last.seq),
+            (Some(left), 1) => left.finding(Kind::Edited, left.seq),
+            (None, 1) => run.first.finding(Kind::Edited, run.first.seq),
+            _ if is_end_of_log && run.count > 2 => run.first.finding(Kind::Edited, run.last.seq),
+            _ => run.first.finding(Kind::Edited, run.last.seq - 1),
+        };
+        self.find(finding);
+    }
+
+    /// A signed root does not fit, though every link does.
+    fn find_rewritten(&mut self, covers: u64) {
+        let finding =
+            Finding::of_records(Kind::Rewritten, self.signed, covers - 1).covering(covers);
+        let finding = match &self.last {
+            Some(last) => finding.at(&last.segment, last.number),
+            None => finding,
+        };
+        self.find(finding);
+    }
+
+    fn find_at(&mut self, kind: Kind, first: u64, last: u64, line: &Line) {
+        self.is_comparable = false;
+        self.find(Finding::of_records(kind, first, last).at(&line.segment, line.number));
+    }
+
+    fn look_at_clock(&mut self, line: &Line) {
+        let Some(claim) = &line.claim else { return };
+        if self.report.first_time.is_none() {
+            self.report.first_time = Some(claim.time.clone());
+        }
+        let Some(before) = self.last.as_ref().and_then(|last| last.claim.as_ref()) else {
+            return;
+        };
+        // Times of one format sort as text.
+        let went_back = claim.time < before.time
+            || (claim.boot_id == before.boot_id && claim.mono_ns < before.mono_ns);
+        if went_back && self.report.notices.len() < MOST_CLOCK_NOTICES {
+            let notice = format!(
+                "the clock went back before record {}: {} after {}",
+                claim.seq, claim.time, before.time
+            );
+            self.report.notices.push(notice);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    /// The record must follow the line before it.
+    Checked,
+    /// It can't, for a reason that is a finding already.
+    Known,
+}

@@ -1,0 +1,229 @@
+//! The verifier as an auditor runs it, on a log that a journal wrote to a real directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use portcullis_journal::{
+    Event, EventKind, Journal, Options, read, record::untrusted, tree::key::public_key_path,
+};
+use serde_json::Value;
+
+struct Written {
+    _home: tempfile::TempDir,
+    directory: PathBuf,
+    key: PathBuf,
+}
+
+fn event(n: u64) -> Event {
+    let mut event = Event::new(EventKind::OperationDenied);
+    event.source = "192.0.2.7:4000".parse().ok();
+    event.body.insert("n".into(), n.into());
+    event.body.insert("path".into(), untrusted(b"/in\n\xff"));
+    event
+}
+
+/// A log of `records` in several segments; the journal is closed.
+fn written(records: u64) -> Written {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let directory = home.path().join("log");
+    let options = Options {
+        segment_bytes: 20_000,
+        ..Options::default_in(&directory)
+    };
+    let key = public_key_path(&options.signing_key);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (journal, _) = Journal::open(options).expect("a journal");
+        let pending: Vec<_> = (0..records).map(|n| journal.append(event(n))).collect();
+        for one in pending {
+            one.await.expect("a record");
+        }
+        journal.append(event(records)).await.expect("a record");
+        journal.close().await.expect("the end");
+    });
+    Written {
+        _home: home,
+        directory,
+        key,
+    }
+}
+
+fn verify(arguments: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_portcullis-verify"))
+        .args(arguments)
+        .output()
+        .expect("the verifier runs")
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+#[test]
+fn a_sound_log_exits_0_and_a_flipped_byte_exits_1_and_names_the_record() {
+    let log = written(50);
+    let call = [log.directory.as_path(), Path::new("--key"), &log.key];
+    let sound = verify(&call);
+    assert_eq!(sound.status.code(), Some(0), "{}", text(&sound));
+    assert!(text(&sound).contains("OK: 5"), "{}", text(&sound));
+    assert!(
+        text(&sound).contains("every record is covered"),
+        "{}",
+        text(&sound)
+    );
+
+    let path = log.directory.join("000000000000.jsonl");
+    let content = fs::read_to_string(&path).unwrap();
+    fs::write(&path, content.replacen("\"n\":7,", "\"n\":8,", 1)).unwrap();
+    let edited = verify(&call);
+    assert_eq!(edited.status.code(), Some(1), "{}", text(&edited));
+    // Record 0 is log.start.
+    assert!(
+        text(&edited).contains("record 8 was edited (000000000000.jsonl line 9)"),
+        "{}",
+        text(&edited)
+    );
+}
+
+#[test]
+fn the_report_is_one_json_object_on_request() {
+    let log = written(10);
+    let output = verify(&[
+        &log.directory,
+        Path::new("--key"),
+        &log.key,
+        Path::new("--json"),
+    ]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["sound"], true);
+    assert_eq!(report["records"], 13);
+    assert_eq!(report["signed"], 13);
+    assert_eq!(report["chained_only"], 0);
+}
+
+#[test]
+fn wrong_usage_and_missing_files_exit_2_and_say_what_is_missing() {
+    let log = written(1);
+    let nowhere = log.directory.join("nowhere");
+    for (arguments, expected) in [
+        (vec![log.directory.as_path()], "--key is missing"),
+        (
+            vec![Path::new("--key"), &log.key],
+            "the directory of the log is missing",
+        ),
+        (vec![&nowhere, Path::new("--key"), &log.key], "nowhere"),
+        (
+            vec![&log.directory, Path::new("--key"), &nowhere],
+            "nowhere",
+        ),
+        (
+            vec![
+                &log.directory,
+                Path::new("--key"),
+                &log.directory.join("000000000000.jsonl"),
+            ],
+            "no signed-note verifier key",
+        ),
+        (
+            vec![
+                &log.directory,
+                Path::new("--key"),
+                &log.key,
+                Path::new("--colour"),
+            ],
+            "--colour",
+        ),
+        (
+            vec![log.key.parent().unwrap(), Path::new("--key"), &log.key],
+            "holds no log",
+        ),
+    ] {
+        let output = verify(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+    assert_eq!(verify(&[Path::new("--help")]).status.code(), Some(0));
+}
+
+#[test]
+fn records_are_read_back_in_order_with_their_fields() {
+    let log = written(300);
+    let records: Vec<_> = read::records(&log.directory)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(
+        records
+            .iter()
+            .map(|record| record.seq)
+            .eq(0..records.len() as u64)
+    );
+    let denied: Vec<_> = records
+        .iter()
+        .filter(|record| record.event == "op.denied")
+        .collect();
+    assert!(
+        denied
+            .iter()
+            .map(|record| &record.body["n"])
+            .eq((0..=300).map(Value::from).collect::<Vec<_>>().iter())
+    );
+    assert_eq!(denied[0].source.unwrap().ip.to_string(), "192.0.2.7");
+    assert!(
+        fs::read_dir(&log.directory).unwrap().count() > 3,
+        "one segment only"
+    );
+}
+
+#[test]
+fn a_program_of_its_own_finds_the_log_sound_and_an_edit_unsound() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/independent.py");
+    let check = |log: &Written| {
+        Command::new("python3")
+            .arg(&script)
+            .arg(&log.directory)
+            .arg(&log.key)
+            .output()
+    };
+    let log = written(2500);
+    let sound = match check(&log) {
+        Ok(output) => output,
+        Err(error) if std::env::var_os("CI").is_none() => {
+            println!("not run: python3 is needed for the independent check: {error}");
+            return;
+        }
+        Err(error) => panic!("python3 is needed for the independent check: {error}"),
+    };
+    assert!(sound.status.success(), "{}", text(&sound));
+    assert!(text(&sound).contains("signatures: "), "{}", text(&sound));
+
+    let path = log.directory.join("checkpoints");
+    let notes = fs::read(&path).unwrap();
+    let mut edited = notes.clone();
+    // The first letter of the base64 root of the first checkpoint.
+    let root = edited
+        .iter()
+        .enumerate()
+        .filter(|&(_, &b)| b == b'\n')
+        .nth(1)
+        .unwrap()
+        .0
+        + 1;
+    edited[root] = if edited[root] == b'A' { b'B' } else { b'A' };
+    fs::write(&path, edited).unwrap();
+    assert!(
+        !check(&log).unwrap().status.success(),
+        "an edited root passed"
+    );
+    fs::write(&path, notes).unwrap();
+    assert!(check(&log).unwrap().status.success());
+}
