@@ -1,0 +1,3 @@
+//! Agent and proxy together, each host in its own network namespace. Needs root.
+
+mod bans;
