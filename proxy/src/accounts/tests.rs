@@ -1,1 +1,485 @@
+use std::os::unix::fs::PermissionsExt as _;
 
+use chrono::{DateTime, TimeZone as _, Utc};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    auth::{
+        Secret,
+        lockout::Lockout,
+        public_key::{self, samples},
+        totp::{self, Code},
+    },
+    path::VirtualPath,
+    policy::{Mount, Permissions},
+};
+
+fn database() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state/accounts.db");
+    (directory, path)
+}
+
+fn name(text: &str) -> AccountName {
+    text.parse().unwrap()
+}
+
+fn with_account(accounts: &Accounts, text: &str) -> UserId {
+    accounts
+        .administer("test")
+        .add(&name(text), AccountKind::Human, None)
+        .unwrap()
+}
+
+fn mount(at: &str, backend: &str) -> Mount {
+    Mount {
+        at: VirtualPath::clean(at.as_bytes()).unwrap(),
+        backend: backend.to_owned(),
+        directory: b"/in".to_vec(),
+        permissions: Permissions {
+            list: true,
+            ..Permissions::default()
+        },
+    }
+}
+
+fn instant(seconds: i64) -> DateTime<Utc> {
+    Utc.timestamp_opt(1_700_000_000 + seconds, 0).unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[test]
+fn a_name_is_lower_case_letters_digits_and_three_marks_and_nothing_else() {
+    for good in ["a", "0", "alice", "a.b_c-d", &"x".repeat(32)] {
+        assert!(good.parse::<AccountName>().is_ok(), "{good:?}");
+    }
+    for bad in [
+        "",
+        "Alice",
+        "al ice",
+        "-a",
+        ".a",
+        "..",
+        "_a",
+        "a/b",
+        "a\nb",
+        "a\0",
+        "älice",
+        "a:b",
+        &"x".repeat(33),
+    ] {
+        assert!(bad.parse::<AccountName>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_database_is_made_for_its_owner_alone_and_an_exposed_one_is_refused() {
+    let (_directory, path) = database();
+    let parent = path.parent().unwrap();
+    drop(Accounts::open(&path).unwrap());
+    assert_eq!((mode(&path), mode(parent)), (0o600, 0o700));
+
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    assert!(matches!(
+        Accounts::open(&path),
+        Err(AccountsError::Exposed { mode: 0o640, .. })
+    ));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o770)).unwrap();
+    assert!(matches!(
+        Accounts::open(&path),
+        Err(AccountsError::DirectoryExposed { mode: 0o770, .. })
+    ));
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o750)).unwrap();
+    assert!(Accounts::open(&path).is_ok());
+}
+
+#[test]
+fn a_database_of_a_newer_program_and_a_file_that_is_none_are_refused() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    accounts
+        .connection()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    drop(accounts);
+    assert!(matches!(
+        Accounts::open(&path),
+        Err(AccountsError::NewerSchema { found: 99, .. })
+    ));
+
+    let (_directory, path) = database();
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path.parent().unwrap())
+        .unwrap();
+    fs::write(&path, "no database at all, but long enough to be looked at").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(matches!(
+        Accounts::open(&path),
+        Err(AccountsError::Database(_))
+    ));
+}
+
+#[test]
+fn every_commit_is_synced() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let connection = accounts.connection();
+    let pragma = |name: &str| -> String {
+        connection
+            .query_row(&format!("PRAGMA {name}"), [], |row| {
+                row.get::<_, rusqlite::types::Value>(0)
+            })
+            .map(|value| format!("{value:?}"))
+            .unwrap()
+    };
+    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+    assert_eq!(pragma("synchronous"), "Integer(2)", "FULL");
+}
+
+#[test]
+fn an_account_is_found_while_it_is_enabled() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    assert_eq!(accounts.profile("alice").unwrap().unwrap().uid, uid);
+    assert_eq!(accounts.profile("bob").unwrap(), None);
+    let admin = accounts.administer("test");
+    admin.disable(&name("alice")).unwrap();
+    assert_eq!(accounts.profile("alice").unwrap(), None);
+    assert_eq!(accounts.epoch(uid).unwrap(), None);
+    admin.enable(&name("alice")).unwrap();
+    assert!(accounts.profile("alice").unwrap().is_some());
+    assert!(matches!(
+        admin.add(&name("alice"), AccountKind::Human, None),
+        Err(AccountsError::AccountExists { .. })
+    ));
+    assert!(matches!(
+        admin.disable(&name("bob")),
+        Err(AccountsError::NoSuchAccount { .. })
+    ));
+}
+
+#[test]
+fn a_key_of_one_account_is_refused_to_another_and_accepted_again_for_the_same() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let (alice, bob) = (
+        with_account(&accounts, "alice"),
+        with_account(&accounts, "bob"),
+    );
+    let admin = accounts.administer("test");
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let fingerprint = admin.add_key(&name("alice"), &key).unwrap();
+    assert_eq!(admin.add_key(&name("alice"), &key).unwrap(), fingerprint);
+    let taken = admin.add_key(&name("bob"), &key).unwrap_err();
+    assert!(matches!(&taken, AccountsError::KeyTaken { owner, .. } if owner == "alice"));
+    assert!(accounts.has_key(alice, &fingerprint).unwrap());
+    assert!(!accounts.has_key(bob, &fingerprint).unwrap());
+
+    admin.remove_key(&name("alice"), &fingerprint).unwrap();
+    assert!(!accounts.has_key(alice, &fingerprint).unwrap());
+    assert!(admin.remove_key(&name("alice"), &fingerprint).is_err());
+    assert!(admin.add_key(&name("bob"), &key).is_ok());
+}
+
+#[test]
+fn mounts_of_one_account_stand_beside_each_other_and_do_not_nest() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    with_account(&accounts, "bob");
+    let admin = accounts.administer("test");
+    let alice = name("alice");
+    admin.mount(&alice, &mount("/in/lab", "lab")).unwrap();
+    admin.mount(&alice, &mount("/in/lab2", "lab")).unwrap();
+    for nested in ["/", "/in", "/in/lab/x"] {
+        assert!(
+            matches!(
+                admin.mount(&alice, &mount(nested, "lab")),
+                Err(AccountsError::MountsNest { .. })
+            ),
+            "{nested}"
+        );
+    }
+    admin.mount(&name("bob"), &mount("/in", "lab")).unwrap();
+    admin.mount(&alice, &mount("/in/lab", "archive")).unwrap();
+    let found = accounts.mounts(uid).unwrap();
+    assert_eq!(
+        found,
+        [mount("/in/lab", "archive"), mount("/in/lab2", "lab")]
+    );
+    admin.unmount(&alice, &found[0].at).unwrap();
+    assert!(admin.unmount(&alice, &found[0].at).is_err());
+    assert_eq!(accounts.mounts(uid).unwrap(), [mount("/in/lab2", "lab")]);
+}
+
+#[test]
+fn each_permission_name_stands_for_itself_and_others_are_refused() {
+    let all = "list,read,write,overwrite,rename,delete,mkdir,rmdir,setattr,symlink";
+    let permissions = mounts::parse_permissions(all).unwrap();
+    assert_eq!(mounts::permission_names(&permissions).join(","), all);
+    for one in all.split(',') {
+        let permissions = mounts::parse_permissions(one).unwrap();
+        assert_eq!(mounts::permission_names(&permissions), [one]);
+    }
+    for wrong in ["", "all", "list,", "List", "list read"] {
+        assert!(mounts::parse_permissions(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_policy_exception_is_kept_whole_and_taken_back() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    with_account(&accounts, "alice");
+    let admin = accounts.administer("test");
+    let pair = FactorPolicy::PossessionPair(Exception {
+        reason: "scanner".to_owned(),
+        approver: "J. Doe".to_owned(),
+        expires: NaiveDate::from_ymd_opt(2027, 6, 30).unwrap(),
+    });
+    admin.set_policy(&name("alice"), &pair).unwrap();
+    assert_eq!(accounts.profile("alice").unwrap().unwrap().policy, pair);
+    admin
+        .set_policy(&name("alice"), &FactorPolicy::TwoClass)
+        .unwrap();
+    let policy = accounts.profile("alice").unwrap().unwrap().policy;
+    assert_eq!(policy, FactorPolicy::TwoClass);
+}
+
+#[test]
+fn what_takes_something_away_begins_a_new_epoch_and_what_gives_does_not() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    let alice = name("alice");
+    let admin = accounts.administer("test");
+    let epoch = || accounts.epoch(uid).unwrap().unwrap();
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let fingerprint = admin.add_key(&alice, &key).unwrap();
+    admin.mount(&alice, &mount("/in", "lab")).unwrap();
+    admin.enable(&alice).unwrap();
+    assert_eq!(epoch(), 0);
+
+    admin.mount(&alice, &mount("/in", "archive")).unwrap();
+    assert_eq!(epoch(), 1);
+    admin.remove_key(&alice, &fingerprint).unwrap();
+    assert_eq!(epoch(), 2);
+    let at = VirtualPath::clean(b"/in").unwrap();
+    admin.unmount(&alice, &at).unwrap();
+    admin.set_password(&alice, "$argon2id$").unwrap();
+    admin.enroll_totp(&alice, &Secret::from("x")).unwrap();
+    admin.set_policy(&alice, &FactorPolicy::TwoClass).unwrap();
+    assert_eq!(epoch(), 6);
+    admin.disable(&alice).unwrap();
+    admin.enable(&alice).unwrap();
+    assert_eq!(epoch(), 7);
+}
+
+#[test]
+fn each_change_leaves_a_note_and_a_refused_one_leaves_none() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    with_account(&accounts, "alice");
+    let admin = accounts.administer("uid:1000");
+    admin
+        .set_password(&name("alice"), "$argon2id$secret")
+        .unwrap();
+    admin.mount(&name("alice"), &mount("/in", "lab")).unwrap();
+    assert!(admin.mount(&name("alice"), &mount("/in/x", "lab")).is_err());
+    assert!(admin.disable(&name("bob")).is_err());
+
+    let changes = accounts.pending_changes().unwrap();
+    let actions: Vec<_> = changes
+        .iter()
+        .map(|change| change.event.body["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(actions, ["add", "set-password", "mount"]);
+    let last = &changes[2].event;
+    assert_eq!(last.user.as_ref().unwrap().name, "uid:1000");
+    assert_eq!(last.body["account"], "alice");
+    assert_eq!(last.body["at"], "/in");
+    assert_eq!(last.body["change_id"], changes[2].id);
+    assert!(!format!("{changes:?}").contains("$argon2id$"));
+
+    accounts.forget_changes(changes[1].id).unwrap();
+    let left = accounts.pending_changes().unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].id, changes[2].id);
+}
+
+struct Enrolled {
+    _directory: TempDir,
+    path: PathBuf,
+    accounts: Accounts,
+    uid: UserId,
+    secret: Secret,
+}
+
+fn enrolled() -> Enrolled {
+    let (directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    let secret = totp::generate().unwrap();
+    accounts
+        .administer("test")
+        .enroll_totp(&name("alice"), &secret)
+        .unwrap();
+    Enrolled {
+        _directory: directory,
+        path,
+        accounts,
+        uid,
+        secret,
+    }
+}
+
+impl Enrolled {
+    fn right(&self, at: i64) -> Option<Code> {
+        let seconds = instant(at).timestamp() as u64;
+        Code::parse(totp::code_at(&self.secret, seconds).as_bytes())
+    }
+
+    fn redeem_right(&self, at: i64) -> CodeVerdict {
+        let code = self.right(at);
+        self.accounts
+            .redeem_code(self.uid, code, instant(at))
+            .unwrap()
+    }
+
+    fn redeem_wrong(&self, at: i64) -> CodeVerdict {
+        self.accounts
+            .redeem_code(self.uid, None, instant(at))
+            .unwrap()
+    }
+}
+
+#[test]
+fn a_code_is_accepted_once_and_none_of_an_earlier_step_afterwards() {
+    let alice = enrolled();
+    let (earlier, present) = (alice.right(0), alice.right(30));
+    let redeem = |code| {
+        alice
+            .accounts
+            .redeem_code(alice.uid, code, instant(30))
+            .unwrap()
+    };
+    assert_eq!(redeem(present), CodeVerdict::Right);
+    assert_eq!(redeem(present), CodeVerdict::Replayed);
+    assert_eq!(redeem(earlier), CodeVerdict::Replayed);
+    assert_eq!(alice.redeem_right(60), CodeVerdict::Right);
+}
+
+#[test]
+fn a_spent_code_stays_spent_after_a_restart() {
+    let alice = enrolled();
+    let code = alice.right(0);
+    assert_eq!(alice.redeem_right(0), CodeVerdict::Right);
+    let Enrolled {
+        accounts,
+        path,
+        uid,
+        ..
+    } = &alice;
+    let _ = accounts;
+    let again = Accounts::open(path).unwrap();
+    let verdict = again.redeem_code(*uid, code, instant(0)).unwrap();
+    assert_eq!(verdict, CodeVerdict::Replayed);
+}
+
+#[test]
+fn four_wrong_codes_leave_the_fifth_try_open_and_five_delay_it_by_30_seconds() {
+    let alice = enrolled();
+    for _ in 0..4 {
+        alice.redeem_wrong(0);
+    }
+    assert_eq!(
+        alice.redeem_right(0),
+        CodeVerdict::Right,
+        "and resets the count"
+    );
+    for failures in 1..=5 {
+        let CodeVerdict::Wrong {
+            failures: counted, ..
+        } = alice.redeem_wrong(60)
+        else {
+            panic!("not counted")
+        };
+        assert_eq!(counted, failures);
+    }
+    assert_eq!(alice.redeem_right(89), CodeVerdict::Delayed);
+    let restarted = Accounts::open(&alice.path).unwrap();
+    let verdict = restarted
+        .redeem_code(alice.uid, alice.right(89), instant(89))
+        .unwrap();
+    assert_eq!(verdict, CodeVerdict::Delayed, "a restart changes nothing");
+    assert_eq!(alice.redeem_right(90), CodeVerdict::Right);
+}
+
+#[test]
+fn twenty_wrong_codes_over_any_time_disable_the_authenticator_until_it_is_enrolled_again() {
+    let alice = enrolled();
+    let mut now = 0;
+    for failures in 1..=20 {
+        now += 7 * 24 * 3600;
+        let CodeVerdict::Wrong { lockout, .. } = alice.redeem_wrong(now) else {
+            panic!("failure {failures} was not looked at")
+        };
+        assert_eq!(lockout == Lockout::Disable, failures == 20);
+    }
+    now += 365 * 24 * 3600;
+    assert_eq!(alice.redeem_right(now), CodeVerdict::Disabled);
+    let account = alice.accounts.list().unwrap().remove(0);
+    assert_eq!(account.totp, FactorState::Locked);
+    alice
+        .accounts
+        .administer("test")
+        .enroll_totp(&name("alice"), &alice.secret)
+        .unwrap();
+    assert_eq!(alice.redeem_right(now), CodeVerdict::Right);
+}
+
+#[test]
+fn a_counted_password_try_is_on_disk_as_failed_before_it_is_judged() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    accounts
+        .administer("test")
+        .set_password(&name("alice"), "hash")
+        .unwrap();
+    let tried =
+        |accounts: &Accounts, counted| accounts.try_password(uid, counted, instant(0)).unwrap();
+    for _ in 0..5 {
+        assert!(matches!(tried(&accounts, true), PasswordTry::Open { .. }));
+    }
+    let restarted = Accounts::open(&path).unwrap();
+    assert_eq!(tried(&restarted, true), PasswordTry::Delayed);
+    assert_eq!(tried(&restarted, false), PasswordTry::Delayed);
+    restarted.password_was_right(uid).unwrap();
+    assert!(matches!(
+        tried(&restarted, true),
+        PasswordTry::Open { failures: 1, .. }
+    ));
+}
+
+#[test]
+fn uncounted_password_tries_never_lock_the_account() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    accounts
+        .administer("test")
+        .set_password(&name("alice"), "hash")
+        .unwrap();
+    for _ in 0..100 {
+        let tried = accounts.try_password(uid, false, instant(0)).unwrap();
+        assert!(matches!(tried, PasswordTry::Open { failures: 0, .. }));
+    }
+}

@@ -233,13 +233,13 @@ impl Attempt {
         self.check_key(asked, algorithm, key).await
     }
 
-    /// The method `password`: a second factor after a verified key, and of no use before.
+    /// The method `password`, before or after a key.
     pub async fn password(&mut self, user: &str, password: Secret) -> Step {
         let asked = self.asked(user, Method::Password, Some(Factor::Password), None);
         if !self.admit(user) {
             return self.disconnect().await;
         }
-        let second = self.flow.takes_password(user);
+        let second = self.flow.has_verified_key(user);
         let checked = self
             .check_password(user, password, second, Evidence::Password)
             .await;

@@ -222,8 +222,8 @@ impl Flow {
         })
     }
 
-    /// True if the `password` method can be of use to `user`: only as the second factor, after a verified key.
-    pub fn takes_password(&self, user: &str) -> bool {
+    /// True if a password from `user` would be the second factor, after a verified key.
+    pub fn has_verified_key(&self, user: &str) -> bool {
         self.user.as_deref() == Some(user) && self.has_shown(Factor::PublicKey)
     }
 
@@ -284,7 +284,10 @@ impl Flow {
         now: DateTime<Utc>,
     ) -> Decision {
         match (account, verdict) {
-            (Some(account), Verdict::Right) if self.has_shown(Factor::PublicKey) => {
+            // A password alone is acknowledged only where a key can follow it.
+            (Some(account), Verdict::Right)
+                if self.has_shown(Factor::PublicKey) || account.has_key =>
+            {
                 self.show(Factor::Password);
                 self.accept_or_continue(account, now)
             }

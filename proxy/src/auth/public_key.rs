@@ -73,19 +73,23 @@ pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
 /// # Errors
 /// If the key may not be used to log in.
 pub fn check(key: &PublicKey) -> Result<(), KeyError> {
-    match key.key_data() {
-        KeyData::Ed25519(_) | KeyData::Ecdsa(_) => Ok(()),
-        // The library checks a security key's signature but not its flags, so touch and PIN are not proven:
-        // it counts as a plain key.
-        KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_) => Ok(()),
-        KeyData::Rsa(rsa) => match modulus_bits(rsa) {
+    let data = key.key_data();
+    // The library checks a security key's signature but not its flags, so touch and PIN are not proven: it counts as a
+    // plain key.
+    let security_key = data.is_sk_ed25519() || data.is_sk_ecdsa_p256();
+    if data.is_ed25519() || data.is_ecdsa() || security_key {
+        Ok(())
+    } else if let Some(rsa) = data.rsa() {
+        match modulus_bits(rsa) {
             RSA_BITS_MIN..=RSA_BITS_MAX => Ok(()),
             bits => Err(KeyError::RsaSize { bits }),
-        },
-        KeyData::Certificate(_) => Err(KeyError::Certificate),
-        _ => Err(KeyError::Type {
+        }
+    } else if data.is_certificate() {
+        Err(KeyError::Certificate)
+    } else {
+        Err(KeyError::Type {
             algorithm: key.algorithm().to_string(),
-        }),
+        })
     }
 }
 

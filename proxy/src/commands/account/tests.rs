@@ -1,1 +1,253 @@
+use clap::{CommandFactory as _, Parser};
+use serde_json::Value;
+use tempfile::TempDir;
 
+use super::*;
+use crate::auth::public_key::samples;
+
+#[derive(Debug, Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    account: AccountCommand,
+}
+
+struct Shell {
+    directory: TempDir,
+    accounts: Accounts,
+}
+
+impl Shell {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let accounts = Accounts::open(&directory.path().join("accounts.db")).unwrap();
+        Self {
+            directory,
+            accounts,
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run_with(arguments, b"")
+    }
+
+    fn run_with(&self, arguments: &[&str], mut input: &[u8]) -> anyhow::Result<String> {
+        let line = CommandLine::try_parse_from([&["account"], arguments].concat())?;
+        let backends = ["archive".to_owned(), "legacy".to_owned()];
+        let mut output = Vec::new();
+        line.account.action.run(
+            &self.accounts,
+            &backends,
+            &mut Streams {
+                input: &mut input,
+                output: &mut output,
+            },
+        )?;
+        Ok(String::from_utf8(output)?)
+    }
+
+    fn only_account(&self) -> Value {
+        let listed: Value = serde_json::from_str(&self.run(&["list", "--json"]).unwrap()).unwrap();
+        listed.as_array().unwrap()[0].clone()
+    }
+}
+
+#[test]
+fn the_commands_are_well_formed() {
+    CommandLine::command().debug_assert();
+}
+
+#[test]
+fn an_account_grows_from_a_name_to_three_ways_in() {
+    let shell = Shell::new();
+    shell
+        .run(&["add", "alice", "--owner", "Radiology"])
+        .unwrap();
+    assert_eq!(shell.only_account()["login_with"], json!([]));
+    shell
+        .run_with(
+            &["set-password", "alice", "--password-stdin"],
+            b"correct horse battery\n",
+        )
+        .unwrap();
+    assert_eq!(shell.only_account()["login_with"], json!([]), "one class");
+    let enrolled = shell.run(&["enroll-totp", "alice", "--json"]).unwrap();
+    let enrolled: Value = serde_json::from_str(&enrolled).unwrap();
+    assert_eq!(enrolled["secret"].as_str().unwrap().len(), 32);
+    assert_eq!(shell.only_account()["login_with"], json!(["password+code"]));
+    let fingerprint = shell
+        .run(&["add-key", "alice", "--key", samples::ED25519])
+        .unwrap();
+    let account = shell.only_account();
+    assert_eq!(
+        account["login_with"],
+        json!(["password+code", "key+password"])
+    );
+    assert_eq!(account["keys"][0]["fingerprint"], fingerprint.trim());
+    assert_eq!(account["keys"][0]["comment"], "alice@example");
+    assert_eq!(account["owner"], "Radiology");
+    shell
+        .run(&[
+            "policy",
+            "alice",
+            "possession-pair",
+            "--reason",
+            "scanner",
+            "--approver",
+            "J. Doe",
+            "--expires",
+            "2999-06-30",
+        ])
+        .unwrap();
+    let account = shell.only_account();
+    assert_eq!(
+        account["login_with"],
+        json!(["password+code", "key+password", "key+code"])
+    );
+    assert_eq!(account["policy"]["approver"], "J. Doe");
+    shell.run(&["policy", "alice", "two-class"]).unwrap();
+    assert_eq!(
+        shell.only_account()["policy"],
+        json!({ "name": "two-class" })
+    );
+    let table = shell.run(&["list"]).unwrap();
+    assert!(table.contains("password+code, key+password"), "{table}");
+}
+
+#[test]
+fn a_password_is_the_first_line_without_its_end() {
+    let hasher = Hasher::new().unwrap();
+    let set = |input: &[u8]| {
+        let secret = first_line(&mut &input[..]).unwrap();
+        hasher.hash(&secret).map(|_| secret.expose().to_vec())
+    };
+    for input in [
+        "twelve chars",
+        "twelve chars\n",
+        "twelve chars\r\n",
+        "twelve chars\nrest",
+    ] {
+        assert_eq!(set(input.as_bytes()).unwrap(), b"twelve chars", "{input:?}");
+    }
+    assert!(set(b"eleven char\n").is_err());
+    assert!(set(b"\ntwelve chars").is_err());
+    assert!(set(&[b'x'; 1024]).is_ok());
+    assert!(set(&[b'x'; 1025]).is_err());
+}
+
+#[test]
+fn enrolment_draws_a_code_that_carries_the_uri() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let shown = shell.run(&["enroll-totp", "alice"]).unwrap();
+    let uri = shown
+        .lines()
+        .find(|line| line.starts_with("otpauth://totp/Portcullis:alice?secret="))
+        .unwrap();
+    let secret = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("secret: "))
+        .unwrap();
+    assert!(uri.contains(secret));
+    let drawing = shown.lines().filter(|line| line.contains('\u{2588}'));
+    assert!(drawing.count() > 15, "{shown}");
+}
+
+#[test]
+fn a_key_file_with_a_private_key_two_keys_or_none_is_refused() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let file = shell.directory.path().join("key");
+    let add = |text: &str| {
+        fs::write(&file, text).unwrap();
+        shell.run(&["add-key", "alice", "--key-file", file.to_str().unwrap()])
+    };
+    let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+    assert!(add(private).unwrap_err().to_string().contains(".pub"));
+    assert!(add(&format!("{}{}", samples::ED25519, samples::ED25519_OTHER)).is_err());
+    assert!(add("# nothing\n").is_err());
+    assert!(add(samples::RSA_2048).is_err());
+    assert!(add(&format!("# hers\n\n{}", samples::ED25519)).is_ok());
+    let stdin = ["add-key", "alice", "--key-file", "-"];
+    assert!(shell.run_with(&stdin, samples::RSA_3072.as_bytes()).is_ok());
+}
+
+#[test]
+fn a_mount_needs_a_known_backend_an_absolute_path_and_known_permissions() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let mount = |at: &str, backend: &str, permissions: &str| {
+        shell.run(&[
+            "mount",
+            "alice",
+            at,
+            "--backend",
+            backend,
+            "--directory",
+            "/in",
+            "--permissions",
+            permissions,
+        ])
+    };
+    assert!(mount("/inbox", "nowhere", "list").is_err());
+    assert!(mount("inbox", "legacy", "list").is_err());
+    assert!(mount("/inbox", "legacy", "list,everything").is_err());
+    assert!(mount("/inbox", "legacy", "list,read").is_ok());
+    assert_eq!(
+        shell.only_account()["mounts"],
+        json!([{ "at": "/inbox", "backend": "legacy", "directory": "/in", "permissions": ["list", "read"] }])
+    );
+    assert!(shell.run(&["unmount", "alice", "/outbox"]).is_err());
+    assert!(shell.run(&["unmount", "alice", "/inbox"]).is_ok());
+}
+
+#[test]
+fn an_exception_needs_a_reason_an_approver_and_a_day_to_come() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let policy = |arguments: &[&str]| {
+        shell.run(&[&["policy", "alice", "possession-pair"], arguments].concat())
+    };
+    let whole = [
+        "--reason",
+        "r",
+        "--approver",
+        "a",
+        "--expires",
+        "2999-01-01",
+    ];
+    assert!(policy(&whole).is_ok());
+    for missing in 0..3 {
+        let mut arguments = whole.to_vec();
+        arguments.drain(2 * missing..2 * missing + 2);
+        assert!(policy(&arguments).is_err());
+    }
+    assert!(
+        policy(&[
+            "--reason",
+            " ",
+            "--approver",
+            "a",
+            "--expires",
+            "2999-01-01"
+        ])
+        .is_err()
+    );
+    let passed = policy(&[
+        "--reason",
+        "r",
+        "--approver",
+        "a",
+        "--expires",
+        "2020-01-01",
+    ]);
+    assert!(passed.unwrap_err().to_string().contains("has passed"));
+}
+
+#[test]
+fn odd_names_are_refused_before_the_database_is_asked() {
+    let shell = Shell::new();
+    for name in ["Alice", "../alice", "al ice", ""] {
+        assert!(shell.run(&["add", name]).is_err(), "{name:?}");
+    }
+    assert_eq!(shell.run(&["list", "--json"]).unwrap().trim(), "[]");
+}
