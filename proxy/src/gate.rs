@@ -160,6 +160,24 @@ impl Gate {
         }
     }
 
+    /// Ends an operation that the gateway can answer from what a backend said before; the outcome is recorded.
+    pub fn answer(
+        &self,
+        recorded: Recorded<Permit>,
+        outcome: Outcome,
+    ) -> impl Future<Output = Result<Outcome, Failed>> + Send + 'static {
+        let id = recorded.intent().id();
+        let result = Ok(outcome);
+        self.append(outcome_event(
+            &self.requester,
+            id,
+            &result,
+            None,
+            Duration::ZERO,
+        ));
+        std::future::ready(result.map_err(Failed::Backend))
+    }
+
     /// Puts an event of this session on record, without waiting for it.
     pub fn append(&self, event: Event) {
         drop(self.journal.append(event));

@@ -1,1 +1,14 @@
-//! The SFTP version 3 engine: bytes in, operations through the gate, bytes out.
+//! The SFTP version 3 engine: bytes of a channel in, bytes out, every request through the [gate](crate::gate).
+//!
+//! [`framing`], [`request`], [`reply`], [`schedule`], [`handles`] and [`transfer`] are values without I/O; [`channel`] drives
+//! them. Nothing here knows the SSH library.
+
+pub mod channel;
+pub mod framing;
+pub mod handles;
+pub mod reply;
+pub mod request;
+pub mod schedule;
+pub mod transfer;
+
+pub use channel::{Ended, Sink, Source, serve_frames};

@@ -93,6 +93,28 @@ impl Fixture {
     }
 }
 
+/// Every record of the journal in `directory`, of which all that was appended is durable.
+pub(crate) fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
+    let mut segments: Vec<_> = std::fs::read_dir(directory.join("journal"))
+        .expect("the journal's directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        })
+        .collect();
+    segments.sort();
+    segments
+        .iter()
+        .flat_map(|segment| {
+            let text = std::fs::read_to_string(segment).expect("a segment is text");
+            text.lines()
+                .map(|line| serde_json::from_str(line).expect("a record is JSON"))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 /// A journal that keeps its segments in `directory`.
 pub(crate) fn journal(directory: &std::path::Path) -> Journal {
     let (journal, _) = Journal::open(Options {

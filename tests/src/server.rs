@@ -63,11 +63,12 @@ fn isolated(place: Place<'_>, scratch: &Path, home: &Path, program: &Path) -> Re
         "auth required pam_unix.so\naccount required pam_unix.so\nsession required pam_permit.so\n",
     )?;
     let mut command = place.command("unshare");
+    // The shell stays process 1: vsftpd takes orphans that it inherits for broken bookkeeping, and exits.
     command
         .args(["--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-ec"])
         .arg(
             "for file in passwd group shadow pam.d; do mount --bind \"$0/$file\" \"/etc/$file\"; done
-             mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/sshd && exec \"$@\"",
+             mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/sshd; \"$@\"; exit $?",
         )
         .arg(&accounts)
         .arg(program);

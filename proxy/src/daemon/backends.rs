@@ -8,9 +8,10 @@ use std::{
 use crate::{
     backend::{
         BackendService,
+        ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust},
         local::{LocalService, LocalSettings},
     },
-    config::BackendConfig,
+    config::{self, BackendConfig, TrustAnchor},
 };
 
 /// Why a backend can't be used.
@@ -44,8 +45,30 @@ fn service(
         BackendConfig::Local { directory } => Ok(Arc::new(LocalService::new(LocalSettings {
             directory: directory.clone(),
         })?)),
-        BackendConfig::Ftp { .. } | BackendConfig::Sftp { .. } => {
-            Err("this kind of backend is not built yet".into())
-        }
+        BackendConfig::Ftp {
+            address,
+            user,
+            password,
+            tls,
+            timeout,
+        } => Ok(Arc::new(FtpService::new(FtpSettings {
+            address: address.to_string(),
+            user: user.clone(),
+            password: Password::new(password.expose()),
+            tls: match tls {
+                // The exception was checked with the configuration and is on record.
+                config::FtpTls::Plaintext(_) => FtpTls::None,
+                config::FtpTls::Explicit { server_name, trust } => FtpTls::Explicit {
+                    server_name: server_name.clone(),
+                    trust: match trust {
+                        TrustAnchor::WebRoots => TlsTrust::WebRoots,
+                        TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
+                        TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
+                    },
+                },
+            },
+            timeout: *timeout,
+        })?)),
+        BackendConfig::Sftp { .. } => Err("this kind of backend is not built yet".into()),
     }
 }

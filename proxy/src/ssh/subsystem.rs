@@ -1,12 +1,89 @@
 //! The `sftp` subsystem on a channel of the SSH library.
 
-use russh::{Channel, server::Msg};
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, server::Msg};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::session::Session;
+use crate::{
+    gate::Gate,
+    session::Session,
+    sftp::{Ended, Sink, Source, serve_frames},
+};
 
-/// Closes the channel: the engine is not joined yet.
-pub(super) async fn serve(channel: Channel<Msg>, session: Session, _cancel: CancellationToken) {
-    tracing::error!(session = ?session.id, "the SFTP engine is missing");
-    let _ = channel.close().await;
+/// How long the farewell may wait for the connection to take it.
+const FAREWELL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Serves SFTP on `channel` until the client closes it, breaks the protocol, or `cancel` is triggered. What was open then is
+/// withdrawn and on record when this returns.
+pub(super) async fn serve(
+    channel: Channel<Msg>,
+    session: Session,
+    cancel: CancellationToken,
+) -> Ended {
+    let (read, write) = channel.split();
+    let write = Arc::new(write);
+    let ended = serve_frames(
+        ChannelSource {
+            read,
+            closed: false,
+        },
+        ChannelSink(Arc::clone(&write)),
+        Gate::new(&session),
+        session.activity,
+        cancel,
+    )
+    .await;
+    let status = u32::from(ended != Ended::ClosedByClient);
+    let farewell = async {
+        write.exit_status(status).await?;
+        write.eof().await?;
+        write.close().await
+    };
+    // The client may be gone already.
+    let _ = timeout(FAREWELL_DEADLINE, farewell).await;
+    tracing::debug!(session = ?session.id, %ended, "an SFTP channel ended");
+    ended
+}
+
+struct ChannelSource {
+    read: ChannelReadHalf,
+    closed: bool,
+}
+
+impl Source for ChannelSource {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let Some(message) = self.read.wait().await else {
+                self.closed = true;
+                return None;
+            };
+            if let ChannelMsg::Data { data } = message {
+                if !data.is_empty() {
+                    return Some(data);
+                }
+            } else if let ChannelMsg::Eof = message {
+                return None;
+            } else if let ChannelMsg::Close = message {
+                self.closed = true;
+                return None;
+            }
+        }
+    }
+
+    async fn gone(&mut self) {
+        while !self.closed {
+            self.closed = matches!(self.read.wait().await, None | Some(ChannelMsg::Close));
+        }
+    }
+}
+
+struct ChannelSink(Arc<ChannelWriteHalf<Msg>>);
+
+impl Sink for ChannelSink {
+    async fn send(&mut self, bytes: Bytes) -> bool {
+        self.0.data_bytes(bytes).await.is_ok()
+    }
 }

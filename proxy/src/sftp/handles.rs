@@ -1,0 +1,99 @@
+//! The open files and directories of one channel.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::transfer::Transfer;
+use crate::{
+    operation::{Entry, HandleId, MAX_OPEN_HANDLES},
+    policy::OpenHandle,
+};
+
+/// Handles by their id; an id is never used twice.
+#[derive(Debug)]
+pub struct Handles {
+    next: u64,
+    /// OPENs under way: they will need a place.
+    reserved: usize,
+    open: HashMap<HandleId, Slot>,
+}
+
+/// One open handle and what has gone through it.
+#[derive(Debug)]
+pub struct Slot {
+    pub handle: Arc<OpenHandle>,
+    /// `None` for a directory.
+    pub transfer: Option<Transfer>,
+    /// Names that the last packet had no room for.
+    pub unsent: Vec<Entry>,
+    /// A CLOSE has arrived: for the client the handle is gone.
+    closing: bool,
+}
+
+impl Handles {
+    /// `first` is the first id; channels that begin at random numbers can be told apart in the records of a session.
+    pub fn new(first: u64) -> Self {
+        Self {
+            next: first,
+            reserved: 0,
+            open: HashMap::new(),
+        }
+    }
+
+    /// The id for the next OPEN.
+    pub fn next_id(&self) -> HandleId {
+        HandleId(self.next)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.open.len() + self.reserved >= MAX_OPEN_HANDLES
+    }
+
+    /// The OPEN with [`next_id`](Self::next_id) was permitted.
+    pub fn reserve(&mut self) {
+        self.next += 1;
+        self.reserved += 1;
+    }
+
+    /// A reserved OPEN has ended: with an open handle, or without.
+    pub fn settle(&mut self, opened: Option<(OpenHandle, Option<Transfer>)>) {
+        self.reserved -= 1;
+        if let Some((handle, transfer)) = opened {
+            let slot = Slot {
+                handle: Arc::new(handle),
+                transfer,
+                unsent: Vec::new(),
+                closing: false,
+            };
+            self.open.insert(slot.handle.id(), slot);
+        }
+    }
+
+    /// What a client may still name.
+    pub fn find(&self, id: HandleId) -> Option<&Arc<OpenHandle>> {
+        let slot = self.open.get(&id)?;
+        (!slot.closing).then_some(&slot.handle)
+    }
+
+    /// What stands behind a handle, closing or not.
+    pub fn slot(&mut self, id: HandleId) -> Option<&mut Slot> {
+        self.open.get_mut(&id)
+    }
+
+    /// Marks a handle as closing, or takes that back.
+    pub fn set_closing(&mut self, id: HandleId, closing: bool) {
+        if let Some(slot) = self.open.get_mut(&id) {
+            slot.closing = closing;
+        }
+    }
+
+    pub fn remove(&mut self, id: HandleId) -> Option<Slot> {
+        self.open.remove(&id)
+    }
+
+    /// All that is open, in the order in which it was opened.
+    pub fn take_all(&mut self) -> Vec<Slot> {
+        let mut slots: Vec<Slot> = self.open.drain().map(|(_, slot)| slot).collect();
+        slots.sort_by_key(|slot| slot.handle.id());
+        slots
+    }
+}
