@@ -15,3 +15,4 @@ mod subsystem;
 
 pub use algorithms::UnknownAlgorithm;
 pub use listener::{ListenError, Server, bind};
+pub(crate) use stream::Stream;

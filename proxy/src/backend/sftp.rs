@@ -1,1 +1,112 @@
-//! (to be written)
+//! An SFTP server as a backend: one connection for each session and mount, many requests in flight.
+//!
+//! Requests go out in the order in which they are asked for. A connection that breaks fails what waits for it and is
+//! opened again by the next request that needs none of the old handles; nothing is ever sent twice.
+
+mod connection;
+mod fault;
+mod file;
+mod login;
+mod session;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod wire;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use portcullis_journal::Recorded;
+
+pub use self::login::Credential;
+use self::session::Session;
+use super::{Backend, BackendError, BackendService, Capabilities, Execution};
+use crate::{operation::Outcome, policy::Permit};
+
+/// Settings of an SFTP backend.
+#[derive(Debug, Clone)]
+pub struct SftpSettings {
+    /// Name or address.
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    /// The one key that the server must prove.
+    pub host_key: ssh_key::PublicKey,
+    pub credential: Credential,
+    /// For connecting and logging in, and for an answer while no bytes move.
+    pub timeout: Duration,
+}
+
+/// An SFTP server.
+#[derive(Debug)]
+pub struct SftpService {
+    settings: Arc<SftpSettings>,
+}
+
+impl SftpService {
+    pub fn new(settings: SftpSettings) -> Self {
+        Self {
+            settings: Arc::new(settings),
+        }
+    }
+}
+
+impl BackendService for SftpService {
+    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+        Arc::new(SftpBackend(Session::new(self.settings.clone(), directory)))
+    }
+}
+
+#[derive(Debug)]
+struct SftpBackend(Arc<Session>);
+
+impl Backend for SftpBackend {
+    /// What OpenSSH's server can. An older one refuses what it lacks when it is asked.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_access: true,
+            update: false,
+            atomic_replace: true,
+            symlinks: true,
+            set_times: true,
+            set_permissions: true,
+            filesystem_status: true,
+        }
+    }
+
+    fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+        let session = self.0.clone();
+        start(async move {
+            let permit = recorded.into_intent();
+            session
+                .perform(&permit)
+                .await
+                .map_err(|fault| session.blame(&fault, &permit))
+        })
+    }
+
+    fn end(&self) -> BoxFuture<'static, ()> {
+        let session = self.0.clone();
+        async move { session.end().await }.boxed()
+    }
+}
+
+/// Runs the future to its first wait, so that its first request is queued before this returns.
+fn start(
+    future: impl Future<Output = Result<Outcome, BackendError>> + Send + 'static,
+) -> Execution {
+    let mut execution = future.boxed();
+    match execution
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(result) => std::future::ready(result).boxed(),
+        // The next poll leaves its own waker wherever this one was left.
+        Poll::Pending => execution,
+    }
+}

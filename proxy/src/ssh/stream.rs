@@ -48,7 +48,7 @@ impl Meter {
 
 /// A connection's socket.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     socket: TcpStream,
     /// What was read ahead is `ahead[taken..filled]`.
     ahead: Vec<u8>,
@@ -78,6 +78,13 @@ impl Stream {
             meter,
             cut: Box::pin(cut.cancelled_owned()),
         }
+    }
+
+    /// The gateway's own connection to a server.
+    pub(crate) fn to_server(socket: TcpStream, cut: CancellationToken) -> Self {
+        let mut stream = Self::new(socket, Tap::default(), Arc::default(), cut);
+        stream.tap = None;
+        stream
     }
 
     fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {

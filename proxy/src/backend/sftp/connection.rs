@@ -1,0 +1,447 @@
+//! One connection to the server: many requests in flight, each answer to its request.
+//!
+//! The reader never waits for the writer, and neither waits for whoever asked: answers go into slots, requests come from
+//! a bounded queue. A server that sends nothing and takes nothing for the deadline is given up, with all that waits.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client::Msg};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fault::{Fault, Loss},
+    login::Login,
+    wire::{self, Frame, Reply, Request},
+};
+use crate::{backend::ErrorKind, sftp::framing::Framer};
+
+/// Requests that wait to be sent: twice the most that the engine keeps unanswered for one client.
+const QUEUE: usize = 16 * 1024;
+/// What every server must take in a READ or WRITE (filexfer-02 section 3 allows packets of 34,000 bytes).
+const DATA_WITHOUT_LIMITS: u32 = 32 * 1024;
+
+/// What the server can do beyond version 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Abilities {
+    pub(super) posix_rename: bool,
+    pub(super) statvfs: bool,
+    pub(super) fstatvfs: bool,
+    pub(super) fsync: bool,
+    pub(super) lsetstat: bool,
+    /// Most bytes of one READ.
+    pub(super) read: u32,
+    /// Most bytes of one WRITE.
+    pub(super) write: u32,
+}
+
+/// An open connection. Ends when dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Frame>,
+    pub(super) abilities: Abilities,
+}
+
+#[derive(Debug)]
+struct Shared {
+    deadline: Duration,
+    state: Mutex<State>,
+    begun: Instant,
+    /// Milliseconds after `begun` when bytes last moved, in either direction.
+    moved: AtomicU64,
+    cut: CancellationToken,
+}
+
+#[derive(Debug)]
+enum State {
+    Open {
+        next: u32,
+        waiting: HashMap<u32, Slot>,
+    },
+    Closed(Loss),
+}
+
+#[derive(Debug)]
+struct Slot {
+    answer: oneshot::Sender<Reply>,
+    /// The upload that this WRITE belongs to.
+    writes: Option<Arc<Writes>>,
+}
+
+/// The WRITEs of an upload that are on their way, and the first that failed.
+#[derive(Debug, Default)]
+pub(super) struct Writes(watch::Sender<WritesSoFar>);
+
+#[derive(Debug, Default)]
+struct WritesSoFar {
+    unanswered: usize,
+    failure: Option<String>,
+}
+
+impl Writes {
+    fn begin(&self) {
+        self.0.send_modify(|so_far| so_far.unanswered += 1);
+    }
+
+    fn end(&self, failure: Option<String>) {
+        self.0.send_modify(|so_far| {
+            so_far.unanswered = so_far.unanswered.saturating_sub(1);
+            if so_far.failure.is_none() {
+                so_far.failure = failure;
+            }
+        });
+    }
+
+    /// Waits until every WRITE is answered.
+    pub(super) async fn all_succeeded(&self) -> Result<(), Fault> {
+        let mut watcher = self.0.subscribe();
+        let Ok(so_far) = watcher.wait_for(|so_far| so_far.unanswered == 0).await else {
+            return Err(Fault::WrongAnswer);
+        };
+        so_far
+            .failure
+            .clone()
+            .map_or(Ok(()), |failure| Err(Fault::Spoiled(failure)))
+    }
+}
+
+/// A slot whose answer will not come counts as a failed write.
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(writes) = self.writes.take() {
+            writes.end(Some("the connection was lost".to_owned()));
+        }
+    }
+}
+
+/// An answer that is on its way.
+#[derive(Debug)]
+#[must_use = "the request is sent, but nobody waits for its answer"]
+pub(super) struct Answer {
+    slot: oneshot::Receiver<Reply>,
+    shared: Arc<Shared>,
+    asked: Instant,
+}
+
+impl Connection {
+    /// Begins the protocol on a fresh channel.
+    pub(super) async fn open(
+        login: Login,
+        read: ChannelReadHalf,
+        write: ChannelWriteHalf<Msg>,
+        deadline: Duration,
+    ) -> Result<Self, Loss> {
+        let mut incoming = Incoming {
+            read,
+            framer: Framer::default(),
+        };
+        write
+            .data_bytes(wire::init())
+            .await
+            .map_err(|error| Loss::unavailable(format!("sending INIT failed: {error}")))?;
+        let Some(frame) = incoming.next_frame(|| ()).await? else {
+            return Err(Loss::unavailable(
+                "the server ended the SFTP subsystem at once",
+            ));
+        };
+        let (version, extensions) = wire::parse_version(frame)
+            .map_err(|error| Loss::unavailable(format!("the server began with {error}")))?;
+        if version != wire::VERSION {
+            return Err(Loss::unavailable(format!(
+                "the server speaks SFTP version {version}; version {} is needed",
+                wire::VERSION
+            )));
+        }
+        let announces = |name: &str| {
+            extensions
+                .iter()
+                .any(|(announced, _)| announced == name.as_bytes())
+        };
+        let shared = Arc::new(Shared {
+            deadline,
+            state: Mutex::new(State::Open {
+                next: 1,
+                waiting: HashMap::new(),
+            }),
+            begun: Instant::now(),
+            moved: AtomicU64::new(0),
+            cut: login.cut.clone(),
+        });
+        let (queue, queued) = mpsc::channel(QUEUE);
+        tokio::spawn(send(login, write, queued, shared.clone()));
+        tokio::spawn(receive(incoming, shared.clone()));
+        let mut connection = Self {
+            shared,
+            queue,
+            abilities: Abilities {
+                posix_rename: announces("posix-rename@openssh.com"),
+                statvfs: announces("statvfs@openssh.com"),
+                fstatvfs: announces("fstatvfs@openssh.com"),
+                fsync: announces("fsync@openssh.com"),
+                lsetstat: announces("lsetstat@openssh.com"),
+                read: DATA_WITHOUT_LIMITS,
+                write: DATA_WITHOUT_LIMITS,
+            },
+        };
+        if announces("limits@openssh.com") {
+            connection.ask_limits().await?;
+        }
+        Ok(connection)
+    }
+
+    async fn ask_limits(&mut self) -> Result<(), Loss> {
+        let asked = self.send(Request::extended("limits@openssh.com"));
+        let Reply::Extended(payload) = asked.reply().await? else {
+            return Ok(());
+        };
+        let Ok((_, read, write)) = wire::limits(payload) else {
+            return Ok(());
+        };
+        // 0 stands for "no limit that is known" (OpenSSH PROTOCOL section 4.8).
+        let usable = |limit: u64| match u32::try_from(limit) {
+            Ok(0) => DATA_WITHOUT_LIMITS,
+            Ok(limit) => limit.clamp(1024, crate::operation::MAX_DATA),
+            Err(_) => crate::operation::MAX_DATA,
+        };
+        self.abilities.read = usable(read);
+        self.abilities.write = usable(write);
+        Ok(())
+    }
+
+    /// Queues a request, in the order of the calls.
+    pub(super) fn send(&self, request: Request) -> Answer {
+        self.send_counted(request, None)
+    }
+
+    /// Queues a WRITE of an upload.
+    pub(super) fn send_write(&self, request: Request, writes: &Arc<Writes>) -> Answer {
+        self.send_counted(request, Some(writes.clone()))
+    }
+
+    fn send_counted(&self, request: Request, writes: Option<Arc<Writes>>) -> Answer {
+        let (answer, slot) = oneshot::channel();
+        let answer_to_come = Answer {
+            slot,
+            shared: self.shared.clone(),
+            asked: Instant::now(),
+        };
+        if let Some(writes) = &writes {
+            writes.begin();
+        }
+        let slot = Slot { answer, writes };
+        let mut state = self.shared.state();
+        if let State::Open { next, waiting } = &mut *state {
+            let id = *next;
+            *next = next.wrapping_add(1);
+            waiting.insert(id, slot);
+            // Within the lock, so that two threads can't queue in another order than their ids.
+            let queued = self.queue.try_send(request.finish(id));
+            drop(state);
+            if queued.is_err() {
+                self.shared.close(Loss::unavailable(
+                    "too many requests wait for the server, or the connection just ended",
+                ));
+            }
+        }
+        answer_to_come
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*self.shared.state(), State::Open { .. })
+    }
+}
+
+impl Answer {
+    /// Waits for the answer, as long as bytes move within the deadline.
+    pub(super) async fn reply(mut self) -> Result<Reply, Loss> {
+        loop {
+            let patience = self.shared.last_moved().max(self.asked) + self.shared.deadline;
+            match timeout_at(patience, &mut self.slot).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(_)) => return Err(self.shared.loss()),
+                Err(_)
+                    if self.shared.last_moved().max(self.asked) + self.shared.deadline
+                        > patience => {}
+                Err(_) => {
+                    let loss = Loss {
+                        kind: ErrorKind::TimedOut,
+                        why: format!(
+                            "no answer within {} s; whether the request was carried out is not known",
+                            self.shared.deadline.as_secs_f32()
+                        ),
+                    };
+                    self.shared.close(loss.clone());
+                    return Err(loss);
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    fn last_moved(&self) -> Instant {
+        self.begun + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    fn loss(&self) -> Loss {
+        match &*self.state() {
+            State::Open { .. } => Loss::unavailable("the request was dropped"),
+            State::Closed(loss) => loss.clone(),
+        }
+    }
+
+    /// Ends the connection; all that waits learns why. The first reason stays.
+    fn close(&self, loss: Loss) {
+        let abandoned = {
+            let mut state = self.state();
+            match &*state {
+                State::Open { .. } => Some(std::mem::replace(&mut *state, State::Closed(loss))),
+                State::Closed(_) => None,
+            }
+        };
+        drop(abandoned);
+        self.cut.cancel();
+    }
+
+    fn deliver(&self, id: u32, reply: Reply) -> Result<(), Loss> {
+        let slot = match &mut *self.state() {
+            State::Open { waiting, .. } => waiting.remove(&id),
+            State::Closed(_) => return Ok(()),
+        };
+        let Some(mut slot) = slot else {
+            return Err(Loss::unavailable(format!(
+                "the server answered request {id}, which does not wait for an answer"
+            )));
+        };
+        if let Some(writes) = slot.writes.take() {
+            writes.end(match &reply {
+                Reply::Status { code: 0, .. } => None,
+                Reply::Status { code, message } => Some(format!("{message} (status {code})")),
+                Reply::Handle(_)
+                | Reply::Data(_)
+                | Reply::Names(_)
+                | Reply::Attributes(_)
+                | Reply::Extended(_) => Some("an answer of the wrong kind".to_owned()),
+            });
+        }
+        slot.answer(reply);
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn answer(mut self, reply: Reply) {
+        let (unused, _) = oneshot::channel();
+        // Nobody waits any more: the session ended, or gave the operation up.
+        let _ = std::mem::replace(&mut self.answer, unused).send(reply);
+    }
+}
+
+struct Incoming {
+    read: ChannelReadHalf,
+    framer: Framer,
+}
+
+impl Incoming {
+    /// The next packet; `None` once the channel has ended.
+    async fn next_frame(&mut self, moved: impl Fn()) -> Result<Option<bytes::Bytes>, Loss> {
+        loop {
+            match self.framer.next_frame() {
+                Ok(Some(frame)) => return Ok(Some(frame)),
+                Ok(None) => {}
+                Err(error) => {
+                    return Err(Loss::unavailable(format!("the server sent {error}")));
+                }
+            }
+            match self.read.wait().await {
+                Some(ChannelMsg::Data { data }) => {
+                    moved();
+                    self.framer.push(data);
+                }
+                Some(ChannelMsg::Failure) => {
+                    return Err(Loss::unavailable(
+                        "the server refused the sftp subsystem; it must be enabled for this user",
+                    ));
+                }
+                Some(ChannelMsg::Eof | ChannelMsg::Close) | None => return Ok(None),
+                // Exit status, window changes, standard error: nothing of SFTP.
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+async fn receive(mut incoming: Incoming, shared: Arc<Shared>) {
+    let loss = loop {
+        let frame = tokio::select! {
+            frame = incoming.next_frame(|| shared.touch()) => frame,
+            () = shared.cut.cancelled() => Ok(None),
+        };
+        let frame = match frame {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break Loss::unavailable("the server closed the connection"),
+            Err(loss) => break loss,
+        };
+        let delivered = wire::parse(frame)
+            .map_err(|error| Loss::unavailable(format!("the server sent {error}")))
+            .and_then(|(id, reply)| shared.deliver(id, reply));
+        if let Err(loss) = delivered {
+            break loss;
+        }
+    };
+    shared.close(loss);
+}
+
+/// Sends what is queued. Ends, and with it the connection, once nobody can queue any more.
+async fn send(
+    login: Login,
+    write: ChannelWriteHalf<Msg>,
+    mut queued: mpsc::Receiver<Frame>,
+    shared: Arc<Shared>,
+) {
+    let cut = shared.cut.clone();
+    let sending = async {
+        while let Some(Frame { head, data }) = queued.recv().await {
+            write.data_bytes(head).await?;
+            if !data.is_empty() {
+                write.data_bytes(data).await?;
+            }
+            shared.touch();
+        }
+        Ok::<(), russh::Error>(())
+    };
+    // `data_bytes` may be dropped here: after the cut nothing is sent on this connection.
+    let sent = tokio::select! {
+        sent = sending => sent,
+        () = cut.cancelled() => Ok(()),
+    };
+    if let Err(error) = sent {
+        shared.close(Loss::unavailable(format!(
+            "sending to the server failed: {error}"
+        )));
+    } else if !cut.is_cancelled() {
+        // A server that does not take the farewell within the deadline is cut off without.
+        let _ = timeout(shared.deadline, login.farewell()).await;
+    }
+    shared.close(Loss::unavailable("the connection was ended"));
+}

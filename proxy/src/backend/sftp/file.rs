@@ -1,0 +1,234 @@
+//! Open files and directories on the server.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    connection::{Answer, Connection},
+    fault::Fault,
+    wire::{Kind, Reply, Request, flags},
+};
+use crate::{
+    backend::staging,
+    operation::{Attributes, Outcome},
+};
+
+const OK: u32 = 0;
+const EOF: u32 = 1;
+
+/// An open file. It is closed on the server when dropped.
+#[derive(Debug)]
+pub(super) struct File {
+    connection: Arc<Connection>,
+    handle: Bytes,
+    is_closed: AtomicBool,
+}
+
+impl File {
+    pub(super) async fn open(connection: Arc<Connection>, path: &[u8]) -> Result<Self, Fault> {
+        let request = Request::new(Kind::Open)
+            .string(path)
+            .number(flags::READ)
+            .attributes(&Attributes::default());
+        Self::opened(connection, request).await
+    }
+
+    pub(super) async fn opened(
+        connection: Arc<Connection>,
+        request: Request,
+    ) -> Result<Self, Fault> {
+        let reply = connection.send(request).reply().await?;
+        if let Reply::Handle(handle) = reply {
+            Ok(Self {
+                connection,
+                handle,
+                is_closed: AtomicBool::new(false),
+            })
+        } else {
+            Err(refusal(reply))
+        }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Queues a request about this file.
+    pub(super) fn ask(&self, request: impl FnOnce(&Bytes) -> Request) -> Answer {
+        self.connection.send(request(&self.handle))
+    }
+
+    pub(super) fn handle(&self) -> &Bytes {
+        &self.handle
+    }
+
+    /// Reads a range, in as many requests as the server's limit wants, all in flight at once. What comes back may be
+    /// shorter than asked for, as with any READ.
+    pub(super) async fn read(&self, offset: u64, length: u32) -> Result<Outcome, Fault> {
+        let most = self.connection.abilities.read;
+        let mut answers = Vec::new();
+        let mut asked = 0;
+        while asked < length {
+            let part = (length - asked).min(most);
+            let request = Request::new(Kind::Read)
+                .string(&self.handle)
+                .long(offset.saturating_add(u64::from(asked)))
+                .number(part);
+            answers.push((part, self.connection.send(request)));
+            asked += part;
+        }
+        let is_one = answers.len() == 1;
+        let mut whole = BytesMut::new();
+        for (part, answer) in answers {
+            match answer.reply().await? {
+                Reply::Data(data) if data.len() > part as usize => return Err(Fault::WrongAnswer),
+                Reply::Data(data) if is_one && !data.is_empty() => return Ok(Outcome::Data(data)),
+                Reply::Data(data) => {
+                    whole.extend_from_slice(&data);
+                    if data.len() < part as usize {
+                        break;
+                    }
+                }
+                Reply::Status { code: EOF, .. } => break,
+                // What came before it is good; the client meets the failure with its next READ.
+                Reply::Status { .. } if !whole.is_empty() => break,
+                reply @ (Reply::Status { .. }
+                | Reply::Handle(_)
+                | Reply::Names(_)
+                | Reply::Attributes(_)
+                | Reply::Extended(_)) => return Err(refusal(reply)),
+            }
+        }
+        Ok(if whole.is_empty() {
+            Outcome::End
+        } else {
+            Outcome::Data(whole.freeze())
+        })
+    }
+
+    pub(super) async fn close(&self) -> Result<(), Fault> {
+        self.is_closed.store(true, Ordering::Relaxed);
+        let asked = self.ask(|handle| Request::new(Kind::Close).string(handle));
+        done(asked).await?;
+        Ok(())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        if !self.is_closed.load(Ordering::Relaxed) && self.connection.is_open() {
+            drop(self.ask(|handle| Request::new(Kind::Close).string(handle)));
+        }
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Directory(File);
+
+impl Directory {
+    pub(super) async fn open(connection: Arc<Connection>, path: &[u8]) -> Result<Self, Fault> {
+        let request = Request::new(Kind::Opendir).string(path);
+        File::opened(connection, request).await.map(Self)
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        self.0.connection()
+    }
+
+    pub(super) fn ask(&self, request: impl FnOnce(&Bytes) -> Request) -> Answer {
+        self.0.ask(request)
+    }
+
+    /// The next names, without `.`, `..`, uploads in progress, and what is no name at all: the server is not trusted to
+    /// keep a slash out of one.
+    pub(super) async fn next_names(&self) -> Result<Outcome, Fault> {
+        loop {
+            let asked = self.ask(|handle| Request::new(Kind::Readdir).string(handle));
+            match asked.reply().await? {
+                Reply::Names(mut names) => {
+                    names.retain(|entry| is_name(&entry.name));
+                    if !names.is_empty() {
+                        return Ok(Outcome::Names(names));
+                    }
+                }
+                Reply::Status { code: EOF, .. } => return Ok(Outcome::End),
+                reply @ (Reply::Status { .. }
+                | Reply::Handle(_)
+                | Reply::Data(_)
+                | Reply::Attributes(_)
+                | Reply::Extended(_)) => return Err(refusal(reply)),
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) -> Result<(), Fault> {
+        self.0.close().await
+    }
+}
+
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+        && !name.contains(&b'/')
+        && !name.contains(&0)
+        && !staging::is_reserved(name)
+}
+
+/// The answer to a request that is answered with a status.
+pub(super) async fn done(asked: Answer) -> Result<Outcome, Fault> {
+    let reply = asked.reply().await?;
+    if let Reply::Status { code: OK, .. } = reply {
+        Ok(Outcome::Done)
+    } else {
+        Err(refusal(reply))
+    }
+}
+
+pub(super) async fn attributes(asked: Answer) -> Result<Attributes, Fault> {
+    let reply = asked.reply().await?;
+    if let Reply::Attributes(attributes) = reply {
+        Ok(attributes)
+    } else {
+        Err(refusal(reply))
+    }
+}
+
+/// What an answer means that is not the hoped-for one.
+pub(super) fn refusal(reply: Reply) -> Fault {
+    match reply {
+        Reply::Status { code, message } if code != OK => Fault::Answered { code, message },
+        Reply::Status { .. }
+        | Reply::Handle(_)
+        | Reply::Data(_)
+        | Reply::Names(_)
+        | Reply::Attributes(_)
+        | Reply::Extended(_) => Fault::WrongAnswer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_can_not_smuggle_a_path_or_a_staging_file_into_a_listing() {
+        for (name, expected) in [
+            (&b"a"[..], true),
+            (b"..a", true),
+            (b"caf\xe9", true),
+            (b"", false),
+            (b".", false),
+            (b"..", false),
+            (b"../a", false),
+            (b"a/b", false),
+            (b"a\0", false),
+            (b".portcullis-0123456789abcdef.part", false),
+        ] {
+            assert_eq!(is_name(name), expected, "{name:?}");
+        }
+    }
+}
