@@ -144,11 +144,20 @@ fn actor(out: &mut Vec<u8>, user: &Actor) {
 }
 
 fn object(out: &mut Vec<u8>, map: &Map<String, Value>) {
-    let mut fields: Vec<_> = map.iter().collect();
-    // RFC 8785 section 3.2.3 sorts by UTF-16 code units, which is neither byte order nor that of the map.
-    fields.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+    // RFC 8785 section 3.2.3 sorts by UTF-16 code units. For ASCII that is the order of bytes, which the map mostly has.
+    let is_sorted = map.keys().all(|name| name.is_ascii()) && map.keys().is_sorted();
+    if is_sorted {
+        fields(out, map.iter());
+    } else {
+        let mut all: Vec<_> = map.iter().collect();
+        all.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+        fields(out, all.into_iter());
+    }
+}
+
+fn fields<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = (&'a String, &'a Value)>) {
     out.push(b'{');
-    for (at, (name, field)) in fields.into_iter().enumerate() {
+    for (at, (name, field)) in fields.enumerate() {
         if at > 0 {
             out.push(b',');
         }
@@ -192,19 +201,39 @@ fn number(out: &mut Vec<u8>, n: &Number) {
 }
 
 fn signed(out: &mut Vec<u8>, n: i64) {
-    if n.unsigned_abs() <= MAX_EXACT {
-        write!(out, "{n}").expect("a Vec takes all writes");
+    let quote = if n.unsigned_abs() > MAX_EXACT {
+        "\""
     } else {
-        write!(out, "\"{n}\"").expect("a Vec takes all writes");
+        ""
+    };
+    out.extend_from_slice(quote.as_bytes());
+    if n < 0 {
+        out.push(b'-');
     }
+    digits(out, n.unsigned_abs());
+    out.extend_from_slice(quote.as_bytes());
 }
 
 fn integer(out: &mut Vec<u8>, n: u64) {
-    if n <= MAX_EXACT {
-        write!(out, "{n}").expect("a Vec takes all writes");
-    } else {
-        write!(out, "\"{n}\"").expect("a Vec takes all writes");
+    let quote = if n > MAX_EXACT { "\"" } else { "" };
+    out.extend_from_slice(quote.as_bytes());
+    digits(out, n);
+    out.extend_from_slice(quote.as_bytes());
+}
+
+/// Every record has several numbers: `write!` would cost more than all the rest of it.
+fn digits(out: &mut Vec<u8>, mut n: u64) {
+    let mut text = [b'0'; 20];
+    let mut unused = text.len();
+    for place in text.iter_mut().rev() {
+        *place = b'0' + (n % 10) as u8;
+        n /= 10;
+        unused -= 1;
+        if n == 0 {
+            break;
+        }
     }
+    out.extend_from_slice(text.get(unused..).unwrap_or_default());
 }
 
 /// RFC 8785 section 3.2.2.2: two-character escapes where JSON has them, `\u00xx` for other controls, the rest as it is.
@@ -337,6 +366,19 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             r#"[9007199254740991,"9007199254740992","18446744073709551615",-5,"-9223372036854775808","1.5"]"#
+        );
+    }
+
+    #[test]
+    fn keys_are_sorted_at_every_depth_whatever_order_the_map_keeps() {
+        let mut out = Vec::new();
+        value(
+            &mut out,
+            &json!({"b": {"z": 0, "a": 10}, "a": [{"d": 1, "c": -1}]}),
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            r#"{"a":[{"c":-1,"d":1}],"b":{"a":10,"z":0}}"#
         );
     }
 
