@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::SystemTime,
 };
 
 use crate::{
@@ -10,8 +11,9 @@ use crate::{
         BackendService,
         ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust},
         local::{LocalService, LocalSettings},
+        sftp::{Credential, SftpService, SftpSettings},
     },
-    config::{self, BackendConfig, TrustAnchor},
+    config::{self, BackendConfig, KeyPair, TrustAnchor},
 };
 
 /// Why a backend can't be used.
@@ -42,9 +44,17 @@ fn service(
     config: &BackendConfig,
 ) -> Result<Arc<dyn BackendService>, Box<dyn std::error::Error + Send + Sync>> {
     match config {
-        BackendConfig::Local { directory } => Ok(Arc::new(LocalService::new(LocalSettings {
-            directory: directory.clone(),
-        })?)),
+        BackendConfig::Local { directory } => {
+            let service = Arc::new(LocalService::new(LocalSettings {
+                directory: directory.clone(),
+            })?);
+            let swept = service.clone();
+            // Beside the start: a large tree takes minutes, and nothing waits for it.
+            std::thread::Builder::new()
+                .name("staging-sweep".to_owned())
+                .spawn(move || swept.sweep_leftovers(SystemTime::now()))?;
+            Ok(service)
+        }
         BackendConfig::Ftp {
             address,
             user,
@@ -69,6 +79,24 @@ fn service(
             },
             timeout: *timeout,
         })?)),
-        BackendConfig::Sftp { .. } => Err("this kind of backend is not built yet".into()),
+        BackendConfig::Sftp {
+            address,
+            user,
+            host_key,
+            credential,
+            timeout,
+        } => Ok(Arc::new(SftpService::new(SftpSettings {
+            host: address.host.clone(),
+            port: address.port,
+            user: user.clone(),
+            host_key: host_key.clone(),
+            credential: match credential {
+                config::Credential::Key(KeyPair(key)) => Credential::Key(Arc::new(key.clone())),
+                config::Credential::Password(password) => {
+                    Credential::Password(password.expose().to_owned().into())
+                }
+            },
+            timeout: *timeout,
+        }))),
     }
 }
