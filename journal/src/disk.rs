@@ -1,6 +1,7 @@
 //! The directory of a log as the journal sees it.
 //!
-//! A seam for tests: [`Directory`] is the real one, [`fault::FaultyDisk`] loses power, runs full and reports errors.
+//! A seam for tests: [`Directory`] is the real one, `fault::FaultyDisk` (feature `fault-injection`) loses power, runs full
+//! and reports errors.
 
 use std::{
     fs,
@@ -106,10 +107,17 @@ pub struct Directory {
 impl Directory {
     /// Opens `path`; makes it, and what is missing above it, with mode 0700.
     pub fn open(path: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)?;
+        if !path.is_dir() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)?;
+            // The directory's own name has to survive a power cut too.
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
         Ok(Self {
             path: path.to_owned(),
             handle: fs::File::open(path)?,
