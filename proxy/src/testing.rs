@@ -194,7 +194,7 @@ mod tests {
                 data: "content".into(),
             };
             fixture.run(&*backend, write).await.unwrap();
-            assert_eq!(memory.file(name[1..].as_bytes()), None);
+            assert_eq!(memory.file(&name.as_bytes()[1..]), None);
         }
         let close = Operation::Close {
             handle: HandleId(1),

@@ -100,6 +100,12 @@ impl std::fmt::Debug for Memory {
     }
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl BackendService for Memory {
     fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
         let directory = directory

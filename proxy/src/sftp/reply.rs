@@ -316,3 +316,84 @@ impl Packet {
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a packet is far below 4 GiB")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &[u8], permissions: u32, modified: u32) -> Entry {
+        Entry {
+            name: Bytes::copy_from_slice(name),
+            attributes: Attributes {
+                size: Some(1234),
+                owner: Some((1000, 100)),
+                permissions: Some(permissions),
+                times: Some((0, modified)),
+            },
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_a_line_of_ls() {
+        let now = 1_800_000_000;
+        let line = |entry: &Entry| String::from_utf8(long_name(entry, now)).unwrap();
+        assert_eq!(
+            line(&entry(b"a b", 0o100_644, 1_799_990_000)),
+            "-rw-r--r--   1 1000     100          1234 Jan 15 05:13 a b"
+        );
+        assert_eq!(
+            line(&entry(b"old", 0o041_777, 946_684_800)),
+            "drwxrwxrwt   1 1000     100          1234 Jan  1  2000 old"
+        );
+        assert!(line(&entry(b"l", 0o120_777, 0)).starts_with("lrwxrwxrwx "));
+        assert!(line(&entry(b"s", 0o104_711, 0)).starts_with("-rws--x--x "));
+        assert!(line(&entry(b"S", 0o104_611, 0)).starts_with("-rwS--x--x "));
+    }
+
+    #[test]
+    fn names_that_would_lead_a_client_elsewhere_are_not_shown() {
+        let hostile: [&[u8]; 5] = [
+            b"../../.ssh/authorized_keys",
+            b"a/b",
+            b"",
+            b"a\0",
+            b".portcullis-1",
+        ];
+        let mut entries: Vec<Entry> = hostile
+            .iter()
+            .map(|name| entry(name, 0o100_644, 0))
+            .collect();
+        let mut rest = Vec::new();
+        let only_hostile = outcome(1, Outcome::Names(entries.clone()), None, 0, &mut rest);
+        assert_eq!(only_hostile.head[4..13], [104, 0, 0, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(only_hostile.head[13..18], [0, 0, 0, 1, b'.']);
+        entries.push(entry(b"fine", 0o100_644, 0));
+        let mixed = outcome(1, Outcome::Names(entries), None, 0, &mut rest);
+        assert_eq!(mixed.head[13..21], [0, 0, 0, 4, b'f', b'i', b'n', b'e']);
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_listing_that_is_longer_than_a_packet_is_cut_and_the_rest_is_kept() {
+        let all: Vec<Entry> = (0..5000)
+            .map(|number| entry(format!("{number:0200}").as_bytes(), 0o100_644, 0))
+            .collect();
+        let mut left = all.clone();
+        let mut shown = 0;
+        while !left.is_empty() {
+            let mut rest = Vec::new();
+            let reply = outcome(1, Outcome::Names(left), None, 0, &mut rest);
+            assert!(reply.len() < NAMES_BYTES + 1024);
+            shown += u32::from_be_bytes(reply.head[9..13].try_into().unwrap()) as usize;
+            left = rest;
+        }
+        assert_eq!(shown, all.len());
+    }
+
+    #[test]
+    fn the_length_of_a_packet_counts_the_data_that_follows() {
+        let reply = outcome(9, Outcome::Data("12345".into()), None, 0, &mut Vec::new());
+        assert_eq!(reply.head[..], [0, 0, 0, 14, 103, 0, 0, 0, 9, 0, 0, 0, 5]);
+        assert_eq!(reply.data, "12345");
+    }
+}

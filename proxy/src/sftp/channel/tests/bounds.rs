@@ -173,7 +173,7 @@ async fn many_files_are_open_at_once_and_one_too_many_is_refused() {
     let mut handles = Vec::new();
     for number in 0..crate::operation::MAX_OPEN_HANDLES {
         let name = format!("/{number}");
-        client.memory.put(name[1..].as_bytes(), name.as_bytes());
+        client.memory.put(&name.as_bytes()[1..], name.as_bytes());
         handles.push(client.open(name.as_bytes(), READ).await);
     }
     assert_eq!(client.status(open(b"/0", READ)).await, Status::Failure);

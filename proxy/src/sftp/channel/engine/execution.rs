@@ -1,0 +1,265 @@
+//! From the schedule to the reply: what may run is run, and its end is booked and answered.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use portcullis_journal::{OperationId, Recorded, Verdict};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Engine, Job, RequestId, send};
+use crate::{
+    gate::{Failed, Summary},
+    operation::{HandleId, Operation, Outcome},
+    policy::{OpenHandle, Permit},
+    sftp::{
+        channel::{unfinished, writer::Outgoing},
+        reply,
+        schedule::Ticket,
+        transfer::Transfer,
+    },
+};
+
+/// Credit that a READDIR takes until its reply is written, in bytes.
+const READDIR_COST: u32 = 128 * 1024;
+
+/// An operation that has ended.
+pub(super) struct Finished {
+    ticket: Ticket,
+    operation: OperationId,
+    request: RequestId,
+    credit: Option<OwnedSemaphorePermit>,
+    after: After,
+    result: Result<Outcome, Failed>,
+}
+
+/// What the end of an operation changes in the channel.
+enum After {
+    Nothing,
+    Opened(OpenHandle),
+    Read { handle: HandleId, offset: u64 },
+    Wrote { handle: HandleId, bytes: usize },
+    Listed(HandleId),
+    Resized(HandleId),
+}
+
+impl Engine {
+    /// Starts all that may run now.
+    pub(super) fn start(&mut self) {
+        loop {
+            let Self {
+                schedule,
+                read_credit,
+                wanted,
+                granted,
+                lost,
+                ..
+            } = &mut *self;
+            let next = schedule.next(|cost| {
+                if *lost {
+                    return Some(None);
+                }
+                if wanted.is_some() {
+                    return None;
+                }
+                if let Some(granted) = granted.take() {
+                    return Some(Some(granted));
+                }
+                match Arc::clone(read_credit).try_acquire_many_owned(cost) {
+                    Ok(credit) => Some(Some(credit)),
+                    Err(_) => {
+                        let credit = Arc::clone(read_credit).acquire_many_owned(cost);
+                        *wanted = Some(credit.map(Result::ok).boxed());
+                        None
+                    }
+                }
+            });
+            let Some((ticket, job, credit)) = next else {
+                return;
+            };
+            self.run(ticket, job, credit.flatten());
+        }
+    }
+
+    fn run(&mut self, ticket: Ticket, job: Job, credit: Option<OwnedSemaphorePermit>) {
+        let Job { request, recorded } = job;
+        let operation = recorded.intent().id();
+        if self.lost && cost(recorded.intent().operation()) > 0 {
+            unfinished(&self.gate, operation, Verdict::Failure, "not_forwarded");
+            return self.schedule.done(ticket);
+        }
+        let (after, summary, already) = self.begin(&recorded);
+        let performed = match already {
+            Some(outcome) => self.gate.answer(recorded, outcome).boxed(),
+            None => self.gate.perform(recorded, summary).boxed(),
+        };
+        self.running_ids.insert(operation);
+        self.running.push(
+            performed
+                .map(move |result| Finished {
+                    ticket,
+                    operation,
+                    request,
+                    credit,
+                    after,
+                    result,
+                })
+                .boxed(),
+        );
+    }
+
+    pub(super) fn finish(&mut self, finished: Finished, outbox: &mpsc::Sender<Outgoing>) {
+        let Finished {
+            ticket,
+            operation,
+            request,
+            credit,
+            after,
+            result,
+        } = finished;
+        self.activity.touch(Instant::now());
+        self.schedule.done(ticket);
+        self.running_ids.remove(&operation);
+        let mut opened = None;
+        let mut listed = None;
+        match after {
+            After::Nothing => {}
+            After::Opened(handle) => {
+                let open = matches!(result, Ok(Outcome::Opened)).then(|| {
+                    opened = Some(handle.id());
+                    let transfer = Transfer::of(&handle, Instant::now());
+                    (handle, transfer)
+                });
+                self.handles.settle(open);
+            }
+            After::Read { handle, offset } => {
+                if let Some(transfer) = self.transfer(handle) {
+                    match &result {
+                        Ok(Outcome::Data(data)) => transfer.read(offset, data),
+                        Ok(Outcome::End) => transfer.read_end(offset),
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+            }
+            After::Wrote { handle, bytes } => {
+                self.queued_writes -= bytes;
+                if let Some(transfer) = self.transfer(handle) {
+                    match &result {
+                        Ok(_) => transfer.wrote(bytes as u64),
+                        Err(_) => transfer.write_failed(),
+                    }
+                }
+            }
+            After::Listed(handle) => listed = Some(handle),
+            After::Resized(handle) => {
+                if let Some(transfer) = self.transfer(handle) {
+                    transfer.size_changed();
+                }
+            }
+        }
+        let reply = match result {
+            Ok(outcome) => {
+                let mut rest = Vec::new();
+                let reply = reply::outcome(request.id, outcome, opened, unix_time(), &mut rest);
+                if let Some(slot) = listed.and_then(|handle| self.handles.slot(handle)) {
+                    slot.unsent = rest;
+                }
+                reply
+            }
+            Err(failed) => {
+                tracing::info!(error = %failed, "an operation failed");
+                reply::status(request.id, failed.status())
+            }
+        };
+        send(outbox, reply, request.place, credit);
+    }
+
+    /// Books what begins: what its end will change, the summary that a CLOSE writes, and the answer if it is there already.
+    fn begin(&mut self, recorded: &Recorded<Permit>) -> (After, Option<Summary>, Option<Outcome>) {
+        let operation = recorded.intent().operation();
+        if let Some(handle) = recorded.intent().opens() {
+            return (After::Opened(handle), None, None);
+        }
+        let Some(handle) = operation.handle() else {
+            return (After::Nothing, None, None);
+        };
+        let mut summary = None;
+        let mut already = None;
+        let mut after = After::Nothing;
+        if let Operation::Read { offset, .. } = *operation {
+            after = After::Read { handle, offset };
+        } else if let Operation::Write { offset, data, .. } = operation {
+            if let Some(transfer) = self.transfer(handle) {
+                transfer.writing(*offset, data);
+            }
+            let bytes = data.len();
+            after = After::Wrote { handle, bytes };
+        } else if let Operation::Readdir { .. } = operation {
+            if let Some(slot) = self.handles.slot(handle)
+                && !slot.unsent.is_empty()
+            {
+                already = Some(Outcome::Names(std::mem::take(&mut slot.unsent)));
+            }
+            after = After::Listed(handle);
+        } else if let Operation::Fsetstat { attributes, .. } = operation {
+            if attributes.size.is_some() {
+                after = After::Resized(handle);
+            }
+        } else if let Operation::Close { .. } = operation {
+            summary = self.take_summary(handle);
+        }
+        (after, summary, already)
+    }
+
+    fn transfer(&mut self, handle: HandleId) -> Option<&mut Transfer> {
+        self.handles.slot(handle)?.transfer.as_mut()
+    }
+
+    /// Closes the channel's own books on a handle, whatever its CLOSE brings.
+    fn take_summary(&mut self, handle: HandleId) -> Option<Summary> {
+        let slot = self.handles.remove(handle)?;
+        let transfer = slot.transfer?;
+        let requester = Arc::clone(self.gate.requester());
+        Some(Box::new(move |result| {
+            transfer.summary(&slot.handle, &requester, Some(result), Instant::now())
+        }))
+    }
+}
+
+/// Bytes of credit that an operation needs to run.
+pub(super) fn cost(operation: &Operation) -> u32 {
+    if let Operation::Read { length, .. } = operation {
+        (*length).max(1)
+    } else if let Operation::Readdir { .. } = operation {
+        READDIR_COST
+    } else {
+        0
+    }
+}
+
+/// Credit for the oldest READ that waits; pending while none does.
+pub(super) async fn grant(
+    wanted: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+) -> Option<OwnedSemaphorePermit> {
+    poll_fn(|context| match wanted {
+        Some(credit) => {
+            let granted = std::task::ready!(credit.poll_unpin(context));
+            *wanted = None;
+            Poll::Ready(granted)
+        }
+        None => Poll::Pending,
+    })
+    .await
+}
+
+fn unix_time() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
+}
