@@ -242,6 +242,27 @@ impl DropEvent {
         event
     }
 
+    /// The event that the program wrote as these bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        Some(Self {
+            generation: u64::from_ne_bytes(field(bytes, offset_of!(Self, generation))?),
+            interface: u32::from_ne_bytes(field(bytes, offset_of!(Self, interface))?),
+            verdict: u32::from_ne_bytes(field(bytes, offset_of!(Self, verdict))?),
+            length: u32::from_ne_bytes(field(bytes, offset_of!(Self, length))?),
+            source: field(bytes, offset_of!(Self, source))?,
+            ethertype: field(bytes, offset_of!(Self, ethertype))?,
+            destination_port: field(bytes, offset_of!(Self, destination_port))?,
+            family: u8::from_ne_bytes(field(bytes, offset_of!(Self, family))?),
+            protocol: u8::from_ne_bytes(field(bytes, offset_of!(Self, protocol))?),
+            monitored: u8::from_ne_bytes(field(bytes, offset_of!(Self, monitored))?),
+            _reserved: 0,
+            _reserved_tail: [0; 4],
+        })
+    }
+
     /// Sets the destination port from its two bytes on the wire.
     #[inline(always)]
     pub fn set_destination_port(&mut self, port: [u8; 2]) {
@@ -257,6 +278,10 @@ impl DropEvent {
     pub fn destination_port(&self) -> u16 {
         u16::from_be_bytes(self.destination_port)
     }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
 }
 
 /// Map types of the kernel that the program uses, with the kernel's numbers (`enum bpf_map_type`).

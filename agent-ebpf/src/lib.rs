@@ -7,6 +7,8 @@
 #[cfg(test)]
 extern crate std;
 
+#[cfg(test)]
+mod frames;
 pub mod layout;
 pub mod packet;
 pub mod verdict;

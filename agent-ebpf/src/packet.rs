@@ -6,11 +6,18 @@
 pub trait Bytes {
     /// `N` bytes at offset `at`, if the packet has them all.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+
+    /// Whether the packet has all bytes before offset `end`.
+    fn reaches(&self, end: usize) -> bool;
 }
 
 impl Bytes for [u8] {
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.get(at..at.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn reaches(&self, end: usize) -> bool {
+        end <= self.len()
     }
 }
 
@@ -196,9 +203,9 @@ fn ipv4<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
     let Some(source) = packet.read::<4>(at + 12) else {
         return Err(Malformed::ShortIpv4);
     };
-    let Some([_]) = packet.read::<1>(at + length - 1) else {
+    if !packet.reaches(at + length) {
         return Err(Malformed::ShortIpv4);
-    };
+    }
 
     // RFC 791: three flag bits, of which the last says that more fragments follow, then the offset.
     let fragment = u16::from_be_bytes(fragment);
@@ -231,9 +238,9 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
         return Err(Malformed::ShortIpv6);
     };
     // The destination is not used, but a header that ends before it is cut.
-    let Some([_]) = packet.read::<1>(at + IPV6_HEADER - 1) else {
+    if !packet.reaches(at + IPV6_HEADER) {
         return Err(Malformed::ShortIpv6);
-    };
+    }
 
     let mut headers = Headers {
         kind: Kind::Ip(Source::from_v6(source)),
@@ -244,61 +251,70 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
     };
     let mut protocol = next;
     let mut at = at + IPV6_HEADER;
-    let mut is_fragment = false;
+    let mut is_fragment = 0;
     for _ in 0..=MAX_EXTENSION_HEADERS {
-        match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HOST_IDENTITY | SHIM6
-            | AUTHENTICATION => {
-                let Some([next, length]) = packet.read::<2>(at) else {
-                    return Err(Malformed::ShortIpv6);
-                };
-                let length = if protocol == AUTHENTICATION {
-                    // RFC 4302 counts in words of four bytes, less two.
-                    (usize::from(length) + 2) * 4
-                } else {
-                    (usize::from(length) + 1) * 8
-                };
-                let Some([_]) = packet.read::<1>(at + length - 1) else {
-                    return Err(Malformed::ShortIpv6);
-                };
-                at += length;
-                protocol = next;
+        if !is_extension(protocol) {
+            headers.oddity = if is_fragment == 0 {
+                Oddity::None
+            } else {
+                Oddity::Fragment
+            };
+            headers.protocol = protocol;
+            headers.transport_at = at as u16;
+            if protocol == ICMPV6
+                && hop_limit == 255
+                && is_fragment == 0
+                && matches!(packet.read::<2>(at), Some([133..=137, _]))
+            {
+                headers.kind = Kind::NeighbourDiscovery;
             }
-            FRAGMENT => {
-                let Some([next, _, offset_high, offset_low]) = packet.read::<4>(at) else {
-                    return Err(Malformed::ShortIpv6);
-                };
-                let Some(_) = packet.read::<4>(at + 4) else {
-                    return Err(Malformed::ShortIpv6);
-                };
-                is_fragment = true;
-                at += 8;
-                protocol = next;
-                // RFC 8200 section 4.5: 13 bits of offset; only the first fragment has the headers that follow.
-                if u16::from_be_bytes([offset_high, offset_low]) & 0xfff8 != 0 {
-                    headers.oddity = Oddity::Fragment;
-                    headers.protocol = protocol;
-                    return Ok(headers);
-                }
-            }
-            _ => {
-                headers.oddity = if is_fragment {
-                    Oddity::Fragment
-                } else {
-                    Oddity::None
-                };
-                headers.protocol = protocol;
-                headers.transport_at = at as u16;
-                if protocol == ICMPV6
-                    && hop_limit == 255
-                    && !is_fragment
-                    && matches!(packet.read::<1>(at), Some([133..=137]))
-                {
-                    headers.kind = Kind::NeighbourDiscovery;
-                }
-                return Ok(headers);
-            }
+            return Ok(headers);
+        }
+        // Every extension header has at least eight bytes.
+        let Some([next, length, offset_high, offset_low, ..]) = packet.read::<8>(at) else {
+            return Err(Malformed::ShortIpv6);
+        };
+        // Arithmetic in place of branches: the kernel's verifier follows every way through every round of this loop.
+        let is_authentication = equal(protocol, AUTHENTICATION);
+        let is_fragment_header = equal(protocol, FRAGMENT);
+        // In units of eight bytes beyond the first; RFC 4302 counts in words of four, less two. A fragment header has no length.
+        let units = usize::from(length) * (1 - is_fragment_header) + 1 + is_authentication;
+        let length = units << (3 - is_authentication);
+        if !packet.reaches(at + length) {
+            return Err(Malformed::ShortIpv6);
+        }
+        at += length;
+        protocol = next;
+        is_fragment |= is_fragment_header;
+        // RFC 8200 section 4.5: 13 bits of offset; only the first fragment has the headers that follow.
+        let offset = usize::from(u16::from_be_bytes([offset_high, offset_low]) & 0xfff8);
+        if offset * is_fragment_header != 0 {
+            headers.oddity = Oddity::Fragment;
+            headers.protocol = protocol;
+            return Ok(headers);
         }
     }
     Ok(headers)
+}
+
+/// Whether what follows is an extension header whose length can be told.
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP
+            | ROUTING
+            | FRAGMENT
+            | AUTHENTICATION
+            | DESTINATION_OPTIONS
+            | MOBILITY
+            | HOST_IDENTITY
+            | SHIM6
+    )
+}
+
+/// 1 if they are equal, else 0, without a branch.
+#[inline(always)]
+fn equal(a: u8, b: u8) -> usize {
+    (usize::from(a ^ b).wrapping_sub(1) >> 63) & 1
 }

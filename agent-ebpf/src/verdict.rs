@@ -241,3 +241,6 @@ fn judge<R: Rules>(headers: &Headers, rules: &R) -> Verdict {
         Verdict::Drop(Drop::NotListed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,11 +45,17 @@ impl Bytes for Packet<'_> {
         if at > MAX_OFFSET {
             return None;
         }
+        // With `N` = 1 and an offset that varies, LLVM turns this into `start >= end`, from which the verifier learns nothing.
         let start = self.context.data() + at;
         if start + N > self.context.data_end() {
             return None;
         }
         // SAFETY: `start..start + N` lies before the end of the packet, as just checked; bytes have no alignment.
         Some(unsafe { *(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn reaches(&self, end: usize) -> bool {
+        end <= MAX_OFFSET && self.context.data() + end <= self.context.data_end()
     }
 }

@@ -1,0 +1,478 @@
+use std::{vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    frames::{Frame, Ipv6},
+    layout::{oddity_counter, verdict_counter},
+    packet::MAX_EXTENSION_HEADERS,
+};
+
+const ALLOWED4: [u8; 4] = [203, 0, 113, 7];
+const STRANGER4: [u8; 4] = [203, 0, 114, 7];
+const ADMIN4: [u8; 4] = [192, 0, 2, 10];
+const BANNED4: [u8; 4] = [203, 0, 113, 66];
+const BANNED_NETWORK4: [u8; 4] = [203, 0, 113, 130];
+const ALLOWED6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+const STRANGER6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+/// 203.0.113.0/24 and 2001:db8:1::/48 are allowed, 203.0.113.128/25 is a banned network, 203.0.113.66 a banned address;
+/// 192.0.2.10 is protected and, by mistake, banned both ways.
+#[derive(Default)]
+struct Example {
+    policy: Policy,
+}
+
+impl Rules for Example {
+    fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    fn lists(&self, list: List, source: Source) -> bool {
+        match (list, source) {
+            (List::Protected, Source::V4(address)) => address == ADMIN4,
+            (List::Banned, Source::V4(address)) => {
+                address == ADMIN4 || matches!(address, [203, 0, 113, 128..=255])
+            }
+            (List::Allowed, Source::V4(address)) => matches!(address, [203, 0, 113, _]),
+            (List::Allowed, Source::V6(address)) => address.starts_with(&ALLOWED6[..6]),
+            (List::Protected | List::Banned, Source::V6(_)) => false,
+        }
+    }
+
+    fn bans(&self, source: Source) -> bool {
+        source == Source::V4(BANNED4) || source == Source::V4(ADMIN4)
+    }
+}
+
+fn verdict(frame: &[u8]) -> Verdict {
+    decide(frame, &Example::default()).verdict
+}
+
+fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let mut mapped = [0; 16];
+    mapped[10..12].fill(0xff);
+    mapped[12..].copy_from_slice(&address);
+    mapped
+}
+
+const PASS_ALLOWED: Verdict = Verdict::Pass(Pass::Allowed);
+const DROP_STRANGER: Verdict = Verdict::Drop(Drop::NotListed);
+const BRIDGE: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+
+#[test]
+fn verdicts() {
+    let nd = |hop_limit, kind| Frame::ipv6(STRANGER6).hop_limit(hop_limit).icmp(kind);
+    for (what, frame, wanted) in [
+        ("allowed", Frame::ipv4(ALLOWED4).frame(), PASS_ALLOWED),
+        (
+            "a neighbour of the allowed network",
+            Frame::ipv4(STRANGER4).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "protected although banned",
+            Frame::ipv4(ADMIN4).frame(),
+            Verdict::Pass(Pass::Protected),
+        ),
+        (
+            "banned although allowed",
+            Frame::ipv4(BANNED4).frame(),
+            Verdict::Drop(Drop::Banned),
+        ),
+        (
+            "a banned network although allowed",
+            Frame::ipv4(BANNED_NETWORK4).frame(),
+            Verdict::Drop(Drop::BannedNetwork),
+        ),
+        ("allowed, v6", Frame::ipv6(ALLOWED6).frame(), PASS_ALLOWED),
+        (
+            "stranger, v6",
+            Frame::ipv6(STRANGER6).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "a mapped address is its IPv4 address",
+            Frame::ipv6(mapped(ALLOWED4)).frame(),
+            PASS_ALLOWED,
+        ),
+        (
+            "... banned too",
+            Frame::ipv6(mapped(BANNED4)).frame(),
+            Verdict::Drop(Drop::Banned),
+        ),
+        (
+            "... and a stranger's",
+            Frame::ipv6(mapped(STRANGER4)).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "one tag",
+            Frame::ipv4(ALLOWED4).frame().tagged(0x8100),
+            PASS_ALLOWED,
+        ),
+        (
+            "one tag, stranger",
+            Frame::ipv4(STRANGER4).frame().tagged(0x8100),
+            DROP_STRANGER,
+        ),
+        (
+            "two tags",
+            Frame::ipv4(ALLOWED4).frame().tagged(0x8100).tagged(0x88a8),
+            PASS_ALLOWED,
+        ),
+        (
+            "two tags, stranger",
+            Frame::ipv6(STRANGER6).frame().tagged(0x8100).tagged(0x88a8),
+            DROP_STRANGER,
+        ),
+        (
+            "three tags",
+            Frame::ipv4(ALLOWED4)
+                .frame()
+                .tagged(0x8100)
+                .tagged(0x8100)
+                .tagged(0x88a8),
+            Verdict::Drop(Drop::TooManyTags),
+        ),
+        (
+            "options",
+            Frame::ipv4(ALLOWED4).options(10).frame(),
+            PASS_ALLOWED,
+        ),
+        (
+            "options, stranger",
+            Frame::ipv4(STRANGER4).options(10).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "first fragment",
+            Frame::ipv4(ALLOWED4).fragment(0x2000).frame(),
+            PASS_ALLOWED,
+        ),
+        (
+            "later fragment",
+            Frame::ipv4(ALLOWED4).fragment(0x0001).frame(),
+            PASS_ALLOWED,
+        ),
+        (
+            "later fragment, stranger",
+            Frame::ipv4(STRANGER4).fragment(0x1fff).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "v6 fragment",
+            Frame::ipv6(ALLOWED6).fragment(0x0008).frame(),
+            PASS_ALLOWED,
+        ),
+        (
+            "v6 fragment, stranger",
+            Frame::ipv6(STRANGER6).fragment(0x0001).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "arp",
+            Frame::ethernet(0x0806, &[0; 28]),
+            Verdict::Pass(Pass::Arp),
+        ),
+        (
+            "arp in a tag",
+            Frame::ethernet(0x0806, &[0; 28]).tagged(0x8100),
+            Verdict::Pass(Pass::Arp),
+        ),
+        (
+            "rarp is not arp",
+            Frame::ethernet(0x8035, &[0; 28]),
+            Verdict::Drop(Drop::OtherEthernet),
+        ),
+        (
+            "router solicitation",
+            nd(255, 133).frame(),
+            Verdict::Pass(Pass::NeighbourDiscovery),
+        ),
+        (
+            "neighbour solicitation",
+            nd(255, 135).frame(),
+            Verdict::Pass(Pass::NeighbourDiscovery),
+        ),
+        (
+            "redirect",
+            nd(255, 137).frame(),
+            Verdict::Pass(Pass::NeighbourDiscovery),
+        ),
+        (
+            "neighbour discovery from beyond a router",
+            nd(254, 135).frame(),
+            DROP_STRANGER,
+        ),
+        ("the type below", nd(255, 132).frame(), DROP_STRANGER),
+        ("the type above", nd(255, 138).frame(), DROP_STRANGER),
+        (
+            "neighbour discovery behind an option",
+            nd(255, 135).extension(0, 0).frame(),
+            Verdict::Pass(Pass::NeighbourDiscovery),
+        ),
+        (
+            "neighbour discovery in a fragment",
+            nd(255, 135).fragment(0).frame(),
+            DROP_STRANGER,
+        ),
+        (
+            "lldp",
+            Frame::ethernet(0x88cc, &[0; 40]).to([0x01, 0x80, 0xc2, 0, 0, 0x0e]),
+            Verdict::Pass(Pass::LinkControl),
+        ),
+        (
+            "lldp to somebody",
+            Frame::ethernet(0x88cc, &[0; 40]),
+            Verdict::Drop(Drop::OtherEthernet),
+        ),
+        (
+            "lacp",
+            Frame::ethernet(0x8809, &[1; 40]).to([0x01, 0x80, 0xc2, 0, 0, 0x02]),
+            Verdict::Pass(Pass::LinkControl),
+        ),
+        (
+            "spanning tree",
+            Frame::ethernet(38, &[0x42; 38]).to(BRIDGE),
+            Verdict::Pass(Pass::LinkControl),
+        ),
+        (
+            "the group behind the reserved ones",
+            Frame::ethernet(38, &[0x42; 38]).to([0x01, 0x80, 0xc2, 0, 0, 0x10]),
+            Verdict::Drop(Drop::OtherEthernet),
+        ),
+        (
+            "ip to a bridge group is still judged",
+            Frame::ipv4(STRANGER4).frame().to(BRIDGE),
+            DROP_STRANGER,
+        ),
+        (
+            "something else",
+            Frame::ethernet(0x1234, &[0; 40]),
+            Verdict::Drop(Drop::OtherEthernet),
+        ),
+        (
+            "IPv4 of version 5",
+            Frame::ethernet(0x0800, &[0x55; 40]),
+            Verdict::Drop(Drop::BadIpv4),
+        ),
+        (
+            "IPv4 with a header of 16 bytes",
+            Frame::ethernet(0x0800, &[0x44; 40]),
+            Verdict::Drop(Drop::BadIpv4),
+        ),
+        (
+            "IPv6 of version 4",
+            Frame::ethernet(0x86dd, &[0x45; 60]),
+            Verdict::Drop(Drop::BadIpv6),
+        ),
+    ] {
+        assert_eq!(verdict(&frame.bytes()), wanted, "{what}");
+    }
+}
+
+#[test]
+fn extension_headers_are_followed_to_the_end_or_judged_by_source() {
+    let chain = |source, length: usize| {
+        let packet = (0..length).fold(Frame::ipv6(source).hop_limit(255).icmp(135), |packet, _| {
+            packet.extension(60, 1)
+        });
+        decide(packet.frame().bytes().as_slice(), &Example::default())
+    };
+    let longest = chain(STRANGER6, MAX_EXTENSION_HEADERS);
+    assert_eq!(longest.verdict, Verdict::Pass(Pass::NeighbourDiscovery));
+    let too_long = chain(STRANGER6, MAX_EXTENSION_HEADERS + 1);
+    assert_eq!(too_long.verdict, DROP_STRANGER);
+    assert_eq!(too_long.headers.unwrap().oddity, Oddity::LongExtensionChain);
+    assert_eq!(
+        chain(ALLOWED6, MAX_EXTENSION_HEADERS + 1).verdict,
+        PASS_ALLOWED
+    );
+}
+
+#[test]
+fn every_kind_of_extension_header_has_its_length() {
+    let packet = |with: fn(Ipv6) -> Ipv6| {
+        let frame = with(Frame::ipv6(ALLOWED6).hop_limit(255).icmp(135)).frame();
+        decide(frame.bytes().as_slice(), &Example::default())
+            .headers
+            .unwrap()
+    };
+    for headers in [
+        packet(|packet| packet.extension(0, 2)),
+        packet(|packet| packet.extension(43, 3)),
+        packet(|packet| packet.extension(60, 0).extension(43, 1)),
+        packet(|packet| packet.authentication(4)),
+        packet(|packet| packet.authentication(1).extension(135, 0)),
+        packet(|packet| packet.extension(139, 0).extension(140, 0)),
+    ] {
+        assert_eq!(headers.kind, Kind::NeighbourDiscovery);
+        assert_eq!(headers.protocol, 58);
+    }
+}
+
+#[test]
+fn policies_for_odd_packets_refuse_what_they_name_and_nothing_else() {
+    let fragment = Frame::ipv4(ALLOWED4).fragment(0x2000).frame().bytes();
+    let chain = (0..=MAX_EXTENSION_HEADERS)
+        .fold(Frame::ipv6(ALLOWED6), |packet, _| packet.extension(60, 0))
+        .frame()
+        .bytes();
+    let other = Frame::ethernet(0x1234, &[0; 40]).bytes();
+    let plain = Frame::ipv4(ALLOWED4).frame().bytes();
+    let default = Policy::default();
+    let [drop, pass] = [Verdict::Drop, |_| PASS_ALLOWED];
+    for (policy, wanted) in [
+        (
+            default,
+            [
+                pass(Drop::Fragment),
+                pass(Drop::Fragment),
+                drop(Drop::OtherEthernet),
+            ],
+        ),
+        (
+            Policy {
+                drop_fragments: true,
+                ..default
+            },
+            [
+                drop(Drop::Fragment),
+                pass(Drop::Fragment),
+                drop(Drop::OtherEthernet),
+            ],
+        ),
+        (
+            Policy {
+                drop_long_extension_chains: true,
+                ..default
+            },
+            [
+                pass(Drop::Fragment),
+                drop(Drop::LongExtensionChain),
+                drop(Drop::OtherEthernet),
+            ],
+        ),
+        (
+            Policy {
+                pass_other_ethernet: true,
+                ..default
+            },
+            [
+                pass(Drop::Fragment),
+                pass(Drop::Fragment),
+                Verdict::Pass(Pass::OtherEthernet),
+            ],
+        ),
+    ] {
+        let rules = Example { policy };
+        let verdicts =
+            [&fragment, &chain, &other].map(|frame| decide(frame.as_slice(), &rules).verdict);
+        assert_eq!(verdicts, wanted, "{policy:?}");
+        assert_eq!(decide(plain.as_slice(), &rules).verdict, PASS_ALLOWED);
+    }
+}
+
+#[test]
+fn a_packet_cut_at_any_byte_of_its_headers_is_dropped_as_short() {
+    for (frame, headers, reasons) in [
+        (
+            Frame::ipv4(ALLOWED4).frame().bytes(),
+            34,
+            [Drop::ShortEthernet, Drop::ShortIpv4],
+        ),
+        (
+            Frame::ipv4(ALLOWED4).options(10).frame().bytes(),
+            74,
+            [Drop::ShortEthernet, Drop::ShortIpv4],
+        ),
+        (
+            Frame::ipv4(ALLOWED4)
+                .frame()
+                .tagged(0x8100)
+                .tagged(0x88a8)
+                .bytes(),
+            42,
+            [Drop::ShortEthernet, Drop::ShortIpv4],
+        ),
+        (
+            Frame::ipv6(ALLOWED6).frame().bytes(),
+            54,
+            [Drop::ShortEthernet, Drop::ShortIpv6],
+        ),
+        (
+            Frame::ipv6(ALLOWED6)
+                .extension(0, 1)
+                .authentication(2)
+                .fragment(1)
+                .frame()
+                .bytes(),
+            94,
+            [Drop::ShortEthernet, Drop::ShortIpv6],
+        ),
+    ] {
+        for length in 0..headers {
+            let verdict = verdict(&frame[..length]);
+            assert!(
+                reasons.map(Verdict::Drop).contains(&verdict),
+                "{length} of {headers}: {verdict:?}"
+            );
+        }
+        assert_eq!(
+            verdict(&frame[..headers]),
+            PASS_ALLOWED,
+            "all {headers} bytes of headers"
+        );
+    }
+}
+
+#[test]
+fn every_verdict_has_a_counter_and_a_name_of_its_own() {
+    let verdicts: Vec<Verdict> = Pass::ALL
+        .into_iter()
+        .map(Verdict::Pass)
+        .chain(Drop::ALL.into_iter().map(Verdict::Drop))
+        .collect();
+    let mut names: Vec<&str> = Vec::new();
+    let mut counters = vec![
+        oddity_counter(Oddity::Fragment).unwrap(),
+        oddity_counter(Oddity::LongExtensionChain).unwrap(),
+    ];
+    for verdict in verdicts {
+        assert_eq!(Verdict::from_index(verdict.index()), Some(verdict));
+        names.push(verdict.name());
+        counters.extend([
+            verdict_counter(verdict.index(), false),
+            verdict_counter(verdict.index(), true),
+        ]);
+    }
+    assert_eq!(Verdict::from_index(VERDICTS), None);
+    counters.sort_unstable();
+    assert_eq!(counters, (0..crate::layout::COUNTERS).collect::<Vec<_>>());
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic_and_only_a_listed_source_is_allowed(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let decision = decide(bytes.as_slice(), &Example::default());
+        if decision.verdict == PASS_ALLOWED {
+            let Some(Kind::Ip(source)) = decision.headers.map(|headers| headers.kind) else { panic!("no source") };
+            prop_assert!(Example::default().lists(List::Allowed, source));
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_never_passed_on_the_word_of_anything_but_its_source(
+        last in any::<[u8; 2]>(), options in 0_u8..=10, field in any::<u16>(), tags in 0_usize..=2,
+    ) {
+        let frame = Frame::ipv4([198, 51, last[0], last[1]]).options(options).fragment(field).frame();
+        let frame = (0..tags).fold(frame, |frame, _| frame.tagged(0x8100));
+        prop_assert_eq!(verdict(&frame.bytes()), DROP_STRANGER);
+    }
+}
