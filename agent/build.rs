@@ -1,5 +1,6 @@
 //! Embeds the XDP program: the object that `PORTCULLIS_XDP_OBJECT` names, or one compiled here.
 
+#[expect(unreachable_pub, reason = "the file is xtask's too")]
 #[path = "build/xdp_object.rs"]
 mod xdp_object;
 

@@ -1,1 +1,30 @@
-fn main() {}
+//! Arguments in, exit code out, one printed error chain.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use portcullis_agent::{cli::Cli, commands, config::ConfigError};
+
+/// `EX_CONFIG` of sysexits.h: a unit can stop restarting on it.
+const BAD_CONFIGURATION: u8 = 78;
+
+fn main() -> ExitCode {
+    match commands::run(Cli::parse()) {
+        Ok(output) => match io::stdout().write_all(output.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(io::stderr(), "portcullis-agent: {error:#}");
+            if error.is::<ConfigError>() {
+                ExitCode::from(BAD_CONFIGURATION)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

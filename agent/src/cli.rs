@@ -1,0 +1,110 @@
+//! Every command and flag.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config, prefix};
+
+/// Drops packets of strangers at the network interface, before the kernel's network stack sees them.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis-agent", version)]
+pub struct Cli {
+    /// The daemon's control socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = config::DEFAULT_SOCKET, env = "PORTCULLIS_AGENT_SOCKET")]
+    pub socket: PathBuf,
+    /// Print one JSON value (`watch`: one a line) for machines.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground.
+    Run(ConfigFile),
+    /// Check a configuration and name every fault, without starting anything.
+    Check(ConfigFile),
+    /// Show interfaces, lists and counters.
+    Status,
+    /// Show or change the allowlist. A change holds for every packet when the command returns.
+    #[command(subcommand)]
+    Allow(AllowCommand),
+    /// Cut a source off for a while. Protected addresses can't be banned.
+    Ban(BanArguments),
+    /// Lift a ban.
+    Unban {
+        /// The address or prefix as it was banned.
+        source: String,
+    },
+    /// List the bans.
+    Bans,
+    /// Show drops as they happen: a sample, capped in the kernel. Counters in `status` count all.
+    Watch {
+        /// End after so many.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Remove links and maps from the kernel: ENDS ENFORCEMENT, every packet reaches the host. The daemon must be stopped.
+    Unload(UnloadArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AllowCommand {
+    /// Put prefixes on the list.
+    Add {
+        /// Addresses or prefixes.
+        #[arg(required = true, value_name = "ADDRESS|CIDR")]
+        prefixes: Vec<String>,
+        /// What to remember about them.
+        #[arg(long)]
+        comment: Option<String>,
+    },
+    /// Take prefixes off the list, exactly as `list` shows them.
+    Remove {
+        /// Addresses or prefixes.
+        #[arg(required = true, value_name = "ADDRESS|CIDR")]
+        prefixes: Vec<String>,
+    },
+    /// Print the list, in the form that `replace` reads.
+    List,
+    /// Make the list what FILE says, all at once: one prefix a line, `#` begins a comment, `-` is standard input.
+    Replace {
+        file: PathBuf,
+        /// Allow an empty file, which leaves only protected sources.
+        #[arg(long)]
+        empty: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct BanArguments {
+    /// Whom to ban.
+    #[arg(value_name = "ADDRESS|CIDR")]
+    pub source: String,
+    /// For how long: 90s, 10m, 12h, 7d.
+    #[arg(long = "for", value_name = "TIME", value_parser = prefix::parse_duration)]
+    pub lifetime: Duration,
+    /// What to put on record.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub struct UnloadArguments {
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Yes, end enforcement: from then on every packet reaches the host.
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,503 @@
+//! The one task that owns the state: it takes requests one after the other, records, keeps, and makes the kernel follow.
+//!
+//! The order for every change is: admitted, on record (durable), kept (durable), in the kernel, answered. What fails before the
+//! record changes nothing; what fails behind it is retried until the kernel follows.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agent_ebpf::{layout::DropEvent, verdict::Policy};
+use chrono::{DateTime, Utc};
+use ipnet::IpNet;
+use portcullis_journal::Event;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{
+    allowlist::{Allowlist, Entry, diff},
+    bans::{Ban, BanBook},
+    control::{AllowSummary, DropReport, Failure, StatusReply, peer::Peer},
+    datapath::{Datapath, EVENT_WINDOW, InterfaceState, InterfaceStatus},
+    metrics, prefix,
+    reconcile::{Applied, Lists, Wanted, plan},
+    record::{self, Recorder},
+    state::StateDir,
+};
+
+/// Requests that may wait.
+pub const REQUESTS: usize = 64;
+/// Reports that a slow watcher may fall behind before it misses some.
+pub const REPORTS: usize = 1024;
+/// Events read at a time, so that a flood of them does not hold up requests.
+const EVENTS_AT_ONCE: usize = 512;
+/// How often bans are looked through, interfaces looked at and a lagging kernel retried.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What can be asked of the engine.
+#[derive(Debug)]
+pub enum Request {
+    Ban {
+        source: IpNet,
+        lifetime: Duration,
+        reason: String,
+        by: Peer,
+        reply: Reply<Ban>,
+    },
+    Unban {
+        source: IpNet,
+        by: Peer,
+        reply: Reply<Ban>,
+    },
+    Bans {
+        reply: Reply<Vec<Ban>>,
+    },
+    Allow {
+        change: AllowChange,
+        by: Peer,
+        reply: Reply<AllowSummary>,
+    },
+    Allowed {
+        reply: Reply<Vec<Entry>>,
+    },
+    Status {
+        reply: Reply<StatusReply>,
+    },
+}
+
+/// Where an answer goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// A change of the allowlist.
+#[derive(Debug)]
+pub enum AllowChange {
+    Add(Vec<Entry>),
+    Remove(Vec<IpNet>),
+    Replace(Allowlist),
+}
+
+impl AllowChange {
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Add(_) => "add",
+            Self::Remove(_) => "remove",
+            Self::Replace(_) => "replace",
+        }
+    }
+}
+
+/// What does not change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub protected: Vec<IpNet>,
+    pub policy: Policy,
+}
+
+/// The state, and all that it acts on.
+pub struct Engine {
+    settings: Settings,
+    allowlist: Allowlist,
+    /// The allowlist's prefixes as they go to the kernel; made anew only when it changes.
+    allowed: Arc<[IpNet]>,
+    bans: BanBook,
+    applied: Applied,
+    datapath: Box<dyn Datapath>,
+    recorder: Box<dyn Recorder>,
+    state: StateDir,
+    interfaces: Vec<InterfaceStatus>,
+    reports: broadcast::Sender<Arc<DropReport>>,
+    started: Instant,
+    /// Why the kernel does not follow, while it does not.
+    lag: Option<String>,
+}
+
+impl Engine {
+    /// An engine over what was kept before. Nothing is put into the kernel until [`Engine::follow`].
+    pub fn new(
+        settings: Settings,
+        allowlist: Allowlist,
+        bans: BanBook,
+        datapath: Box<dyn Datapath>,
+        recorder: Box<dyn Recorder>,
+        state: StateDir,
+        started: Instant,
+    ) -> Self {
+        let (reports, _) = broadcast::channel(REPORTS);
+        let allowed = allowlist.prefixes().collect();
+        let applied = Applied {
+            lists: None,
+            host_bans: datapath.host_bans(),
+        };
+        Self {
+            settings,
+            allowlist,
+            allowed,
+            bans,
+            applied,
+            datapath,
+            recorder,
+            state,
+            interfaces: Vec::new(),
+            reports,
+            started,
+            lag: None,
+        }
+    }
+
+    /// Where reports of drops can be had.
+    pub fn reports(&self) -> broadcast::Sender<Arc<DropReport>> {
+        self.reports.clone()
+    }
+
+    /// Makes the kernel do what is wanted.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step; the steps before it hold, and a later call goes on from there.
+    pub fn follow(&mut self) -> Result<(), Failure> {
+        let wanted = self.wanted();
+        for step in plan(&wanted, &self.applied) {
+            use crate::reconcile::Step;
+            let done = match &step {
+                Step::Ban { address, expires } => self.datapath.ban(*address, *expires),
+                Step::Switch(lists) => self.datapath.switch(lists).map(drop),
+                Step::Unban { address } => self.datapath.unban(*address),
+            };
+            if let Err(error) = done {
+                let failure = Failure::kernel(&error);
+                tracing::error!(
+                    error = failure.message,
+                    "the kernel does not follow; this is retried"
+                );
+                self.lag = Some(failure.message.clone());
+                return Err(failure);
+            }
+            self.applied.note(&step);
+        }
+        self.lag = None;
+        Ok(())
+    }
+
+    /// Looks at the interfaces and says what changed.
+    pub fn tend(&mut self) -> &[InterfaceStatus] {
+        let now = self.datapath.tend();
+        for status in &now {
+            let before = self
+                .interfaces
+                .iter()
+                .find(|before| before.name == status.name);
+            if before.is_none_or(|before| before.state != status.state) {
+                report_interface(status);
+            }
+        }
+        metrics::interfaces(&now);
+        self.interfaces = now;
+        &self.interfaces
+    }
+
+    /// Serves until every sender of requests is gone. `changes` resolves when interfaces may have changed.
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut changes: impl AsyncFnMut(),
+    ) -> Box<dyn Recorder> {
+        let mut tick = tokio::time::interval(TICK);
+        let mut window = tokio::time::interval(EVENT_WINDOW);
+        for interval in [&mut tick, &mut window] {
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.answer(request, Utc::now()).await,
+                    None => return self.recorder,
+                },
+                _ = tick.tick() => {
+                    self.sweep(Utc::now()).await;
+                    // A failure is logged where it happens, and the next tick tries again.
+                    let _ = self.follow();
+                    self.tend();
+                }
+                _ = window.tick() => self.report_drops(Utc::now()),
+                () = changes() => drop(self.tend()),
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request, now: DateTime<Utc>) {
+        // A caller that went away does not want the answer.
+        match request {
+            Request::Ban {
+                source,
+                lifetime,
+                reason,
+                by,
+                reply,
+            } => {
+                let _ = reply.send(self.ban(source, lifetime, &reason, &by, now).await);
+            }
+            Request::Unban { source, by, reply } => {
+                let _ = reply.send(self.unban(&source, &by).await);
+            }
+            Request::Bans { reply } => {
+                let _ = reply.send(Ok(self.bans.bans().cloned().collect()));
+            }
+            Request::Allow { change, by, reply } => {
+                let _ = reply.send(self.allow(change, &by).await);
+            }
+            Request::Allowed { reply } => {
+                let _ = reply.send(Ok(self.allowlist.entries().collect()));
+            }
+            Request::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+        }
+    }
+
+    /// Bans `source`, if that may be.
+    ///
+    /// # Errors
+    /// If it may not be, can't be recorded or kept (then nothing is done), or the kernel does not follow (then it is retried).
+    pub async fn ban(
+        &mut self,
+        source: IpNet,
+        lifetime: Duration,
+        reason: &str,
+        by: &Peer,
+        now: DateTime<Utc>,
+    ) -> Result<Ban, Failure> {
+        let ban = self
+            .bans
+            .admit(source, lifetime, reason, &by.name, now)
+            .map_err(|error| Failure::ban(&error))?;
+        self.record(record::ban_change("ban", &ban, Some(by)))
+            .await?;
+        let mut bans = self.bans.clone();
+        bans.insert(ban.clone());
+        self.state
+            .keep_bans(bans.bans())
+            .map_err(|error| Failure::state(&error))?;
+        self.bans = bans;
+        self.follow()?;
+        tracing::info!(source = %ban.source, expires = %ban.expires, reason = ban.reason, by = ban.by, "banned");
+        Ok(ban)
+    }
+
+    /// Lifts the ban of exactly this source.
+    ///
+    /// # Errors
+    /// As for [`Engine::ban`], and if there is no such ban.
+    pub async fn unban(&mut self, source: &IpNet, by: &Peer) -> Result<Ban, Failure> {
+        let Some(ban) = self.bans.get(source).cloned() else {
+            return Err(Failure::not_found(format!("{source} is not banned")));
+        };
+        self.record(record::ban_change("unban", &ban, Some(by)))
+            .await?;
+        self.forget(std::slice::from_ref(&ban))?;
+        tracing::info!(source = %ban.source, by = by.name, "ban lifted");
+        Ok(ban)
+    }
+
+    /// Ends the bans whose time has come. Without a record they stay.
+    pub async fn sweep(&mut self, now: DateTime<Utc>) {
+        let mut ended = Vec::new();
+        for ban in self.bans.expired(now) {
+            if self
+                .record(record::ban_change("expire", &ban, None))
+                .await
+                .is_err()
+            {
+                break;
+            }
+            tracing::info!(source = %ban.source, "ban expired");
+            ended.push(ban);
+        }
+        if !ended.is_empty() {
+            // Logged where it happens; the bans are still there for the next sweep.
+            let _ = self.forget(&ended);
+        }
+    }
+
+    fn forget(&mut self, ended: &[Ban]) -> Result<(), Failure> {
+        let mut bans = self.bans.clone();
+        for ban in ended {
+            bans.remove(&ban.source);
+        }
+        self.state
+            .keep_bans(bans.bans())
+            .map_err(|error| Failure::state(&error))?;
+        self.bans = bans;
+        self.follow()
+    }
+
+    /// Changes the allowlist, as a whole or not at all.
+    ///
+    /// # Errors
+    /// As for [`Engine::ban`], and if something to be removed is not there.
+    pub async fn allow(&mut self, change: AllowChange, by: &Peer) -> Result<AllowSummary, Failure> {
+        let action = change.action();
+        let mut wanted = self.allowlist.clone();
+        match change {
+            AllowChange::Add(entries) => {
+                for entry in entries {
+                    wanted.insert(entry);
+                }
+            }
+            AllowChange::Remove(prefixes) => {
+                for prefix in prefixes {
+                    if !wanted.remove(&prefix) {
+                        return Err(Failure::not_found(format!(
+                            "{prefix} is not on the allowlist"
+                        )));
+                    }
+                }
+            }
+            AllowChange::Replace(list) => wanted = list,
+        }
+        let changes = diff(&self.allowlist, &wanted);
+        if !changes.is_empty() {
+            self.record(record::allow_change(action, &changes, &wanted, by))
+                .await?;
+            self.state
+                .keep_allowlist(&wanted)
+                .map_err(|error| Failure::state(&error))?;
+            self.allowed = wanted.prefixes().collect();
+            self.allowlist = wanted;
+            self.follow()?;
+            tracing::info!(
+                action,
+                put = changes.put.len(),
+                removed = changes.removed.len(),
+                entries = self.allowlist.len(),
+                by = by.name,
+                "allowlist changed"
+            );
+        }
+        Ok(AllowSummary {
+            put: changes.put.len(),
+            removed: changes.removed.len(),
+            entries: self.allowlist.len(),
+            generation: self.datapath.generation(),
+        })
+    }
+
+    fn wanted(&self) -> Wanted {
+        let (hosts, networks): (Vec<&Ban>, Vec<&Ban>) = self
+            .bans
+            .bans()
+            .partition(|ban| prefix::is_host(&ban.source));
+        let host_bans: BTreeMap<_, _> = hosts
+            .iter()
+            .map(|ban| {
+                (
+                    ban.source.addr(),
+                    u64::try_from(ban.expires.timestamp()).unwrap_or(0),
+                )
+            })
+            .collect();
+        let lists = Lists {
+            protected: self.settings.protected.clone(),
+            banned: networks.iter().map(|ban| ban.source).collect(),
+            allowed: Arc::clone(&self.allowed),
+            policy: self.settings.policy,
+        };
+        Wanted {
+            lists: Arc::new(lists),
+            host_bans,
+        }
+    }
+
+    async fn record(&self, event: Event) -> Result<(), Failure> {
+        self.recorder.record(event).await.map_err(|error| {
+            tracing::error!(%error, "no record, so nothing is changed");
+            Failure::journal(&error)
+        })
+    }
+
+    fn status(&self) -> Result<StatusReply, Failure> {
+        let counters = self
+            .datapath
+            .counters()
+            .map_err(|error| Failure::kernel(&error))?;
+        metrics::state(
+            &counters,
+            self.allowlist.len(),
+            self.bans.len(),
+            self.datapath.generation(),
+            self.recorder.is_healthy(),
+        );
+        Ok(StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.datapath.generation(),
+            layout: format!("{:016x}", agent_ebpf::layout::FINGERPRINT),
+            monitor: self.settings.policy.monitor,
+            interfaces: self.interfaces.clone(),
+            allowed: self.allowlist.len(),
+            protected: self.settings.protected.len(),
+            banned: self.bans.len(),
+            journal_healthy: self.recorder.is_healthy(),
+            lag: self.lag.clone(),
+            counters,
+        })
+    }
+
+    fn report_drops(&mut self, now: DateTime<Utc>) {
+        if let Err(error) = self.datapath.open_event_window() {
+            tracing::debug!(error = Failure::kernel(&error).message, "no event window");
+        }
+        for event in self.datapath.events(EVENTS_AT_ONCE) {
+            let report = self.describe(&event, now);
+            // Without a watcher there is nobody to tell.
+            let _ = self.reports.send(Arc::new(report));
+        }
+    }
+
+    fn describe(&self, event: &DropEvent, now: DateTime<Utc>) -> DropReport {
+        let interface = self
+            .interfaces
+            .iter()
+            .find_map(|status| match &status.state {
+                InterfaceState::Enforcing { index, .. } if *index == event.interface => {
+                    Some(status.name.clone())
+                }
+                InterfaceState::Enforcing { .. }
+                | InterfaceState::Gone
+                | InterfaceState::Occupied { .. }
+                | InterfaceState::Failed { .. } => None,
+            });
+        DropReport::new(event, interface, now)
+    }
+}
+
+fn report_interface(status: &InterfaceStatus) {
+    let interface = &status.name;
+    match &status.state {
+        InterfaceState::Enforcing { mode, program, .. } => {
+            tracing::info!(interface, ?mode, program, "enforcing")
+        }
+        InterfaceState::Gone => tracing::error!(
+            interface,
+            "there is no such interface; it is taken when it comes"
+        ),
+        InterfaceState::Occupied {
+            program,
+            program_name,
+            ..
+        } => {
+            tracing::error!(
+                interface,
+                program,
+                program_name,
+                "another XDP program is on the hook and is left alone: nothing is dropped here"
+            );
+        }
+        InterfaceState::Failed { error, .. } => {
+            tracing::error!(interface, error, "can't enforce: nothing is dropped here")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! The root daemon that keeps the XDP program's rules, and its command line.
+//!
+//! Pure parts (`prefix`, `allowlist`, `bans`, `reconcile`) know no socket, file or clock; `datapath` is the only user
+//! of the kernel's BPF interface, `control` of the socket; `engine` is the one task that owns the state.
+
+pub mod allowlist;
+pub mod bans;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod datapath;
+pub mod engine;
+pub mod interface;
+pub mod metrics;
+pub mod prefix;
+pub mod reconcile;
+pub mod record;
+pub mod state;
