@@ -677,7 +677,8 @@ async fn a_session_ends_when_its_account_loses_something_and_not_when_it_gains()
         .expect("the session ends")
         .unwrap();
     wait_for("disable on record", || recorded("disable")).await;
-    assert!(world.accounts.pending_changes().unwrap().is_empty());
+    let waiting = || world.accounts.pending_changes().unwrap();
+    wait_for("notes deleted", || waiting().is_empty()).await;
     housekeeping.abort();
 }
 
