@@ -10,7 +10,8 @@ mod rclone;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::account::{Account, Factors};
 use crate::place::Place;
@@ -74,8 +75,8 @@ impl Client {
     /// included.
     ///
     /// # Errors
-    /// When the login or any step fails, with the client's output; and when the client can't show
-    /// these factors at all.
+    /// When the login or any step fails, with the client's output and what the proxy refused; and
+    /// when the client can't show these factors at all.
     pub fn session(
         self,
         place: Place<'_>,
@@ -84,13 +85,29 @@ impl Client {
         factors: Factors,
         steps: &[Step],
     ) -> Result<String> {
-        match self {
+        let outcome = match self {
             Self::Openssh => openssh::session(place, proxy, account, factors, steps),
             Self::Lftp => lftp::session(place, proxy, account, factors, steps),
             Self::Psftp => psftp::session(place, proxy, account, factors, steps),
             Self::Paramiko => paramiko::session(place, proxy, account, factors, steps),
             Self::Asyncssh => asyncssh::session(place, proxy, account, factors, steps),
             Self::Rclone => rclone::session(place, proxy, account, factors, steps),
-        }
+        };
+        outcome.with_context(|| refusals(proxy))
     }
+}
+
+/// What the journal says of operations that were refused, for the message of a failed test.
+fn refusals(proxy: &Proxy) -> String {
+    let refused: Vec<String> = proxy
+        .records()
+        .unwrap_or_default()
+        .iter()
+        .filter(|record| {
+            let outcome = record.get("outcome").and_then(Value::as_str);
+            matches!(outcome, Some("deny" | "failure"))
+        })
+        .map(Value::to_string)
+        .collect();
+    format!("the proxy refused: {refused:#?}")
 }

@@ -45,7 +45,11 @@ pub fn ssh_key(folder: &Path, name: &str) -> Result<PathBuf> {
 pub fn public_key(private: &Path) -> Result<String> {
     let line = fs::read_to_string(private.with_extension("pub"))
         .with_context(|| format!("read the public half of {}", private.display()))?;
-    Ok(line.split(' ').take(2).collect::<Vec<_>>().join(" "))
+    Ok(line
+        .split_whitespace()
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 /// A TLS certificate for `localhost` and its key, self-signed.

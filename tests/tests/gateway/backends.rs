@@ -118,7 +118,7 @@ fn works(backend: Backend, directory: &str, stored: &Path) -> Result<()> {
         anyhow::bail!("a file that never was could be downloaded");
     };
     ensure!(
-        error.to_string().contains("not found") || error.to_string().contains("No such file"),
+        format!("{error:#}").contains("not found") || format!("{error:#}").contains("No such file"),
         "a missing file is reported as {error}"
     );
     Ok(())
