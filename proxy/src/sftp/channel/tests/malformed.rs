@@ -278,3 +278,17 @@ async fn noise_never_panics_and_every_packet_is_answered_or_ends_the_channel() {
     }
     assert!(answered > 900, "{answered}");
 }
+
+#[tokio::test]
+async fn the_record_of_a_refused_write_has_its_header_and_none_of_its_data() {
+    let mut client = Client::start().await;
+    let handle = client.open(b"/a", REPLACE).await;
+    let refused = write(handle, u64::MAX, b"a patient's name");
+    assert_eq!(client.status(refused).await, Status::BadMessage);
+    let left = client.leave().await;
+    assert_eq!(left.refusals(), ["range"]);
+    let evidence = left.of("op.denied")[0]["evidence"].to_string();
+    // In base64 and in clear: 29 bytes of header make at most 40 letters.
+    assert!(!evidence.contains("patient"), "{evidence}");
+    assert!(evidence.len() < 64, "{evidence}");
+}

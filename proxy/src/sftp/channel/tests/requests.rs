@@ -276,3 +276,13 @@ async fn the_directories_above_the_mounts_show_the_mounts() {
     assert_eq!(client.status(across).await, Status::Failure);
     assert_eq!(client.status(stat(b"/elsewhere")).await, Status::NoSuchFile);
 }
+
+#[tokio::test]
+async fn bytes_behind_the_data_of_a_write_are_ignored_and_not_written() {
+    let mut client = Client::start().await;
+    let handle = client.open(b"/a", REPLACE).await;
+    let padded = write(handle, 0, b"content").long(0x7061_6464_696e_6721);
+    assert_eq!(client.status(padded).await, Status::Ok);
+    assert_eq!(client.status(close(handle)).await, Status::Ok);
+    assert_eq!(client.memory.file(b"a").unwrap(), b"content");
+}
