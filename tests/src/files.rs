@@ -78,6 +78,8 @@ impl Certificate {
                 ])
                 .args(["-subj", "/CN=localhost", "-addext"])
                 .arg(format!("subjectAltName=DNS:localhost,IP:{address}"))
+                // A certificate authority may not stand for a server itself.
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
                 .arg("-keyout")
                 .arg(&made.key)
                 .arg("-out")
