@@ -401,3 +401,36 @@ async fn large_transfers_in_both_directions_at_once_do_not_wait_for_each_other()
         .await
         .expect("neither direction waits for the other");
 }
+
+/// An older server with other habits: no `limits@openssh.com`, no fsync, no RENAME over an existing file.
+mod proftpd {
+    use portcullis_tests::server::proftpd::{Proftpd, Protocol};
+
+    use super::*;
+
+    // READLINK makes every target absolute.
+    suite!(super::subject, without links_are_stored_as_they_were_given);
+
+    async fn subject() -> Subject {
+        let keys = files::folder("upstream-keys").unwrap();
+        let path = files::ssh_key(keys.path(), "login").unwrap();
+        let server = Proftpd::start(Place::Loopback, Protocol::Sftp, Some(&path)).unwrap();
+        let key = std::fs::read_to_string(&path).unwrap();
+        let key = ssh_key::PrivateKey::from_openssh(key.as_bytes()).unwrap();
+        let settings = SftpSettings {
+            host: server.address.ip().to_string(),
+            port: server.address.port(),
+            user: portcullis_tests::server::USER.to_owned(),
+            host_key: ssh_key::PublicKey::from_openssh(server.host_key.as_deref().unwrap())
+                .unwrap(),
+            credential: Credential::Key(Arc::new(key)),
+            timeout: PATIENCE,
+        };
+        Subject {
+            service: Arc::new(SftpService::new(settings)),
+            directory: Vec::new(),
+            disk: Some(server.home.clone()),
+            keep: Box::new(server),
+        }
+    }
+}
