@@ -3,10 +3,10 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use super::Step;
@@ -122,6 +122,21 @@ impl Connection {
         let mut command = place.command("ssh");
         command.args(&self.options).arg(&self.host).args(arguments);
         finish_within(self.answering(&mut command), PATIENCE)
+    }
+
+    /// The `sftp` subsystem without a client behind it: it stays open and sends nothing until its input is closed.
+    ///
+    /// # Errors
+    /// When it can't start.
+    pub fn start_subsystem(&self, place: Place<'_>) -> Result<Child> {
+        let mut command = place.command("ssh");
+        command.args(&self.options).args(["-s", &self.host, "sftp"]);
+        self.answering(&mut command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start ssh")
     }
 
     fn answering<'c>(&self, command: &'c mut Command) -> &'c mut Command {

@@ -3,7 +3,9 @@
 mod backends;
 mod bad_input;
 mod clients;
+mod edge;
 mod peers;
 mod promises;
+mod sessions;
 mod ssh_audit;
 mod wire;
