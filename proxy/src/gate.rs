@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     backend::{Backend, BackendError, BackendService, ErrorKind, Origin, gateway::Gateway},
+    metrics,
     operation::{Operation, Outcome},
     policy::{Denied, Mount, MountId, OpenHandle, Permit, Requester, Route, authorize, describe},
     session::{Backends, Session},
@@ -90,6 +91,7 @@ impl Gate {
     ) -> Result<Permit, Denied> {
         let mut asked = Map::new();
         describe(&operation, &mut asked);
+        let name = operation.name();
         authorize(
             &self.requester,
             &self.mounts,
@@ -97,7 +99,10 @@ impl Gate {
             operation,
             handle,
         )
-        .inspect_err(|denied| self.deny(denied.code(), &denied.to_string(), asked))
+        .inspect_err(|denied| {
+            metrics::operation(name, "denied");
+            self.deny(denied.code(), &denied.to_string(), asked);
+        })
     }
 
     /// Records a request that was refused before policy was asked. `reason` is a code, `asked` says what it was.
@@ -128,6 +133,7 @@ impl Gate {
         let begun = Instant::now();
         let permit = recorded.intent();
         let id = permit.id();
+        let name = permit.operation().name();
         let requester = Arc::clone(permit.requester());
         let acknowledges_change = acknowledges_change(permit.operation());
         let written = if let Operation::Write { data, .. } = permit.operation() {
@@ -144,6 +150,7 @@ impl Gate {
                 Ok(execution) => execution.await,
                 Err(error) => Err(error),
             };
+            metrics::operation(name, if result.is_ok() { "success" } else { "failure" });
             let mut pending = None;
             if let Some(summary) = summary {
                 pending = Some(journal.append(summary(&result)));
@@ -167,6 +174,7 @@ impl Gate {
         outcome: Outcome,
     ) -> impl Future<Output = Result<Outcome, Failed>> + Send + 'static {
         let id = recorded.intent().id();
+        metrics::operation(recorded.intent().operation().name(), "success");
         let result = Ok(outcome);
         self.append(outcome_event(
             &self.requester,

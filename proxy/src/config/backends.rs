@@ -33,7 +33,7 @@ pub enum BackendConfig {
         address: ServerAddress,
         user: String,
         /// The one key that the server must prove.
-        host_key: ssh_key::PublicKey,
+        host_key: Box<ssh_key::PublicKey>,
         credential: Credential,
         timeout: Duration,
     },
@@ -98,7 +98,7 @@ pub enum Credential {
 
 /// A private key whose Debug does not print it.
 #[derive(Clone)]
-pub struct KeyPair(pub ssh_key::PrivateKey);
+pub struct KeyPair(pub Box<ssh_key::PrivateKey>);
 
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,10 +121,7 @@ impl BackendConfig {
 
 pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
     const KINDS: &str = "\"local\", \"ftp\" or \"sftp\"";
-    let Some(kind) = section.required_text("kind", KINDS) else {
-        return None;
-    };
-    match kind {
+    match section.required_text("kind", KINDS)? {
         "local" => local(section),
         "ftp" => ftp(section, today),
         "sftp" => sftp(section),
@@ -306,7 +303,7 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
         .has("password_file")
         .then(|| password(&mut section, false));
     let credential = match (key, password) {
-        (Some(key), None) => key.map(|key| Credential::Key(KeyPair(key))),
+        (Some(key), None) => key.map(|key| Credential::Key(KeyPair(Box::new(key)))),
         (None, Some(password)) => password.map(Credential::Password),
         (Some(_), Some(_)) | (None, None) => {
             section.fault(
@@ -321,7 +318,7 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
     Some(BackendConfig::Sftp {
         address: address?,
         user: user?.to_owned(),
-        host_key: host_key?,
+        host_key: Box::new(host_key?),
         credential: credential?,
         timeout,
     })

@@ -85,12 +85,14 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKey, String> {
 /// A key that the gateway may prove itself with.
 pub(super) fn host_key(path: &Path) -> Result<PrivateKey, String> {
     let key = private_key(path)?;
-    match key.algorithm() {
-        Algorithm::Ed25519 => Ok(key),
-        other => Err(format!(
-            "{} is a key for {other}; only ssh-ed25519 is offered: make one with `portcullis-proxy host-key generate FILE`",
-            path.display()
-        )),
+    if key.algorithm() == Algorithm::Ed25519 {
+        Ok(key)
+    } else {
+        Err(format!(
+            "{} is a key for {}; only ssh-ed25519 is offered: make one with `portcullis-proxy host-key generate FILE`",
+            path.display(),
+            key.algorithm()
+        ))
     }
 }
 

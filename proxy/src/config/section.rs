@@ -89,23 +89,29 @@ impl<'a> Section<'a> {
     }
 
     /// A table below this one.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
-        match self.value(key)? {
-            Value::Table(table) => Some(Section {
-                path: self.path_of(key),
-                table,
-                faults: self.faults,
-                known: BTreeSet::new(),
-            }),
-            other => {
-                self.wrong_type(key, "a table", other);
-                None
-            }
-        }
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Self> {
+        let value = self.value(key)?;
+        self.below(self.path_of(key), value)
+    }
+
+    fn below(&self, path: String, value: &'a Value) -> Option<Self> {
+        let Some(table) = value.as_table() else {
+            self.faults.note(
+                path,
+                format!("expected a table, found {}", described(value)),
+            );
+            return None;
+        };
+        Some(Self {
+            path,
+            table,
+            faults: self.faults,
+            known: BTreeSet::new(),
+        })
     }
 
     /// As [`section`](Self::section), but its absence is a fault.
-    pub(super) fn required_section(&mut self, key: &'static str) -> Option<Section<'a>> {
+    pub(super) fn required_section(&mut self, key: &'static str) -> Option<Self> {
         if !self.has(key) {
             self.known.insert(key);
             self.fault(key, format!("missing; expected a table [{key}]"));
@@ -114,45 +120,26 @@ impl<'a> Section<'a> {
     }
 
     /// The tables below a table whose keys are free names.
-    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(&'a str, Section<'a>)> {
-        let path = self.path_of(key);
-        let Some(Value::Table(tables)) = self.value(key) else {
-            if self.has(key) {
-                self.fault(key, "expected tables");
-            }
+    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(&'a str, Self)> {
+        let Some(Self { path, table, .. }) = self.section(key) else {
             return Vec::new();
         };
-        tables
+        table
             .iter()
-            .filter_map(|(name, value)| match value {
-                Value::Table(table) => Some((
-                    name.as_str(),
-                    Section {
-                        path: format!("{path}.{name}"),
-                        table,
-                        faults: self.faults,
-                        known: BTreeSet::new(),
-                    },
-                )),
-                other => {
-                    self.faults.note(
-                        format!("{path}.{name}"),
-                        format!("expected a table, found {}", described(other)),
-                    );
-                    None
-                }
+            .filter_map(|(name, value)| {
+                let section = self.below(format!("{path}.{name}"), value)?;
+                Some((name.as_str(), section))
             })
             .collect()
     }
 
     pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
-        match self.value(key)? {
-            Value::String(text) if !text.is_empty() => Some(text),
-            other => {
-                self.wrong_type(key, expected, other);
-                None
-            }
+        let value = self.value(key)?;
+        let text = value.as_str().filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.wrong_type(key, expected, value);
         }
+        text
     }
 
     /// As [`text`](Self::text), but its absence is a fault.
@@ -170,25 +157,19 @@ impl<'a> Section<'a> {
         key: &'static str,
         expected: &str,
     ) -> Option<Vec<(usize, &'a str)>> {
-        match self.value(key)? {
-            Value::Array(values) => Some(
-                values
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(index, value)| match value {
-                        Value::String(text) => Some((index, text.as_str())),
-                        other => {
-                            self.wrong_type(&format!("{key}[{index}]"), "text", other);
-                            None
-                        }
-                    })
-                    .collect(),
-            ),
-            other => {
-                self.wrong_type(key, expected, other);
-                None
+        let value = self.value(key)?;
+        let Some(values) = value.as_array() else {
+            self.wrong_type(key, expected, value);
+            return None;
+        };
+        let texts = values.iter().enumerate().filter_map(|(index, value)| {
+            let text = value.as_str();
+            if text.is_none() {
+                self.wrong_type(&format!("{key}[{index}]"), "text", value);
             }
-        }
+            Some((index, text?))
+        });
+        Some(texts.collect())
     }
 
     /// A whole number in `range`, or `default`.
@@ -202,19 +183,14 @@ impl<'a> Section<'a> {
             return default;
         };
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        match value {
-            Value::Integer(number) => match u64::try_from(*number) {
-                Ok(number) if range.contains(&number) => number,
-                _ => {
-                    self.fault(key, format!("expected {expected}, found {number}"));
-                    default
-                }
-            },
-            other => {
-                self.wrong_type(key, &expected, other);
-                default
-            }
-        }
+        let number = value
+            .as_integer()
+            .and_then(|number| u64::try_from(number).ok())
+            .filter(|number| range.contains(number));
+        number.unwrap_or_else(|| {
+            self.wrong_type(key, &expected, value);
+            default
+        })
     }
 
     /// Notes a fault for each key that is not among those asked for.

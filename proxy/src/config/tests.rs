@@ -112,7 +112,7 @@ plaintext_exception = { reason = "old", expires = "2026-11-21" }
         "server.host_keys[0]: missing: can't be read: No such file or directory (os error 2)",
         "server.cipher_policy: unknown cipher policy \"hipaa-2025\"; known: hipaa-2026",
         "server.login_grace_seconds: expected a whole number from 1 to 604800, found the text \"60\"",
-        "server.idle_timeout_seconds: expected a whole number from 1 to 604800, found 0",
+        "server.idle_timeout_seconds: expected a whole number from 1 to 604800, found the number 0",
         "accounts.database: missing; expected the path of the accounts database",
         "journal: missing; expected a table [journal]",
         "bans.exempt[0]: 192.0.2.1/24 has bits set behind the prefix; write 192.0.2.0/24 for the network or 192.0.2.1 for the address",

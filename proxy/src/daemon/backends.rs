@@ -89,9 +89,11 @@ fn service(
             host: address.host.clone(),
             port: address.port,
             user: user.clone(),
-            host_key: host_key.clone(),
+            host_key: host_key.as_ref().clone(),
             credential: match credential {
-                config::Credential::Key(KeyPair(key)) => Credential::Key(Arc::new(key.clone())),
+                config::Credential::Key(KeyPair(key)) => {
+                    Credential::Key(Arc::new(key.as_ref().clone()))
+                }
                 config::Credential::Password(password) => {
                     Credential::Password(password.expose().to_owned().into())
                 }

@@ -30,8 +30,8 @@ use crate::{
 
 /// How long a client gets to read why it is disconnected.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long channels get to withdraw what was not finished, a round trip to a slow server included.
-const WITHDRAWAL: Duration = Duration::from_secs(15);
+/// How long channels get to withdraw what was not finished; longer than the gate gives a backend for it.
+const WITHDRAWAL: Duration = Duration::from_secs(40);
 /// While draining, a session that did nothing for so long has no transfer under way.
 const QUIET: Duration = Duration::from_secs(2);
 

@@ -24,8 +24,8 @@ use crate::{auth::Authenticator, config::ServerConfig, metrics, session::Backend
 
 /// Wait after an accept that failed for want of descriptors or memory; others have to end first.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
-/// How long connections get to end after they were cut.
-const LAST_CALL: Duration = Duration::from_secs(20);
+/// How long connections get to end after they were cut: to withdraw unfinished uploads takes the longest.
+const LAST_CALL: Duration = Duration::from_secs(45);
 
 /// Why an address can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ impl Server {
         })
     }
 
-    /// Accepts connections on `listener` until [`stop_accepting`](Self::drain).
+    /// Accepts connections on `listener` until [`drain`](Self::drain).
     pub fn accept_on(&self, listener: TcpListener) {
         let acceptor = Acceptor {
             services: Arc::clone(&self.services),

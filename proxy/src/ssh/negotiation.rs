@@ -94,7 +94,7 @@ impl Tap {
     }
 
     /// Bytes that came from the client. Returns false once there is nothing more to watch for.
-    pub(super) fn from_client(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn received(&mut self, bytes: &[u8]) -> bool {
         if let Some(version) = self.client.feed(bytes) {
             let _ = self.observed.client_version.set(version);
         }
@@ -102,7 +102,7 @@ impl Tap {
     }
 
     /// Bytes that go to the client. Returns false once there is nothing more to watch for.
-    pub(super) fn to_client(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn sent(&mut self, bytes: &[u8]) -> bool {
         self.server.feed(bytes);
         self.settle()
     }
@@ -330,11 +330,11 @@ mod tests {
             let mut tap = Tap::default();
             let observed = tap.observed();
             for bytes in server().chunks(step) {
-                tap.to_client(bytes);
+                tap.sent(bytes);
             }
             let mut is_watching = true;
             for bytes in client().chunks(step) {
-                is_watching = tap.from_client(bytes);
+                is_watching = tap.received(bytes);
             }
             assert!(!is_watching);
             assert_eq!(observed.negotiated(), Some(&expected()));
@@ -349,7 +349,7 @@ mod tests {
             let mut bytes = b"SSH-2.0-x\r\n".to_vec();
             bytes.extend(length.to_be_bytes());
             bytes.extend([0; 8]);
-            assert!(!tap.from_client(&bytes), "{length}");
+            assert!(!tap.received(&bytes), "{length}");
             assert_eq!(tap.observed().negotiated(), None);
         }
     }
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn an_endless_identification_ends_the_watch() {
         let mut tap = Tap::default();
-        assert!(!tap.from_client(&vec![b'x'; LONGEST_IDENTIFICATION + 1]));
+        assert!(!tap.received(&vec![b'x'; LONGEST_IDENTIFICATION + 1]));
     }
 
     proptest! {
@@ -366,9 +366,9 @@ mod tests {
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2000), 0..40)
         ) {
             let mut tap = Tap::default();
-            tap.from_client(b"SSH-2.0-x\r\n");
+            tap.received(b"SSH-2.0-x\r\n");
             for chunk in chunks {
-                tap.from_client(&chunk);
+                tap.received(&chunk);
                 if let Direction::Packets(buffer) = &tap.client {
                     prop_assert!(buffer.len() <= LONGEST_PACKET + 4 + 2000);
                 }

@@ -133,7 +133,7 @@ impl Stream {
         let counted = u64::try_from(length).unwrap_or(u64::MAX);
         self.meter.received.fetch_add(counted, Ordering::Relaxed);
         if let (Some(tap), Some(bytes)) = (&mut self.tap, self.ahead.get(..length))
-            && !tap.from_client(bytes)
+            && !tap.received(bytes)
         {
             self.tap = None;
         }
@@ -191,7 +191,7 @@ impl AsyncWrite for Stream {
             return Poll::Pending;
         }
         if let (Some(tap), Some(bytes)) = (&mut this.tap, buf.get(..accepted))
-            && !tap.to_client(bytes)
+            && !tap.sent(bytes)
         {
             this.tap = None;
         }
