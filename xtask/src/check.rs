@@ -57,3 +57,46 @@ fn deny() -> Command {
 fn step(name: &str) {
     println!("== {name}");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn functions(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                functions(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.extend(text.lines().filter_map(|line| {
+                    let (_, rest) = line.split_once("fn ")?;
+                    Some(rest.split_once('(')?.0.to_owned())
+                }));
+            }
+        }
+    }
+
+    #[test]
+    fn every_test_that_the_threat_model_names_exists() {
+        let root = process::workspace();
+        let mut found = BTreeSet::new();
+        for package in ["agent", "agent-ebpf", "journal", "proxy", "tests", "xtask"] {
+            functions(&root.join(package), &mut found);
+        }
+        let text = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+        let named: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .filter_map(|line| line.rsplit('|').nth(1))
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .collect();
+        assert!(named.len() > 40, "the table names {} tests", named.len());
+        let gone: Vec<&&str> = named.iter().filter(|name| !found.contains(**name)).collect();
+        assert!(gone.is_empty(), "no such test: {gone:?}");
+    }
+}
