@@ -24,6 +24,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         command.args(["--", filter]);
     }
+    // A failed test says what went wrong in words; the stack behind an error value adds nothing.
+    command.env("RUST_LIB_BACKTRACE", "0");
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
