@@ -3,7 +3,10 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::{
     cli::{LogFormat, RunArgs},
@@ -25,7 +28,9 @@ pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
 fn log_to_stderr(arguments: &RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log)
         .with_context(|| format!("understand the log filter {:?}", arguments.log))?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(shows_no_password));
     match arguments.log_format {
         LogFormat::Json => registry
             .with(fmt::layer().json().with_writer(std::io::stderr))
@@ -48,4 +53,9 @@ fn log_to_stderr(arguments: &RunArgs) -> anyhow::Result<()> {
             .init(),
     }
     Ok(())
+}
+
+/// The FTP library prints every command at TRACE, PASS among them. No log filter brings that out.
+fn shows_no_password(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with("suppaftp")
 }
