@@ -191,11 +191,6 @@ impl Backend for FtpBackend {
                 Some(second) => self.ask_names(NameRequest::Replace(target, second.clone())),
                 None => self.refuse(unsupported("a rename without a destination on this mount")),
             },
-            // Paths are clean already, and FTP has no links to resolve.
-            Operation::Realpath { path } => {
-                let path = path.clone();
-                async move { Ok(Outcome::Path(path)) }.boxed()
-            }
             Operation::Readlink { .. } => self.refuse(unsupported("reading symbolic links")),
             Operation::Symlink { .. } => self.refuse(unsupported("making symbolic links")),
             Operation::Statvfs { .. } | Operation::Fstatvfs { .. } => {
@@ -203,7 +198,10 @@ impl Backend for FtpBackend {
             }
             // Done would claim that the bytes are on the server's disk.
             Operation::Fsync { .. } => self.refuse(unsupported("fsync")),
-            Operation::Limits | Operation::HomeDirectory | Operation::UsersGroupsById { .. } => {
+            Operation::Realpath { .. }
+            | Operation::Limits
+            | Operation::HomeDirectory
+            | Operation::UsersGroupsById { .. } => {
                 self.refuse(unsupported("what the gateway itself answers"))
             }
         }

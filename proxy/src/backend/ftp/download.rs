@@ -9,7 +9,7 @@ use super::{
     connection::{Transfer, lost, within},
     fault::Fault,
     names,
-    pool::{Lease, Pool},
+    pool::{DownloadLine, Lease, Pool},
 };
 use crate::{
     backend::ErrorKind,
@@ -24,13 +24,15 @@ const SKIPPED: u64 = 1024 * 1024;
 /// Bytes asked of the socket at once.
 const CHUNK: usize = 256 * 1024;
 
+/// In this order: the transfer is broken off before its connection goes back to the pool.
+type Line = Option<(Transfer, Lease)>;
+
 /// A file open for reading.
 pub(super) struct Download {
     pool: Arc<Pool>,
     path: RelativePath,
     attributes: Attributes,
-    /// In this order: the transfer is broken off before its connection goes back to the pool.
-    line: Option<(Transfer, Lease)>,
+    line: Arc<DownloadLine>,
     /// Offset of the first byte in `window`.
     start: u64,
     window: BytesMut,
@@ -61,7 +63,7 @@ impl Download {
             pool: Arc::clone(pool),
             path,
             attributes,
-            line: None,
+            line: Arc::default(),
             start: 0,
             window: BytesMut::new(),
             end: None,
@@ -80,18 +82,20 @@ impl Download {
     /// At most `length` bytes from `offset` on; fewer only at the end.
     pub(super) async fn read(&mut self, offset: u64, length: u32) -> Result<Outcome, Fault> {
         let wanted = offset.saturating_add(u64::from(length));
+        let line = Arc::clone(&self.line);
+        let mut line = line.lock().await;
         if self.end.is_some_and(|end| offset >= end) {
             return Ok(Outcome::End);
         }
         let read_up_to = self.start + self.window.len() as u64;
         let in_reach = offset >= self.start && offset <= read_up_to.saturating_add(SKIPPED);
         let has_it = offset >= self.start && (wanted <= read_up_to || self.end == Some(read_up_to));
-        if !has_it && (self.line.is_none() || !in_reach) {
-            self.begin_at(offset).await?;
+        if !has_it && (line.is_none() || !in_reach) {
+            self.begin_at(&mut line, offset).await?;
         }
-        while self.line.is_some() && self.wants_more(wanted) {
-            if let Err(fault) = self.read_chunk().await {
-                self.line = None;
+        while line.is_some() && self.wants_more(wanted) {
+            if let Err(fault) = self.read_chunk(&mut line).await {
+                *line = None;
                 return Err(fault);
             }
             self.forget_before(offset);
@@ -109,9 +113,9 @@ impl Download {
         read_up_to < wanted || self.attributes.size.is_some_and(|size| read_up_to >= size)
     }
 
-    async fn begin_at(&mut self, offset: u64) -> Result<(), Fault> {
+    async fn begin_at(&mut self, line: &mut Line, offset: u64) -> Result<(), Fault> {
         // An abandoned transfer goes first: its connection then serves the next.
-        self.line = None;
+        *line = None;
         self.window.clear();
         self.start = offset;
         self.end = None;
@@ -139,28 +143,31 @@ impl Download {
             }
             Err(fault) => return Err(fault),
         };
-        self.line = Some((transfer, lease));
+        *line = Some((transfer, lease));
+        self.pool.may_pause(&self.line);
         Ok(())
     }
 
-    async fn read_chunk(&mut self) -> Result<(), Fault> {
+    async fn read_chunk(&mut self, line: &mut Line) -> Result<(), Fault> {
         let timeout = self.pool.server().settings.timeout;
-        let Some((transfer, _)) = &mut self.line else {
+        let Some((transfer, _)) = line else {
             return Ok(());
         };
         self.window.reserve(CHUNK);
         match within(timeout, transfer.read_buf(&mut self.window)).await {
-            Ok(0) => self.finish(true).await,
+            Ok(0) => self.finish(line, true).await,
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.finish(false).await,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.finish(line, false).await
+            }
             Err(error) => Err(lost("RETR", &error)),
         }
     }
 
     /// The data connection ended: the reply, and the size where it is known, say whether that was the file's end.
     /// `sealed` is false if TLS' farewell was missing; then the size must vouch for the end.
-    async fn finish(&mut self, sealed: bool) -> Result<(), Fault> {
-        let Some((transfer, mut lease)) = self.line.take() else {
+    async fn finish(&mut self, line: &mut Line, sealed: bool) -> Result<(), Fault> {
+        let Some((transfer, mut lease)) = line.take() else {
             return Ok(());
         };
         lease.finish("RETR", transfer).await?;

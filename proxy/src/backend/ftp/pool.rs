@@ -4,14 +4,15 @@
 //! is left, in turn.
 
 use std::{
+    collections::VecDeque,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    connection::{Connection, Server},
+    connection::{Connection, Server, Transfer},
     fault::Fault,
     location::{Base, Location},
 };
@@ -30,7 +31,12 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Connection>>,
     connections: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
+    /// Downloads, the longest open first. One that nobody reads at the moment gives way to another transfer.
+    downloads: Mutex<VecDeque<Weak<DownloadLine>>>,
 }
+
+/// The transfer of a download, while it has one. Held locked while it is read.
+pub(super) type DownloadLine = tokio::sync::Mutex<Option<(Transfer, Lease)>>;
 
 /// A connection in use. It goes back to the pool unless it is out of step.
 #[derive(Debug)]
@@ -50,6 +56,7 @@ impl Pool {
             idle: Mutex::new(Vec::new()),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
+            downloads: Mutex::new(VecDeque::new()),
         }
     }
 
@@ -64,7 +71,11 @@ impl Pool {
 
     /// A connection for a transfer.
     pub(super) async fn lease_for_transfer(self: &Arc<Self>) -> Result<Lease, Fault> {
-        let Ok(permit) = Arc::clone(&self.transfers).try_acquire_owned() else {
+        let mut permit = Arc::clone(&self.transfers).try_acquire_owned();
+        if permit.is_err() && self.pause_a_download() {
+            permit = Arc::clone(&self.transfers).try_acquire_owned();
+        }
+        let Ok(permit) = permit else {
             return Err(Fault::judged(
                 ErrorKind::Unavailable,
                 format!(
@@ -74,6 +85,33 @@ impl Pool {
             ));
         };
         self.lease_with(Some(permit)).await
+    }
+
+    /// Says that the download's transfer may be broken off when it is not being read: it can begin again where it was.
+    pub(super) fn may_pause(&self, line: &Arc<DownloadLine>) {
+        let mut downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        downloads.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&Arc::downgrade(line)));
+        downloads.push_back(Arc::downgrade(line));
+    }
+
+    fn pause_a_download(&self) -> bool {
+        let mut downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for index in 0..downloads.len() {
+            let line = downloads.get(index).and_then(Weak::upgrade);
+            let paused =
+                line.and_then(|line| line.try_lock().ok().and_then(|mut line| line.take()));
+            if paused.is_some() {
+                downloads.remove(index);
+                return true;
+            }
+        }
+        false
     }
 
     async fn lease_with(

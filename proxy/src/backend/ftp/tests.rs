@@ -1,5 +1,7 @@
 //! Against real servers (root, `cargo xtask setup`), and against a scripted one for what those never do.
 
+mod behaviour;
+mod scripted;
 mod servers;
 
 use std::time::Duration;
