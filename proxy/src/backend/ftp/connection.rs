@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use suppaftp::{
-    Encoding, FtpError, FtpResult, Mode, Status,
+    Encoding, FtpResult, Mode, Status,
     tokio::{AsyncRustlsFtpStream, AsyncRustlsStream, TransferStream},
     types::FileType,
 };
@@ -29,6 +29,7 @@ use super::{
     settings::{FtpSettings, FtpTls},
     tls::{TlsClient, TlsSettingsError},
 };
+use crate::backend::ErrorKind;
 
 /// An open data connection. Dropping it breaks the transfer off; the connection's next command reads the reply to that.
 pub(super) type Transfer = TransferStream<AsyncRustlsStream>;
@@ -333,7 +334,7 @@ impl Connection {
     }
 
     pub(super) async fn change_mode(&mut self, path: &Location, mode: u32) -> Result<(), Fault> {
-        let command = format!("SITE CHMOD {:o} {}", mode & 0o7777, octets(path.as_bytes()));
+        let command = format!("SITE CHMOD {:o} {}", mode & 0o777, octets(path.as_bytes()));
         let taken = [Status::CommandOk, Status::RequestedFileActionOk];
         ask!(self, "SITE CHMOD", self.ftp.custom_command(command, &taken))?;
         Ok(())
@@ -496,12 +497,18 @@ pub(super) fn accept_refusal(reply: Result<(), Fault>) -> Result<(), Fault> {
     }
 }
 
-/// The fault of a data or control socket that failed.
+/// The fault of a data connection that failed.
 pub(super) fn lost(command: &'static str, error: &io::Error) -> Fault {
-    Fault::of(
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Fault::judged(
+            ErrorKind::TimedOut,
+            format!("the data connection of {command} stands still: {error}"),
+        );
+    }
+    Fault::Lost {
         command,
-        FtpError::ConnectionError(io::Error::new(error.kind(), error.to_string())),
-    )
+        cause: error.to_string(),
+    }
 }
 
 /// An I/O action with a deadline.

@@ -1,12 +1,20 @@
 //! Against real servers (root, `cargo xtask setup`), and against a scripted one for what those never do.
 
-mod behaviour;
+mod downloads;
+mod odd_servers;
+mod protection;
 mod scripted;
 mod servers;
+mod uploads;
 
 use std::time::Duration;
 
 use super::{FtpSettings, FtpTls, Password, TlsTrust};
+use crate::path::VirtualPath;
+
+fn path(name: impl AsRef<[u8]>) -> VirtualPath {
+    VirtualPath::clean(name.as_ref()).unwrap()
+}
 
 fn settings(address: impl ToString, tls: FtpTls) -> FtpSettings {
     FtpSettings {

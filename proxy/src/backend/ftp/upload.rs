@@ -1,6 +1,6 @@
 //! One file being written: STOR to a staging name, RNFR/RNTO at CLOSE.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
@@ -198,7 +198,8 @@ impl Upload {
         };
         if let Err(error) = within(timeout, line.transfer.write_all(data)).await {
             // A full disk or a quota is said in the reply; the socket only breaks.
-            let fault = match self.line.take() {
+            let stands_still = error.kind() == io::ErrorKind::TimedOut;
+            let fault = match self.line.take().filter(|_| !stands_still) {
                 Some(Line {
                     transfer,
                     mut lease,

@@ -38,6 +38,8 @@ pub(super) struct Script {
     pub(super) cuts_downloads_at: Option<usize>,
     /// STOR keeps no more than this and says 552.
     pub(super) room: Option<usize>,
+    /// Data connections are opened, and then nothing more happens on them.
+    pub(super) stalls: bool,
     /// AUTH TLS is known.
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -59,6 +61,7 @@ impl Default for Script {
             replaces: true,
             cuts_downloads_at: None,
             room: None,
+            stalls: false,
             tls: None,
         }
     }
@@ -338,6 +341,9 @@ impl Session {
             .insert(path.to_vec(), Vec::new());
         self.say("150 go").await;
         let mut data = self.data().await;
+        if self.script.stalls {
+            std::future::pending::<()>().await;
+        }
         let mut buffer = vec![0; 64 * 1024];
         let mut stored = 0;
         while let Ok(count) = data.read(&mut buffer).await {
@@ -365,6 +371,9 @@ impl Session {
         };
         self.say("150 go").await;
         let mut data = self.data().await;
+        if self.script.stalls {
+            std::future::pending::<()>().await;
+        }
         let end = self
             .script
             .cuts_downloads_at
