@@ -36,6 +36,19 @@ impl Agent {
     /// # Errors
     /// Without root, or when the daemon ends; the message has its log.
     pub fn start(place: Place<'_>, interfaces: &[&str], protected: &[IpAddr]) -> Result<Self> {
+        Self::start_with(place, interfaces, protected, "")
+    }
+
+    /// As [`Agent::start`], with more lines for the section `[control]` and sections behind it.
+    ///
+    /// # Errors
+    /// Without root, or when the daemon ends; the message has its log.
+    pub fn start_with(
+        place: Place<'_>,
+        interfaces: &[&str],
+        protected: &[IpAddr],
+        more: &str,
+    ) -> Result<Self> {
         let program = locate::binary("portcullis-agent")?;
         let scratch = files::folder("agent")?;
         let folder = scratch.path();
@@ -50,22 +63,21 @@ impl Agent {
                  state_dir = \"{folder}/state\"\n\
                  pin_dir = \"{folder}/bpf/portcullis\"\n\
                  protected = {protected:?}\n\
-                 [control]\n\
-                 socket = \"{socket}\"\n\
                  [journal]\n\
                  directory = \"{journal}\"\n\
                  signing_key = \"{folder}/journal.key\"\n\
                  [metrics]\n\
-                 listen = \"off\"\n",
+                 listen = \"off\"\n\
+                 [control]\n\
+                 socket = \"{socket}\"\n\
+                 {more}\n",
                 protected = protected.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
                 folder = folder.display(),
                 socket = socket.display(),
                 journal = journal.display(),
             ),
         )?;
-        let mut command = place.command(&program.display().to_string());
-        command.args(["run", "--config"]).arg(&config);
-        let process = Running::start("portcullis-agent", &mut command, &folder.join("agent.log"))?;
+        let process = launch(place, &program, folder)?;
         let mut agent = Self {
             socket,
             journal,
@@ -76,6 +88,32 @@ impl Agent {
         };
         agent.wait_until_ready()?;
         Ok(agent)
+    }
+
+    /// Starts the daemon again, after it was stopped or killed.
+    ///
+    /// # Errors
+    /// When the daemon ends; the message has its log.
+    pub fn start_again(&mut self, place: Place<'_>) -> Result<()> {
+        self.process = launch(place, &self.program, self.scratch.path())?;
+        let id = u64::from(self.process.id());
+        let (program, socket) = (self.program.clone(), self.socket.clone());
+        // The daemon before may have left its socket behind.
+        self.process.wait_until("answering", move |_| {
+            Command::new(&program)
+                .args(["status", "--json", "--socket"])
+                .arg(&socket)
+                .output()
+                .ok()
+                .and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok())
+                .is_some_and(|status| status.get("pid").and_then(Value::as_u64) == Some(id))
+        })
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder().join("agent.toml")
     }
 
     /// Runs `portcullis-agent ARGUMENTS --socket S`.
@@ -129,6 +167,14 @@ impl Agent {
                     .is_ok_and(|output| output.status.success())
         })
     }
+}
+
+fn launch(place: Place<'_>, program: &Path, folder: &Path) -> Result<Running> {
+    let mut command = place.command(&program.display().to_string());
+    command
+        .args(["run", "--config"])
+        .arg(folder.join("agent.toml"));
+    Running::start("portcullis-agent", &mut command, &folder.join("agent.log"))
 }
 
 impl Drop for Agent {

@@ -4,12 +4,17 @@
 //! them, a panic included. Making one needs root: without it a test fails, it is never skipped.
 
 use std::{
+    fs::File,
     net::IpAddr,
+    os::fd::AsFd as _,
+    panic::resume_unwind,
     process::{self, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -52,6 +57,22 @@ impl Namespace {
             .arg("--")
             .arg(program);
         command
+    }
+
+    /// Runs `work` on a thread inside the namespace. A socket that it makes stays there, whichever thread uses it.
+    ///
+    /// # Errors
+    /// When the namespace can't be entered.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let file = File::open(format!("/run/netns/{}", self.name)).context("open the namespace")?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || -> Result<T> {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .context("enter the namespace")?;
+                Ok(work())
+            });
+            inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 
     /// Runs `ip ARGUMENTS` inside the namespace.
