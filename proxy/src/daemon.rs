@@ -2,6 +2,7 @@
 
 mod backends;
 mod bans;
+mod exception;
 mod records;
 
 use std::{io, path::PathBuf, sync::Arc};

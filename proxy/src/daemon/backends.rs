@@ -6,6 +6,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::exception::Dated;
 use crate::{
     backend::{
         BackendService,
@@ -61,24 +62,30 @@ fn service(
             password,
             tls,
             timeout,
-        } => Ok(Arc::new(FtpService::new(FtpSettings {
-            address: address.to_string(),
-            user: user.clone(),
-            password: Password::new(password.expose()),
-            tls: match tls {
-                // The exception was checked with the configuration and is on record.
-                config::FtpTls::Plaintext(_) => FtpTls::None,
-                config::FtpTls::Explicit { server_name, trust } => FtpTls::Explicit {
-                    server_name: server_name.clone(),
-                    trust: match trust {
-                        TrustAnchor::WebRoots => TlsTrust::WebRoots,
-                        TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
-                        TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
+        } => {
+            let service = Arc::new(FtpService::new(FtpSettings {
+                address: address.to_string(),
+                user: user.clone(),
+                password: Password::new(password.expose()),
+                tls: match tls {
+                    // The exception is on record.
+                    config::FtpTls::Plaintext(_) => FtpTls::None,
+                    config::FtpTls::Explicit { server_name, trust } => FtpTls::Explicit {
+                        server_name: server_name.clone(),
+                        trust: match trust {
+                            TrustAnchor::WebRoots => TlsTrust::WebRoots,
+                            TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
+                            TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
+                        },
                     },
                 },
-            },
-            timeout: *timeout,
-        })?)),
+                timeout: *timeout,
+            })?);
+            Ok(match config.plaintext_exception() {
+                Some(exception) => Arc::new(Dated::new(service, exception.expires)),
+                None => service,
+            })
+        }
         BackendConfig::Sftp {
             address,
             user,

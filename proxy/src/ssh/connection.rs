@@ -154,7 +154,7 @@ pub(super) async fn serve(
         Arc::clone(&meter),
         begun,
     ));
-    // The callbacks send at most two notices; both fit, so that they never wait for this task.
+    // One notice of the login, one of the end: both fit, so that the callbacks never wait for this task.
     let (notices, inbox) = mpsc::channel(2);
     let handler = Handler {
         recorder: Arc::clone(&recorder),
@@ -166,7 +166,6 @@ pub(super) async fn serve(
         channels_end: channels_end.clone(),
         channels: channels.clone(),
         state: State::Authenticating,
-        requests: 0,
         refusals: 0,
     };
     let stream = Stream::new(socket, tap, meter, cut.clone());

@@ -31,8 +31,6 @@ use crate::{
 const MAX_CHANNELS: usize = 10;
 /// Refusals after which a client is not serious: OpenSSH with every forwarding configured makes fewer than ten.
 const MAX_REFUSALS: usize = 64;
-/// Authentication requests after which a client is not serious: twenty keys offered and every prompt answered wrongly.
-const MAX_REQUESTS: usize = 100;
 const SUBSYSTEM: &str = "sftp";
 
 /// Why a callback ends the connection.
@@ -63,7 +61,6 @@ pub(super) struct Handler {
     pub(super) channels_end: CancellationToken,
     pub(super) channels: TaskTracker,
     pub(super) state: State,
-    pub(super) requests: usize,
     pub(super) refusals: usize,
 }
 
@@ -89,22 +86,15 @@ impl Handler {
             .ok_or(HandlerError::Ending)
     }
 
-    /// Counts an authentication request and says whether it may be looked at.
-    async fn may_try(&mut self) -> Result<bool, HandlerError> {
-        self.requests += 1;
-        match self.state {
-            State::Authenticating if self.requests <= MAX_REQUESTS => Ok(true),
-            State::Authenticating => {
-                self.end(CloseReason::TooManyFailures).await;
-                Ok(false)
-            }
-            State::Authenticated { .. } | State::Ending => Ok(false),
-        }
+    /// False once the connection is authenticated or ending: what comes then is not looked at.
+    fn may_try(&self) -> bool {
+        matches!(self.state, State::Authenticating)
     }
 
-    async fn end(&mut self, reason: CloseReason) {
+    fn end(&mut self, reason: CloseReason) {
         self.state = State::Ending;
-        let _ = self.notices.send(Notice::End(reason)).await;
+        // Not waited for: where it does not fit, the connection's task is ending the connection already.
+        let _ = self.notices.try_send(Notice::End(reason));
     }
 
     async fn answer(&mut self, method: &'static str, step: Step) -> Result<Auth, HandlerError> {
@@ -134,7 +124,7 @@ impl Handler {
             }
             Step::Disconnect => {
                 metrics::authentication(method, "rejected");
-                self.end(CloseReason::TooManyFailures).await;
+                self.end(CloseReason::TooManyFailures);
                 Ok(reject(&[], false))
             }
         }
@@ -167,14 +157,13 @@ impl Handler {
     }
 
     /// Puts a refusal on record. The record need not be durable before the answer: nothing was done.
-    async fn refuse(&mut self, request: &'static str, detail: &[u8]) -> Result<(), HandlerError> {
+    fn refuse(&mut self, request: &'static str, detail: &[u8]) {
         metrics::channel_refused(request);
         self.recorder.channel_refused(request, detail);
         self.refusals += 1;
         if self.refusals > MAX_REFUSALS {
-            self.end(CloseReason::TooManyRefusals).await;
+            self.end(CloseReason::TooManyRefusals);
         }
-        Ok(())
     }
 
     async fn refuse_on_channel(
@@ -184,7 +173,7 @@ impl Handler {
         channel: ChannelId,
         session: &mut server::Session,
     ) -> Result<(), HandlerError> {
-        self.refuse(request, detail).await?;
+        self.refuse(request, detail);
         session.channel_failure(channel)?;
         Ok(())
     }
@@ -195,7 +184,7 @@ impl Handler {
         detail: &[u8],
         reply: ChannelOpenHandle,
     ) -> Result<(), HandlerError> {
-        self.refuse(request, detail).await?;
+        self.refuse(request, detail);
         reply
             .reject(ChannelOpenFailure::AdministrativelyProhibited)
             .await;
@@ -250,7 +239,7 @@ impl server::Handler for Handler {
     }
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let step = Self::unless_cut(&self.cut, self.attempt.none(user)).await?;
@@ -258,7 +247,7 @@ impl server::Handler for Handler {
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let tried = self.attempt.password(user, Secret::from(password));
@@ -271,7 +260,7 @@ impl server::Handler for Handler {
         user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let offered = self
@@ -288,7 +277,7 @@ impl server::Handler for Handler {
         user: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let verified = self
@@ -305,7 +294,7 @@ impl server::Handler for Handler {
         user: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let key = PublicKey::from(certificate.public_key().clone());
@@ -327,7 +316,7 @@ impl server::Handler for Handler {
                 .map(|answer| Secret::from(answer.to_vec()))
                 .collect()
         });
-        if !self.may_try().await? {
+        if !self.may_try() {
             return Ok(nothing());
         }
         let asked = self.attempt.keyboard_interactive(user, answers);
@@ -345,7 +334,7 @@ impl server::Handler for Handler {
             return Ok(());
         };
         if self.channels.len() >= MAX_CHANNELS {
-            self.refuse("session", b"too many channels").await?;
+            self.refuse("session", b"too many channels");
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
@@ -446,7 +435,7 @@ impl server::Handler for Handler {
         _channel: ChannelId,
         _session: &mut server::Session,
     ) -> Result<bool, Self::Error> {
-        self.refuse("auth-agent-req@openssh.com", b"").await?;
+        self.refuse("auth-agent-req@openssh.com", b"");
         Ok(false)
     }
 
@@ -527,7 +516,7 @@ impl server::Handler for Handler {
         _session: &mut server::Session,
     ) -> Result<bool, Self::Error> {
         let target = format!("{address}:{port}");
-        self.refuse("tcpip-forward", target.as_bytes()).await?;
+        self.refuse("tcpip-forward", target.as_bytes());
         Ok(false)
     }
 
@@ -536,8 +525,7 @@ impl server::Handler for Handler {
         socket_path: &str,
         _session: &mut server::Session,
     ) -> Result<bool, Self::Error> {
-        self.refuse("streamlocal-forward@openssh.com", socket_path.as_bytes())
-            .await?;
+        self.refuse("streamlocal-forward@openssh.com", socket_path.as_bytes());
         Ok(false)
     }
 }
