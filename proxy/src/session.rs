@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use portcullis_journal::{Journal, SessionId};
+use tokio::sync::Semaphore;
 
 use crate::{auth::Authenticated, backend::BackendService, policy::Mount};
 
@@ -19,6 +20,32 @@ pub struct Session {
     pub backends: Backends,
     pub journal: Journal,
     pub activity: Activity,
+    pub budget: Budget,
+}
+
+/// Bytes that all channels of one session may hold together.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// Of READ and READDIR replies under way and not yet written.
+    pub read: Arc<Semaphore>,
+    /// Of WRITEs that have arrived and are not done.
+    pub write: Arc<Semaphore>,
+}
+
+impl Budget {
+    /// Enough for 32 of the longest READs.
+    pub const READ: usize = 8 << 20;
+    /// OpenSSH's client may have 64 WRITEs of 255 KiB under way; twice that.
+    pub const WRITE: usize = 32 << 20;
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            read: Arc::new(Semaphore::new(Self::READ)),
+            write: Arc::new(Semaphore::new(Self::WRITE)),
+        }
+    }
 }
 
 /// When this session last did something: an SFTP request that arrived, data that moved. Keepalives don't count.

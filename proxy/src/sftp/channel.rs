@@ -1,7 +1,8 @@
 //! Serves one channel: a task that reads, decides and runs, and a task that writes.
 //!
 //! The reading task never waits for the writing one. What is between them is bounded by credit instead: a request holds
-//! its place until its reply is written, and a READ begins only when its bytes fit into the read credit.
+//! its place until its reply is written, a READ begins only when its bytes fit into the session's [`Budget`], and a WRITE that
+//! doesn't fit stops the reading until earlier ones are done.
 
 mod engine;
 #[cfg(test)]
@@ -16,15 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::engine::Engine;
 use super::framing::FramingError;
-use crate::{gate::Gate, session::Activity};
+use crate::{
+    gate::Gate,
+    session::{Activity, Budget},
+};
 
-/// Bytes of READ and READDIR replies under way and not yet written, for each channel.
-pub const READ_CREDIT: usize = 8 << 20;
-/// Bytes of WRITEs that have arrived and are not done; beyond, the channel isn't read.
-pub const WRITE_QUEUE: usize = 32 << 20;
 /// Requests without a written reply; a client that goes beyond doesn't read its replies, and the channel ends.
 pub const MAX_REQUESTS: usize = 8192;
-/// The channel ends when its write queue has been full for so long without anything having happened.
+/// The channel ends when a WRITE has waited for the session's budget for so long without anything having happened.
 const STALL_DEADLINE: Duration = Duration::from_secs(300);
 /// How long the requests that have arrived may run on once the client has closed the channel.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -128,6 +128,7 @@ pub async fn serve_frames<R, W>(
     sink: W,
     gate: Gate,
     activity: Activity,
+    budget: Budget,
     cancel: CancellationToken,
 ) -> Ended
 where
@@ -135,7 +136,7 @@ where
     W: Sink + 'static,
 {
     let gate = Arc::new(gate);
-    let engine = Engine::new(Arc::clone(&gate), activity);
+    let engine = Engine::new(Arc::clone(&gate), activity, budget);
     // A task of its own, so that a panic ends the channel and not the withdrawal of what it left open.
     let serving = tokio::spawn(engine.serve(source, sink, cancel));
     let ended = serving.await.unwrap_or(Ended::Internal);

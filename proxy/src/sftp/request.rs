@@ -58,7 +58,7 @@ pub struct Refused {
     /// What was asked for, as far as it was understood.
     pub name: &'static str,
     pub reason: Reason,
-    /// The path or extension name that was refused, else the packet, as it came.
+    /// The path or extension name that was refused, else the beginning of the packet, as it came.
     pub evidence: Bytes,
 }
 
@@ -120,15 +120,10 @@ pub fn parse(frame: Bytes, new_handle: HandleId) -> Result<Request, Refused> {
         id,
         name: body.name,
         reason,
-        evidence: body.evidence.unwrap_or_else(|| {
-            // What is behind the header of a WRITE belongs to a patient, not into a record.
-            let shown = if body.name == "write" {
-                WRITE_HEADER
-            } else {
-                frame.len()
-            };
-            frame.slice(..shown.min(frame.len()))
-        }),
+        // What is behind the header of a WRITE, however garbled, belongs to a patient and not into a record.
+        evidence: body
+            .evidence
+            .unwrap_or_else(|| frame.slice(..frame.len().min(WRITE_HEADER))),
     })
 }
 

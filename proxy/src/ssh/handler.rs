@@ -24,7 +24,7 @@ use super::{
 use crate::{
     auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
     metrics,
-    session::{Activity, Backends, Session},
+    session::{Activity, Backends, Budget, Session},
 };
 
 /// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
@@ -143,6 +143,7 @@ impl Handler {
             backends: Arc::clone(&self.backends),
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
+            budget: Budget::default(),
         };
         self.recorder.authenticated(&session.user);
         self.notices

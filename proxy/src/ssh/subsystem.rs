@@ -33,6 +33,7 @@ pub(super) async fn serve(
         ChannelSink(Arc::clone(&write)),
         Gate::new(&session),
         session.activity,
+        session.budget,
         cancel,
     )
     .await;

@@ -21,17 +21,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     execution::{Finished, grant},
-    intake::{Announced, first_durable},
+    intake::{Announced, Parked, first_durable, take_parked},
 };
 use super::{
-    DRAIN_DEADLINE, Ended, MAX_REQUESTS, READ_CREDIT, STALL_DEADLINE, Sink, Source, WRITE_QUEUE,
-    unfinished,
+    DRAIN_DEADLINE, Ended, MAX_REQUESTS, STALL_DEADLINE, Sink, Source, unfinished,
     writer::{Outgoing, write_replies},
 };
 use crate::{
     gate::Gate,
+    operation::Operation,
     policy::Permit,
-    session::Activity,
+    session::{Activity, Budget},
     sftp::{framing::Framer, handles::Handles, reply::Reply, schedule::Schedule},
 };
 
@@ -47,11 +47,12 @@ pub(super) struct Engine {
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
     running_ids: BTreeSet<OperationId>,
     places: Arc<Semaphore>,
-    read_credit: Arc<Semaphore>,
+    budget: Budget,
+    /// A WRITE that has arrived and waits for budget; nothing behind it is looked at.
+    parked: Option<Parked>,
     /// Set while the oldest READ waits for credit.
     wanted: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     granted: Option<OwnedSemaphorePermit>,
-    queued_writes: usize,
     /// Nobody takes replies any more; what would only fetch data isn't begun.
     lost: bool,
 }
@@ -60,6 +61,8 @@ pub(super) struct Engine {
 struct RequestId {
     id: u32,
     place: OwnedSemaphorePermit,
+    /// For the data of a WRITE, until it is done.
+    _written: Option<OwnedSemaphorePermit>,
 }
 
 struct Job {
@@ -73,12 +76,13 @@ enum Event {
     Durable(Result<Recorded<Permit>, AppendError>),
     Granted(Option<OwnedSemaphorePermit>),
     WriterGone,
+    Unparked(RequestId, Operation),
     Received(Option<Bytes>),
     Stalled,
 }
 
 impl Engine {
-    pub(super) fn new(gate: Arc<Gate>, activity: Activity) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, activity: Activity, budget: Budget) -> Self {
         Self {
             gate,
             activity,
@@ -90,10 +94,10 @@ impl Engine {
             running: FuturesUnordered::new(),
             running_ids: BTreeSet::new(),
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            read_credit: Arc::new(Semaphore::new(READ_CREDIT)),
+            budget,
+            parked: None,
             wanted: None,
             granted: None,
-            queued_writes: 0,
             lost: false,
         }
     }
@@ -143,12 +147,13 @@ impl Engine {
     ) -> Ended {
         loop {
             self.start();
-            let reads = self.queued_writes < WRITE_QUEUE;
+            let reads = self.parked.is_none();
             let event = {
                 let Self {
                     announced,
                     running,
                     wanted,
+                    parked,
                     ..
                 } = &mut *self;
                 tokio::select! {
@@ -158,6 +163,7 @@ impl Engine {
                     durable = first_durable(announced) => Event::Durable(durable),
                     granted = grant(wanted) => Event::Granted(granted),
                     _ = &mut *writer => Event::WriterGone,
+                    (request, operation) = take_parked(parked) => Event::Unparked(request, operation),
                     received = source.next(), if reads => Event::Received(received),
                     () = sleep(STALL_DEADLINE), if !reads => Event::Stalled,
                 }
@@ -169,6 +175,12 @@ impl Engine {
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
+                Event::Unparked(request, operation) => {
+                    self.submit(request, operation, outbox);
+                    if let Err(ended) = self.take_frames(outbox) {
+                        return ended;
+                    }
+                }
                 Event::Received(None) => {
                     return if self.framer.is_between_frames() {
                         Ended::ClosedByClient
@@ -216,7 +228,7 @@ impl Engine {
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
                 Event::WriterGone => self.lost = true,
-                Event::Cancelled | Event::Received(_) | Event::Stalled => {}
+                Event::Cancelled | Event::Unparked(..) | Event::Received(_) | Event::Stalled => {}
             }
         }
     }

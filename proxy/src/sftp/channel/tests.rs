@@ -100,6 +100,7 @@ impl Client {
             Replies(sink),
             gate,
             Activity::begin(std::time::Instant::now()),
+            Budget::default(),
             cancel.clone(),
         ));
         Self {

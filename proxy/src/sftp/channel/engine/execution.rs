@@ -53,7 +53,7 @@ impl Engine {
         loop {
             let Self {
                 schedule,
-                read_credit,
+                budget,
                 wanted,
                 granted,
                 lost,
@@ -69,10 +69,10 @@ impl Engine {
                 if let Some(granted) = granted.take() {
                     return Some(Some(granted));
                 }
-                match Arc::clone(read_credit).try_acquire_many_owned(cost) {
+                match Arc::clone(&budget.read).try_acquire_many_owned(cost) {
                     Ok(credit) => Some(Some(credit)),
                     Err(_) => {
-                        let credit = Arc::clone(read_credit).acquire_many_owned(cost);
+                        let credit = Arc::clone(&budget.read).acquire_many_owned(cost);
                         *wanted = Some(credit.map(Result::ok).boxed());
                         None
                     }
@@ -146,7 +146,6 @@ impl Engine {
                 }
             }
             After::Wrote { handle, bytes } => {
-                self.queued_writes -= bytes;
                 if let Some(transfer) = self.transfer(handle) {
                     match &result {
                         Ok(_) => transfer.wrote(bytes as u64),

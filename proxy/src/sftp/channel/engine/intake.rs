@@ -1,10 +1,17 @@
 //! From the bytes that arrived to the schedule: understood, permitted, announced, on record.
 
-use std::{collections::VecDeque, future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::{AppendError, OperationId, PendingIntent, Recorded, record::untrusted};
 use serde_json::Map;
-use tokio::sync::mpsc;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
 use super::{Engine, Job, RequestId, execution::cost, send};
 use crate::{
@@ -36,11 +43,17 @@ enum Undo {
     Nothing,
     Reservation,
     Closing(HandleId),
-    QueuedWrite(usize),
+}
+
+/// A WRITE that waits for budget.
+pub(super) struct Parked {
+    request: RequestId,
+    operation: Operation,
+    written: BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>,
 }
 
 impl Engine {
-    /// Takes in every packet that is complete.
+    /// Takes in every packet that is complete, up to a WRITE that has to wait for budget.
     pub(super) fn take_frames(&mut self, outbox: &mpsc::Sender<Outgoing>) -> Result<(), Ended> {
         while let Some(frame) = self.framer.next_frame().map_err(Ended::Framing)? {
             let parsed = request::parse(frame, self.handles.next_id());
@@ -60,7 +73,28 @@ impl Engine {
                     return Err(Ended::NotInit);
                 }
                 Ok(Request::Operation { id, operation }) => {
-                    self.submit(RequestId { id, place }, operation, outbox);
+                    let mut request = RequestId {
+                        id,
+                        place,
+                        _written: None,
+                    };
+                    if let Operation::Write { data, .. } = &operation {
+                        // No packet is near 4 GiB.
+                        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                        let budget = Arc::clone(&self.budget.write);
+                        match Arc::clone(&budget).try_acquire_many_owned(bytes) {
+                            Ok(written) => request._written = Some(written),
+                            Err(_) => {
+                                self.parked = Some(Parked {
+                                    written: budget.acquire_many_owned(bytes).boxed(),
+                                    request,
+                                    operation,
+                                });
+                                return Ok(());
+                            }
+                        }
+                    }
+                    self.submit(request, operation, outbox);
                 }
                 Err(refused) => {
                     self.record_refusal(&refused);
@@ -91,7 +125,7 @@ impl Engine {
     }
 
     /// Puts a request to the policy, and its intent on record in the order of arrival.
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         request: RequestId,
         operation: Operation,
@@ -124,10 +158,7 @@ impl Engine {
             }
         };
         let claims = Claims::of(&permit, handle.as_deref());
-        let undo = if let Operation::Write { data, .. } = permit.operation() {
-            self.queued_writes += data.len();
-            Undo::QueuedWrite(data.len())
-        } else if let Operation::Close { handle } = permit.operation() {
+        let undo = if let Operation::Close { handle } = permit.operation() {
             self.handles.set_closing(*handle, true);
             Undo::Closing(*handle)
         } else if opens {
@@ -171,7 +202,6 @@ impl Engine {
                     Undo::Nothing => {}
                     Undo::Reservation => self.handles.settle(None),
                     Undo::Closing(handle) => self.handles.set_closing(handle, false),
-                    Undo::QueuedWrite(bytes) => self.queued_writes -= bytes,
                 }
                 let reply = reply::status(request.id, Status::Failure);
                 send(outbox, reply, request.place, None);
@@ -187,6 +217,28 @@ pub(super) async fn first_durable(
     poll_fn(|context| match announced.front_mut() {
         Some(first) => Pin::new(&mut first.intent).poll(context),
         None => Poll::Pending,
+    })
+    .await
+}
+
+/// The parked WRITE once there is budget for it; pending while there is none.
+pub(super) async fn take_parked(parked: &mut Option<Parked>) -> (RequestId, Operation) {
+    poll_fn(|context| {
+        let Some(waiting) = parked else {
+            return Poll::Pending;
+        };
+        let written = ready!(waiting.written.poll_unpin(context));
+        match parked.take() {
+            Some(Parked {
+                mut request,
+                operation,
+                ..
+            }) => {
+                request._written = written.ok();
+                Poll::Ready((request, operation))
+            }
+            None => Poll::Pending,
+        }
     })
     .await
 }

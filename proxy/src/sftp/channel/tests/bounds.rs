@@ -31,7 +31,7 @@ async fn six_thousand_reads_whose_replies_nobody_takes_begin_only_as_far_as_thei
     })
     .await;
     // The sink holds two chunks and one is being written: their credit is still held.
-    let most = READ_CREDIT as u64 / u64::from(LENGTH) + 3;
+    let most = Budget::READ as u64 / u64::from(LENGTH) + 3;
     let begun = client.memory.arrivals() - before;
     assert!(
         begun <= most,
@@ -110,9 +110,9 @@ async fn writes_that_a_backend_does_not_take_stop_the_reading_and_go_on_with_it(
         sent += 1;
     }
     let taken = sent * CHUNK as u64;
-    assert!(taken >= WRITE_QUEUE as u64, "stopped after {taken} bytes");
+    assert!(taken >= Budget::WRITE as u64, "stopped after {taken} bytes");
     assert!(
-        taken <= WRITE_QUEUE as u64 + 4 * CHUNK as u64,
+        taken <= Budget::WRITE as u64 + 4 * CHUNK as u64,
         "took {taken} bytes"
     );
     client.memory.resume();
