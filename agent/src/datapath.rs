@@ -72,6 +72,16 @@ pub struct InterfaceStatus {
     pub state: InterfaceState,
 }
 
+impl InterfaceStatus {
+    /// Whether this daemon's program runs on it, or nothing does.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.state {
+            InterfaceState::Enforcing { .. } | InterfaceState::Gone => true,
+            InterfaceState::Occupied { .. } | InterfaceState::Failed { .. } => false,
+        }
+    }
+}
+
 /// Whether packets of an interface are judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

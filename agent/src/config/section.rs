@@ -66,13 +66,12 @@ impl Section {
     }
 
     pub(super) fn string(&mut self, key: &str) -> Option<String> {
-        match self.table.remove(key)? {
-            Value::String(text) => Some(text),
-            other => {
-                self.fault(key, &format!("expected a string, found {other}"));
-                None
-            }
+        let value = self.table.remove(key)?;
+        let text = value.as_str().map(str::to_owned);
+        if text.is_none() {
+            self.fault(key, &format!("expected a string, found {value}"));
         }
+        text
     }
 
     pub(super) fn boolean(&mut self, key: &str, default: bool) -> bool {
@@ -152,10 +151,10 @@ impl Section {
     ) -> Vec<T> {
         let mut good = Vec::new();
         for (index, value) in self.array(key).into_iter().enumerate() {
-            let read = match &value {
-                Value::String(text) => read(text),
-                other => Err(format!("expected a string, found {other}")),
-            };
+            let read = value
+                .as_str()
+                .ok_or_else(|| format!("expected a string, found {value}"))
+                .and_then(&read);
             match read {
                 Ok(value) => good.push(value),
                 Err(message) => self.fault(&format!("{key}[{index}]"), &message),

@@ -52,6 +52,8 @@ pub struct XdpDatapath {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     links: Links,
     pins: Pins,
+    /// Whether maps of other layouts may still be pinned.
+    has_stale_maps: bool,
     generation: u64,
     event_window: u64,
     sample_mask: u32,
@@ -123,6 +125,7 @@ impl XdpDatapath {
             logger,
             links: Links::new(&options.interfaces, options.mode),
             pins,
+            has_stale_maps: true,
             generation,
             event_window,
             sample_mask: options.sample_one_in.next_power_of_two() - 1,
@@ -184,16 +187,17 @@ impl Datapath for XdpDatapath {
             IpAddr::V4(address) => self.bans4.insert(address.octets(), value, 0),
             IpAddr::V6(address) => self.bans6.insert(address.octets(), value, 0),
         };
-        inserted.map_err(|source| match &source {
-            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+        inserted.map_err(|source| {
+            if system_error(&source).and_then(io::Error::raw_os_error) == Some(libc::E2BIG) {
                 DatapathError::BansFull {
                     limit: MAX_HOST_BANS,
                 }
+            } else {
+                DatapathError::Map {
+                    action: "write the ban",
+                    source,
+                }
             }
-            _ => DatapathError::Map {
-                action: "write the ban",
-                source,
-            },
         })?;
         self.host_bans.insert(address, expires);
         self.note_bans()
@@ -226,10 +230,16 @@ impl Datapath for XdpDatapath {
     }
 
     fn tend(&mut self) -> Vec<InterfaceStatus> {
-        match xdp(&mut self.program) {
-            Ok(program) => self.links.tend(program, &self.pins),
-            Err(_) => Vec::new(),
+        let Ok(program) = xdp(&mut self.program) else {
+            return Vec::new();
+        };
+        let statuses = self.links.tend(program, &self.pins);
+        // While a link still runs an older program, that one's maps stay.
+        if self.has_stale_maps && statuses.iter().all(InterfaceStatus::is_settled) {
+            self.pins.remove_stale_maps();
+            self.has_stale_maps = false;
         }
+        statuses
     }
 
     fn counters(&self) -> Result<Counters, DatapathError> {
@@ -299,9 +309,14 @@ fn read_bans<K: aya::Pod + Into<IpAddr>>(
 }
 
 fn is_absent(error: &MapError) -> bool {
-    match error {
-        MapError::KeyNotFound | MapError::ElementNotFound => true,
-        MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
-        _ => false,
+    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound)
+        || system_error(error).is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+fn system_error(error: &MapError) -> Option<&io::Error> {
+    if let MapError::SyscallError(error) = error {
+        Some(&error.io_error)
+    } else {
+        None
     }
 }

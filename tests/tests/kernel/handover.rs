@@ -100,6 +100,17 @@ fn lists_and_bans_are_the_same_after_a_restart() {
 }
 
 #[test]
+fn maps_of_another_layout_are_removed_once_the_new_program_runs() {
+    let wire = Wire::new();
+    let mut agent = wire.agent();
+    agent.process.terminate().unwrap();
+    let stale = agent.folder().join("bpf/portcullis/maps-0123456789abcdef");
+    std::fs::create_dir(&stale).unwrap();
+    agent.start_again(wire.place()).unwrap();
+    assert!(!stale.exists());
+}
+
+#[test]
 fn an_interface_that_vanishes_is_reported_and_held_again_when_it_returns() {
     let wire = Wire::new();
     let mut agent = wire.agent();
