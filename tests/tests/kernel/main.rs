@@ -1,6 +1,12 @@
 //! Tests of the XDP program and the agent in a real kernel: loaded programs fed with bytes, and veth pairs in namespaces.
 //!
 //! They need root, and fail without it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what sets a test's stage fails the test too"
+)]
 
 mod control;
 mod differential;
