@@ -96,7 +96,10 @@ mod tests {
             .flat_map(|cell| cell.split('`').skip(1).step_by(2))
             .collect();
         assert!(named.len() > 40, "the table names {} tests", named.len());
-        let gone: Vec<&&str> = named.iter().filter(|name| !found.contains(**name)).collect();
+        let gone: Vec<&&str> = named
+            .iter()
+            .filter(|name| !found.contains(**name))
+            .collect();
         assert!(gone.is_empty(), "no such test: {gone:?}");
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn run() -> Result<()> {
     let _leftovers = Leftovers::clear_and_guard()?;
 
     println!("\n== the stage");
-    let mut stage = Stage::build()?;
+    let mut stage = Stage::build().inspect_err(|_| leftovers::wait_if_interrupted())?;
     let mut rows = Vec::new();
     let mut failure = None;
     for (number, step) in (1..).zip(&STEPS) {
@@ -88,6 +88,7 @@ pub(crate) fn run() -> Result<()> {
         let outcome = match (step.show)(&mut stage) {
             Ok(evidence) => Outcome::Shown(evidence),
             Err(error) => {
+                leftovers::wait_if_interrupted();
                 println!("FAILED: {error:#}");
                 stage.print_logs();
                 failure = Some(number);

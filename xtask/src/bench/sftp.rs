@@ -29,6 +29,8 @@ pub(super) fn run(rounds: u32) -> Result<Report> {
         "--locked",
         "--package",
         "portcullis-proxy",
+        "--package",
+        "portcullis-journal",
     ]))?;
 
     let here = files::folder("bench")?;
@@ -245,22 +247,11 @@ impl Side for Peer {
         &self.storage
     }
 
-    /// sshd's own time and that of its sessions, which it has waited for. The started process is
-    /// the guard of the namespace; sshd is its child.
+    /// sshd's own time and that of its sessions, which it has waited for.
     fn processor(&self) -> Result<f64> {
-        let guard = self.server.process.id();
-        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children"))
-            .context("list the guard's children")?;
-        let listener: u32 = children
-            .split_whitespace()
-            .next()
-            .context("the guard has a child")?
-            .parse()?;
+        let listener = descendant(self.server.process.id(), "sshd")?;
         wait_for("sshd to have no session", || {
-            let sessions = fs::read_to_string(format!("/proc/{listener}/task/{listener}/children"));
-            sessions
-                .is_ok_and(|sessions| sessions.trim().is_empty())
-                .then_some(())
+            children(listener).ok()?.is_empty().then_some(())
         })?;
         processor_time(listener)
     }
@@ -324,6 +315,28 @@ impl Bench<'_> {
         };
         Ok((end - start, processor))
     }
+}
+
+/// The process of that name below the guard that started it, each the only child of the one above.
+fn descendant(guard: u32, name: &str) -> Result<u32> {
+    let mut process = guard;
+    loop {
+        process = *children(process)?
+            .first()
+            .with_context(|| format!("process {guard} has no descendant {name}"))?;
+        if fs::read_to_string(format!("/proc/{process}/comm"))?.trim() == name {
+            return Ok(process);
+        }
+    }
+}
+
+fn children(process: u32) -> Result<Vec<u32>> {
+    let list = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
+        .with_context(|| format!("list the children of process {process}"))?;
+    Ok(list
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?)
 }
 
 fn same(one: &Path, other: &Path) -> Result<()> {

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +16,8 @@ use crate::process::ask;
 /// What the names of the demo's namespaces begin with; the process id follows the role.
 const NAMESPACE: &str = "pt-demo-";
 const FOLDER: &str = "portcullis-demo";
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Clears up when dropped, and on Ctrl-C.
 pub(super) struct Leftovers;
@@ -34,12 +37,21 @@ impl Leftovers {
             bail!("the folder for temporary files was set before the demo began");
         }
         ctrlc::set_handler(|| {
+            INTERRUPTED.store(true, Ordering::SeqCst);
             println!("\ninterrupted: cleaning up");
             clear();
             std::process::exit(130);
         })
         .context("listen for Ctrl-C")?;
         Ok(Self)
+    }
+}
+
+/// Stops here for ever when the demo was interrupted: a step that failed because its hosts are being
+/// cleared away is nothing to report, and the process ends when that is done.
+pub(super) fn wait_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        std::thread::park();
     }
 }
 
@@ -80,8 +92,9 @@ fn namespaces() -> Vec<String> {
 /// The demo that made the namespace, if it still runs: names are `pt-demo-ROLE-PROCESS-NUMBER`.
 fn running_owner(namespace: &str) -> Option<u32> {
     let owner: u32 = namespace.rsplit('-').nth(1)?.parse().ok()?;
-    let program = fs::read_to_string(format!("/proc/{owner}/comm")).ok()?;
-    (program.trim() == "xtask").then_some(owner)
+    let stat = fs::read_to_string(format!("/proc/{owner}/stat")).ok()?;
+    // `1234 (xtask) S ...`; a process that was killed stays as Z until its parent looks at it.
+    (stat.contains(" (xtask) ") && !stat.contains(" (xtask) Z")).then_some(owner)
 }
 
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {

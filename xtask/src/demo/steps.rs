@@ -114,7 +114,7 @@ pub(super) fn the_journal_tells_and_is_verified(stage: &mut Stage) -> Result<Str
         _ => false,
     };
     for record in records.iter().filter(interesting).take(8) {
-        println!("          {record}");
+        println!("          {}", in_short(record));
     }
     let verdict = stage.proxy.verify(&stage.proxy.journal)?;
     print_indented(&verdict.stdout);
@@ -216,6 +216,35 @@ pub(super) fn wrong_codes_end_in_a_ban(stage: &mut Stage) -> Result<String> {
     Ok(format!(
         "{FAILURES} wrong codes, then {banned} packets of {GUESSER} dropped"
     ))
+}
+
+/// A record in one line: number, time, event, outcome, and what the event is about.
+fn in_short(record: &Value) -> String {
+    let time: String = text(record, "/ts").chars().skip(11).take(15).collect();
+    let about: Vec<String> = [
+        "factor",
+        "factors",
+        "is_mfa",
+        "sftp_op",
+        "direction",
+        "bytes",
+        "sha256",
+        "path",
+    ]
+    .iter()
+    .filter_map(|field| Some((field, record.pointer("/body")?.get(field)?)))
+    .map(|(field, value)| format!("{field}={value}"))
+    .collect();
+    format!(
+        "{:>4} {time} {:<12} {:<7} {}",
+        record
+            .get("seq")
+            .and_then(Value::as_u64)
+            .unwrap_or_default(),
+        text(record, "/event"),
+        text(record, "/outcome"),
+        about.join(" ")
+    )
 }
 
 fn connections_from(records: &[Value], address: &str) -> usize {
