@@ -207,12 +207,18 @@ impl Running {
         Ok(())
     }
 
+    /// The processes that it started, and those that they started.
+    #[must_use]
+    pub fn descendants(&self) -> Vec<u32> {
+        descendants(self.id())
+    }
+
     /// Ends the program and every process that it started, as a machine that loses power does.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn kill_with_children(&mut self) -> Result<()> {
-        for id in descendants(self.id()) {
+        for id in self.descendants() {
             if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
                 // One that ended by itself meanwhile is as good.
                 let _ = kill_process(id, Signal::KILL);

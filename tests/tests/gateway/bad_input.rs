@@ -32,7 +32,7 @@ impl Gateway {
         let proxy = Plan::new(Place::Loopback)?
             .backend("peer", Backend::local(stored.path()))
             .start()?;
-        let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "")])?;
+        let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
         Ok(Self {
             runtime: Runtime::new()?,
             alice,
@@ -322,7 +322,7 @@ fn nothing_reaches_the_backend_while_the_journals_disk_is_full_and_service_retur
         .journal_disk(DISK)
         .backend("peer", Backend::local(stored.path()))
         .start()?;
-    let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "")])?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
     Runtime::new()?.block_on(async {
         let connection = log_in(proxy.address, &alice).await?;
         let mut wire = connection.sftp().await?;
@@ -434,7 +434,7 @@ fn a_backend_that_refuses_or_hangs_gives_a_failure_in_time_and_the_other_mount_w
         listener.local_addr()?
     };
     let mut plan = Plan::new(Place::Loopback)?.backend("disk", Backend::local(stored.path()));
-    let mut mounts = vec![Mount::all("/disk", "disk", "")];
+    let mut mounts = vec![Mount::all("/disk", "disk", ".")];
     for (name, address) in [
         ("refusing", refusing),
         ("silent", silent),
@@ -442,7 +442,7 @@ fn a_backend_that_refuses_or_hangs_gives_a_failure_in_time_and_the_other_mount_w
         ("nobody", nobody),
     ] {
         plan = plan.backend(name, plain_ftp(address));
-        mounts.push(Mount::all(&format!("/{name}"), name, ""));
+        mounts.push(Mount::all(&format!("/{name}"), name, "."));
     }
     let proxy = plan.start()?;
     let alice = proxy.account("alice", &mounts)?;
@@ -464,14 +464,33 @@ fn a_backend_that_refuses_or_hangs_gives_a_failure_in_time_and_the_other_mount_w
         }
         anyhow::Ok(())
     })?;
+    let records = proxy.records()?;
     for name in ["refusing", "silent", "hanging", "nobody"] {
+        let path = format!("/{name}/report.csv");
+        let opened = |record: &&Value| {
+            record.pointer("/body/path").and_then(Value::as_str) == Some(path.as_str())
+        };
+        let intent = records
+            .iter()
+            .find(opened)
+            .with_context(|| format!("no intent for {path}"))?;
+        let outcome = records
+            .iter()
+            .find(|record| {
+                record.get("event") == Some(&"op.outcome".into())
+                    && record.get("op_id") == intent.get("op_id")
+            })
+            .with_context(|| format!("no outcome for {path}"))?;
         ensure!(
-            proxy.records()?.iter().any(|record| {
-                record.get("event").and_then(Value::as_str) == Some("op.outcome")
-                    && record.get("outcome").and_then(Value::as_str) == Some("failure")
-                    && record.to_string().contains("backend")
-            }),
-            "the failure of {name} is on record"
+            outcome.get("outcome") == Some(&"failure".into()),
+            "{outcome}"
+        );
+        ensure!(
+            outcome
+                .pointer("/body/error")
+                .and_then(Value::as_str)
+                .is_some_and(|error| !error.is_empty()),
+            "the record says why: {outcome}"
         );
     }
     Ok(())
@@ -485,7 +504,7 @@ fn a_backend_that_dies_in_the_middle_of_an_upload_leaves_nothing_under_the_final
     let proxy = Plan::new(Place::Loopback)?
         .backend("peer", Backend::vsftpd(&server))
         .start()?;
-    let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "")])?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
     Runtime::new()?.block_on(async {
         let connection = log_in(proxy.address, &alice).await?;
         let mut wire = connection.sftp().await?;

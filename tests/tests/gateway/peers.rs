@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
-use portcullis_tests::process::succeed;
+use portcullis_tests::process::{succeed, wait_for};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::proftpd::{Proftpd, Protocol};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
@@ -101,8 +101,16 @@ fn openssh_takes_uploads() -> Result<()> {
 #[test]
 fn a_peer_server_leaves_no_process_behind() -> Result<()> {
     let server = Vsftpd::start(Place::Loopback, Tls::None)?;
-    let port = server.address.port();
+    let processes = server.process.descendants();
+    assert!(
+        !processes.is_empty(),
+        "the server runs below its namespaces' process"
+    );
     drop(server);
-    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    for id in processes {
+        wait_for("the end of the server's process", || {
+            (!Path::new(&format!("/proc/{id}")).exists()).then_some(())
+        })?;
+    }
     Ok(())
 }
