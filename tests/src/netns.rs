@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_namespace_is_removed_even_when_its_test_panics() {
-        let name = std::thread::spawn(|| {
+        let name = thread::spawn(|| {
             let namespace = Namespace::new("panic").expect("root");
             let name = namespace.name().to_owned();
             let _keeps = namespace;
