@@ -71,7 +71,7 @@ pub enum DaemonError {
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
-    let journal = open_journal(&config.journal)?;
+    let journal = open_journal(&config.journal).await?;
     let backends: Backends = Arc::new(backends::build(&config.backends)?);
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
@@ -153,7 +153,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
+async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
     let (journal, recovery) = Journal::open(Options {
         node: config.node.clone(),
         signing_key: config.signing_key.clone(),
@@ -169,8 +169,11 @@ fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
     if !recovery.unknown.is_empty() {
         tracing::warn!(
             operations = recovery.unknown.len(),
-            "operations were under way at the last crash: whether they were done is unknown"
+            "operations were under way at the last crash: whether they were done is unknown, and the journal says so"
         );
+        records::left_unknown(&journal, &recovery.unknown)
+            .await
+            .map_err(DaemonError::Unrecorded)?;
     }
     Ok(journal)
 }

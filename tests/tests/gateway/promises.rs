@@ -84,6 +84,24 @@ impl Announced {
     }
 }
 
+/// Session and operation of every intent that no outcome follows.
+fn without_outcome(records: &[Value]) -> BTreeSet<(String, u64)> {
+    let mut open_ended = BTreeSet::new();
+    for record in records {
+        let session = record.get("session_id").and_then(Value::as_str);
+        let operation = record.get("op_id").and_then(Value::as_u64);
+        if let (Some(session), Some(operation)) = (session, operation) {
+            let operation = (session.to_owned(), operation);
+            if is(record, "op.intent") {
+                open_ended.insert(operation);
+            } else if is(record, "op.outcome") {
+                open_ended.remove(&operation);
+            }
+        }
+    }
+    open_ended
+}
+
 /// Uploads that go on until the server dies. Each file begins with its own path, so that whatever lies on the backend
 /// tells which operation put it there.
 async fn upload_without_end(
@@ -137,7 +155,14 @@ fn a_proxy_killed_at_200_random_points_leaves_no_backend_operation_without_its_i
         );
     }
 
-    let announced = Announced::read(&proxy.records()?);
+    let records = proxy.records()?;
+    let open_ended = without_outcome(&records);
+    ensure!(
+        open_ended.is_empty(),
+        "after the last restart {} intents have no outcome, not even unknown: {open_ended:?}",
+        open_ended.len()
+    );
+    let announced = Announced::read(&records);
     let (mut files_seen, mut partial, mut violations) = (0, 0, Vec::new());
     for entry in fs::read_dir(disk.path())? {
         let entry = entry?;
