@@ -22,9 +22,11 @@ pub(crate) fn run() -> Result<()> {
         "warnings",
     ]))?;
     step("documentation");
+    // The readers are those who change the code: private items are documented too.
     process::run(
         process::cargo()
             .args(["doc", "--workspace", "--no-deps", "--locked"])
+            .arg("--document-private-items")
             .env("RUSTDOCFLAGS", "--deny warnings"),
     )?;
     step("dependencies: bans, licences, sources");
