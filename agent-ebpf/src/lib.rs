@@ -7,8 +7,10 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod class;
 #[cfg(test)]
 mod frames;
 pub mod layout;
 pub mod packet;
+pub mod scope;
 pub mod verdict;
