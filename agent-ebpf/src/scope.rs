@@ -71,7 +71,7 @@ impl ScopeSet {
     }
 }
 
-const _: () = assert!(core::mem::size_of::<ScopeSet>() == 8 * RANGES, "padding");
+const _: () = assert!(size_of::<ScopeSet>() == 8 * RANGES, "padding");
 
 #[cfg(feature = "user")]
 mod pod {
