@@ -12,6 +12,7 @@ pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod engine;
+pub mod entry;
 pub mod interface;
 pub mod metrics;
 pub mod prefix;

@@ -40,7 +40,8 @@ pub fn parse(text: &str) -> Result<IpNet, PrefixError> {
     Ok(unmapped(net))
 }
 
-fn unmapped(net: IpNet) -> IpNet {
+/// The prefix as packets have it: an IPv4-mapped IPv6 prefix is the IPv4 prefix.
+pub fn unmapped(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let (Some(address), Some(length)) =
         (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96))
