@@ -19,4 +19,5 @@ pub mod prefix;
 pub mod reconcile;
 pub mod record;
 pub mod rule;
+pub mod sources;
 pub mod state;

@@ -1,0 +1,3 @@
+//! Where entries come from besides the control API: list files, feeds, host names.
+
+pub mod format;
