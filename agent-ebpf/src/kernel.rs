@@ -4,8 +4,8 @@ mod context;
 mod maps;
 
 use agent_ebpf::{
-    layout::{DropEvent, oddity_counter, verdict_counter},
-    verdict::{Decision, Rules as _, Verdict, decide},
+    layout::{PacketEvent, oddity_counter, verdict_counter},
+    verdict::{Decision, Verdict, decide},
 };
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -23,7 +23,7 @@ fn portcullis_xdp(context: XdpContext) -> u32 {
         return XDP_DROP;
     };
     let decision = decide(&packet, &generation);
-    let is_monitored = generation.policy().monitor && matches!(decision.verdict, Verdict::Drop(_));
+    let is_monitored = generation.monitors() && matches!(decision.verdict, Verdict::Drop(_));
     count(&decision, is_monitored);
     match decision.verdict {
         Verdict::Pass(_) => XDP_PASS,
@@ -56,7 +56,7 @@ fn report(
         return;
     }
     let headers = decision.headers.as_ref();
-    let mut event = DropEvent::new(
+    let mut event = PacketEvent::new(
         generation.number(),
         packet.interface(),
         decision.verdict.index(),

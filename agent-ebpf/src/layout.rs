@@ -2,11 +2,14 @@
 //!
 //! Pinned maps outlive both, so [`FINGERPRINT`] is computed from what stands here and names the directory of the pins.
 
-use core::mem::{align_of, offset_of, size_of};
+use core::{
+    mem::{align_of, offset_of, size_of},
+    net::IpAddr,
+};
 
 use crate::{
     packet::{Headers, Kind, Oddity, Source},
-    verdict::{List, Policy, VERDICTS},
+    verdict::{List, Policy, VERDICTS, Verdict},
 };
 
 /// The program's name in the kernel.
@@ -86,10 +89,10 @@ pub enum Family {
 
 impl Parameters {
     /// Parameters of an empty policy.
-    pub fn new(policy: Policy, sample_mask: u32, events_per_window: u32) -> Self {
+    pub fn new(policy: Policy, monitor: bool, sample_mask: u32, events_per_window: u32) -> Self {
         let mut flags = 0;
         for (is_set, flag) in [
-            (policy.monitor, MONITOR),
+            (monitor, MONITOR),
             (policy.drop_fragments, DROP_FRAGMENTS),
             (
                 policy.drop_long_extension_chains,
@@ -113,11 +116,17 @@ impl Parameters {
     #[inline(always)]
     pub fn policy(&self) -> Policy {
         Policy {
-            monitor: self.flags & MONITOR != 0,
             drop_fragments: self.flags & DROP_FRAGMENTS != 0,
             drop_long_extension_chains: self.flags & DROP_LONG_EXTENSION_CHAINS != 0,
             pass_other_ethernet: self.flags & PASS_OTHER_ETHERNET != 0,
+            ..Policy::default()
         }
+    }
+
+    /// Whether drops are counted and not done.
+    #[inline(always)]
+    pub fn monitors(&self) -> bool {
+        self.flags & MONITOR != 0
     }
 
     /// Says that `list` holds prefixes of `family`.
@@ -136,6 +145,9 @@ impl Parameters {
         1 << (list as u32 * 2 + family as u32)
     }
 }
+
+/// Interfaces that can be monitored by name.
+pub const MONITORED_INTERFACES: usize = 16;
 
 /// The value of a host ban. The program asks only whether there is one: expiry is swept by the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,30 +189,42 @@ pub fn oddity_counter(oddity: Oddity) -> Option<u32> {
     }
 }
 
-/// A drop, as it is put into the ring buffer. Without a time: the daemon stamps it.
+/// Bytes from the beginning of a frame that go into an event.
+pub const HEAD_BYTES: usize = 96;
+
+/// A packet that was dropped, or passed while passes are observed, as it is put into the ring buffer. Without a time: the daemon
+/// stamps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub struct DropEvent {
+pub struct PacketEvent {
     pub generation: u64,
     pub interface: u32,
     /// Index of the verdict.
     pub verdict: u32,
     /// Bytes of the packet as received.
     pub length: u32,
+    head_length: u16,
+    ethertype: [u8; 2],
     /// In network order; all zero when it could not be read.
     pub source: [u8; 16],
-    ethertype: [u8; 2],
+    source_port: [u8; 2],
     destination_port: [u8; 2],
+    vlan: [u8; 2],
     /// 4, 6, or 0 when there is no source.
     pub family: u8,
     pub protocol: u8,
     /// 1 when the drop was counted and not done.
     pub monitored: u8,
+    /// Of the source, by the tables.
+    pub class: u8,
+    /// VLAN tags in front of the ethertype.
+    pub tags: u8,
     _reserved: u8,
     _reserved_tail: [u8; 4],
+    head: [u8; HEAD_BYTES],
 }
 
-impl DropEvent {
+impl PacketEvent {
     /// An event about a packet whose headers may not have been readable.
     #[inline(always)]
     pub fn new(
@@ -215,14 +239,20 @@ impl DropEvent {
             interface,
             verdict,
             length,
-            source: [0; 16],
+            head_length: 0,
             ethertype: [0; 2],
+            source: [0; 16],
+            source_port: [0; 2],
             destination_port: [0; 2],
+            vlan: [0; 2],
             family: 0,
             protocol: 0,
             monitored: 0,
+            class: 0,
+            tags: 0,
             _reserved: 0,
             _reserved_tail: [0; 4],
+            head: [0; HEAD_BYTES],
         };
         if let Some(headers) = headers {
             event.ethertype = headers.ethertype.to_be_bytes();
@@ -252,14 +282,20 @@ impl DropEvent {
             interface: u32::from_ne_bytes(field(bytes, offset_of!(Self, interface))?),
             verdict: u32::from_ne_bytes(field(bytes, offset_of!(Self, verdict))?),
             length: u32::from_ne_bytes(field(bytes, offset_of!(Self, length))?),
-            source: field(bytes, offset_of!(Self, source))?,
+            head_length: u16::from_ne_bytes(field(bytes, offset_of!(Self, head_length))?),
             ethertype: field(bytes, offset_of!(Self, ethertype))?,
+            source: field(bytes, offset_of!(Self, source))?,
+            source_port: field(bytes, offset_of!(Self, source_port))?,
             destination_port: field(bytes, offset_of!(Self, destination_port))?,
+            vlan: field(bytes, offset_of!(Self, vlan))?,
             family: u8::from_ne_bytes(field(bytes, offset_of!(Self, family))?),
             protocol: u8::from_ne_bytes(field(bytes, offset_of!(Self, protocol))?),
             monitored: u8::from_ne_bytes(field(bytes, offset_of!(Self, monitored))?),
+            class: u8::from_ne_bytes(field(bytes, offset_of!(Self, class))?),
+            tags: u8::from_ne_bytes(field(bytes, offset_of!(Self, tags))?),
             _reserved: 0,
             _reserved_tail: [0; 4],
+            head: field(bytes, offset_of!(Self, head))?,
         })
     }
 
@@ -269,14 +305,46 @@ impl DropEvent {
         self.destination_port = port;
     }
 
+    /// What became of the packet.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::from_index(self.verdict)
+    }
+
+    /// The source address, if there is one. An IPv4-mapped one is given as IPv4.
+    pub fn source_address(&self) -> Option<IpAddr> {
+        let [a, b, c, d, ..] = self.source;
+        match self.family {
+            4 => Some(IpAddr::from([a, b, c, d])),
+            6 => Some(IpAddr::from(self.source)),
+            _ => None,
+        }
+    }
+
     /// The ethertype behind the tags.
     pub fn ethertype(&self) -> u16 {
         u16::from_be_bytes(self.ethertype)
     }
 
-    /// The TCP or UDP port the packet was for; 0 when it is not known.
+    /// The port the packet came from, for TCP, UDP and SCTP; 0 when it is not known.
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes(self.source_port)
+    }
+
+    /// The port the packet was for, for TCP, UDP and SCTP; 0 when it is not known.
     pub fn destination_port(&self) -> u16 {
         u16::from_be_bytes(self.destination_port)
+    }
+
+    /// The identifier in the outermost VLAN tag that was in the frame. A tag that the interface took off is not seen.
+    pub fn vlan(&self) -> Option<u16> {
+        (self.tags != 0).then_some(u16::from_be_bytes(self.vlan) & 0x0fff)
+    }
+
+    /// The first bytes of the frame, from the Ethernet header on; at most [`HEAD_BYTES`].
+    pub fn head(&self) -> &[u8] {
+        self.head
+            .get(..usize::from(self.head_length))
+            .unwrap_or(&self.head)
     }
 }
 
@@ -391,17 +459,23 @@ const fn fingerprint() -> u64 {
             offset_of!(Sampling, drops),
             offset_of!(Sampling, window),
             offset_of!(Sampling, sent),
-            size_of::<DropEvent>(),
-            offset_of!(DropEvent, generation),
-            offset_of!(DropEvent, interface),
-            offset_of!(DropEvent, verdict),
-            offset_of!(DropEvent, length),
-            offset_of!(DropEvent, source),
-            offset_of!(DropEvent, ethertype),
-            offset_of!(DropEvent, destination_port),
-            offset_of!(DropEvent, family),
-            offset_of!(DropEvent, protocol),
-            offset_of!(DropEvent, monitored),
+            size_of::<PacketEvent>(),
+            offset_of!(PacketEvent, generation),
+            offset_of!(PacketEvent, interface),
+            offset_of!(PacketEvent, verdict),
+            offset_of!(PacketEvent, length),
+            offset_of!(PacketEvent, source),
+            offset_of!(PacketEvent, ethertype),
+            offset_of!(PacketEvent, source_port),
+            offset_of!(PacketEvent, destination_port),
+            offset_of!(PacketEvent, vlan),
+            offset_of!(PacketEvent, family),
+            offset_of!(PacketEvent, protocol),
+            offset_of!(PacketEvent, monitored),
+            offset_of!(PacketEvent, class),
+            offset_of!(PacketEvent, tags),
+            offset_of!(PacketEvent, head_length),
+            offset_of!(PacketEvent, head),
         ],
     )
 }
@@ -433,11 +507,11 @@ const _: () = {
     assert!(size_of::<Parameters>() == 4 * 4, "padding");
     assert!(size_of::<Sampling>() == 3 * 8, "padding");
     assert!(
-        size_of::<DropEvent>() == 8 + 3 * 4 + 16 + 2 + 2 + 3 + 1 + 4,
+        size_of::<PacketEvent>() == 8 + 3 * 4 + 2 * 2 + 16 + 3 * 2 + 6 + 4 + HEAD_BYTES,
         "padding"
     );
     assert!(
-        align_of::<DropEvent>() == 8,
+        align_of::<PacketEvent>() == 8,
         "the ring buffer aligns to eight bytes"
     );
 };

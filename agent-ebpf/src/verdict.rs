@@ -160,11 +160,16 @@ impl List {
 /// What an operator set for packets that the lists alone don't decide. The default judges by source, and drops what has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Drops are counted, and not done.
-    pub monitor: bool,
     pub drop_fragments: bool,
+    /// IPv6 packets with more than [`MAX_EXTENSION_HEADERS`](crate::packet::MAX_EXTENSION_HEADERS).
     pub drop_long_extension_chains: bool,
+    /// IPv6 packets with a next header that is experimental or not assigned.
+    pub drop_unknown_extension_headers: bool,
+    /// Frames with more than two VLAN tags are judged by source as others are, and not dropped.
+    pub judge_deep_tags: bool,
     pub pass_other_ethernet: bool,
+    /// An IPv6 source in 64:ff9b::/96 (RFC 6052) is judged as the IPv4 address in it.
+    pub nat64: bool,
 }
 
 /// The rules in force. Everything that one value answers belongs to one generation.

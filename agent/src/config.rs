@@ -43,6 +43,7 @@ pub struct Config {
     pub interfaces: Vec<String>,
     pub mode: AttachMode,
     pub policy: Policy,
+    pub monitor: bool,
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
     pub protected: Vec<IpNet>,
@@ -212,11 +213,12 @@ impl Config {
         Ok(Self {
             interfaces,
             mode,
+            monitor,
             policy: Policy {
-                monitor,
                 drop_fragments,
                 drop_long_extension_chains,
                 pass_other_ethernet,
+                ..Policy::default()
             },
             state_dir,
             pin_dir,

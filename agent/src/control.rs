@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use agent_ebpf::{layout::DropEvent, verdict::Verdict};
+use agent_ebpf::{layout::PacketEvent, verdict::Verdict};
 use chrono::{DateTime, SecondsFormat, Utc};
 use portcullis_journal::AppendError;
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,7 @@ pub struct DropReport {
 
 impl DropReport {
     /// What an event from the kernel says.
-    pub fn new(event: &DropEvent, interface: Option<String>, now: DateTime<Utc>) -> Self {
+    pub fn new(event: &PacketEvent, interface: Option<String>, now: DateTime<Utc>) -> Self {
         let [a, b, c, d, ..] = event.source;
         let source = match event.family {
             4 => Some(IpAddr::from(Ipv4Addr::new(a, b, c, d))),

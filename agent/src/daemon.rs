@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     control::server::{self, Service},
     datapath::{
-        InterfaceState, InterfaceStatus,
+        self, InterfaceState, InterfaceStatus, MonitoredSet,
         pins::Pins,
         xdp::{Options, XdpDatapath},
     },
@@ -60,7 +60,7 @@ pub async fn run(config: Config) -> Result<()> {
     if !datapath.takes_over()
         && allowlist.is_empty()
         && config.protected.is_empty()
-        && !config.policy.monitor
+        && !config.monitor
     {
         bail!(
             "the allowlist is empty and nothing is protected: every packet would be dropped, those of your own session too. Set `protected` to your own addresses, or `monitor = true` for a start"
@@ -87,7 +87,15 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let settings = Settings {
         protected: config.protected.clone(),
-        policy: config.policy,
+        datapath: datapath::Settings {
+            policy: config.policy,
+            monitored: if config.monitor {
+                MonitoredSet::All
+            } else {
+                MonitoredSet::None
+            },
+            ..datapath::Settings::default()
+        },
     };
     let mut engine = Engine::new(
         settings,

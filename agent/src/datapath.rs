@@ -5,44 +5,75 @@ pub mod mode;
 pub mod pins;
 pub mod xdp;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use agent_ebpf::{
-    layout::{self, DropEvent},
-    verdict::{VERDICTS, Verdict},
+    class::Class,
+    layout,
+    packet::Oddity,
+    verdict::{Policy, VERDICTS, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{interface::AttachedMode, reconcile::Lists};
+pub use agent_ebpf::layout::PacketEvent;
 
-/// Something that drops packets by a set of lists.
+use crate::{
+    interface::AttachedMode,
+    rule::{Action, Rule},
+};
+
+/// Something that drops packets by rules.
 pub trait Datapath: Send {
-    /// Puts `lists` in force, all of them at once for each packet; gives the new generation. When this returns, every packet that
-    /// is still to come is judged by them.
+    /// Puts `rules` and `settings` in force as one new generation, and gives its number. When this returns, every packet that is
+    /// still to come is judged by it. A revert that is armed stays armed, and would go back as far as before.
     ///
     /// # Errors
-    /// If the kernel refuses; then the lists in force are as before.
-    fn switch(&mut self, lists: &Lists) -> Result<u64, DatapathError>;
+    /// If the kernel refuses; then the generation in force is as before.
+    fn switch(&mut self, rules: Arc<[Rule]>, settings: &Settings) -> Result<u64, DatapathError>;
 
-    /// Bans an address; `expires` is kept for a later daemon, nothing here acts on it.
+    /// Makes single edits of the generation in force, and gives the new number. They hold when this returns. While a revert is armed,
+    /// bans made and lifted are also edited into the generation that it would go back to.
     ///
     /// # Errors
-    /// If the kernel refuses.
-    fn ban(&mut self, address: IpAddr, expires: u64) -> Result<(), DatapathError>;
+    /// If the kernel refuses; then nothing is changed, and the caller may [`switch`](Datapath::switch).
+    fn edit(&mut self, edits: &[Edit]) -> Result<u64, DatapathError>;
 
-    /// Lifts the ban of an address, if there is one.
+    /// As [`switch`](Datapath::switch); and unless [`confirm`](Datapath::confirm) is called before, every packet later than `after`
+    /// is judged by the generation before, whether the daemon lives or not. The clock is CLOCK_BOOTTIME: a suspended machine's time
+    /// counts.
     ///
     /// # Errors
-    /// If the kernel refuses.
-    fn unban(&mut self, address: IpAddr) -> Result<(), DatapathError>;
+    /// As for [`switch`](Datapath::switch), and if a revert is armed already.
+    fn switch_confirmed(
+        &mut self,
+        rules: Arc<[Rule]>,
+        settings: &Settings,
+        after: Duration,
+    ) -> Result<u64, DatapathError>;
 
-    /// The addresses banned in the kernel.
-    fn host_bans(&self) -> BTreeMap<IpAddr, u64>;
+    /// Disarms the revert.
+    ///
+    /// # Errors
+    /// If none is armed, or its time is over.
+    fn confirm(&mut self) -> Result<(), DatapathError>;
 
-    /// The generation in force; 0 before the first.
+    /// Goes back at once, or completes what the kernel did when the time was over: a new generation number with the content of the
+    /// generation before the switch.
+    ///
+    /// # Errors
+    /// If no revert is armed.
+    fn revert(&mut self) -> Result<u64, DatapathError>;
+
+    /// The number of the generation in force; 0 before the first.
     fn generation(&self) -> u64;
 
-    /// Looks at every interface and puts the program where it is not; never takes another program's place.
+    /// Compares what the kernel holds with what is wanted, and repairs a difference by a new generation.
+    ///
+    /// # Errors
+    /// If the kernel can't be asked, or the repair fails.
+    fn verify(&mut self) -> Result<Readback, DatapathError>;
+
+    /// Looks at every interface and puts the programs where they are not; never takes another program's place.
     fn tend(&mut self) -> Vec<InterfaceStatus>;
 
     /// Counters since the maps were made.
@@ -57,12 +88,122 @@ pub trait Datapath: Send {
     /// If the kernel refuses.
     fn open_event_window(&mut self) -> Result<(), DatapathError>;
 
-    /// The events that wait, oldest first, at most `limit`.
-    fn events(&mut self, limit: usize) -> Vec<DropEvent>;
+    /// The events that wait, oldest first, at most `limit`: drops, and passes while they are observed.
+    fn events(&mut self, limit: usize) -> Vec<PacketEvent>;
+
+    /// Also reports one in so many packets that pass (a power of two; on each CPU), or none.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn observe(&mut self, one_in: Option<u32>) -> Result<(), DatapathError>;
+
+    /// Runs the loaded program on a made-up frame, as if it came in on the interface with this index. Counts, limits, learns and
+    /// reports nothing.
+    ///
+    /// # Errors
+    /// If the kernel refuses, as it does for a frame shorter than an Ethernet header.
+    fn probe(&mut self, frame: &[u8], interface: Option<u32>) -> Result<Probe, DatapathError>;
+
+    /// What the rules became.
+    fn describe(&self) -> Description;
+}
+
+/// One change of the rules in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    Add(Rule),
+    /// Of a rule that is there; of several equal ones, one goes.
+    Remove(Rule),
+}
+
+impl Edit {
+    /// The rule that is added or removed.
+    pub fn rule(&self) -> &Rule {
+        match self {
+            Self::Add(rule) | Self::Remove(rule) => rule,
+        }
+    }
+
+    /// Whether a ban is made or lifted.
+    pub fn is_ban(&self) -> bool {
+        self.rule().action == Action::Ban
+    }
+}
+
+/// All that belongs to a generation beside its rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub policy: Policy,
+    pub monitored: MonitoredSet,
+    /// For each source that is allowed and not protected; `None` is no limit.
+    pub rate: Option<RateLimit>,
+    /// Whether replies to flows that this host opened pass.
+    pub learn_replies: bool,
+}
+
+/// The interfaces on which drops are counted and not done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MonitoredSet {
+    #[default]
+    None,
+    All,
+    /// These, by name; at most [`layout::MONITORED_INTERFACES`].
+    Interfaces(Vec<String>),
+}
+
+/// What one source may send, with a burst of one second's worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// 0 is no limit.
+    pub packets_per_second: u32,
+    /// TCP packets with SYN and without ACK; 0 is no limit.
+    pub syns_per_second: u32,
+}
+
+/// What a comparison of the kernel with the wish found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readback {
+    /// Over the content of the tables in the kernel, in hexadecimal.
+    pub sha256: String,
+    /// Whether it was not what was wanted; then it has been repaired.
+    pub drifted: bool,
+    /// How often that was so since the datapath was opened.
+    pub drifts_total: u64,
+}
+
+/// What became of a made-up frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    pub verdict: Verdict,
+    pub class: Class,
+    pub generation: u64,
+    /// Whether the drop would only be counted.
+    pub monitored: bool,
+}
+
+/// How the rules are held in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    pub table: TableKind,
+    /// Kernel memory of the tables of the generation in force, both families.
+    pub memory_bytes: u64,
+    /// Prefixes in the tables, after what changes nothing was left out.
+    pub prefixes4: usize,
+    pub prefixes6: usize,
+}
+
+/// The kind of table that is asked for each packet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TableKind {
+    #[default]
+    Compiled,
+    /// The kernel's own longest-prefix match: slower, the same verdicts.
+    LpmTrie { reason: String },
 }
 
 /// The time for which a CPU has one allowance of events.
-pub const EVENT_WINDOW: std::time::Duration = std::time::Duration::from_millis(100);
+pub const EVENT_WINDOW: Duration = Duration::from_millis(100);
 
 /// An interface that is to be enforced on, and how it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,11 +296,8 @@ impl Counters {
             }
         }
         for (name, oddity) in [
-            ("fragment", agent_ebpf::packet::Oddity::Fragment),
-            (
-                "long_extension_chain",
-                agent_ebpf::packet::Oddity::LongExtensionChain,
-            ),
+            ("fragment", Oddity::Fragment),
+            ("long_extension_chain", Oddity::LongExtensionChain),
         ] {
             if let Some(index) = layout::oddity_counter(oddity) {
                 counters.odd.insert(name.to_owned(), value(index)?);
@@ -183,6 +321,15 @@ pub enum DatapathError {
         action: &'static str,
         source: aya::maps::MapError,
     },
-    #[error("the kernel holds {limit} banned addresses of a family at most")]
-    BansFull { limit: u32 },
+    #[error("no change waits for its confirmation")]
+    NotArmed,
+    #[error("the time to confirm is over; the generation before is in force")]
+    TooLate,
+    #[error("another change waits for its confirmation; confirm or revert it first")]
+    AlreadyArmed,
+    #[error("run the program on a made-up frame")]
+    Probe { source: std::io::Error },
+    /// Made by the datapath for tests.
+    #[error("refused")]
+    Refused,
 }

@@ -4,12 +4,11 @@
 //! record changes nothing; what fails behind it is retried until the kernel follows.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{layout::DropEvent, verdict::Policy};
+use agent_ebpf::layout::PacketEvent;
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use portcullis_journal::Event;
@@ -19,10 +18,10 @@ use crate::{
     allowlist::{Allowlist, Entry, diff},
     bans::{Ban, BanBook},
     control::{AllowSummary, DropReport, Failure, StatusReply, peer::Peer},
-    datapath::{Datapath, EVENT_WINDOW, InterfaceState, InterfaceStatus},
-    metrics, prefix,
-    reconcile::{Applied, Lists, Wanted, plan},
+    datapath::{self, Datapath, EVENT_WINDOW, InterfaceState, InterfaceStatus, MonitoredSet},
+    metrics,
     record::{self, Recorder},
+    rule::{Action, Rule},
     state::StateDir,
 };
 
@@ -91,17 +90,16 @@ impl AllowChange {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub protected: Vec<IpNet>,
-    pub policy: Policy,
+    pub datapath: datapath::Settings,
 }
 
 /// The state, and all that it acts on.
 pub struct Engine {
     settings: Settings,
     allowlist: Allowlist,
-    /// The allowlist's prefixes as they go to the kernel; made anew only when it changes.
-    allowed: Arc<[IpNet]>,
     bans: BanBook,
-    applied: Applied,
+    /// The rules in the kernel; `None` when it is not known, as after a start.
+    applied: Option<Arc<[Rule]>>,
     datapath: Box<dyn Datapath>,
     recorder: Box<dyn Recorder>,
     state: StateDir,
@@ -124,17 +122,11 @@ impl Engine {
         started: Instant,
     ) -> Self {
         let (reports, _) = broadcast::channel(REPORTS);
-        let allowed = allowlist.prefixes().collect();
-        let applied = Applied {
-            lists: None,
-            host_bans: datapath.host_bans(),
-        };
         Self {
             settings,
             allowlist,
-            allowed,
             bans,
-            applied,
+            applied: None,
             datapath,
             recorder,
             state,
@@ -156,14 +148,11 @@ impl Engine {
     /// If the kernel refuses a step; the steps before it hold, and a later call goes on from there.
     pub fn follow(&mut self) -> Result<(), Failure> {
         let wanted = self.wanted();
-        for step in plan(&wanted, &self.applied) {
-            use crate::reconcile::Step;
-            let done = match &step {
-                Step::Ban { address, expires } => self.datapath.ban(*address, *expires),
-                Step::Switch(lists) => self.datapath.switch(lists).map(drop),
-                Step::Unban { address } => self.datapath.unban(*address),
-            };
-            if let Err(error) = done {
+        if self.applied.as_ref() != Some(&wanted) {
+            if let Err(error) = self
+                .datapath
+                .switch(Arc::clone(&wanted), &self.settings.datapath)
+            {
                 let failure = Failure::kernel(&error);
                 tracing::error!(
                     error = failure.message,
@@ -172,7 +161,7 @@ impl Engine {
                 self.lag = Some(failure.message.clone());
                 return Err(failure);
             }
-            self.applied.note(&step);
+            self.applied = Some(wanted);
         }
         self.lag = None;
         Ok(())
@@ -361,7 +350,6 @@ impl Engine {
             self.state
                 .keep_allowlist(&wanted)
                 .map_err(|error| Failure::state(&error))?;
-            self.allowed = wanted.prefixes().collect();
             self.allowlist = wanted;
             self.follow()?;
             tracing::info!(
@@ -381,30 +369,20 @@ impl Engine {
         })
     }
 
-    fn wanted(&self) -> Wanted {
-        let (hosts, networks): (Vec<&Ban>, Vec<&Ban>) = self
-            .bans
-            .bans()
-            .partition(|ban| prefix::is_host(&ban.source));
-        let host_bans: BTreeMap<_, _> = hosts
-            .iter()
-            .map(|ban| {
-                (
-                    ban.source.addr(),
-                    u64::try_from(ban.expires.timestamp()).unwrap_or(0),
-                )
-            })
-            .collect();
-        let lists = Lists {
-            protected: self.settings.protected.clone(),
-            banned: networks.iter().map(|ban| ban.source).collect(),
-            allowed: Arc::clone(&self.allowed),
-            policy: self.settings.policy,
+    fn wanted(&self) -> Arc<[Rule]> {
+        let rule = |action: Action| {
+            move |prefix| Rule {
+                prefix,
+                action: action.clone(),
+            }
         };
-        Wanted {
-            lists: Arc::new(lists),
-            host_bans,
-        }
+        let protected = self.settings.protected.iter().copied();
+        let banned = self.bans.bans().map(|ban| ban.source);
+        protected
+            .map(rule(Action::Protect))
+            .chain(banned.map(rule(Action::Ban)))
+            .chain(self.allowlist.prefixes().map(rule(Action::Allow(None))))
+            .collect()
     }
 
     async fn record(&self, event: Event) -> Result<(), Failure> {
@@ -432,7 +410,7 @@ impl Engine {
             uptime_seconds: self.started.elapsed().as_secs(),
             generation: self.datapath.generation(),
             layout: format!("{:016x}", agent_ebpf::layout::FINGERPRINT),
-            monitor: self.settings.policy.monitor,
+            monitor: self.settings.datapath.monitored != MonitoredSet::None,
             interfaces: self.interfaces.clone(),
             allowed: self.allowlist.len(),
             protected: self.settings.protected.len(),
@@ -454,7 +432,7 @@ impl Engine {
         }
     }
 
-    fn describe(&self, event: &DropEvent, now: DateTime<Utc>) -> DropReport {
+    fn describe(&self, event: &PacketEvent, now: DateTime<Utc>) -> DropReport {
         let interface = self
             .interfaces
             .iter()

@@ -1,6 +1,6 @@
 //! The root daemon that keeps the XDP program's rules, and its command line.
 //!
-//! Pure parts (`prefix`, `rule`, `allowlist`, `bans`, `reconcile`) know no socket, file or clock; `datapath` is the only user
+//! Pure parts (`prefix`, `rule`, `allowlist`, `bans`) know no socket, file or clock; `datapath` is the only user
 //! of the kernel's BPF interface, `control` of the socket; `engine` is the one task that owns the state.
 
 pub mod allowlist;
@@ -16,7 +16,6 @@ pub mod entry;
 pub mod interface;
 pub mod metrics;
 pub mod prefix;
-pub mod reconcile;
 pub mod record;
 pub mod rule;
 pub mod sources;

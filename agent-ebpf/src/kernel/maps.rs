@@ -2,9 +2,9 @@
 
 use agent_ebpf::{
     layout::{
-        Address4, Address6, BanValue, CONTROL_WORDS, COUNTERS as COUNTER_COUNT, Control, DropEvent,
-        EVENT_BYTES, Family, GENERATIONS, LIST_SLOTS, LIST_TEMPLATE, MAX_HOST_BANS, Parameters,
-        Sampling, list_slot, parameters_slot,
+        Address4, Address6, BanValue, CONTROL_WORDS, COUNTERS as COUNTER_COUNT, Control,
+        EVENT_BYTES, Family, GENERATIONS, LIST_SLOTS, LIST_TEMPLATE, MAX_HOST_BANS, PacketEvent,
+        Parameters, Sampling, list_slot, parameters_slot,
     },
     packet::Source,
     verdict::{List, Policy, Rules},
@@ -35,7 +35,7 @@ static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT as usize }> = PerCpuArray::new
 #[btf_map]
 static SAMPLING: PerCpuArray<Sampling, 1> = PerCpuArray::new();
 #[btf_map]
-static EVENTS: RingBuf<DropEvent, { EVENT_BYTES as usize }> = RingBuf::new();
+static EVENTS: RingBuf<PacketEvent, { EVENT_BYTES as usize }> = RingBuf::new();
 
 /// The flag `BPF_RB_NO_WAKEUP`: the daemon reads at its own pace, and a flood must not wake it for each event.
 const NO_WAKEUP: u64 = 1;
@@ -62,6 +62,11 @@ impl<'a> Generation<'a> {
     #[inline(always)]
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    #[inline(always)]
+    pub(super) fn monitors(&self) -> bool {
+        self.parameters.monitors()
     }
 
     /// Whether this drop is to be reported. Counts it, so call once for each.
@@ -155,7 +160,7 @@ pub(super) fn count(index: u32) {
 
 /// Puts an event into the ring buffer; when that is full, the event is lost and the drop is still counted.
 #[inline(always)]
-pub(super) fn send(event: DropEvent) {
+pub(super) fn send(event: PacketEvent) {
     if let Some(mut entry) = EVENTS.reserve(0) {
         entry.write(event);
         entry.submit(NO_WAKEUP);

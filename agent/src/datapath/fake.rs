@@ -1,15 +1,21 @@
 //! A datapath without a kernel, for tests of what stands above it.
 
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use agent_ebpf::layout::DropEvent;
+use agent_ebpf::{
+    class::Class,
+    verdict::{Drop, Verdict},
+};
+use ipnet::IpNet;
 
-use super::{Counters, Datapath, DatapathError, InterfaceStatus};
-use crate::reconcile::Lists;
+use super::{
+    Counters, Datapath, DatapathError, Description, Edit, InterfaceStatus, PacketEvent, Probe,
+    Readback, Settings,
+};
+use crate::rule::{Action, Rule};
 
 /// What a fake was told; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -21,10 +27,23 @@ pub struct Fake {
 #[derive(Debug, Clone, Default)]
 pub struct Told {
     pub generation: u64,
-    pub lists: Lists,
-    pub host_bans: BTreeMap<IpAddr, u64>,
+    pub rules: Vec<Rule>,
+    pub settings: Settings,
+    /// The rules and settings that an armed revert goes back to.
+    pub previous: Option<(Vec<Rule>, Settings)>,
     /// Every call fails while this is set.
     pub refuses: bool,
+}
+
+impl Told {
+    /// The prefixes of the rules with this action.
+    pub fn with(&self, action: &Action) -> Vec<IpNet> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.action == *action)
+            .map(|rule| rule.prefix)
+            .collect()
+    }
 }
 
 impl Fake {
@@ -45,37 +64,86 @@ impl Fake {
     fn open(&self) -> Result<MutexGuard<'_, Told>, DatapathError> {
         let told = self.lock();
         if told.refuses {
-            Err(DatapathError::BansFull { limit: 0 })
+            Err(DatapathError::Refused)
         } else {
             Ok(told)
         }
     }
 }
 
+fn apply(rules: &mut Vec<Rule>, edit: &Edit) {
+    match edit {
+        Edit::Add(rule) => rules.push(rule.clone()),
+        Edit::Remove(rule) => {
+            if let Some(at) = rules.iter().position(|there| there == rule) {
+                rules.remove(at);
+            }
+        }
+    }
+}
+
 impl Datapath for Fake {
-    fn switch(&mut self, lists: &Lists) -> Result<u64, DatapathError> {
+    fn switch(&mut self, rules: Arc<[Rule]>, settings: &Settings) -> Result<u64, DatapathError> {
         let mut told = self.open()?;
         told.generation += 1;
-        told.lists = lists.clone();
+        told.rules = rules.to_vec();
+        told.settings = settings.clone();
         Ok(told.generation)
     }
 
-    fn ban(&mut self, address: IpAddr, expires: u64) -> Result<(), DatapathError> {
-        self.open()?.host_bans.insert(address, expires);
-        Ok(())
+    fn edit(&mut self, edits: &[Edit]) -> Result<u64, DatapathError> {
+        let mut told = self.open()?;
+        for edit in edits {
+            apply(&mut told.rules, edit);
+            if let Some((rules, _)) = told.previous.as_mut().filter(|_| edit.is_ban()) {
+                apply(rules, edit);
+            }
+        }
+        told.generation += 1;
+        Ok(told.generation)
     }
 
-    fn unban(&mut self, address: IpAddr) -> Result<(), DatapathError> {
-        self.open()?.host_bans.remove(&address);
-        Ok(())
+    fn switch_confirmed(
+        &mut self,
+        rules: Arc<[Rule]>,
+        settings: &Settings,
+        _after: Duration,
+    ) -> Result<u64, DatapathError> {
+        let mut told = self.open()?;
+        if told.previous.is_some() {
+            return Err(DatapathError::AlreadyArmed);
+        }
+        told.previous = Some((told.rules.clone(), told.settings.clone()));
+        drop(told);
+        self.switch(rules, settings)
     }
 
-    fn host_bans(&self) -> BTreeMap<IpAddr, u64> {
-        self.lock().host_bans.clone()
+    fn confirm(&mut self) -> Result<(), DatapathError> {
+        match self.open()?.previous.take() {
+            Some(_) => Ok(()),
+            None => Err(DatapathError::NotArmed),
+        }
+    }
+
+    fn revert(&mut self) -> Result<u64, DatapathError> {
+        let mut told = self.open()?;
+        let (rules, settings) = told.previous.take().ok_or(DatapathError::NotArmed)?;
+        told.rules = rules;
+        told.settings = settings;
+        told.generation += 1;
+        Ok(told.generation)
     }
 
     fn generation(&self) -> u64 {
         self.lock().generation
+    }
+
+    fn verify(&mut self) -> Result<Readback, DatapathError> {
+        self.open().map(|_| Readback {
+            sha256: String::new(),
+            drifted: false,
+            drifts_total: 0,
+        })
     }
 
     fn tend(&mut self) -> Vec<InterfaceStatus> {
@@ -90,7 +158,24 @@ impl Datapath for Fake {
         Ok(())
     }
 
-    fn events(&mut self, _limit: usize) -> Vec<DropEvent> {
+    fn events(&mut self, _limit: usize) -> Vec<PacketEvent> {
         Vec::new()
+    }
+
+    fn observe(&mut self, _one_in: Option<u32>) -> Result<(), DatapathError> {
+        self.open().map(|_| ())
+    }
+
+    fn probe(&mut self, _frame: &[u8], _interface: Option<u32>) -> Result<Probe, DatapathError> {
+        self.open().map(|told| Probe {
+            verdict: Verdict::Drop(Drop::NotListed),
+            class: Class::NOT_LISTED,
+            generation: told.generation,
+            monitored: false,
+        })
+    }
+
+    fn describe(&self) -> Description {
+        Description::default()
     }
 }

@@ -3,26 +3,27 @@
 mod links;
 mod lists;
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{sync::Arc, time::Duration};
 
-use agent_ebpf::layout::{
-    self, Address4, Address6, BanValue, Control, DropEvent, MAPS, MAX_HOST_BANS, PROGRAM,
-    Parameters,
-};
+use agent_ebpf::layout::{self, Control, MAPS, PROGRAM, PacketEvent, Parameters};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, Xdp},
 };
 use aya_log::EbpfLogger;
 
-use self::{links::Links, lists::ListSlots};
+use self::{
+    links::Links,
+    lists::{ListSlots, Lists},
+};
 use super::{
-    Counters, Datapath, DatapathError, InterfaceStatus,
+    Counters, Datapath, DatapathError, Description, Edit, InterfaceStatus, MonitoredSet, Probe,
+    Readback, Settings, TableKind,
     mode::AttachMode,
     pins::{Pins, PinsError},
 };
-use crate::reconcile::Lists;
+use crate::rule::Rule;
 
 /// The program, as the build script compiled or was given it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-xdp.o"));
@@ -44,9 +45,9 @@ pub struct XdpDatapath {
     control: Array<MapData, u64>,
     parameters: Array<MapData, Parameters>,
     lists: ListSlots,
-    bans4: HashMap<MapData, Address4, BanValue>,
-    bans6: HashMap<MapData, Address6, BanValue>,
-    host_bans: BTreeMap<IpAddr, u64>,
+    rules: Arc<[Rule]>,
+    settings: Settings,
+    previous: Option<(Arc<[Rule]>, Settings)>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -101,14 +102,8 @@ impl XdpDatapath {
             .map_err(|source| OpenError::Program { source })?;
 
         let control = take(&mut program, "CONTROL")?;
-        let bans4 = take(&mut program, "BANS4")?;
-        let bans6 = take(&mut program, "BANS6")?;
         let generation = word(&control, Control::Generation)?;
         let event_window = word(&control, Control::EventWindow)?;
-        let host_bans = read_bans(&bans4, "BANS4")?
-            .into_iter()
-            .chain(read_bans(&bans6, "BANS6")?)
-            .collect();
         let cpus = aya::util::nr_cpus().unwrap_or(1).max(1);
         let windows_a_second = 10;
         let share =
@@ -119,9 +114,9 @@ impl XdpDatapath {
             counters: take(&mut program, "COUNTERS")?,
             events: take(&mut program, "EVENTS")?,
             control,
-            bans4,
-            bans6,
-            host_bans,
+            rules: Arc::from([]),
+            settings: Settings::default(),
+            previous: None,
             logger,
             links: Links::new(&options.interfaces, options.mode),
             pins,
@@ -151,20 +146,16 @@ impl XdpDatapath {
             })
     }
 
-    fn note_bans(&mut self) -> Result<(), DatapathError> {
-        let has_v4 = self.host_bans.keys().any(IpAddr::is_ipv4);
-        let has_v6 = self.host_bans.keys().any(IpAddr::is_ipv6);
-        self.set_control(Control::HasBans4, u64::from(has_v4))?;
-        self.set_control(Control::HasBans6, u64::from(has_v6))
-    }
-}
-
-impl Datapath for XdpDatapath {
-    fn switch(&mut self, lists: &Lists) -> Result<u64, DatapathError> {
+    fn put(&mut self, rules: Arc<[Rule]>, settings: &Settings) -> Result<u64, DatapathError> {
         let next = self.generation + 1;
-        let mut parameters =
-            Parameters::new(lists.policy, self.sample_mask, self.events_per_window);
-        for (list, family) in self.lists.fill(next, lists)? {
+        let monitors = settings.monitored != MonitoredSet::None;
+        let mut parameters = Parameters::new(
+            settings.policy,
+            monitors,
+            self.sample_mask,
+            self.events_per_window,
+        );
+        for (list, family) in self.lists.fill(next, &Lists::of(&rules))? {
             parameters.set_present(list, family);
         }
         self.parameters
@@ -173,56 +164,80 @@ impl Datapath for XdpDatapath {
                 action: "write PARAMETERS",
                 source,
             })?;
+        // One word, read once for each packet: from here on the new lists hold, all of them at once.
         self.set_control(Control::Generation, next)?;
         self.generation = next;
+        self.rules = rules;
+        self.settings = settings.clone();
         self.lists.wait_for_readers(next)?;
-        // Bans taken over from an earlier daemon hold from the first generation on.
-        self.note_bans()?;
         Ok(next)
     }
+}
 
-    fn ban(&mut self, address: IpAddr, expires: u64) -> Result<(), DatapathError> {
-        let value = BanValue { expires };
-        let inserted = match address {
-            IpAddr::V4(address) => self.bans4.insert(address.octets(), value, 0),
-            IpAddr::V6(address) => self.bans6.insert(address.octets(), value, 0),
-        };
-        inserted.map_err(|source| {
-            if system_error(&source).and_then(io::Error::raw_os_error) == Some(libc::E2BIG) {
-                DatapathError::BansFull {
-                    limit: MAX_HOST_BANS,
-                }
-            } else {
-                DatapathError::Map {
-                    action: "write the ban",
-                    source,
-                }
-            }
-        })?;
-        self.host_bans.insert(address, expires);
-        self.note_bans()
+impl Datapath for XdpDatapath {
+    fn switch(&mut self, rules: Arc<[Rule]>, settings: &Settings) -> Result<u64, DatapathError> {
+        self.put(rules, settings)
     }
 
-    fn unban(&mut self, address: IpAddr) -> Result<(), DatapathError> {
-        let removed = match address {
-            IpAddr::V4(address) => self.bans4.remove(&address.octets()),
-            IpAddr::V6(address) => self.bans6.remove(&address.octets()),
-        };
-        match removed {
-            Err(source) if !is_absent(&source) => {
-                return Err(DatapathError::Map {
-                    action: "remove the ban",
-                    source,
-                });
+    fn edit(&mut self, edits: &[Edit]) -> Result<u64, DatapathError> {
+        let mut rules = self.rules.to_vec();
+        for edit in edits {
+            match edit {
+                Edit::Add(rule) => rules.push(rule.clone()),
+                Edit::Remove(rule) => {
+                    if let Some(at) = rules.iter().position(|there| there == rule) {
+                        rules.remove(at);
+                    }
+                }
             }
-            Ok(()) | Err(_) => {}
         }
-        self.host_bans.remove(&address);
-        self.note_bans()
+        let settings = self.settings.clone();
+        self.put(rules.into(), &settings)
     }
 
-    fn host_bans(&self) -> BTreeMap<IpAddr, u64> {
-        self.host_bans.clone()
+    fn switch_confirmed(
+        &mut self,
+        rules: Arc<[Rule]>,
+        settings: &Settings,
+        _after: Duration,
+    ) -> Result<u64, DatapathError> {
+        let previous = (Arc::clone(&self.rules), self.settings.clone());
+        let generation = self.put(rules, settings)?;
+        self.previous = Some(previous);
+        Ok(generation)
+    }
+
+    fn confirm(&mut self) -> Result<(), DatapathError> {
+        self.previous
+            .take()
+            .map(drop)
+            .ok_or(DatapathError::NotArmed)
+    }
+
+    fn revert(&mut self) -> Result<u64, DatapathError> {
+        let (rules, settings) = self.previous.take().ok_or(DatapathError::NotArmed)?;
+        self.put(rules, &settings)
+    }
+
+    fn verify(&mut self) -> Result<Readback, DatapathError> {
+        Err(DatapathError::Refused)
+    }
+
+    fn observe(&mut self, _one_in: Option<u32>) -> Result<(), DatapathError> {
+        Err(DatapathError::Refused)
+    }
+
+    fn probe(&mut self, _frame: &[u8], _interface: Option<u32>) -> Result<Probe, DatapathError> {
+        Err(DatapathError::Refused)
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            table: TableKind::LpmTrie {
+                reason: "the compiled table is not built yet".to_owned(),
+            },
+            ..Description::default()
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -263,12 +278,12 @@ impl Datapath for XdpDatapath {
         self.set_control(Control::EventWindow, self.event_window)
     }
 
-    fn events(&mut self, limit: usize) -> Vec<DropEvent> {
+    fn events(&mut self, limit: usize) -> Vec<PacketEvent> {
         let mut events = Vec::new();
         while events.len() < limit
             && let Some(item) = self.events.next()
         {
-            events.extend(DropEvent::from_bytes(&item));
+            events.extend(PacketEvent::from_bytes(&item));
         }
         events
     }
@@ -296,27 +311,4 @@ fn word(control: &Array<MapData, u64>, word: Control) -> Result<u64, OpenError> 
             name: "CONTROL",
             source,
         })
-}
-
-fn read_bans<K: aya::Pod + Into<IpAddr>>(
-    bans: &HashMap<MapData, K, BanValue>,
-    name: &'static str,
-) -> Result<Vec<(IpAddr, u64)>, OpenError> {
-    bans.iter()
-        .map(|ban| ban.map(|(address, value)| (address.into(), value.expires)))
-        .collect::<Result<_, _>>()
-        .map_err(|source| OpenError::Map { name, source })
-}
-
-fn is_absent(error: &MapError) -> bool {
-    matches!(error, MapError::KeyNotFound | MapError::ElementNotFound)
-        || system_error(error).is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
-fn system_error(error: &MapError) -> Option<&io::Error> {
-    if let MapError::SyscallError(error) = error {
-        Some(&error.io_error)
-    } else {
-        None
-    }
 }

@@ -15,6 +15,7 @@ use crate::{
     bans::Limits,
     control::{Code, peer::Roles},
     datapath::fake::Fake,
+    prefix,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -41,7 +42,7 @@ impl Recorder for Notebook {
             self.banned_then
                 .lock()
                 .unwrap()
-                .push(self.datapath.told().host_bans.len());
+                .push(self.datapath.told().with(&Action::Ban).len());
             self.events.lock().unwrap().push(event);
             Ok(())
         })
@@ -77,7 +78,7 @@ impl Bench {
         let mut engine = Engine::new(
             Settings {
                 protected: protected.clone(),
-                policy: Policy::default(),
+                datapath: datapath::Settings::default(),
             },
             Allowlist::default(),
             BanBook::new(limits, &protected),
@@ -158,7 +159,7 @@ async fn a_change_is_on_record_before_the_kernel_has_it() {
         [0],
         "the record came first"
     );
-    assert_eq!(bench.datapath.told().host_bans.len(), 1);
+    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
     assert_eq!(bench.kinds(), [EventKind::BanChange]);
 }
 
@@ -175,7 +176,7 @@ async fn without_a_record_nothing_is_changed() {
         bench.add("203.0.113.0/24").await.unwrap_err().code,
         Code::Journal
     );
-    assert!(bench.datapath.told().host_bans.is_empty());
+    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
     assert_eq!(bench.datapath.told().generation, before);
     assert_eq!(bench.kept(), (0, 0));
 
@@ -199,8 +200,8 @@ async fn a_change_that_can_not_be_kept_is_not_made() {
         bench.add("203.0.113.0/24").await.unwrap_err().code,
         Code::State
     );
-    assert!(bench.datapath.told().host_bans.is_empty());
-    assert!(bench.datapath.told().lists.allowed.is_empty());
+    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
+    assert!(bench.datapath.told().with(&Action::Allow(None)).is_empty());
 }
 
 #[tokio::test]
@@ -213,7 +214,7 @@ async fn a_kernel_that_refused_gets_it_again() {
     );
     bench.datapath.set_refuses(false);
     bench.engine.follow().unwrap();
-    assert_eq!(bench.datapath.told().host_bans.len(), 1);
+    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
 }
 
 #[tokio::test]
@@ -239,19 +240,6 @@ async fn removing_what_is_not_listed_changes_nothing() {
 }
 
 #[tokio::test]
-async fn networks_are_banned_by_list_and_addresses_by_table() {
-    let mut bench = Bench::new();
-    bench.ban("198.51.100.0/24").await.unwrap();
-    bench.ban("2001:db8::7").await.unwrap();
-    let told = bench.datapath.told();
-    assert_eq!(told.lists.banned, [net("198.51.100.0/24")]);
-    assert_eq!(
-        told.host_bans.keys().copied().collect::<Vec<_>>(),
-        [net("2001:db8::7").addr()]
-    );
-}
-
-#[tokio::test]
 async fn a_ban_is_swept_at_its_end_and_on_record() {
     let mut bench = Bench::new();
     bench.ban("198.51.100.7").await.unwrap();
@@ -259,36 +247,9 @@ async fn a_ban_is_swept_at_its_end_and_on_record() {
         .engine
         .sweep(now() + MINUTE - Duration::from_secs(1))
         .await;
-    assert_eq!(bench.datapath.told().host_bans.len(), 1);
+    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
     bench.engine.sweep(now() + MINUTE).await;
-    assert!(bench.datapath.told().host_bans.is_empty());
+    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
     assert_eq!(bench.kinds(), [EventKind::BanChange, EventKind::BanChange]);
     assert_eq!(bench.kept(), (0, 0));
-}
-
-#[tokio::test]
-async fn a_ban_that_the_kernel_has_and_nobody_wants_is_lifted_at_the_start() {
-    let bench = Bench::new();
-    let mut datapath = bench.datapath.clone();
-    datapath.ban(net("198.51.100.9").addr(), 1).unwrap();
-    let limits = Limits {
-        max_lifetime: MINUTE,
-        max_entries: 1,
-        widest_ipv4: 24,
-        widest_ipv6: 48,
-    };
-    let mut engine = Engine::new(
-        Settings {
-            protected: Vec::new(),
-            policy: Policy::default(),
-        },
-        Allowlist::default(),
-        BanBook::new(limits, &[]),
-        Box::new(datapath.clone()),
-        Box::new(Notebook::default()),
-        StateDir::open(bench.directory.path()).unwrap(),
-        Instant::now(),
-    );
-    engine.follow().unwrap();
-    assert!(datapath.host_bans().is_empty());
 }

@@ -15,7 +15,35 @@ use aya::{
 };
 use ipnet::IpNet;
 
-use crate::{datapath::DatapathError, reconcile::Lists};
+use crate::{
+    datapath::DatapathError,
+    rule::{Action, Rule},
+};
+
+/// The prefixes of a generation by list.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lists {
+    protected: Vec<IpNet>,
+    banned: Vec<IpNet>,
+    allowed: Arc<[IpNet]>,
+}
+
+impl Lists {
+    pub(super) fn of(rules: &[Rule]) -> Self {
+        let with = |is_wanted: fn(&Action) -> bool| {
+            rules
+                .iter()
+                .filter(|rule| is_wanted(&rule.action))
+                .map(|rule| rule.prefix)
+                .collect::<Vec<_>>()
+        };
+        Self {
+            protected: with(|action| *action == Action::Protect),
+            banned: with(|action| *action == Action::Ban),
+            allowed: with(|action| matches!(action, Action::Allow(_))).into(),
+        }
+    }
+}
 
 type Trie4 = LpmTrie<MapData, Address4, u32>;
 type Trie6 = LpmTrie<MapData, Address6, u32>;
