@@ -13,4 +13,5 @@ mod frames;
 pub mod layout;
 pub mod packet;
 pub mod scope;
+pub mod table;
 pub mod verdict;
