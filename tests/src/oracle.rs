@@ -7,7 +7,7 @@
 mod headers;
 mod rules;
 
-pub use headers::{Headers, Packet, read};
+pub use headers::{Headers, Kind, Packet, read};
 pub use rules::{Action, Rule, Span, Standing, standing};
 
 /// What an operator set for frames that the rules alone don't decide.
@@ -62,21 +62,19 @@ const fn dropped(reason: &'static str) -> Judgement {
 
 /// Judges a frame by these rules, with no flow learned and no rate limited.
 pub fn judge(frame: &[u8], rules: &[Rule], policy: Policy) -> Judgement {
-    let packet = match read(frame, policy) {
-        Headers::Malformed(reason) => return dropped(reason),
-        Headers::Essential(reason) => return pass(reason),
-        Headers::OtherEthernet {
-            has_deep_tags: true,
-        } if !policy.judge_deep_tags => return dropped("too_many_tags"),
-        Headers::OtherEthernet { .. } if policy.pass_other_ethernet => {
-            return pass("other_ethernet_passed");
-        }
-        Headers::OtherEthernet { .. } => return dropped("other_ethernet"),
-        Headers::Packet(packet) => packet,
+    let headers = match read(frame, policy) {
+        Ok(headers) => headers,
+        Err(reason) => return dropped(reason),
     };
-    if packet.has_deep_tags && !policy.judge_deep_tags {
+    if headers.has_deep_tags && !policy.judge_deep_tags {
         return dropped("too_many_tags");
     }
+    let packet = match headers.kind {
+        Kind::Essential(reason) => return pass(reason),
+        Kind::OtherEthernet if policy.pass_other_ethernet => return pass("other_ethernet_passed"),
+        Kind::OtherEthernet => return dropped("other_ethernet"),
+        Kind::Packet(packet) => packet,
+    };
     if packet.is_fragment && policy.drop_fragments {
         return dropped("fragment");
     }

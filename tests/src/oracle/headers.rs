@@ -4,16 +4,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Policy;
 
+/// What the headers of a frame say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// It has more VLAN tags than 802.1Q in 802.1ad.
+    pub has_deep_tags: bool,
+    pub kind: Kind,
+}
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Headers {
-    /// It can't be judged, for the reason with this name.
-    Malformed(&'static str),
+pub enum Kind {
     /// Without such frames a link dies.
     Essential(&'static str),
-    OtherEthernet {
-        has_deep_tags: bool,
-    },
+    OtherEthernet,
     Packet(Packet),
 }
 
@@ -23,8 +27,6 @@ pub struct Packet {
     /// An IPv4 address also where IPv6 carries one.
     pub source: IpAddr,
     pub is_fragment: bool,
-    /// It has more VLAN tags than 802.1Q in 802.1ad.
-    pub has_deep_tags: bool,
     /// It has more IPv6 extension headers than are read.
     pub has_long_chain: bool,
     /// Its last next header is none that is assigned to a protocol.
@@ -43,22 +45,10 @@ const MOST_TAGS: usize = 5;
 const EXTENSIONS: usize = 8;
 
 /// Reads the headers of a frame.
-pub fn read(frame: &[u8], policy: Policy) -> Headers {
-    match ethernet(frame, policy) {
-        Ok(headers) => headers,
-        Err(reason) => Headers::Malformed(reason),
-    }
-}
-
-/// The first `N` bytes, and what follows.
-fn take<'a, const N: usize>(
-    bytes: &'a [u8],
-    otherwise: &'static str,
-) -> Result<(&'a [u8; N], &'a [u8]), &'static str> {
-    bytes.split_first_chunk().ok_or(otherwise)
-}
-
-fn ethernet(frame: &[u8], policy: Policy) -> Result<Headers, &'static str> {
+///
+/// # Errors
+/// The name of the reason for which it can't be judged.
+pub fn read(frame: &[u8], policy: Policy) -> Result<Headers, &'static str> {
     const SHORT: &str = "short_ethernet";
     let (destination, rest) = take::<6>(frame, SHORT)?;
     let (_source, rest) = take::<6>(rest, SHORT)?;
@@ -75,31 +65,34 @@ fn ethernet(frame: &[u8], policy: Policy) -> Result<Headers, &'static str> {
         rest = inner;
         tags += 1;
     }
-    let headers = match ethertype {
+    let kind = match ethertype {
         0x0800 => ipv4(rest)?,
         0x86dd => ipv6(rest, policy)?,
-        0x0806 => Headers::Essential("arp"),
+        0x0806 => Kind::Essential("arp"),
         // IEEE 802.1D table 7-10: sixteen reserved addresses, which no bridge forwards. LLDP, slow protocols, and with a length
         // field the spanning trees.
         0x88cc | 0x8809 | 0..=1500
             if matches!(destination, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f]) =>
         {
-            Headers::Essential("link_control")
+            Kind::Essential("link_control")
         }
-        _ => Headers::OtherEthernet {
-            has_deep_tags: tags > TAGS,
-        },
+        _ => Kind::OtherEthernet,
     };
-    Ok(match headers {
-        Headers::Packet(packet) => Headers::Packet(Packet {
-            has_deep_tags: tags > TAGS,
-            ..packet
-        }),
-        Headers::Malformed(_) | Headers::Essential(_) | Headers::OtherEthernet { .. } => headers,
+    Ok(Headers {
+        has_deep_tags: tags > TAGS,
+        kind,
     })
 }
 
-fn ipv4(packet: &[u8]) -> Result<Headers, &'static str> {
+/// The first `N` bytes, and what follows.
+fn take<'a, const N: usize>(
+    bytes: &'a [u8],
+    otherwise: &'static str,
+) -> Result<(&'a [u8; N], &'a [u8]), &'static str> {
+    bytes.split_first_chunk().ok_or(otherwise)
+}
+
+fn ipv4(packet: &[u8]) -> Result<Kind, &'static str> {
     const SHORT: &str = "short_ipv4";
     let first = *packet.first().ok_or(SHORT)?;
     let (version, words) = (first / 16, usize::from(first % 16));
@@ -107,33 +100,15 @@ fn ipv4(packet: &[u8]) -> Result<Headers, &'static str> {
         return Err("bad_ipv4");
     }
     let (header, payload) = packet.split_at_checked(words * 4).ok_or(SHORT)?;
-    let (fixed, _options) = take::<20>(header, SHORT)?;
-    let &[
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        flags,
-        offset,
-        _,
-        protocol,
-        _,
-        _,
-        a,
-        b,
-        c,
-        d,
-        ..,
-    ] = fixed;
+    let (&[_, _, _, _, _, _, flags, offset], header) = take::<8>(header, SHORT)?;
+    let (&[_, protocol, _, _], header) = take::<4>(header, SHORT)?;
+    let (source, _destination_and_options) = take::<4>(header, SHORT)?;
     // RFC 791: reserved, don't fragment, more fragments, thirteen bits of offset.
     let has_more = flags & 0b0010_0000 != 0;
     let is_later = flags & 0b0001_1111 != 0 || offset != 0;
-    Ok(Headers::Packet(Packet {
-        source: Ipv4Addr::new(a, b, c, d).into(),
+    Ok(Kind::Packet(Packet {
+        source: Ipv4Addr::from(*source).into(),
         is_fragment: has_more || is_later,
-        has_deep_tags: false,
         has_long_chain: false,
         has_unknown_extension: false,
         protocol: Some(protocol),
@@ -145,7 +120,7 @@ fn ipv4(packet: &[u8]) -> Result<Headers, &'static str> {
     }))
 }
 
-fn ipv6(packet: &[u8], policy: Policy) -> Result<Headers, &'static str> {
+fn ipv6(packet: &[u8], policy: Policy) -> Result<Kind, &'static str> {
     const SHORT: &str = "short_ipv6";
     let first = *packet.first().ok_or(SHORT)?;
     if first / 16 != 6 {
@@ -157,7 +132,6 @@ fn ipv6(packet: &[u8], policy: Policy) -> Result<Headers, &'static str> {
     let mut packet = Packet {
         source: meant(Ipv6Addr::from(*source), policy),
         is_fragment: false,
-        has_deep_tags: false,
         has_long_chain: false,
         has_unknown_extension: false,
         protocol: None,
@@ -179,14 +153,14 @@ fn ipv6(packet: &[u8], policy: Policy) -> Result<Headers, &'static str> {
                 && rest.len() >= 2
                 && matches!(rest.first(), Some(133..=137));
             return Ok(if is_discovery {
-                Headers::Essential("neighbour_discovery")
+                Kind::Essential("neighbour_discovery")
             } else {
-                Headers::Packet(packet)
+                Kind::Packet(packet)
             });
         }
         if headers == EXTENSIONS {
             packet.has_long_chain = true;
-            return Ok(Headers::Packet(packet));
+            return Ok(Kind::Packet(packet));
         }
         headers += 1;
         let (&[following, length, high, low, ..], _) = take::<8>(rest, SHORT)?;
@@ -202,7 +176,7 @@ fn ipv6(packet: &[u8], policy: Policy) -> Result<Headers, &'static str> {
             packet.is_fragment = true;
             if u16::from_be_bytes([high, low]) >> 3 != 0 {
                 packet.protocol = Some(following);
-                return Ok(Headers::Packet(packet));
+                return Ok(Kind::Packet(packet));
             }
         }
         next = following;
