@@ -4,6 +4,7 @@
 //! of the kernel's BPF interface, `control` of the socket; `engine` is the one task that owns the state.
 
 pub mod allowlist;
+pub mod answers;
 pub mod bans;
 pub mod cli;
 pub mod commands;

@@ -46,7 +46,7 @@ pub enum ScopeError {
 }
 
 /// Protocols by name, and whether they have ports.
-const PROTOCOLS: [(&str, u8, bool); 9] = [
+pub(crate) const PROTOCOLS: [(&str, u8, bool); 9] = [
     ("tcp", 6, true),
     ("udp", 17, true),
     ("sctp", 132, true),

@@ -1,0 +1,35 @@
+//! Answers to an operator's questions: why a packet passes or not, what is dropped now, and who is dropped most.
+//!
+//! Nothing here changes what is enforced. The modules are pure: the engine feeds them, the commands print them.
+
+pub mod filter;
+pub mod frame;
+pub mod names;
+pub mod pcap;
+pub mod rates;
+pub mod reasons;
+pub mod recent;
+mod sketch;
+
+#[cfg(test)]
+mod testing {
+    //! What several tests need.
+
+    use crate::control::DropReport;
+
+    /// A report of a TCP packet to port 22.
+    pub(super) fn report(source: &str) -> DropReport {
+        DropReport {
+            time: "2026-11-22T02:50:16.242Z".to_owned(),
+            interface: "gw0".to_owned(),
+            reason: "not_listed".to_owned(),
+            source: Some(source.parse().unwrap()),
+            ethertype: 0x0800,
+            protocol: 6,
+            destination_port: 22,
+            length: 60,
+            generation: 4,
+            monitored: false,
+        }
+    }
+}

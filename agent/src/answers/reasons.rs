@@ -1,0 +1,139 @@
+//! What each reason means, and what to do about it: one table, for `why`, `watch` and the manual.
+
+use agent_ebpf::verdict::{Drop, Pass, Verdict};
+
+/// A reason in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explanation {
+    /// One sentence.
+    pub meaning: &'static str,
+    /// What changes it, if it is not wanted. Empty where nothing does or should.
+    pub remedy: &'static str,
+}
+
+const MALFORMED: &str =
+    "look at the sender or a capture (`watch --pcap FILE`): no list can let such a packet in";
+
+/// The reason of a verdict in words.
+pub fn explain(verdict: Verdict) -> Explanation {
+    let (meaning, remedy) = match verdict {
+        Verdict::Pass(reason) => passed(reason),
+        Verdict::Drop(reason) => dropped(reason),
+    };
+    Explanation { meaning, remedy }
+}
+
+fn passed(reason: Pass) -> (&'static str, &'static str) {
+    match reason {
+        Pass::Arp => (
+            "ARP passes from anyone: without it the host loses its neighbours.",
+            "",
+        ),
+        Pass::NeighbourDiscovery => (
+            "IPv6 neighbour discovery from the same link passes from anyone.",
+            "",
+        ),
+        Pass::LinkControl => ("LLDP, LACP and spanning tree pass from anyone.", ""),
+        Pass::OtherEthernet => (
+            "Frames that are not IP pass by configuration.",
+            "set `other_ethernet = \"drop\"` to drop them",
+        ),
+        Pass::Protected => (
+            "The source is protected: no list, ban or feed cuts it off.",
+            "take it out of `protected` in the configuration",
+        ),
+        Pass::Allowed => (
+            "An entry of the allowlist covers the source.",
+            "portcullis-agent allow remove, or ban",
+        ),
+    }
+}
+
+fn dropped(reason: Drop) -> (&'static str, &'static str) {
+    match reason {
+        Drop::ShortEthernet => (
+            "The frame is shorter than an Ethernet header and its tags.",
+            MALFORMED,
+        ),
+        Drop::TooManyTags => (
+            "The frame has more than two VLAN tags.",
+            "take tags off on the switch",
+        ),
+        Drop::ShortIpv4 => (
+            "The frame ends within the IPv4 header, or before the length that it gives.",
+            MALFORMED,
+        ),
+        Drop::BadIpv4 => (
+            "The IPv4 header contradicts itself: wrong version or header length.",
+            MALFORMED,
+        ),
+        Drop::ShortIpv6 => (
+            "The frame ends within the IPv6 headers, or before the length that they give.",
+            MALFORMED,
+        ),
+        Drop::BadIpv6 => ("The IPv6 header has a wrong version.", MALFORMED),
+        Drop::OtherEthernet => (
+            "The frame is not IP, and has no source that a list could hold.",
+            "set `other_ethernet = \"pass\"` if a protocol needs it",
+        ),
+        Drop::Fragment => (
+            "The packet is a fragment, and the policy drops fragments.",
+            "set `fragments = \"judge\"`, or lower the sender's MTU",
+        ),
+        Drop::LongExtensionChain => (
+            "The packet has more IPv6 extension headers than are looked at, and the policy drops such packets.",
+            "set `long_extension_chains = \"judge\"`",
+        ),
+        Drop::Banned => (
+            "The source address is banned.",
+            "portcullis-agent unban, or wait for the ban's end",
+        ),
+        Drop::BannedNetwork => (
+            "A network that the source lies in is banned.",
+            "portcullis-agent unban, or wait for the ban's end",
+        ),
+        Drop::NotListed => (
+            "No entry of the allowlist covers the source.",
+            "portcullis-agent allow add",
+        ),
+    }
+}
+
+/// Every verdict, in the order of the counters.
+pub fn verdicts() -> impl Iterator<Item = Verdict> {
+    Pass::ALL
+        .into_iter()
+        .map(Verdict::Pass)
+        .chain(Drop::ALL.into_iter().map(Verdict::Drop))
+}
+
+/// The names of all reasons for which packets are dropped.
+pub fn drop_names() -> impl Iterator<Item = &'static str> {
+    Drop::ALL.into_iter().map(Drop::name)
+}
+
+/// The explanation of a reason by its name.
+pub fn by_name(name: &str) -> Option<Explanation> {
+    verdicts()
+        .find(|verdict| verdict.name() == name)
+        .map(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_one_sentence_and_every_drop_has_a_remedy() {
+        for verdict in verdicts() {
+            let Explanation { meaning, remedy } = explain(verdict);
+            assert!(meaning.ends_with('.') && meaning.len() < 120, "{verdict:?}");
+            assert_eq!(meaning.matches(". ").count(), 0, "{verdict:?}");
+            if matches!(verdict, Verdict::Drop(_)) {
+                assert!(!remedy.is_empty(), "{verdict:?}");
+            }
+            assert_eq!(by_name(verdict.name()), Some(explain(verdict)));
+        }
+        assert_eq!(by_name("no such reason"), None);
+    }
+}
