@@ -43,11 +43,7 @@ pub enum Command {
     /// List the bans.
     Bans,
     /// Show drops as they happen: a sample, capped in the kernel. Counters in `status` count all.
-    Watch {
-        /// End after so many.
-        #[arg(long, value_name = "N")]
-        count: Option<u64>,
-    },
+    Watch(WatchArguments),
     /// Remove links and maps from the kernel: ENDS ENFORCEMENT, every packet reaches the host. The daemon must be stopped.
     Unload(UnloadArguments),
 }
@@ -98,6 +94,41 @@ pub struct BanArguments {
     /// What to put on record.
     #[arg(long, default_value = "")]
     pub reason: String,
+}
+
+/// Which drops to show. All that is given must hold; the daemon sends nothing else.
+#[derive(Debug, Default, Args)]
+pub struct WatchArguments {
+    /// Only from this address or prefix.
+    #[arg(long, value_name = "ADDRESS|CIDR")]
+    pub source: Option<String>,
+    /// Only for these reasons, as `status` names them.
+    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    pub reason: Vec<String>,
+    /// Only to this destination port.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Only of this protocol: a name such as tcp, or a number.
+    #[arg(long)]
+    pub proto: Option<String>,
+    /// Only from this interface.
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// Only what monitor mode let pass.
+    #[arg(long, conflicts_with = "dropped")]
+    pub monitored: bool,
+    /// Only what was really dropped.
+    #[arg(long)]
+    pub dropped: bool,
+    /// End after so many.
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// End after this time: 30s, 10m.
+    #[arg(long = "for", value_name = "TIME", value_parser = prefix::parse_duration)]
+    pub lasting: Option<Duration>,
+    /// Also write the packets' first bytes into a capture that tcpdump and Wireshark read; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

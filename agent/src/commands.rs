@@ -36,8 +36,8 @@ pub fn run(cli: Cli) -> Result<String> {
         Command::Ban(arguments) => block_on(ban::ban(&client, arguments, json)),
         Command::Unban { source } => block_on(ban::unban(&client, source, json)),
         Command::Bans => block_on(ban::bans(&client, json)),
-        Command::Watch { count } => {
-            block_on(watch::watch(&client, count, json)).map(|()| String::new())
+        Command::Watch(arguments) => {
+            block_on(watch::watch(&client, arguments, json)).map(|()| String::new())
         }
     }
 }

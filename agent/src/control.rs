@@ -4,13 +4,8 @@ pub mod client;
 pub mod peer;
 pub mod server;
 
-use std::{
-    error::Error,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::error::Error;
 
-use agent_ebpf::{layout::PacketEvent, verdict::Verdict};
-use chrono::{DateTime, SecondsFormat, Utc};
 use portcullis_journal::AppendError;
 use serde::{Deserialize, Serialize};
 
@@ -89,53 +84,6 @@ pub struct StatusReply {
     /// Why the kernel does not enforce what is wanted, while it does not.
     pub lag: Option<String>,
     pub counters: Counters,
-}
-
-/// One line of `GET /v1/events`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropReport {
-    /// When the event was read, up to a tenth of a second after the drop.
-    pub time: String,
-    /// The interface's name, or its index where it has gone.
-    pub interface: String,
-    pub reason: String,
-    /// Absent where it could not be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<IpAddr>,
-    pub ethertype: u16,
-    pub protocol: u8,
-    /// The TCP or UDP port; 0 where there is none.
-    pub destination_port: u16,
-    pub length: u32,
-    pub generation: u64,
-    /// True in monitor mode: the packet passed.
-    pub monitored: bool,
-}
-
-impl DropReport {
-    /// What an event from the kernel says.
-    pub fn new(event: &PacketEvent, interface: Option<String>, now: DateTime<Utc>) -> Self {
-        let [a, b, c, d, ..] = event.source;
-        let source = match event.family {
-            4 => Some(IpAddr::from(Ipv4Addr::new(a, b, c, d))),
-            6 => Some(IpAddr::from(Ipv6Addr::from(event.source))),
-            _ => None,
-        };
-        Self {
-            time: now.to_rfc3339_opts(SecondsFormat::Millis, true),
-            interface: interface.unwrap_or_else(|| format!("index {}", event.interface)),
-            reason: Verdict::from_index(event.verdict)
-                .map_or("unknown", Verdict::name)
-                .to_owned(),
-            source,
-            ethertype: event.ethertype(),
-            protocol: event.protocol,
-            destination_port: event.destination_port(),
-            length: event.length,
-            generation: event.generation,
-            monitored: event.monitored != 0,
-        }
-    }
 }
 
 /// Why a request was not carried out; the body of every error reply, under the key `error`.

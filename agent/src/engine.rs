@@ -8,16 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::layout::PacketEvent;
+use agent_ebpf::{layout::PacketEvent, verdict::Verdict};
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use portcullis_journal::Event;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     allowlist::{Allowlist, Entry, diff},
+    answers::{
+        feed::{Feed, Reporter},
+        recent::TopReply,
+        report::DropReport,
+    },
     bans::{Ban, BanBook},
-    control::{AllowSummary, DropReport, Failure, StatusReply, peer::Peer},
+    control::{AllowSummary, Failure, StatusReply, peer::Peer},
     datapath::{self, Datapath, EVENT_WINDOW, InterfaceState, InterfaceStatus, MonitoredSet},
     metrics,
     record::{self, Recorder},
@@ -27,8 +32,6 @@ use crate::{
 
 /// Requests that may wait.
 pub const REQUESTS: usize = 64;
-/// Reports that a slow watcher may fall behind before it misses some.
-pub const REPORTS: usize = 1024;
 /// Events read at a time, so that a flood of them does not hold up requests.
 const EVENTS_AT_ONCE: usize = 512;
 /// How often bans are looked through, interfaces looked at and a lagging kernel retried.
@@ -62,6 +65,9 @@ pub enum Request {
     },
     Status {
         reply: Reply<StatusReply>,
+    },
+    Top {
+        reply: Reply<TopReply>,
     },
 }
 
@@ -104,7 +110,7 @@ pub struct Engine {
     recorder: Box<dyn Recorder>,
     state: StateDir,
     interfaces: Vec<InterfaceStatus>,
-    reports: broadcast::Sender<Arc<DropReport>>,
+    reporter: Reporter,
     started: Instant,
     /// Why the kernel does not follow, while it does not.
     lag: Option<String>,
@@ -121,7 +127,6 @@ impl Engine {
         state: StateDir,
         started: Instant,
     ) -> Self {
-        let (reports, _) = broadcast::channel(REPORTS);
         Self {
             settings,
             allowlist,
@@ -131,15 +136,15 @@ impl Engine {
             recorder,
             state,
             interfaces: Vec::new(),
-            reports,
+            reporter: Reporter::new(started),
             started,
             lag: None,
         }
     }
 
     /// Where reports of drops can be had.
-    pub fn reports(&self) -> broadcast::Sender<Arc<DropReport>> {
-        self.reports.clone()
+    pub fn reports(&self) -> Feed {
+        self.reporter.feed()
     }
 
     /// Makes the kernel do what is wanted.
@@ -206,6 +211,7 @@ impl Engine {
                     // A failure is logged where it happens, and the next tick tries again.
                     let _ = self.follow();
                     self.tend();
+                    self.sample_counters();
                 }
                 _ = window.tick() => self.report_drops(Utc::now()),
                 () = changes() => drop(self.tend()),
@@ -239,6 +245,9 @@ impl Engine {
             }
             Request::Status { reply } => {
                 let _ = reply.send(self.status());
+            }
+            Request::Top { reply } => {
+                let _ = reply.send(Ok(self.reporter.top(Instant::now())));
             }
         }
     }
@@ -421,14 +430,24 @@ impl Engine {
         })
     }
 
+    fn sample_counters(&mut self) {
+        match self.datapath.counters() {
+            Ok(counters) => self.reporter.sample(counters, Instant::now()),
+            Err(error) => {
+                tracing::debug!(error = Failure::kernel(&error).message, "no counters");
+            }
+        }
+    }
+
     fn report_drops(&mut self, now: DateTime<Utc>) {
         if let Err(error) = self.datapath.open_event_window() {
             tracing::debug!(error = Failure::kernel(&error).message, "no event window");
         }
         for event in self.datapath.events(EVENTS_AT_ONCE) {
-            let report = self.describe(&event, now);
-            // Without a watcher there is nobody to tell.
-            let _ = self.reports.send(Arc::new(report));
+            if let Some(Verdict::Drop(_)) = event.verdict() {
+                let report = self.describe(&event, now);
+                self.reporter.report(report, Instant::now());
+            }
         }
     }
 

@@ -3,11 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{names, reasons};
-use crate::{
-    control::DropReport,
-    prefix::{self, PrefixError},
-};
+use super::{names, reasons, report::DropReport};
+use crate::prefix::{self, PrefixError};
 
 /// The query of `GET /v1/events`, as it is written. What is absent is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +98,8 @@ impl Filter {
                 .is_some_and(|source| wanted.contains(&source.to_canonical()))
         };
         self.source.as_ref().is_none_or(has_source)
-            && (self.reasons.is_empty() || self.reasons.contains(&report.reason))
+            && (self.reasons.is_empty()
+                || self.reasons.iter().any(|reason| *reason == report.reason))
             && self
                 .port
                 .is_none_or(|wanted| report.destination_port == wanted)
@@ -156,7 +154,7 @@ mod tests {
                     ..EventQuery::default()
                 },
                 of(|_| {}),
-                of(|report| report.reason = "short_ipv4".to_owned()),
+                of(|report| report.reason = "short_ipv4".into()),
             ),
             (
                 EventQuery {

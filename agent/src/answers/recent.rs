@@ -3,6 +3,7 @@
 //! It is fed by the events from the kernel, which are a sample under load: a source that is not here may still have been dropped.
 
 use std::{
+    borrow::Cow,
     collections::hash_map::RandomState,
     net::IpAddr,
     num::NonZeroUsize,
@@ -15,9 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     rates::{Rate, Rates},
+    report::DropReport,
     sketch::{Frequency, Frequent},
 };
-use crate::{control::DropReport, datapath::Counters};
+use crate::datapath::Counters;
 
 /// Sources whose last drop is remembered: some 20 MiB when they are all used.
 const SOURCES: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
@@ -49,7 +51,7 @@ pub struct Dropped<K> {
     pub error: u64,
     /// The reason of the last one, where it is still remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Cow<'static, str>>,
 }
 
 /// Answer of `GET /v1/top`.
@@ -101,7 +103,7 @@ impl Recent {
         self.last.push(
             source,
             LastDrop {
-                report: report.clone(),
+                report: report.without_head(),
                 reported: reported + 1,
             },
         );
@@ -151,7 +153,12 @@ impl Recent {
     }
 }
 
-fn line<K>(source: K, frequency: Frequency, all: u64, reason: Option<String>) -> Dropped<K> {
+fn line<K>(
+    source: K,
+    frequency: Frequency,
+    all: u64,
+    reason: Option<Cow<'static, str>>,
+) -> Dropped<K> {
     #[expect(
         clippy::cast_precision_loss,
         reason = "a share needs no more than 53 bits"

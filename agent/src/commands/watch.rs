@@ -1,10 +1,25 @@
 //! `watch`: drops as they happen.
 
-use std::io::{self, Write as _};
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
 
-use anyhow::Result;
+use agent_ebpf::layout::HEAD_BYTES;
+use anyhow::{Context as _, Result};
 
-use crate::control::{DropReport, client::Client};
+use crate::{
+    answers::{
+        feed::{Line, Tally},
+        filter::EventQuery,
+        names,
+        pcap::Writer,
+        report::DropReport,
+    },
+    cli::WatchArguments,
+    control::client::Client,
+};
 
 /// Why watching ends.
 enum End {
@@ -12,50 +27,235 @@ enum End {
     Output(io::Error),
 }
 
-pub(super) async fn watch(client: &Client, count: Option<u64>, json: bool) -> Result<()> {
-    let mut left = count;
-    let ended = client
-        .lines("/v1/events", |line| {
-            let text = if json {
-                line.to_owned()
-            } else {
-                describe(line)
-            };
-            writeln!(io::stdout(), "{text}").map_err(End::Output)?;
-            if let Some(left) = &mut left {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    return Err(End::Enough);
-                }
-            }
-            Ok(())
-        })
-        .await?;
+pub(super) async fn watch(client: &Client, arguments: WatchArguments, json: bool) -> Result<()> {
+    let capture = match &arguments.pcap {
+        Some(path) => {
+            Some(capture(path).with_context(|| format!("write the capture {}", path.display()))?)
+        }
+        None => None,
+    };
+    let path = format!(
+        "/v1/events?{}",
+        serde_urlencoded::to_string(query(&arguments)).context("make the query")?
+    );
+    let is_on_stdout = arguments.pcap.as_deref() == Some(Path::new("-"));
+    let mut screen = Screen {
+        json,
+        silent: is_on_stdout,
+        capture,
+        left: arguments.count,
+        tally: Tally::default(),
+        shown: 0,
+    };
+    let lines = client.lines(&path, |line| screen.line(line));
+    let ended = tokio::select! {
+        ended = lines => ended?,
+        () = after(arguments.lasting) => Err(End::Enough),
+        _ = tokio::signal::ctrl_c() => Err(End::Enough),
+    };
     match ended {
         Err(End::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(End::Enough | End::Output(_)) => Ok(()),
+        Err(End::Output(_)) => Ok(()),
+        Ok(()) | Err(End::Enough) => screen.sum_up().or_else(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(error.into()),
+        }),
     }
 }
 
-fn describe(line: &str) -> String {
-    let Ok(report) = serde_json::from_str::<DropReport>(line) else {
-        return line.to_owned();
-    };
-    let source = report
-        .source
-        .map_or_else(|| "unknown source".to_owned(), |source| source.to_string());
-    let port = if report.destination_port == 0 {
-        String::new()
+fn query(arguments: &WatchArguments) -> EventQuery {
+    EventQuery {
+        source: arguments.source.clone(),
+        reason: (!arguments.reason.is_empty()).then(|| arguments.reason.join(",")),
+        port: arguments.port,
+        protocol: arguments.proto.clone(),
+        interface: arguments.interface.clone(),
+        monitored: match (arguments.monitored, arguments.dropped) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            (true, true) | (false, false) => None,
+        },
+        head: arguments.pcap.is_some(),
+    }
+}
+
+fn capture(path: &Path) -> io::Result<Writer<Box<dyn Write>>> {
+    let output: Box<dyn Write> = if path == Path::new("-") {
+        Box::new(io::stdout())
     } else {
-        format!(" port {}", report.destination_port)
+        Box::new(File::create(path)?)
     };
+    Writer::new(output, u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+}
+
+async fn after(lasting: Option<std::time::Duration>) {
+    match lasting {
+        Some(lasting) => tokio::time::sleep(lasting).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was shown so far, and where more of it goes.
+struct Screen {
+    json: bool,
+    /// Standard output is the capture's.
+    silent: bool,
+    capture: Option<Writer<Box<dyn Write>>>,
+    left: Option<u64>,
+    tally: Tally,
+    shown: u64,
+}
+
+impl Screen {
+    fn line(&mut self, line: &str) -> Result<(), End> {
+        // A later daemon may send kinds of lines that are not known here.
+        let Ok(line) = serde_json::from_str::<Line>(line) else {
+            return Ok(());
+        };
+        let report = match line {
+            Line::Tally { tally } => {
+                self.tally = tally;
+                return Ok(());
+            }
+            Line::Report(report) => report,
+        };
+        self.show(&report).map_err(End::Output)?;
+        self.shown += 1;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Err(End::Enough);
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, report: &DropReport) -> io::Result<()> {
+        if let Some(capture) = &mut self.capture {
+            capture.packet(report.time, &report.head, report.length)?;
+        }
+        if self.silent {
+            return Ok(());
+        }
+        let mut output = io::stdout();
+        if self.json {
+            writeln!(output, "{}", serde_json::to_string(report)?)
+        } else {
+            writeln!(output, "{}", describe(report))
+        }
+    }
+
+    /// The sums, which come once a second, may be a second old.
+    fn sum_up(&self) -> io::Result<()> {
+        let tally = Tally {
+            shown: self.shown,
+            ..self.tally
+        };
+        if self.json && !self.silent {
+            return writeln!(
+                io::stdout(),
+                "{}",
+                serde_json::to_string(&Line::Tally { tally })?
+            );
+        }
+        // Not among the results, so that they can be piped.
+        writeln!(io::stderr(), "{}", summary(&tally))
+    }
+}
+
+fn summary(tally: &Tally) -> String {
+    let Tally {
+        sums,
+        shown,
+        missed,
+    } = tally;
+    let left_out = sums.drops.saturating_sub(sums.reported);
+    let mut text = format!(
+        "{shown} shown; {} drops counted, {} of them reported",
+        sums.drops.max(sums.reported),
+        sums.reported
+    );
+    if left_out > 0 {
+        text.push_str(&format!(
+            ", {left_out} left out by the sample or its cap (events in the configuration)"
+        ));
+    }
+    if *missed > 0 {
+        text.push_str(&format!(
+            ", {missed} missed since this watcher was too slow"
+        ));
+    }
+    text
+}
+
+fn describe(report: &DropReport) -> String {
+    let source = match (report.source, report.source_port) {
+        (None, _) => "unknown source".to_owned(),
+        (Some(source), 0) => source.to_string(),
+        (Some(source), port) if source.is_ipv6() => format!("[{source}]:{port}"),
+        (Some(source), port) => format!("{source}:{port}"),
+    };
+    let what = if report.source.is_some() {
+        names::endpoint(report.protocol, report.destination_port)
+    } else {
+        format!("ethertype {:#06x}", report.ethertype)
+    };
+    let vlan = report
+        .vlan
+        .map_or_else(String::new, |vlan| format!(" vlan {vlan}"));
     let passed = if report.monitored {
         " (monitor: passed)"
     } else {
         ""
     };
     format!(
-        "{} {} {:<20} {source} protocol {}{port}, {} bytes{passed}",
-        report.time, report.interface, report.reason, report.protocol, report.length
+        "{} {} {:<20} {source} to {what}{vlan}, {} bytes{passed}",
+        report
+            .time
+            .to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        report.interface,
+        report.reason,
+        report.length
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::{feed::Sums, testing::report};
+
+    #[test]
+    fn a_line_names_source_destination_and_reason() {
+        let dropped = DropReport {
+            vlan: Some(7),
+            monitored: true,
+            ..report("2001:db8::7")
+        };
+        assert_eq!(
+            describe(&dropped),
+            "2026-11-22T02:50:16.242Z gw0 not_listed           [2001:db8::7]:40000 to tcp/22 (ssh) vlan 7, 60 bytes (monitor: passed)"
+        );
+        let malformed = DropReport {
+            source: None,
+            ..report("198.51.100.7")
+        };
+        assert!(describe(&malformed).contains("unknown source to ethertype 0x0800,"));
+    }
+
+    #[test]
+    fn the_summary_says_what_was_left_out_and_only_if_there_was() {
+        let tally = |drops, reported, missed| {
+            summary(&Tally {
+                sums: Sums { drops, reported },
+                shown: 2,
+                missed,
+            })
+        };
+        assert_eq!(
+            tally(3, 3, 0),
+            "2 shown; 3 drops counted, 3 of them reported"
+        );
+        assert!(tally(1_003, 3, 0).contains("1000 left out by the sample"));
+        assert!(tally(3, 3, 9).contains("9 missed"));
+    }
 }

@@ -9,32 +9,35 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as UrlPath, Request as HttpRequest,
-        State,
+        ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query,
+        Request as HttpRequest, State,
         connect_info::Connected,
-        rejection::{BytesRejection, PathRejection},
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
     serve::IncomingStream,
 };
-use futures_util::stream;
 use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AllowEntry, AllowRequest, BanRequest, Code, DisallowRequest, DropReport, Failure, FailureReply,
+    AllowEntry, AllowRequest, BanRequest, Code, DisallowRequest, Failure, FailureReply,
     UnbanRequest,
     peer::{Peer, Right},
 };
 use crate::{
     allowlist::{Allowlist, Entry},
+    answers::{
+        feed::Feed,
+        filter::{EventQuery, Filter},
+    },
     config,
     engine::{AllowChange, Reply, Request},
     prefix,
@@ -51,17 +54,13 @@ const MAX_COMMENT: usize = 200;
 #[derive(Clone)]
 pub struct Service {
     requests: mpsc::Sender<Request>,
-    reports: broadcast::Sender<Arc<DropReport>>,
+    reports: Feed,
     /// Ends the streams of events, which would otherwise hold up the end of the daemon.
     stop: CancellationToken,
 }
 
 impl Service {
-    pub fn new(
-        requests: mpsc::Sender<Request>,
-        reports: broadcast::Sender<Arc<DropReport>>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(requests: mpsc::Sender<Request>, reports: Feed, stop: CancellationToken) -> Self {
         Self {
             requests,
             reports,
@@ -132,6 +131,7 @@ fn router(service: Service) -> Router {
         .route("/v1/bans", get(bans).post(ban).delete(unban))
         .route("/v1/bans/{source}", axum::routing::delete(unban_path))
         .route("/v1/events", get(events))
+        .route("/v1/top", get(top))
         .fallback(async || Failure::not_found("no such resource"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(service)
@@ -257,28 +257,21 @@ async fn lift(service: &Service, source: &str, by: Peer) -> Result<Response, Fai
     Ok(json(StatusCode::OK, &ban))
 }
 
-async fn events(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
+async fn top(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
     caller.must(Right::Read)?;
-    let reports = service.reports.subscribe();
-    let lines = stream::unfold((reports, service.stop), async |(mut reports, stop)| {
-        loop {
-            let received = tokio::select! {
-                received = reports.recv() => received,
-                () = stop.cancelled() => return None,
-            };
-            let line = match received {
-                Ok(report) => serde_json::to_string(&*report),
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    serde_json::to_string(&serde_json::json!({ "missed": missed }))
-                }
-                Err(broadcast::error::RecvError::Closed) => return None,
-            };
-            if let Ok(mut line) = line {
-                line.push('\n');
-                return Some((Ok::<_, Infallible>(Bytes::from(line)), (reports, stop)));
-            }
-        }
-    });
+    let top = service.ask(|reply| Request::Top { reply }).await?;
+    Ok(json(StatusCode::OK, &top))
+}
+
+async fn events(
+    State(service): State<Service>,
+    caller: Caller,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    caller.must(Right::Read)?;
+    let Query(query) = query.map_err(|error| Failure::invalid(error.body_text()))?;
+    let filter = Filter::new(&query).map_err(|error| Failure::invalid(error.to_string()))?;
+    let lines = service.reports.lines(filter, query.head, service.stop);
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
