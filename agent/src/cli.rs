@@ -44,6 +44,8 @@ pub enum Command {
     Bans,
     /// Show drops as they happen: a sample, capped in the kernel. Counters in `status` count all.
     Watch(WatchArguments),
+    /// Show rates by reason and the most dropped sources, once a second.
+    Top(TopArguments),
     /// Remove links and maps from the kernel: ENDS ENFORCEMENT, every packet reaches the host. The daemon must be stopped.
     Unload(UnloadArguments),
 }
@@ -129,6 +131,13 @@ pub struct WatchArguments {
     /// Also write the packets' first bytes into a capture that tcpdump and Wireshark read; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    /// Print one frame and end.
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod ban;
 mod check;
 mod run;
 mod status;
+mod top;
 mod unload;
 mod watch;
 
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<String> {
         Command::Ban(arguments) => block_on(ban::ban(&client, arguments, json)),
         Command::Unban { source } => block_on(ban::unban(&client, source, json)),
         Command::Bans => block_on(ban::bans(&client, json)),
+        Command::Top(arguments) => block_on(top::top(&client, &arguments, json)),
         Command::Watch(arguments) => {
             block_on(watch::watch(&client, arguments, json)).map(|()| String::new())
         }

@@ -53,13 +53,14 @@ pub(super) async fn watch(client: &Client, arguments: WatchArguments, json: bool
         () = after(arguments.lasting) => Err(End::Enough),
         _ = tokio::signal::ctrl_c() => Err(End::Enough),
     };
-    match ended {
-        Err(End::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        Err(End::Output(_)) => Ok(()),
-        Ok(()) | Err(End::Enough) => screen.sum_up().or_else(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Ok(()),
-            _ => Err(error.into()),
-        }),
+    let written = match ended {
+        Err(End::Output(error)) => Err(error),
+        Ok(()) | Err(End::Enough) => screen.sum_up(),
+    };
+    match written {
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
 }
 
