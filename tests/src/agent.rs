@@ -77,7 +77,7 @@ impl Agent {
                 journal = journal.display(),
             ),
         )?;
-        let process = launch(place, &program, folder)?;
+        let process = launch(place, &[], &program, folder)?;
         let mut agent = Self {
             socket,
             journal,
@@ -95,7 +95,15 @@ impl Agent {
     /// # Errors
     /// When the daemon ends; the message has its log.
     pub fn start_again(&mut self, place: Place<'_>) -> Result<()> {
-        self.process = launch(place, &self.program, self.scratch.path())?;
+        self.start_again_under(place, &[])
+    }
+
+    /// As [`Agent::start_again`], by another program with its arguments, which runs the daemon in its place: `prlimit --memlock=0`.
+    ///
+    /// # Errors
+    /// When the daemon ends; the message has its log.
+    pub fn start_again_under(&mut self, place: Place<'_>, wrapper: &[&str]) -> Result<()> {
+        self.launch_only(place, wrapper)?;
         let id = u64::from(self.process.id());
         let (program, socket) = (self.program.clone(), self.socket.clone());
         // The daemon before may have left its socket behind.
@@ -108,6 +116,32 @@ impl Agent {
                 .and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok())
                 .is_some_and(|status| status.get("pid").and_then(Value::as_u64) == Some(id))
         })
+    }
+
+    /// As [`Agent::start_again_under`], without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program can't be run.
+    pub fn launch_only(&mut self, place: Place<'_>, wrapper: &[&str]) -> Result<()> {
+        self.process = launch(place, wrapper, &self.program, self.scratch.path())?;
+        Ok(())
+    }
+
+    /// Makes `program` the one that the next start runs, as an upgrade does.
+    pub fn install(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The program that the next start runs.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The directory of the pins.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.folder().join("bpf/portcullis")
     }
 
     /// The configuration file.
@@ -169,8 +203,16 @@ impl Agent {
     }
 }
 
-fn launch(place: Place<'_>, program: &Path, folder: &Path) -> Result<Running> {
-    let mut command = place.command(&program.display().to_string());
+fn launch(place: Place<'_>, wrapper: &[&str], program: &Path, folder: &Path) -> Result<Running> {
+    let program = program.display().to_string();
+    let mut command = match wrapper {
+        [] => place.command(&program),
+        [first, rest @ ..] => {
+            let mut command = place.command(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
     command
         .args(["run", "--config"])
         .arg(folder.join("agent.toml"));

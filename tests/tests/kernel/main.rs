@@ -10,6 +10,7 @@
 
 mod control;
 mod differential;
+mod faults;
 mod handover;
 mod list_change;
 mod refusals;
