@@ -14,6 +14,10 @@ use crate::{
 
 /// The program's name in the kernel.
 pub const PROGRAM: &str = "portcullis_xdp";
+/// The tc program that learns flows at egress.
+pub const EGRESS_PROGRAM: &str = "portcullis_tc";
+/// The same, beside LPM tries.
+pub const LPM_EGRESS_PROGRAM: &str = "portcullis_tclpm";
 
 /// An exact IPv4 address, the key of `BANS4`.
 pub type Address4 = [u8; 4];

@@ -187,7 +187,7 @@ fn open_journal(config: &Config) -> Result<Journal> {
 
 /// At the start an interface that can't be held is an error; later it is reported and tried again.
 fn refuse_unusable(interfaces: &[InterfaceStatus]) -> Result<()> {
-    for InterfaceStatus { name, state } in interfaces {
+    for InterfaceStatus { name, state, .. } in interfaces {
         match state {
             InterfaceState::Enforcing { .. } | InterfaceState::Gone => {}
             InterfaceState::Occupied {

@@ -211,6 +211,24 @@ pub struct InterfaceStatus {
     pub name: String,
     #[serde(flatten)]
     pub state: InterfaceState,
+    /// What learns the flows that this host opens, so that replies pass.
+    #[serde(default)]
+    pub egress: Egress,
+}
+
+/// How outgoing packets of an interface are seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Egress {
+    /// Replies are not learned.
+    #[default]
+    Off,
+    /// By a link, which outlives the daemon (Linux 6.6).
+    Tcx,
+    /// By a filter of a clsact queueing discipline, as older kernels have it.
+    Clsact,
+    /// The kernel refuses: replies of new flows are dropped.
+    Failed { error: String },
 }
 
 impl InterfaceStatus {
@@ -232,6 +250,9 @@ pub enum InterfaceState {
         index: u32,
         mode: RunsAs,
         program: u32,
+        /// The name it has now, where it was renamed since the daemon took it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        renamed_to: Option<String>,
     },
     /// There is no such interface; it is taken when it comes.
     Gone,

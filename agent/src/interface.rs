@@ -1,6 +1,6 @@
 //! What the kernel says about an interface, and when something about interfaces changes (rtnetlink).
 
-use std::{io, os::fd::OwnedFd};
+use std::{fs, io, os::fd::OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, netlink, recv,
@@ -44,6 +44,7 @@ const IFLA_EXT_MASK: u16 = 29;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 /// Attribute types carry two flag bits on top.
 const TYPE_MASK: u16 = 0x3fff;
 const RTMGRP_LINK: u32 = 1;
@@ -66,6 +67,19 @@ pub fn query(name: &str) -> io::Result<Option<Interface>> {
     let mut answer = vec![0_u8; ANSWER];
     let (received, _) = recv(&socket, answer.as_mut_slice(), RecvFlags::empty())?;
     parse_answer(answer.get(..received).unwrap_or_default())
+}
+
+/// The names of all interfaces of this network namespace.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn names() -> io::Result<Vec<String>> {
+    // Of the calling thread's namespace, unlike /sys, which is that of whoever mounted it.
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    Ok(table
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+        .collect())
 }
 
 fn request(name: &str) -> Vec<u8> {
@@ -121,7 +135,7 @@ fn parse_answer(answer: &[u8]) -> io::Result<Option<Interface>> {
 }
 
 fn parse_xdp(attributes: &[u8]) -> Option<Attached> {
-    // XDP_ATTACHED_DRV, _SKB, _HW and _MULTI; 0 is none. With several the driver's is the one that decides first.
+    // XDP_ATTACHED_DRV, _SKB, _HW and _MULTI; 0 is none. Several are an offloaded one and the driver's, and then none is the one.
     let mode = match attribute(attributes, IFLA_XDP_ATTACHED)?.first()? {
         0 => return None,
         2 => AttachedMode::Generic,
@@ -129,6 +143,7 @@ fn parse_xdp(attributes: &[u8]) -> Option<Attached> {
         _ => AttachedMode::Native,
     };
     let program = attribute(attributes, IFLA_XDP_PROG_ID)
+        .or_else(|| attribute(attributes, IFLA_XDP_DRV_PROG_ID))
         .and_then(|value| word32(value, 0))
         .unwrap_or(0);
     Some(Attached { program, mode })
@@ -209,6 +224,26 @@ mod tests {
             Some(Interface {
                 index: 1,
                 attached: None
+            })
+        );
+    }
+
+    #[test]
+    fn loopback_is_among_the_names() {
+        assert!(names().unwrap().iter().any(|name| name == "lo"));
+    }
+
+    #[test]
+    fn beside_an_offloaded_program_the_driver_s_is_told() {
+        let mut attributes = Vec::new();
+        put_attribute(&mut attributes, IFLA_XDP_ATTACHED, &[4]);
+        put_attribute(&mut attributes, IFLA_XDP_DRV_PROG_ID, &77_u32.to_ne_bytes());
+        put_attribute(&mut attributes, 7, &78_u32.to_ne_bytes());
+        assert_eq!(
+            parse_xdp(&attributes),
+            Some(Attached {
+                program: 77,
+                mode: AttachedMode::Native
             })
         );
     }

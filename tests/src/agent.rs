@@ -49,6 +49,20 @@ impl Agent {
         protected: &[IpAddr],
         more: &str,
     ) -> Result<Self> {
+        Self::start_configured(place, interfaces, protected, "", more)
+    }
+
+    /// As [`Agent::start_with`], with lines before the first section too.
+    ///
+    /// # Errors
+    /// Without root, or when the daemon ends; the message has its log.
+    pub fn start_configured(
+        place: Place<'_>,
+        interfaces: &[&str],
+        protected: &[IpAddr],
+        first: &str,
+        more: &str,
+    ) -> Result<Self> {
         let program = locate::binary("portcullis-agent")?;
         let scratch = files::folder("agent")?;
         let folder = scratch.path();
@@ -59,7 +73,8 @@ impl Agent {
         fs::write(
             &config,
             format!(
-                "interfaces = {interfaces:?}\n\
+                "{first}\n\
+                 interfaces = {interfaces:?}\n\
                  state_dir = \"{folder}/state\"\n\
                  pin_dir = \"{folder}/bpf/portcullis\"\n\
                  protected = {protected:?}\n\

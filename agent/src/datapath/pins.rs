@@ -1,6 +1,6 @@
 //! Where links and maps are pinned, so that they outlive the daemon.
 //!
-//! `PIN_DIR/links/INTERFACE` are the links, `PIN_DIR/maps-FINGERPRINT/NAME` the maps. The lock on `PIN_DIR` keeps a second daemon out.
+//! `PIN_DIR/links/INTERFACE` and `PIN_DIR/egress/INTERFACE` are the links, `PIN_DIR/maps-FINGERPRINT/NAME` the maps. The lock on `PIN_DIR` keeps a second daemon out.
 
 use std::{
     fs::{self, File},
@@ -39,6 +39,8 @@ pub enum PinsError {
         directory: PathBuf,
         source: io::Error,
     },
+    #[error("{} is on a BPF file system that is mounted read-only, where nothing can be pinned; `mount -o remount,rw {BPF_FS}`, or set pin_dir to another", directory.display())]
+    ReadOnly { directory: PathBuf },
     #[error("another portcullis-agent already runs with pin directory {}; stop it first, or give this one a pin_dir and interfaces of its own", directory.display())]
     Locked { directory: PathBuf },
     #[error("read pinned map {}", path.display())]
@@ -72,9 +74,13 @@ impl Pins {
                 "the BPF file system was missing: mounted it on {BPF_FS}; pins last until it is unmounted"
             );
         }
-        let at = |source| PinsError::Directory {
-            directory: directory.to_owned(),
-            source,
+        let at = |source: io::Error| {
+            let directory = directory.to_owned();
+            if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+                PinsError::ReadOnly { directory }
+            } else {
+                PinsError::Directory { directory, source }
+            }
         };
         match fs::create_dir(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(at(error)),
@@ -100,12 +106,17 @@ impl Pins {
             _lock: lock,
         };
         fs::create_dir_all(pins.links()).map_err(at)?;
+        fs::create_dir_all(pins.egress_links()).map_err(at)?;
         fs::create_dir_all(pins.maps()).map_err(at)?;
         Ok(pins)
     }
 
     fn links(&self) -> PathBuf {
         self.directory.join("links")
+    }
+
+    fn egress_links(&self) -> PathBuf {
+        self.directory.join("egress")
     }
 
     fn maps(&self) -> PathBuf {
@@ -115,6 +126,11 @@ impl Pins {
     /// The pin of an interface's link.
     pub fn link(&self, interface: &str) -> PathBuf {
         self.links().join(interface)
+    }
+
+    /// The pin of the link of an interface's egress.
+    pub fn egress_link(&self, interface: &str) -> PathBuf {
+        self.egress_links().join(interface)
     }
 
     /// The pin of a map.

@@ -1,5 +1,6 @@
 //! The datapath in the kernel: the only user of aya.
 
+mod egress;
 mod links;
 mod lists;
 
@@ -248,7 +249,7 @@ impl Datapath for XdpDatapath {
         let Ok(program) = xdp(&mut self.program) else {
             return Vec::new();
         };
-        let statuses = self.links.tend(program, &self.pins);
+        let statuses = self.links.tend(program, None, &self.pins);
         // While a link still runs an older program, that one's maps stay.
         if self.has_stale_maps && statuses.iter().all(InterfaceStatus::is_settled) {
             self.pins.remove_stale_maps();

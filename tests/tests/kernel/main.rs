@@ -12,6 +12,7 @@ mod control;
 mod differential;
 mod faults;
 mod handover;
+mod interfaces;
 mod list_change;
 mod refusals;
 mod stage;

@@ -1,16 +1,17 @@
 //! The links that hold the program on its interfaces.
 
-use std::{error::Error as _, fmt::Write as _, fs, path::Path};
+use std::{error::Error, fmt::Write as _, fs, path::Path};
 
 use aya::programs::{
-    ProgramError, Xdp, XdpMode,
+    ProgramError, SchedClassifier, Xdp, XdpMode,
     links::{FdLink, LinkError, PinnedLink},
     loaded_programs,
     xdp::XdpLink,
 };
 
+use super::egress;
 use crate::{
-    datapath::{InterfaceState, InterfaceStatus, RunsAs, mode::AttachMode, pins::Pins},
+    datapath::{Egress, InterfaceState, InterfaceStatus, RunsAs, mode::AttachMode, pins::Pins},
     interface::{self, Attached, Interface},
 };
 
@@ -24,11 +25,12 @@ struct Held {
     name: String,
     /// Whether the link, which an earlier daemon may have left, runs the program that this one loaded.
     is_current: bool,
+    egress: egress::Held,
 }
 
 /// Why an interface can't be held.
 #[derive(Debug, thiserror::Error)]
-enum LinkFailure {
+pub(super) enum LinkFailure {
     #[error("attach")]
     Attach { source: ProgramError },
     #[error("swap the program on the link of an earlier run")]
@@ -56,35 +58,96 @@ impl Links {
             .map(|name| Held {
                 name: name.clone(),
                 is_current: false,
+                egress: egress::Held::default(),
             })
             .collect();
         Self { interfaces, mode }
     }
 
-    pub(super) fn tend(&mut self, program: &mut Xdp, pins: &Pins) -> Vec<InterfaceStatus> {
+    /// Puts the program on every interface that wants it, and `egress` on its way out, or takes that away where none is given.
+    pub(super) fn tend(
+        &mut self,
+        program: &mut Xdp,
+        mut egress: Option<&mut SchedClassifier>,
+        pins: &Pins,
+    ) -> Vec<InterfaceStatus> {
         let mode = self.mode;
+        let configured: Vec<String> = self
+            .interfaces
+            .iter()
+            .map(|held| held.name.clone())
+            .collect();
         self.interfaces
             .iter_mut()
-            .map(|held| InterfaceStatus {
-                name: held.name.clone(),
-                state: tend_one(held, mode, program, pins),
+            .map(|held| {
+                let (found, now_called) = match find(held, &configured, pins) {
+                    Ok(found) => found,
+                    Err(failure) => {
+                        return InterfaceStatus {
+                            name: held.name.clone(),
+                            state: failed(0, &failure),
+                            egress: Egress::Off,
+                        };
+                    }
+                };
+                // What goes out is learned before what comes in is dropped, so that no flow of before is cut.
+                let egress = match &found {
+                    Some(found) => held.egress.tend(
+                        &now_called,
+                        found.index,
+                        egress.as_deref_mut(),
+                        &pins.egress_link(&held.name),
+                    ),
+                    None => Egress::Off,
+                };
+                InterfaceStatus {
+                    name: held.name.clone(),
+                    state: tend_one(held, found, &now_called, mode, program, pins),
+                    egress,
+                }
             })
             .collect()
     }
 }
 
-fn tend_one(held: &mut Held, mode: AttachMode, program: &mut Xdp, pins: &Pins) -> InterfaceState {
-    let found = match interface::query(&held.name) {
-        Ok(found) => found,
-        Err(source) => return failed(0, &LinkFailure::Query { source }),
-    };
+/// The interface under its name, or under another that it was given since; and what it is called now.
+fn find(
+    held: &Held,
+    configured: &[String],
+    pins: &Pins,
+) -> Result<(Option<Interface>, String), LinkFailure> {
+    let query = |name: &str| interface::query(name).map_err(|source| LinkFailure::Query { source });
+    if let Some(found) = query(&held.name)? {
+        return Ok((Some(found), held.name.clone()));
+    }
+    if let Some(ours) = pinned_program(&pins.link(&held.name))? {
+        let names = interface::names().map_err(|source| LinkFailure::Query { source })?;
+        for name in names.iter().filter(|name| !configured.contains(name)) {
+            if let Some(found) = query(name)?
+                && found
+                    .attached
+                    .is_some_and(|attached| attached.program == ours)
+            {
+                return Ok((Some(found), name.clone()));
+            }
+        }
+    }
+    Ok((None, held.name.clone()))
+}
+
+fn tend_one(
+    held: &mut Held,
+    found: Option<Interface>,
+    now_called: &str,
+    mode: AttachMode,
+    program: &mut Xdp,
+    pins: &Pins,
+) -> InterfaceState {
     let pin = pins.link(&held.name);
+    // The pin stays. Moved to another namespace, an interface loses its program (Linux 6.18), and gets it again on its return.
     let Some(Interface { index, attached }) = found else {
         held.is_current = false;
-        return match unpin(&pin) {
-            Ok(()) => InterfaceState::Gone,
-            Err(failure) => failed(0, &failure),
-        };
+        return InterfaceState::Gone;
     };
     let result = match (attached, pinned_program(&pin)) {
         (Some(attached), Ok(Some(ours))) if attached.program == ours => {
@@ -106,7 +169,7 @@ fn tend_one(held: &mut Held, mode: AttachMode, program: &mut Xdp, pins: &Pins) -
     };
     if let Err(failure) = result {
         // Someone may have been faster.
-        return match interface::query(&held.name) {
+        return match interface::query(now_called) {
             Ok(Some(Interface {
                 index,
                 attached: Some(other),
@@ -119,7 +182,7 @@ fn tend_one(held: &mut Held, mode: AttachMode, program: &mut Xdp, pins: &Pins) -
             Ok(_) | Err(_) => failed(index, &failure),
         };
     }
-    match interface::query(&held.name) {
+    match interface::query(now_called) {
         Ok(Some(Interface {
             index,
             attached: Some(attached),
@@ -127,6 +190,7 @@ fn tend_one(held: &mut Held, mode: AttachMode, program: &mut Xdp, pins: &Pins) -
             index,
             mode: RunsAs::from(attached.mode),
             program: attached.program,
+            renamed_to: (now_called != held.name).then(|| now_called.to_owned()),
         },
         Ok(Some(_) | None) => InterfaceState::Gone,
         Err(source) => failed(index, &LinkFailure::Query { source }),
@@ -187,7 +251,7 @@ fn attach_as(program: &mut Xdp, index: u32, mode: XdpMode, pin: &Path) -> Result
 }
 
 /// The program on a pinned link, if there is such a pin.
-fn pinned_program(pin: &Path) -> Result<Option<u32>, LinkFailure> {
+pub(super) fn pinned_program(pin: &Path) -> Result<Option<u32>, LinkFailure> {
     if !pin.exists() {
         return Ok(None);
     }
@@ -196,7 +260,7 @@ fn pinned_program(pin: &Path) -> Result<Option<u32>, LinkFailure> {
     Ok(Some(link.info().map_err(read)?.program_id()))
 }
 
-fn unpin(pin: &Path) -> Result<(), LinkFailure> {
+pub(super) fn unpin(pin: &Path) -> Result<(), LinkFailure> {
     match fs::remove_file(pin) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(LinkFailure::Unpin { source })
@@ -229,7 +293,7 @@ fn failed(index: u32, failure: &LinkFailure) -> InterfaceState {
     }
 }
 
-fn chain(failure: &LinkFailure) -> String {
+pub(super) fn chain(failure: &dyn Error) -> String {
     let mut text = failure.to_string();
     let mut source = failure.source();
     while let Some(error) = source {
