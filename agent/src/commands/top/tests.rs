@@ -14,7 +14,7 @@ use crate::{
         rates::{Fate, Rate},
         recent::Dropped,
     },
-    datapath::{Counters, InterfaceState, InterfaceStatus, RunsAs},
+    datapath::{Counters, Egress, InterfaceState, InterfaceStatus, RunsAs},
 };
 
 fn rate(fate: Fate, reason: &str, per_second: f64, ten: f64, total: u64) -> Rate {
@@ -53,11 +53,14 @@ fn sample() -> Sample {
                         index: 2,
                         mode: RunsAs::Native,
                         program: 9,
+                        renamed_to: None,
                     },
+                    egress: Egress::Off,
                 },
                 InterfaceStatus {
                     name: "eth1".to_owned(),
                     state: InterfaceState::Gone,
+                    egress: Egress::Off,
                 },
             ],
             allowed: 1_024,
