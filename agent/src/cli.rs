@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config, prefix};
+use crate::{config, datapath::mode::AttachMode, prefix};
 
 /// Drops packets of strangers at the network interface, before the kernel's network stack sees them.
 ///
@@ -46,6 +46,8 @@ pub enum Command {
     Watch(WatchArguments),
     /// Show rates by reason and the most dropped sources, once a second.
     Top(TopArguments),
+    /// Examine an interface and this host before anything is attached. Only asks; needs no daemon.
+    Doctor(DoctorArguments),
     /// Remove links and maps from the kernel: ENDS ENFORCEMENT, every packet reaches the host. The daemon must be stopped.
     Unload(UnloadArguments),
 }
@@ -147,4 +149,14 @@ pub struct UnloadArguments {
     /// Yes, end enforcement: from then on every packet reaches the host.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// The interface.
+    #[arg(value_name = "NIC")]
+    pub interface: String,
+    /// How the program is to be attached: native, require-native or generic, as in the configuration.
+    #[arg(long, default_value = "native", value_parser = AttachMode::parse)]
+    pub mode: AttachMode,
 }

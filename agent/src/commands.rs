@@ -3,6 +3,7 @@
 mod allow;
 mod ban;
 mod check;
+mod doctor;
 mod run;
 mod status;
 mod top;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<String> {
         Command::Run(file) => run::run(&file.config).map(|()| String::new()),
         Command::Check(file) => check::check(&file.config, json),
         Command::Unload(arguments) => unload::unload(&arguments, json),
+        Command::Doctor(arguments) => doctor::doctor(&arguments, json),
         Command::Status => block_on(status::status(&client, json)),
         Command::Allow(command) => block_on(allow::allow(&client, command, json)),
         Command::Ban(arguments) => block_on(ban::ban(&client, arguments, json)),

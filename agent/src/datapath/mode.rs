@@ -14,3 +14,18 @@ pub enum AttachMode {
     /// In the network stack.
     Generic,
 }
+
+impl AttachMode {
+    /// Reads a mode as the configuration has it.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "native" => Ok(Self::Native),
+            "require-native" => Ok(Self::RequireNative),
+            "generic" => Ok(Self::Generic),
+            _ => Err("expected native, require-native or generic".to_owned()),
+        }
+    }
+}

@@ -10,6 +10,7 @@
 
 mod control;
 mod differential;
+mod doctor;
 mod facts;
 mod faults;
 mod handover;
