@@ -4,6 +4,7 @@
 
 pub mod directory;
 pub mod format;
+pub mod names;
 
 use std::{
     collections::BTreeMap,
