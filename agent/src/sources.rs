@@ -3,6 +3,7 @@
 //! Each source keeps its last good lists: they are in force until better ones were read whole, checked and taken by the engine.
 
 pub mod directory;
+pub mod feed;
 pub mod format;
 pub mod names;
 
