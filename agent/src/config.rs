@@ -1,6 +1,7 @@
 //! The configuration file: read whole, every fault named, nothing assumed.
 
 mod section;
+mod sources;
 
 use std::{
     collections::BTreeSet,
@@ -14,6 +15,7 @@ use agent_ebpf::verdict::Policy;
 use ipnet::IpNet;
 
 use self::section::Section;
+pub use self::sources::Sources;
 use crate::{bans, datapath::mode::AttachMode, prefix};
 
 /// Where a packaged agent finds its configuration.
@@ -53,6 +55,7 @@ pub struct Config {
     pub journal: JournalSettings,
     /// `None` when metrics are off.
     pub metrics: Option<SocketAddr>,
+    pub sources: Sources,
 }
 
 /// The control socket and who may do what over it. Root may do everything.
@@ -201,6 +204,8 @@ impl Config {
         let metrics = listen(&mut section);
         root.close(section);
 
+        let sources = sources::read(&mut root);
+
         let faults = root.finish();
         if !faults.is_empty() {
             return Err(faults);
@@ -245,6 +250,7 @@ impl Config {
                 node,
             },
             metrics,
+            sources,
         })
     }
 }
