@@ -25,4 +25,5 @@ pub mod record;
 pub mod rule;
 pub mod sources;
 pub mod state;
+pub mod table;
 pub mod traffic;

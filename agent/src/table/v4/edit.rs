@@ -1,0 +1,314 @@
+//! Changes to a table that packets are judged by.
+
+use agent_ebpf::{
+    class::Class,
+    table::v4::{CLASS_LEAF_CELLS, FIRST_INDEX, FULL, NODE_CELLS, WORDS, cells_of},
+};
+
+use super::{
+    Classed4, Table4,
+    block::{BLOCK, Block, Content, Sink, class_leaf, descriptor_cells, encode, put_class_leaf},
+    build::paint,
+};
+use crate::table::{Memory, NeedsRebuild, Words, space::Space};
+
+/// The shortest prefix whose edit is done in place.
+const SHORTEST: u8 = 16;
+/// So small a part of all cells is not worth a grace period: it would be over too soon, and the next edit would wait again.
+const WORTH_A_WAIT: u32 = 64;
+
+/// New cells of an edit that is not yet in force.
+struct Draft<'a> {
+    words: Words<'a, WORDS>,
+    space: &'a mut Space,
+    taken: Vec<(u32, u32)>,
+}
+
+impl Sink for Draft<'_> {
+    fn allocate(&mut self, cells: u32) -> Option<u32> {
+        let first = self.space.allocate(cells)?;
+        self.taken.push((first, cells));
+        Some(first)
+    }
+
+    fn put(&mut self, cell: u32, words: &[u64; WORDS]) {
+        self.words.store_cell(cell, words);
+    }
+}
+
+impl Draft<'_> {
+    fn discard(self) {
+        for (first, cells) in self.taken {
+            self.space.free(first, cells);
+        }
+    }
+}
+
+impl<M: Memory> Table4<M> {
+    /// Gives addresses new classes: the first change is the widest prefix and covers the others, of which wider ones come
+    /// before narrower ones. In force when this returns. A packet that comes meanwhile sees the old or the new class of its source.
+    ///
+    /// Calls `wait` when cells must be reused; it returns when all lookups are over that began before.
+    ///
+    /// # Errors
+    /// If the table must be built anew; then nothing has changed.
+    pub fn edit(
+        &mut self,
+        changes: &[Classed4],
+        wait: &mut dyn FnMut(),
+    ) -> Result<(), NeedsRebuild> {
+        let Some(widest) = changes.first() else {
+            return Ok(());
+        };
+        if widest.length < SHORTEST {
+            return Err(NeedsRebuild::TooWide);
+        }
+        self.set_presence(widest.address, widest.last());
+        if self.try_edit(widest, changes) {
+            return Ok(());
+        }
+        if self.space.quarantined() < cells_of(self.size) / WORTH_A_WAIT {
+            return Err(NeedsRebuild::Full);
+        }
+        wait();
+        self.space.reclaim();
+        if self.try_edit(widest, changes) {
+            Ok(())
+        } else {
+            Err(NeedsRebuild::Full)
+        }
+    }
+
+    /// Whether there was room.
+    fn try_edit(&mut self, widest: &Classed4, changes: &[Classed4]) -> bool {
+        let node = self.root_entry(widest.address >> 16);
+        if node >= FIRST_INDEX && widest.length >= 24 {
+            match self.edit_in_place(node, widest, changes) {
+                InPlace::Done => return true,
+                InPlace::NoRoom => return false,
+                InPlace::OtherForm => {}
+            }
+        }
+        self.rewrite(node, widest, changes)
+    }
+
+    /// Edits one /24, if its new content has the form of the old.
+    fn edit_in_place(&mut self, node: u32, widest: &Classed4, changes: &[Classed4]) -> InPlace {
+        let words = Words(self.memory.words());
+        let cell = node + (widest.address >> 14 & 3);
+        let bit = widest.address >> 8 & 63;
+        let block = Block::load(&words, cell);
+        let old = block.content(&words, bit);
+        let mut new = old.clone();
+        paint(
+            std::slice::from_mut(&mut new),
+            widest.address >> 8 & 255,
+            changes,
+        );
+        if new == old {
+            return InPlace::Done;
+        }
+        let is_special = block.special >> bit & 1 != 0;
+        match (&old, &new) {
+            (
+                Content::Uniform(Class::NOT_LISTED | Class::ALLOWED),
+                Content::Uniform(Class::NOT_LISTED | Class::ALLOWED),
+            ) => words.publish(cell, FULL, block.full ^ 1 << bit),
+            (Content::Allowed(old), Content::Allowed(new)) => {
+                publish_changed(&words, block.leaf(bit), old, new);
+            }
+            (Content::Classes(old), Content::Classes(new)) => {
+                let first = block.descriptor(&words, bit).value;
+                let cells = class_leaf(old).into_iter().zip(class_leaf(new));
+                for (cell, (old, new)) in (first..).zip(cells) {
+                    publish_changed(&words, cell, &old, &new);
+                }
+            }
+            (Content::Uniform(_) | Content::Classes(_), Content::Uniform(class))
+                if is_special && !matches!(*class, Class::NOT_LISTED | Class::ALLOWED) =>
+            {
+                self.replace_descriptor(block, bit, u32::from(class.0));
+            }
+            (Content::Uniform(_), Content::Classes(bytes)) if is_special => {
+                let mut draft = Draft {
+                    words,
+                    space: &mut self.space,
+                    taken: Vec::new(),
+                };
+                let Some(leaf) = put_class_leaf(bytes, &mut draft) else {
+                    return InPlace::NoRoom;
+                };
+                self.replace_descriptor(block, bit, leaf);
+            }
+            (Content::Uniform(_) | Content::Allowed(_) | Content::Classes(_), _) => {
+                return InPlace::OtherForm;
+            }
+        }
+        InPlace::Done
+    }
+
+    fn replace_descriptor(&mut self, block: Block, bit: u32, value: u32) {
+        let words = Words(self.memory.words());
+        let old = block.descriptor(&words, bit);
+        let both = words.load(old.cell, old.word);
+        let both = if old.is_high {
+            both & 0xffff_ffff | u64::from(value) << 32
+        } else {
+            both & !0xffff_ffff | u64::from(value)
+        };
+        words.publish(old.cell, old.word, both);
+        if old.value >= FIRST_INDEX {
+            self.space.retire(old.value, CLASS_LEAF_CELLS);
+        }
+    }
+
+    /// Writes the blocks of a /16 that a change concerns, and its node, into new cells, and switches over.
+    fn rewrite(&mut self, old: u32, widest: &Classed4, changes: &[Classed4]) -> bool {
+        let words = Words(self.memory.words());
+        let concerned = widest.address >> 14 & 3..=widest.last() >> 14 & 3;
+        let otherwise = (old < FIRST_INDEX).then_some(Class(old as u8));
+        let first = concerned.start() * BLOCK as u32;
+        let contents = &mut self.scratch;
+        contents.clear();
+        for index in concerned.clone() {
+            match otherwise {
+                Some(class) => {
+                    contents.resize(contents.len() + BLOCK, Content::Uniform(class));
+                }
+                None => {
+                    let block = Block::load(&words, old + index);
+                    contents.extend((0..BLOCK as u32).map(|bit| block.content(&words, bit)));
+                }
+            }
+        }
+        paint(contents, first, changes);
+
+        let mut draft = Draft {
+            words: Words(self.memory.words()),
+            space: &mut self.space,
+            taken: Vec::new(),
+        };
+        let Some(new) = draft_node(&mut draft, old, otherwise, concerned.clone(), contents) else {
+            draft.discard();
+            return false;
+        };
+        let top = widest.address >> 16;
+        let (cell, word) = (top >> 3, top >> 1 & 3);
+        let both = words.load(cell, word);
+        let both = if top & 1 != 0 {
+            both & 0xffff_ffff | u64::from(new) << 32
+        } else {
+            both & !0xffff_ffff | u64::from(new)
+        };
+        words.publish(cell, word, both);
+        if otherwise.is_none() {
+            let all = new < FIRST_INDEX;
+            for index in 0..NODE_CELLS {
+                if all || concerned.contains(&index) {
+                    retire_block(&words, &mut self.space, Block::load(&words, old + index));
+                }
+            }
+            self.space.retire(old, NODE_CELLS);
+        }
+        true
+    }
+
+    /// The root entry of a /16.
+    fn root_entry(&self, top: u32) -> u32 {
+        (self.words().load(top >> 3, top >> 1 & 3) >> (32 * (top & 1))) as u32
+    }
+}
+
+enum InPlace {
+    Done,
+    NoRoom,
+    /// The content is written in another way than before: the bits around it must move.
+    OtherForm,
+}
+
+/// The new root entry of a /16, its node drafted unless all addresses have one class. Nothing if there is no room.
+fn draft_node(
+    draft: &mut Draft<'_>,
+    old: u32,
+    otherwise: Option<Class>,
+    concerned: std::ops::RangeInclusive<u32>,
+    contents: &[Content],
+) -> Option<u32> {
+    let mut blocks = [[0; WORDS]; NODE_CELLS as usize];
+    let mut uniform = uniform(contents);
+    let mut drafted = contents.chunks_exact(BLOCK);
+    for (index, block) in (0..NODE_CELLS).zip(&mut blocks) {
+        if concerned.contains(&index) {
+            continue;
+        }
+        match otherwise {
+            Some(class) => {
+                if uniform != Some(class) {
+                    uniform = None;
+                }
+            }
+            None => {
+                *block = draft.words.load_cell(old + index);
+                if uniform != uniform_block(block) {
+                    uniform = None;
+                }
+            }
+        }
+    }
+    if let Some(class) = uniform {
+        return Some(u32::from(class.0));
+    }
+    for (index, block) in (0..NODE_CELLS).zip(&mut blocks) {
+        if concerned.contains(&index) {
+            *block = encode(drafted.next()?, draft)?;
+        } else if let Some(class) = otherwise {
+            *block = encode(&vec![Content::Uniform(class); BLOCK], draft)?;
+        }
+    }
+    let node = draft.allocate(NODE_CELLS)?;
+    for (cell, block) in (node..).zip(&blocks) {
+        draft.put(cell, block);
+    }
+    Some(node)
+}
+
+/// The one class of all these /24s.
+fn uniform(contents: &[Content]) -> Option<Class> {
+    let Content::Uniform(class) = contents.first()? else {
+        return None;
+    };
+    contents
+        .iter()
+        .all(|content| *content == Content::Uniform(*class))
+        .then_some(*class)
+}
+
+/// The one class of all addresses of a block, if it is one of the two plain ones.
+fn uniform_block(block: &[u64; WORDS]) -> Option<Class> {
+    match block {
+        [0, 0, 0, _] => Some(Class::NOT_LISTED),
+        [u64::MAX, 0, 0, _] => Some(Class::ALLOWED),
+        _ => None,
+    }
+}
+
+fn retire_block(words: &Words<'_, WORDS>, space: &mut Space, block: Block) {
+    let mut specials = block.special;
+    while specials != 0 {
+        let descriptor = block.descriptor(words, specials.trailing_zeros()).value;
+        if descriptor >= FIRST_INDEX {
+            space.retire(descriptor, CLASS_LEAF_CELLS);
+        }
+        specials &= specials - 1;
+    }
+    space.retire(block.descriptors(), descriptor_cells(block.special));
+    space.retire(block.leaves(), block.partial.count_ones());
+}
+
+fn publish_changed(words: &Words<'_, WORDS>, cell: u32, old: &[u64; WORDS], new: &[u64; WORDS]) {
+    for (word, (old, new)) in (0..).zip(old.iter().zip(new)) {
+        if old != new {
+            words.publish(cell, word, *new);
+        }
+    }
+}
