@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod prefix;
 pub mod record;
 pub mod rule;
+pub mod ruleset;
 pub mod sources;
 pub mod state;
 pub mod table;

@@ -64,20 +64,7 @@ impl Scope {
     /// # Errors
     /// If there is none, or there are more than [`RANGES`].
     pub fn new(ranges: impl IntoIterator<Item = ScopeRange>) -> Result<Self, ScopeError> {
-        let mut sorted: Vec<ScopeRange> = ranges.into_iter().collect();
-        sorted.sort_unstable();
-        let mut merged: Vec<ScopeRange> = Vec::with_capacity(sorted.len());
-        for range in sorted {
-            match merged.last_mut() {
-                Some(last)
-                    if last.protocol == range.protocol
-                        && u32::from(range.first) <= u32::from(last.last) + 1 =>
-                {
-                    last.last = last.last.max(range.last);
-                }
-                Some(_) | None => merged.push(range),
-            }
-        }
+        let merged = merge(ranges);
         if merged.is_empty() {
             return Err(ScopeError::Syntax {
                 part: String::new(),
@@ -95,6 +82,25 @@ impl Scope {
     pub fn ranges(&self) -> &[ScopeRange] {
         &self.ranges
     }
+}
+
+/// These ranges in order; those that overlap or touch become one.
+pub(crate) fn merge(ranges: impl IntoIterator<Item = ScopeRange>) -> Vec<ScopeRange> {
+    let mut sorted: Vec<ScopeRange> = ranges.into_iter().collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<ScopeRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last)
+                if last.protocol == range.protocol
+                    && u32::from(range.first) <= u32::from(last.last) + 1 =>
+            {
+                last.last = last.last.max(range.last);
+            }
+            Some(_) | None => merged.push(range),
+        }
+    }
+    merged
 }
 
 impl FromStr for Scope {

@@ -4,6 +4,7 @@
 //! at is reused after a grace period. Where the words come from (a mapped BPF array, a test's memory) is the caller's affair.
 
 pub mod v4;
+pub mod v6;
 
 mod space;
 #[cfg(test)]
@@ -16,7 +17,10 @@ use std::sync::{
 
 use agent_ebpf::table::Cells;
 
-pub use self::v4::{Classed4, Plan4, Table4};
+pub use self::{
+    v4::{Classed4, Plan4, Table4},
+    v6::{Change6, Classed6, Plan6, Table6},
+};
 
 /// Memory for a table, shared with its readers. Zeroed when handed over.
 pub trait Memory {

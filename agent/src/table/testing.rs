@@ -1,6 +1,6 @@
 //! What the tests of both tables need.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Zeroed memory.
 pub(super) fn memory(words: usize) -> Box<[AtomicU64]> {
@@ -20,5 +20,14 @@ impl Random {
 
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 16) % bound
+    }
+}
+
+/// Set when this goes, by a panic too.
+pub(super) struct Until<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -14,6 +14,7 @@ use agent_ebpf::{class::Class, table::v4 as layout};
 use super::{Memory, Words, fill, space::Space};
 
 pub use self::build::plan;
+pub(crate) use self::edit::SHORTEST_EDIT;
 
 /// A prefix and the class of those of its addresses that no longer prefix covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::table::{Memory, NeedsRebuild, Words, space::Space};
 
-/// The shortest prefix whose edit is done in place.
-const SHORTEST: u8 = 16;
+/// The length of the widest prefix that is edited in place.
+pub(crate) const SHORTEST_EDIT: u8 = 16;
 /// So small a part of all cells is not worth a grace period: it would be over too soon, and the next edit would wait again.
 const WORTH_A_WAIT: u32 = 64;
 
@@ -60,7 +60,7 @@ impl<M: Memory> Table4<M> {
         let Some(widest) = changes.first() else {
             return Ok(());
         };
-        if widest.length < SHORTEST {
+        if widest.length < SHORTEST_EDIT {
             return Err(NeedsRebuild::TooWide);
         }
         self.set_presence(widest.address, widest.last());

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::table::{
     NeedsRebuild,
-    testing::{Random, memory},
+    testing::{Random, Until, memory},
 };
 
 type Shared = Arc<Box<[AtomicU64]>>;
@@ -268,9 +268,9 @@ fn a_reader_sees_the_old_class_or_the_new() {
     let memory = Arc::clone(table.memory());
     let size = table.size();
     let is_over = AtomicBool::new(false);
-    let (rounds, at_rest) = (AtomicU64::new(0), AtomicU64::new(0));
+    let rounds = AtomicU64::new(0);
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let reader = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 for (address, allowed) in &watched {
                     let class =
@@ -279,12 +279,11 @@ fn a_reader_sees_the_old_class_or_the_new() {
                 }
                 rounds.fetch_add(1, Ordering::Release);
             }
-            at_rest.store(1, Ordering::Release);
         });
+        let _until = Until(&is_over);
         let mut wait = || {
             let seen = rounds.load(Ordering::Acquire);
-            while rounds.load(Ordering::Acquire) < seen + 2 && at_rest.load(Ordering::Acquire) == 0
-            {
+            while rounds.load(Ordering::Acquire) < seen + 2 && !reader.is_finished() {
                 thread::yield_now();
             }
         };
@@ -301,7 +300,6 @@ fn a_reader_sees_the_old_class_or_the_new() {
                 .edit(&[classed(address, 32, class)], &mut wait)
                 .unwrap();
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     assert!(rounds.into_inner() > 0);
 }
