@@ -14,6 +14,7 @@ pub mod locate;
 pub mod netns;
 pub mod oracle;
 pub mod place;
+pub mod prefixes;
 pub mod process;
 pub mod proxy;
 pub mod random;
