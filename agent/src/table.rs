@@ -60,6 +60,8 @@ pub struct TooLarge {
     pub largest: u32,
 }
 
+const MIB: u32 = 1 << 20;
+
 /// The words of a table, read as its cells.
 struct Words<'a, const N: usize>(&'a [AtomicU64]);
 

@@ -32,14 +32,14 @@ impl Code {
 pub(super) enum Actions {
     One(Code),
     /// In order of their codes, each with how often it is there.
-    Many(Box<Vec<(Code, u32)>>),
+    Many(Box<[(Code, u32)]>),
 }
 
 impl Actions {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Code, u32)> {
         let (one, many) = match self {
             Self::One(code) => (Some((*code, 1)), &[][..]),
-            Self::Many(many) => (None, many.as_slice()),
+            Self::Many(many) => (None, &**many),
         };
         one.into_iter().chain(many.iter().copied())
     }
@@ -54,7 +54,7 @@ impl Actions {
             }
             Err(at) => many.insert(at, (code, 1)),
         }
-        *self = Self::Many(Box::new(many));
+        *self = Self::Many(many.into());
     }
 
     /// The actions without this one, once; nothing if it is not there.
@@ -69,7 +69,7 @@ impl Actions {
         Some(match many.as_slice() {
             [] => Rest::Nothing,
             [(code, 1)] => Rest::Actions(Self::One(*code)),
-            _ => Rest::Actions(Self::Many(Box::new(many))),
+            _ => Rest::Actions(Self::Many(many.into())),
         })
     }
 }

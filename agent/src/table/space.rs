@@ -1,16 +1,17 @@
 //! Which cells of a table are free.
 
 /// The longest run of cells that is allocated at once.
-const LONGEST: usize = 64;
+const LONGEST: u32 = 64;
 
 /// Free cells, and those that a reader may still be looking at.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// Never used from here.
-    next: u32,
-    end: u32,
-    /// First cells of free runs, by length.
-    free: [Vec<u32>; LONGEST + 1],
+    /// A bit for each cell, set when it is free.
+    free: Vec<u64>,
+    /// First cells of free runs; those of length `n` at index `n - 1`.
+    runs: [Vec<u32>; LONGEST as usize],
+    /// A bit for each length of which there are runs, by the same index.
+    lengths: u64,
     quarantine: Vec<(u32, u32)>,
     quarantined: u32,
     used: u32,
@@ -19,43 +20,43 @@ pub(super) struct Space {
 impl Space {
     /// The cells `next..end` are free, and those below are in use.
     pub(super) fn new(next: u32, end: u32) -> Self {
-        Self {
-            next,
-            end,
-            free: std::array::from_fn(|_| Vec::new()),
+        let mut space = Self {
+            free: vec![0; end.div_ceil(64) as usize],
+            runs: std::array::from_fn(|_| Vec::new()),
+            lengths: 0,
             quarantine: Vec::new(),
             quarantined: 0,
             used: next,
-        }
+        };
+        space.mark(next, end - next, true);
+        space.find_runs();
+        space
     }
 
     /// The first cell of a run of this length, at most 64.
     pub(super) fn allocate(&mut self, length: u32) -> Option<u32> {
-        let first = self.find(length)?;
+        let wanted = length.checked_sub(1).filter(|wanted| *wanted < LONGEST)?;
+        let fitting = self.lengths & u64::MAX << wanted;
+        if fitting == 0 {
+            return None;
+        }
+        let found = fitting.trailing_zeros() + 1;
+        let runs = self.runs.get_mut(found as usize - 1)?;
+        let first = runs.pop()?;
+        if runs.is_empty() {
+            self.lengths &= !(1 << (found - 1));
+        }
+        self.add_run(first + length, found - length);
+        self.mark(first, length, false);
         self.used += length;
-        Some(first)
-    }
-
-    fn find(&mut self, length: u32) -> Option<u32> {
-        if let Some(first) = self.free.get_mut(length as usize)?.pop() {
-            return Some(first);
-        }
-        if length <= self.end - self.next {
-            let first = self.next;
-            self.next += length;
-            return Some(first);
-        }
-        let (longer, first) = (length as usize + 1..=LONGEST)
-            .find_map(|longer| Some((longer, self.free.get_mut(longer)?.pop()?)))?;
-        let rest = longer - length as usize;
-        self.free.get_mut(rest)?.push(first + length);
         Some(first)
     }
 
     /// Gives back a run that no reader can have seen.
     pub(super) fn free(&mut self, first: u32, length: u32) {
         self.used -= length;
-        self.put(first, length);
+        self.mark(first, length, true);
+        self.add_run(first, length);
     }
 
     /// Gives back a run that readers may still see until [`Space::reclaim`].
@@ -72,17 +73,75 @@ impl Space {
         self.quarantined
     }
 
-    /// Frees what was retired. Call after a grace period.
+    /// Frees what was retired, and joins neighbouring runs. Call after a grace period.
     pub(super) fn reclaim(&mut self) {
         self.quarantined = 0;
-        for (first, length) in std::mem::take(&mut self.quarantine) {
-            self.put(first, length);
+        let mut quarantine = std::mem::take(&mut self.quarantine);
+        for (first, length) in quarantine.drain(..) {
+            self.mark(first, length, true);
+        }
+        self.quarantine = quarantine;
+        self.find_runs();
+    }
+
+    fn add_run(&mut self, first: u32, length: u32) {
+        if let Some(index) = length.checked_sub(1)
+            && let Some(runs) = self.runs.get_mut(index as usize)
+        {
+            runs.push(first);
+            self.lengths |= 1 << index;
         }
     }
 
-    fn put(&mut self, first: u32, length: u32) {
-        if let Some(runs) = self.free.get_mut(length as usize) {
-            runs.push(first);
+    fn mark(&mut self, first: u32, length: u32, is_free: bool) {
+        let (mut cell, end) = (first, first + length);
+        while cell < end {
+            let count = (64 - cell % 64).min(end - cell);
+            let bits = u64::MAX >> (64 - count) << (cell % 64);
+            if let Some(word) = self.free.get_mut(cell as usize / 64) {
+                *word = if is_free { *word | bits } else { *word & !bits };
+            }
+            cell += count;
+        }
+    }
+
+    /// Finds the runs of free cells, from the last to the first: the first is then used first.
+    fn find_runs(&mut self) {
+        self.runs.iter_mut().for_each(Vec::clear);
+        self.lengths = 0;
+        let words = std::mem::take(&mut self.free);
+        // A run that reaches down to the word last looked at.
+        let (mut first, mut length) = (0, 0);
+        for (index, word) in words.iter().enumerate().rev() {
+            let (mut word, mut end) = (*word, 64);
+            while end > 0 {
+                let ones = word.leading_ones().min(end);
+                if ones > 0 {
+                    first = index as u32 * 64 + end - ones;
+                    length += ones;
+                    end -= ones;
+                    word = word.checked_shl(ones).unwrap_or(0);
+                    if end == 0 {
+                        break;
+                    }
+                }
+                self.add_long_run(first, length);
+                length = 0;
+                let zeros = word.leading_zeros().min(end);
+                end -= zeros;
+                word = word.checked_shl(zeros).unwrap_or(0);
+            }
+        }
+        self.add_long_run(first, length);
+        self.free = words;
+    }
+
+    fn add_long_run(&mut self, first: u32, length: u32) {
+        let mut end = first + length;
+        while end > first {
+            let length = (end - first).min(LONGEST);
+            end -= length;
+            self.add_run(end, length);
         }
     }
 
@@ -109,12 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_run_is_split_when_no_other_is_left() {
+    fn a_longer_run_is_split_and_its_parts_are_joined_again() {
         let mut space = Space::new(0, 8);
-        assert_eq!(space.allocate(8), Some(0));
-        space.free(0, 8);
         assert_eq!(space.allocate(3), Some(0));
         assert_eq!(space.allocate(5), Some(3));
         assert_eq!(space.allocate(1), None);
+        space.retire(0, 3);
+        space.retire(3, 5);
+        space.reclaim();
+        assert_eq!(space.allocate(8), Some(0));
+    }
+
+    #[test]
+    fn runs_that_cross_words_are_found_whole() {
+        let mut space = Space::new(1, 300);
+        let runs: Vec<u32> = (0..4).filter_map(|_| space.allocate(64)).collect();
+        let mut cells: Vec<u32> = runs.iter().flat_map(|first| *first..first + 64).collect();
+        while let Some(cell) = space.allocate(1) {
+            cells.push(cell);
+        }
+        cells.sort_unstable();
+        assert!(cells.into_iter().eq(1..300));
     }
 }

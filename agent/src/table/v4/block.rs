@@ -263,7 +263,7 @@ impl Block {
     /// The descriptor of a /24 that has one.
     pub(super) fn descriptor(self, words: &Words<'_, WORDS>, bit: u32) -> Descriptor {
         let rank = rank(self.special, bit);
-        let (cell, word, is_high) = (self.descriptors() + rank / 8, rank / 2 % 4, rank % 2 != 0);
+        let (cell, word, is_high) = (self.descriptors() + rank / 8, rank / 2 % 4, rank & 1 != 0);
         let both = words.load(cell, word);
         Descriptor {
             cell,

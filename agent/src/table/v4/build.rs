@@ -3,7 +3,8 @@
 use agent_ebpf::{
     class::Class,
     table::v4::{
-        BASES, CELLS, FULL, NODE_CELLS, PARTIAL, ROOT_CELLS, WORDS, cells_of, presence_cells,
+        BASES, CELL_BYTES, CELLS, FULL, NODE_CELLS, PARTIAL, ROOT_CELLS, WORDS, cells_of,
+        presence_cells,
     },
 };
 
@@ -11,7 +12,7 @@ use super::{
     Classed4, Plan4,
     block::{BLOCK, Content, Sink, encode, masks},
 };
-use crate::table::TooLarge;
+use crate::table::{MIB, TooLarge};
 
 /// Compiles prefixes, sorted by address and then by length, each once.
 ///
@@ -44,7 +45,7 @@ pub fn plan(classed: &[Classed4]) -> Result<Plan4, TooLarge> {
 fn too_large() -> TooLarge {
     TooLarge {
         family: "IPv4",
-        largest: cells_of(CELLS.len() - 1) * (WORDS as u32 * 8) >> 20,
+        largest: cells_of(CELLS.len() - 1) / (MIB / CELL_BYTES as u32),
     }
 }
 

@@ -240,7 +240,7 @@ fn two_million_hosts_apart_do_not_fit_and_a_million_do() {
     };
     assert!(plan(&hosts(1_000_000)).is_ok());
     let scattered: Vec<Classed4> = (0..2_000_000_u32)
-        .map(|host| classed(host << 8 | host % 2, 32, Class::BANNED))
+        .map(|host| classed((host << 8) + host % 2, 32, Class::BANNED))
         .collect();
     let error = plan(&scattered).unwrap_err();
     assert!(error.to_string().contains("128 MiB"), "{error}");

@@ -1,12 +1,14 @@
 //! From sorted prefixes to a table.
 
-use agent_ebpf::table::v6::{CELLS, HAS_LONGER, Hash, Header, ROOT, ROOT_CELLS, Region, WORDS};
+use agent_ebpf::table::v6::{
+    CELL_BYTES, CELLS, HAS_LONGER, Hash, Header, ROOT, ROOT_CELLS, Region, WORDS,
+};
 
 use super::{
     Classed6, Plan6,
     entry::{Cell, Entry, Lengths, Long, Short},
 };
-use crate::table::TooLarge;
+use crate::table::{MIB, TooLarge};
 
 /// Steps after which the search for a place gives up. At the loads here it never takes more than a few dozen.
 const MOST_MOVES: u32 = 2_000;
@@ -38,7 +40,7 @@ pub fn plan(classed: &[Classed6], seed: u64) -> Result<Plan6, TooLarge> {
     }
     Err(TooLarge {
         family: "IPv6",
-        largest: CELLS.iter().max().unwrap_or(&0) * (WORDS as u32 * 8) >> 20,
+        largest: CELLS.iter().max().unwrap_or(&0) / (MIB / CELL_BYTES as u32),
     })
 }
 
