@@ -90,6 +90,11 @@ impl Ipv4 {
         self
     }
 
+    pub(crate) fn protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
     pub(crate) fn frame(&self) -> Frame {
         let header = 20 + usize::from(self.options) * 4;
         let mut packet = vec![0x45 + self.options, 0];
@@ -120,6 +125,12 @@ pub(crate) struct Ipv6 {
 impl Ipv6 {
     pub(crate) fn hop_limit(mut self, hop_limit: u8) -> Self {
         self.hop_limit = hop_limit;
+        self
+    }
+
+    /// With this number in the last next-header field, whatever follows.
+    pub(crate) fn next(mut self, number: u8) -> Self {
+        self.next = Some(number);
         self
     }
 

@@ -8,9 +8,11 @@
 extern crate std;
 
 pub mod class;
+pub mod flow;
 #[cfg(test)]
 mod frames;
 pub mod layout;
+pub mod limit;
 pub mod packet;
 pub mod scope;
 pub mod table;

@@ -9,6 +9,13 @@ pub trait Bytes {
 
     /// Whether the packet has all bytes before offset `end`.
     fn reaches(&self, end: usize) -> bool;
+
+    /// Follows IPv6 extension headers from offset `at`, where one of type `next` begins. The kernel's side does it in a function of
+    /// its own, which the verifier looks at once.
+    #[inline(always)]
+    fn extensions(&self, at: usize, next: u8) -> Chain {
+        extensions(self, at, next)
+    }
 }
 
 impl Bytes for [u8] {
@@ -41,6 +48,17 @@ impl Source {
             Self::V6(address)
         }
     }
+
+    /// The IPv4 address that an address in 64:ff9b::/96 has in it (RFC 6052 section 2.1), else the address as it is.
+    #[inline(always)]
+    pub fn without_nat64(self) -> Self {
+        match self {
+            Self::V6([0x00, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]) => {
+                Self::V4([a, b, c, d])
+            }
+            Self::V4(_) | Self::V6(_) => self,
+        }
+    }
 }
 
 /// What kind of packet it is, as far as a verdict asks.
@@ -58,27 +76,96 @@ pub enum Kind {
     Ip(Source),
 }
 
-/// What makes an IP packet uncertain beyond its source.
+/// What makes a packet uncertain beyond its source. Each has a policy and a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Oddity {
-    None,
     /// A fragment, the first or a later one.
     Fragment,
     /// More than [`MAX_EXTENSION_HEADERS`] IPv6 extension headers: what follows was not looked at.
     LongExtensionChain,
+    /// An IPv6 next header that is experimental (253, 254) or not assigned: what follows can't be told.
+    UnknownExtensionHeader,
+    /// More than [`SHALLOW_TAGS`] VLAN tags.
+    DeepTags,
+    /// Neither IP nor essential to the link.
+    OtherEthernet,
+}
+
+impl Oddity {
+    pub const ALL: [Self; 5] = [
+        Self::Fragment,
+        Self::LongExtensionChain,
+        Self::UnknownExtensionHeader,
+        Self::DeepTags,
+        Self::OtherEthernet,
+    ];
+
+    /// Its name, as in metrics and `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fragment => "fragment",
+            Self::LongExtensionChain => "long_extension_chain",
+            Self::UnknownExtensionHeader => "unknown_extension_header",
+            Self::DeepTags => "vlan_depth",
+            Self::OtherEthernet => "other_ethernet",
+        }
+    }
+}
+
+/// A set of [`Oddity`], one bit each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Oddities(pub u8);
+
+impl Oddities {
+    pub const NONE: Self = Self(0);
+
+    /// Of this one.
+    #[inline(always)]
+    pub const fn of(oddity: Oddity) -> Self {
+        Self(1 << oddity as u32)
+    }
+
+    /// Those of both.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline(always)]
+    pub const fn has(self, oddity: Oddity) -> bool {
+        self.0 & Self::of(oddity).0 != 0
+    }
 }
 
 /// What the headers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     pub kind: Kind,
-    pub oddity: Oddity,
+    pub oddities: Oddities,
+    /// VLAN tags in front of the ethertype.
+    pub tags: u8,
     /// The ethertype behind the tags; for a frame with a length field (802.3), that length.
     pub ethertype: u16,
     /// The IP protocol behind the extension headers that were read; 0 when it is not known.
     pub protocol: u8,
+    /// Where the IP header begins, or what stands in its place.
+    pub network_at: u16,
     /// Where the transport header begins; 0 when there is none to be read, as in a later fragment.
     pub transport_at: u16,
+}
+
+impl Headers {
+    /// In place of headers that can't be read. All of it is set, since the kernel's verifier refuses to look at what was never written.
+    pub const UNREADABLE: Self = Self {
+        kind: Kind::OtherEthernet,
+        oddities: Oddities::NONE,
+        tags: 0,
+        ethertype: 0,
+        protocol: 0,
+        network_at: 0,
+        transport_at: 0,
+    };
 }
 
 /// Why a packet can't be judged.
@@ -98,8 +185,10 @@ pub enum Malformed {
     BadIpv6,
 }
 
-/// VLAN tags that are read: 802.1Q inside 802.1ad.
-pub const MAX_TAGS: usize = 2;
+/// VLAN tags that are nothing special: 802.1Q inside 802.1ad.
+pub const SHALLOW_TAGS: usize = 2;
+/// VLAN tags that are read.
+pub const MAX_TAGS: usize = 5;
 /// IPv6 extension headers that are read. RFC 8200 section 4.1 knows of seven in a sane packet.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
@@ -107,10 +196,10 @@ const ETHERNET_HEADER: usize = 14;
 const TAG: usize = 4;
 const IPV6_HEADER: usize = 40;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_SLOW: u16 = 0x8809;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const ETHERTYPE_LLDP: u16 = 0x88cc;
@@ -123,7 +212,11 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
 const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
@@ -141,8 +234,13 @@ pub fn parse<B: Bytes + ?Sized>(packet: &B) -> Result<Headers, Malformed> {
     let Some(ethertype) = packet.read::<2>(12) else {
         return Err(Malformed::ShortEthernet);
     };
-    let mut ethertype = u16::from_be_bytes(ethertype);
+    let ethertype = u16::from_be_bytes(ethertype);
+    if ethertype == ETHERTYPE_IPV4 {
+        return ipv4(packet, ETHERNET_HEADER, 0);
+    }
+    let mut ethertype = ethertype;
     let mut at = ETHERNET_HEADER;
+    let mut tags = 0;
     for _ in 0..MAX_TAGS {
         if !is_tag(ethertype) {
             break;
@@ -152,20 +250,40 @@ pub fn parse<B: Bytes + ?Sized>(packet: &B) -> Result<Headers, Malformed> {
         };
         ethertype = u16::from_be_bytes(inner);
         at += TAG;
+        tags += 1;
     }
     if is_tag(ethertype) {
         return Err(Malformed::TooManyTags);
     }
     match ethertype {
-        ETHERTYPE_IPV4 => ipv4(packet, at),
-        ETHERTYPE_IPV6 => ipv6(packet, at),
-        _ => Ok(Headers {
-            kind: not_ip(destination, ethertype),
-            oddity: Oddity::None,
-            ethertype,
-            protocol: 0,
-            transport_at: 0,
-        }),
+        ETHERTYPE_IPV4 => ipv4(packet, at, tags),
+        ETHERTYPE_IPV6 => ipv6(packet, at, tags),
+        _ => {
+            let kind = not_ip(destination, ethertype);
+            let oddities = if kind == Kind::OtherEthernet {
+                depth(tags).and(Oddities::of(Oddity::OtherEthernet))
+            } else {
+                depth(tags)
+            };
+            Ok(Headers {
+                kind,
+                oddities,
+                tags,
+                ethertype,
+                protocol: 0,
+                network_at: at as u16,
+                transport_at: 0,
+            })
+        }
+    }
+}
+
+#[inline(always)]
+fn depth(tags: u8) -> Oddities {
+    if tags as usize > SHALLOW_TAGS {
+        Oddities::of(Oddity::DeepTags)
+    } else {
+        Oddities::NONE
     }
 }
 
@@ -186,51 +304,74 @@ fn not_ip(destination: [u8; 6], ethertype: u16) -> Kind {
 }
 
 #[inline(always)]
-fn ipv4<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> {
-    let Some([version_and_length]) = packet.read::<1>(at) else {
-        return Err(Malformed::ShortIpv4);
+fn ipv4<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, Malformed> {
+    // The fixed part of the header in one read, which is one check of its end.
+    let Some(header) = packet.read::<20>(at) else {
+        return Err(short_ipv4(packet, at));
     };
+    let [
+        version_and_length,
+        _,
+        _,
+        _,
+        _,
+        _,
+        high,
+        low,
+        _,
+        protocol,
+        _,
+        _,
+        a,
+        b,
+        c,
+        d,
+        ..,
+    ] = header;
     let length = usize::from(version_and_length & 0x0f) * 4;
     if version_and_length >> 4 != 4 || length < 20 {
         return Err(Malformed::BadIpv4);
     }
-    let Some(fragment) = packet.read::<2>(at + 6) else {
-        return Err(Malformed::ShortIpv4);
-    };
-    let Some([protocol]) = packet.read::<1>(at + 9) else {
-        return Err(Malformed::ShortIpv4);
-    };
-    let Some(source) = packet.read::<4>(at + 12) else {
-        return Err(Malformed::ShortIpv4);
-    };
-    if !packet.reaches(at + length) {
+    if length > 20 && !packet.reaches(at + length) {
         return Err(Malformed::ShortIpv4);
     }
 
     // RFC 791: three flag bits, of which the last says that more fragments follow, then the offset.
-    let fragment = u16::from_be_bytes(fragment);
+    let fragment = u16::from_be_bytes([high, low]);
     let is_later = fragment & 0x1fff != 0;
     Ok(Headers {
-        kind: Kind::Ip(Source::V4(source)),
-        oddity: if fragment & 0x3fff == 0 {
-            Oddity::None
+        kind: Kind::Ip(Source::V4([a, b, c, d])),
+        oddities: if fragment & 0x3fff == 0 {
+            depth(tags)
         } else {
-            Oddity::Fragment
+            depth(tags).and(Oddities::of(Oddity::Fragment))
         },
+        tags,
         ethertype: ETHERTYPE_IPV4,
         protocol,
+        network_at: at as u16,
         transport_at: if is_later { 0 } else { (at + length) as u16 },
     })
 }
 
+/// Why an IPv4 header that is not all there is refused: what its first byte says is looked at first, if there is one.
 #[inline(always)]
-fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> {
+fn short_ipv4<B: Bytes + ?Sized>(packet: &B, at: usize) -> Malformed {
+    match packet.read::<1>(at) {
+        Some([0x45..=0x4f]) | None => Malformed::ShortIpv4,
+        Some(_) => Malformed::BadIpv4,
+    }
+}
+
+#[inline(always)]
+fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, Malformed> {
     let Some([version]) = packet.read::<1>(at) else {
         return Err(Malformed::ShortIpv6);
     };
     if version >> 4 != 6 {
         return Err(Malformed::BadIpv6);
     }
+    let network_at = at;
     let Some([next, hop_limit]) = packet.read::<2>(at + 6) else {
         return Err(Malformed::ShortIpv6);
     };
@@ -238,41 +379,121 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
         return Err(Malformed::ShortIpv6);
     };
     // The destination is not used, but a header that ends before it is cut.
-    if !packet.reaches(at + IPV6_HEADER) {
+    let at = at + IPV6_HEADER;
+    if !packet.reaches(at) {
         return Err(Malformed::ShortIpv6);
     }
 
-    let mut headers = Headers {
-        kind: Kind::Ip(Source::from_v6(source)),
-        oddity: Oddity::LongExtensionChain,
+    let chain = if is_extension(next) {
+        packet.extensions(at, next)
+    } else {
+        Chain::end(next, at, 0)
+    };
+    if chain.is_short {
+        return Err(Malformed::ShortIpv6);
+    }
+    let is_discovery = chain.protocol == ICMPV6
+        && hop_limit == 255
+        && chain.oddities == Oddities::NONE
+        && matches!(
+            packet.read::<2>(usize::from(chain.transport_at)),
+            Some([133..=137, _])
+        );
+    Ok(Headers {
+        kind: if is_discovery {
+            Kind::NeighbourDiscovery
+        } else {
+            Kind::Ip(Source::from_v6(source))
+        },
+        oddities: depth(tags).and(chain.oddities),
+        tags,
         ethertype: ETHERTYPE_IPV6,
+        protocol: chain.protocol,
+        network_at: network_at as u16,
+        transport_at: chain.transport_at,
+    })
+}
+
+/// What stands behind the IPv6 extension headers of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// The packet ends within one of them.
+    pub is_short: bool,
+    pub oddities: Oddities,
+    /// 0 when it is not known.
+    pub protocol: u8,
+    /// 0 when there is no transport header to be read.
+    pub transport_at: u16,
+}
+
+impl Chain {
+    const SHORT: Self = Self {
+        is_short: true,
+        oddities: Oddities::NONE,
         protocol: 0,
         transport_at: 0,
     };
-    let mut protocol = next;
-    let mut at = at + IPV6_HEADER;
-    let mut is_fragment = 0;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        if !is_extension(protocol) {
-            headers.oddity = if is_fragment == 0 {
-                Oddity::None
-            } else {
-                Oddity::Fragment
-            };
-            headers.protocol = protocol;
-            headers.transport_at = at as u16;
-            if protocol == ICMPV6
-                && hop_limit == 255
-                && is_fragment == 0
-                && matches!(packet.read::<2>(at), Some([133..=137, _]))
-            {
-                headers.kind = Kind::NeighbourDiscovery;
+
+    #[inline(always)]
+    fn end(protocol: u8, at: usize, is_fragment: usize) -> Self {
+        let oddities = if is_fragment == 0 {
+            Oddities::NONE
+        } else {
+            Oddities::of(Oddity::Fragment)
+        };
+        // 148-252 are not assigned, 255 is reserved (IANA, "Protocol Numbers").
+        if protocol >= 148 {
+            Self {
+                is_short: false,
+                oddities: oddities.and(Oddities::of(Oddity::UnknownExtensionHeader)),
+                protocol,
+                transport_at: 0,
             }
-            return Ok(headers);
+        } else {
+            Self {
+                is_short: false,
+                oddities,
+                protocol,
+                transport_at: at as u16,
+            }
+        }
+    }
+
+    /// All of it in one word.
+    #[inline(always)]
+    pub fn to_word(self) -> u64 {
+        self.transport_at as u64
+            | (self.protocol as u64) << 16
+            | (self.oddities.0 as u64) << 24
+            | (self.is_short as u64) << 32
+    }
+
+    /// What [`Chain::to_word`] made a word of.
+    #[inline(always)]
+    pub fn from_word(word: u64) -> Self {
+        Self {
+            is_short: word >> 32 & 1 != 0,
+            oddities: Oddities((word >> 24) as u8),
+            protocol: (word >> 16) as u8,
+            // The kernel's side reads nothing beyond; as a mask it tells the verifier so.
+            transport_at: word as u16 & 0x3fff,
+        }
+    }
+}
+
+/// Follows IPv6 extension headers from offset `at`, where one of type `next` begins.
+#[inline(always)]
+pub fn extensions<B: Bytes + ?Sized>(packet: &B, at: usize, next: u8) -> Chain {
+    let mut at = at;
+    let mut protocol = next;
+    let mut is_fragment = 0;
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if !is_extension(protocol) {
+            return Chain::end(protocol, at, is_fragment);
         }
         // Every extension header has at least eight bytes.
         let Some([next, length, offset_high, offset_low, ..]) = packet.read::<8>(at) else {
-            return Err(Malformed::ShortIpv6);
+            return Chain::SHORT;
         };
         // Arithmetic in place of branches: the kernel's verifier follows every way through every round of this loop.
         let is_authentication = equal(protocol, AUTHENTICATION);
@@ -281,7 +502,7 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
         let units = usize::from(length) * (1 - is_fragment_header) + 1 + is_authentication;
         let length = units << (3 - is_authentication);
         if !packet.reaches(at + length) {
-            return Err(Malformed::ShortIpv6);
+            return Chain::SHORT;
         }
         at += length;
         protocol = next;
@@ -289,12 +510,27 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize) -> Result<Headers, Malformed> 
         // RFC 8200 section 4.5: 13 bits of offset; only the first fragment has the headers that follow.
         let offset = usize::from(u16::from_be_bytes([offset_high, offset_low]) & 0xfff8);
         if offset * is_fragment_header != 0 {
-            headers.oddity = Oddity::Fragment;
-            headers.protocol = protocol;
-            return Ok(headers);
+            return Chain {
+                is_short: false,
+                oddities: Oddities::of(Oddity::Fragment),
+                protocol,
+                transport_at: 0,
+            };
         }
     }
-    Ok(headers)
+    if !is_extension(protocol) {
+        return Chain::end(protocol, at, is_fragment);
+    }
+    let mut oddities = Oddities::of(Oddity::LongExtensionChain);
+    if is_fragment != 0 {
+        oddities = oddities.and(Oddities::of(Oddity::Fragment));
+    }
+    Chain {
+        is_short: false,
+        oddities,
+        protocol: 0,
+        transport_at: 0,
+    }
 }
 
 /// Whether what follows is an extension header whose length can be told.
@@ -317,4 +553,48 @@ fn is_extension(protocol: u8) -> bool {
 #[inline(always)]
 fn equal(a: u8, b: u8) -> usize {
     (usize::from(a ^ b).wrapping_sub(1) >> 63) & 1
+}
+
+/// Transport headers, as far as a verdict asks.
+pub mod transport {
+    use super::{Bytes, Headers, SCTP, TCP, UDP};
+
+    /// Offset of the two bytes in a TCP header whose second is the flags. One byte alone at an offset that varies can't be read in the
+    /// kernel: LLVM's check of the end would be one that the verifier learns nothing from.
+    pub(crate) const TCP_FLAGS: usize = 12;
+
+    /// The destination port, for a scope. `None` in a later fragment. Protocols without ports, and headers that end before it, have
+    /// port 0: a scope that permits it permits every port.
+    #[inline(always)]
+    pub fn scope_port<B: Bytes + ?Sized>(packet: &B, headers: &Headers) -> Option<u16> {
+        let at = headers.transport_at as usize;
+        if !matches!(headers.protocol, TCP | UDP | SCTP) {
+            return Some(0);
+        }
+        if at == 0 {
+            return None;
+        }
+        match packet.read::<2>(at + 2) {
+            Some(port) => Some(u16::from_be_bytes(port)),
+            None => Some(0),
+        }
+    }
+
+    /// Whether it is the first packet of a TCP connection.
+    #[inline(always)]
+    pub fn is_connection_attempt<B: Bytes + ?Sized>(packet: &B, headers: &Headers) -> bool {
+        let at = headers.transport_at as usize;
+        headers.protocol == TCP
+            && at != 0
+            && match packet.read::<2>(at + TCP_FLAGS) {
+                Some(flags) => opens_connection(flags),
+                None => false,
+            }
+    }
+
+    /// Whether the flags at [`TCP_FLAGS`] have SYN and not ACK.
+    #[inline(always)]
+    pub(crate) fn opens_connection([_, flags]: [u8; 2]) -> bool {
+        flags & 0x12 == 0x02
+    }
 }

@@ -1,8 +1,13 @@
 //! The verdict: one precedence, each outcome with its reason.
 //!
-//! `malformed -> essential -> refused by a policy for odd packets -> protected -> ban -> allow -> default drop`.
+//! `malformed or too many tags -> essential -> refused by a policy for odd packets -> class of the source -> reply -> default drop`.
+//! The class is one of: protected, banned, denied, allowed, allowed within a scope, not listed.
 
-use crate::packet::{Bytes, Headers, Kind, Malformed, Oddity, Source, parse};
+use crate::{
+    class::Class,
+    limit::Excess,
+    packet::{Bytes, Headers, Kind, Malformed, Oddities, Oddity, Source, parse, transport},
+};
 
 /// Why a packet passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +20,8 @@ pub enum Pass {
     OtherEthernet,
     Protected,
     Allowed,
+    /// An answer in a flow that this host opened.
+    Reply,
 }
 
 /// Why a packet is dropped.
@@ -22,6 +29,7 @@ pub enum Pass {
 #[repr(u32)]
 pub enum Drop {
     ShortEthernet,
+    /// More VLAN tags than are read, or than the policy takes.
     TooManyTags,
     ShortIpv4,
     BadIpv4,
@@ -33,12 +41,20 @@ pub enum Drop {
     Fragment,
     /// Too many extension headers, and the policy drops such packets.
     LongExtensionChain,
-    /// The address is banned.
+    /// An unknown extension header, and the policy drops such packets.
+    UnknownExtensionHeader,
+    /// The source, or a network that it lies in, is banned.
     Banned,
-    /// A network that the address lies in is banned.
-    BannedNetwork,
+    /// A list takes the source out of a wider allowed prefix.
+    Denied,
+    /// The source is allowed, and not with this protocol and port.
+    OutOfScope,
     /// No list has the source.
     NotListed,
+    /// The source sends more packets than it may.
+    RateLimited,
+    /// The source opens more TCP connections than it may.
+    SynRateLimited,
 }
 
 /// What happens to a packet.
@@ -84,13 +100,14 @@ impl Verdict {
 
 impl Pass {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Arp,
         Self::NeighbourDiscovery,
         Self::LinkControl,
         Self::OtherEthernet,
         Self::Protected,
         Self::Allowed,
+        Self::Reply,
     ];
 
     /// The reason's name; no other reason, pass or drop, has the same.
@@ -102,13 +119,14 @@ impl Pass {
             Self::OtherEthernet => "other_ethernet_passed",
             Self::Protected => "protected",
             Self::Allowed => "allowed",
+            Self::Reply => "reply",
         }
     }
 }
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::ShortEthernet,
         Self::TooManyTags,
         Self::ShortIpv4,
@@ -118,9 +136,13 @@ impl Drop {
         Self::OtherEthernet,
         Self::Fragment,
         Self::LongExtensionChain,
+        Self::UnknownExtensionHeader,
         Self::Banned,
-        Self::BannedNetwork,
+        Self::Denied,
+        Self::OutOfScope,
         Self::NotListed,
+        Self::RateLimited,
+        Self::SynRateLimited,
     ];
 
     /// The reason's name; no other reason, pass or drop, has the same.
@@ -135,26 +157,15 @@ impl Drop {
             Self::OtherEthernet => "other_ethernet",
             Self::Fragment => "fragment",
             Self::LongExtensionChain => "long_extension_chain",
+            Self::UnknownExtensionHeader => "unknown_extension_header",
             Self::Banned => "banned",
-            Self::BannedNetwork => "banned_network",
+            Self::Denied => "denied",
+            Self::OutOfScope => "out_of_scope",
             Self::NotListed => "not_listed",
+            Self::RateLimited => "rate_limited",
+            Self::SynRateLimited => "syn_rate_limited",
         }
     }
-}
-
-/// The lists of prefixes that a verdict asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum List {
-    /// Sources that neither a ban nor a missing entry can cut.
-    Protected,
-    /// Banned networks.
-    Banned,
-    Allowed,
-}
-
-impl List {
-    pub const ALL: [Self; 3] = [Self::Protected, Self::Banned, Self::Allowed];
 }
 
 /// What an operator set for packets that the lists alone don't decide. The default judges by source, and drops what has none.
@@ -175,30 +186,50 @@ pub struct Policy {
 /// The rules in force. Everything that one value answers belongs to one generation.
 pub trait Rules {
     fn policy(&self) -> Policy;
-    /// Whether `list` has a prefix that `source` lies in.
-    fn lists(&self, list: List, source: Source) -> bool;
-    /// Whether this very address is banned.
-    fn bans(&self, source: Source) -> bool;
+
+    /// The class of an address.
+    fn class_of(&self, source: Source) -> Class;
+
+    /// Whether the scope set with this index permits the protocol and the port, as in
+    /// [`ScopeSet::permits`](crate::scope::ScopeSet::permits).
+    fn permits(&self, scope: u32, protocol: u8, port: Option<u16>) -> bool;
+
+    /// Whether the packet is a reply in a flow that this host opened.
+    fn is_reply<B: Bytes + ?Sized>(&self, packet: &B, headers: &Headers) -> bool;
+
+    /// Whether sources have a rate limit at all.
+    fn limits(&self) -> bool;
+
+    /// Takes the packet into account, and says whether it breaks a limit of its source. Asked only where there are limits.
+    fn excess(&self, source: Source, is_connection_attempt: bool) -> Option<Excess>;
 }
 
-/// A verdict, and the headers it rests on, unless they could not be read.
+/// A verdict, and what it rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     pub verdict: Verdict,
-    pub headers: Option<Headers>,
+    /// Of the source; [`Class::NOT_LISTED`] also where it was not asked for.
+    pub class: Class,
+    /// [`Headers::UNREADABLE`] where they could not be read.
+    pub headers: Headers,
 }
 
 /// Decides what happens to `packet` under `rules`.
 #[inline(always)]
 pub fn decide<B: Bytes + ?Sized, R: Rules>(packet: &B, rules: &R) -> Decision {
     match parse(packet) {
-        Ok(headers) => Decision {
-            verdict: judge(&headers, rules),
-            headers: Some(headers),
-        },
+        Ok(headers) => {
+            let (verdict, class) = judge(packet, &headers, rules);
+            Decision {
+                verdict,
+                class,
+                headers,
+            }
+        }
         Err(malformed) => Decision {
             verdict: Verdict::Drop(refusal(malformed)),
-            headers: None,
+            class: Class::NOT_LISTED,
+            headers: Headers::UNREADABLE,
         },
     }
 }
@@ -216,34 +247,104 @@ fn refusal(malformed: Malformed) -> Drop {
 }
 
 #[inline(always)]
-fn judge<R: Rules>(headers: &Headers, rules: &R) -> Verdict {
+fn judge<B: Bytes + ?Sized, R: Rules>(
+    packet: &B,
+    headers: &Headers,
+    rules: &R,
+) -> (Verdict, Class) {
+    let unlisted = |verdict| (verdict, Class::NOT_LISTED);
+    let policy = rules.policy();
+    if headers.oddities.has(Oddity::DeepTags) && !policy.judge_deep_tags {
+        return unlisted(Verdict::Drop(Drop::TooManyTags));
+    }
     let source = match headers.kind {
-        Kind::Arp => return Verdict::Pass(Pass::Arp),
-        Kind::NeighbourDiscovery => return Verdict::Pass(Pass::NeighbourDiscovery),
-        Kind::LinkControl => return Verdict::Pass(Pass::LinkControl),
-        Kind::OtherEthernet if rules.policy().pass_other_ethernet => {
-            return Verdict::Pass(Pass::OtherEthernet);
+        Kind::Arp => return unlisted(Verdict::Pass(Pass::Arp)),
+        Kind::NeighbourDiscovery => return unlisted(Verdict::Pass(Pass::NeighbourDiscovery)),
+        Kind::LinkControl => return unlisted(Verdict::Pass(Pass::LinkControl)),
+        Kind::OtherEthernet if policy.pass_other_ethernet => {
+            return unlisted(Verdict::Pass(Pass::OtherEthernet));
         }
-        Kind::OtherEthernet => return Verdict::Drop(Drop::OtherEthernet),
+        Kind::OtherEthernet => return unlisted(Verdict::Drop(Drop::OtherEthernet)),
         Kind::Ip(source) => source,
     };
-    match headers.oddity {
-        Oddity::Fragment if rules.policy().drop_fragments => return Verdict::Drop(Drop::Fragment),
-        Oddity::LongExtensionChain if rules.policy().drop_long_extension_chains => {
-            return Verdict::Drop(Drop::LongExtensionChain);
-        }
-        Oddity::None | Oddity::Fragment | Oddity::LongExtensionChain => {}
+    if headers.oddities != Oddities::NONE
+        && let Some(reason) = refused_oddity(headers.oddities, policy)
+    {
+        return unlisted(Verdict::Drop(reason));
     }
-    if rules.lists(List::Protected, source) {
-        Verdict::Pass(Pass::Protected)
-    } else if rules.bans(source) {
-        Verdict::Drop(Drop::Banned)
-    } else if rules.lists(List::Banned, source) {
-        Verdict::Drop(Drop::BannedNetwork)
-    } else if rules.lists(List::Allowed, source) {
-        Verdict::Pass(Pass::Allowed)
+    let source = if policy.nat64 {
+        source.without_nat64()
     } else {
-        Verdict::Drop(Drop::NotListed)
+        source
+    };
+    let class = rules.class_of(source);
+    (by_class(packet, headers, rules, source, class), class)
+}
+
+#[inline(always)]
+fn refused_oddity(oddities: Oddities, policy: Policy) -> Option<Drop> {
+    if oddities.has(Oddity::Fragment) && policy.drop_fragments {
+        Some(Drop::Fragment)
+    } else if oddities.has(Oddity::LongExtensionChain) && policy.drop_long_extension_chains {
+        Some(Drop::LongExtensionChain)
+    } else if oddities.has(Oddity::UnknownExtensionHeader) && policy.drop_unknown_extension_headers
+    {
+        Some(Drop::UnknownExtensionHeader)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn by_class<B: Bytes + ?Sized, R: Rules>(
+    packet: &B,
+    headers: &Headers,
+    rules: &R,
+    source: Source,
+    class: Class,
+) -> Verdict {
+    let uninvited = match class {
+        Class::PROTECTED => return Verdict::Pass(Pass::Protected),
+        Class::BANNED => return Verdict::Drop(Drop::Banned),
+        Class::DENIED => return Verdict::Drop(Drop::Denied),
+        Class::NOT_LISTED => Drop::NotListed,
+        Class::ALLOWED => return within_limits(packet, headers, rules, source),
+        scoped => {
+            let port = transport::scope_port(packet, headers);
+            match scoped.scope() {
+                // What stands behind a long chain is not known, and then no protocol is permitted.
+                Some(scope)
+                    if !headers.oddities.has(Oddity::LongExtensionChain)
+                        && rules.permits(scope, headers.protocol, port) =>
+                {
+                    return within_limits(packet, headers, rules, source);
+                }
+                Some(_) | None => Drop::OutOfScope,
+            }
+        }
+    };
+    if rules.is_reply(packet, headers) {
+        Verdict::Pass(Pass::Reply)
+    } else {
+        Verdict::Drop(uninvited)
+    }
+}
+
+#[inline(always)]
+fn within_limits<B: Bytes + ?Sized, R: Rules>(
+    packet: &B,
+    headers: &Headers,
+    rules: &R,
+    source: Source,
+) -> Verdict {
+    if !rules.limits() {
+        return Verdict::Pass(Pass::Allowed);
+    }
+    let is_connection_attempt = transport::is_connection_attempt(packet, headers);
+    match rules.excess(source, is_connection_attempt) {
+        None => Verdict::Pass(Pass::Allowed),
+        Some(Excess::Packets) => Verdict::Drop(Drop::RateLimited),
+        Some(Excess::Syns) => Verdict::Drop(Drop::SynRateLimited),
     }
 }
 

@@ -1,23 +1,49 @@
-//! The packet: the only place that follows a pointer into it.
+//! Packets: the only place that follows a pointer into one.
 
-use agent_ebpf::packet::{Bytes, Headers};
-use aya_ebpf::programs::XdpContext;
+use agent_ebpf::packet::{Bytes, Chain, extensions};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, xdp_md},
+    programs::{TcContext, XdpContext},
+};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// The verifier takes no packet offset that could be larger than its own limit, `MAX_PACKET_OFF` (0xffff).
 const MAX_OFFSET: usize = 0x3fff;
 
-pub(super) struct Packet<'a> {
-    context: &'a XdpContext,
+/// The bytes between two pointers that the kernel gave.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    end: usize,
 }
 
-impl<'a> Packet<'a> {
+impl Span {
     #[inline(always)]
-    pub(super) fn new(context: &'a XdpContext) -> Self {
-        Self { context }
+    fn read<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        if at > MAX_OFFSET {
+            return None;
+        }
+        // With `N` = 1 and an offset that varies, LLVM turns this into `start >= end`, from which the verifier learns nothing.
+        let start = self.start + at;
+        if start + N > self.end {
+            return None;
+        }
+        // SAFETY: `start..start + N` lies before the end of the packet, as just checked; bytes have no alignment.
+        Some(unsafe { *(start as *const [u8; N]) })
     }
 
+    #[inline(always)]
+    fn reaches(self, end: usize) -> bool {
+        end <= MAX_OFFSET && self.start + end <= self.end
+    }
+}
+
+/// A packet that comes in.
+pub(super) struct Packet<'a> {
+    pub(super) context: &'a XdpContext,
+}
+
+impl Packet<'_> {
     #[inline(always)]
     pub(super) fn interface(&self) -> u32 {
         self.context.ingress_ifindex() as u32
@@ -28,34 +54,81 @@ impl<'a> Packet<'a> {
         self.context.data_end().wrapping_sub(self.context.data()) as u32
     }
 
-    /// The destination port of TCP or UDP; zeros when there is none to be read.
     #[inline(always)]
-    pub(super) fn destination_port(&self, headers: &Headers) -> [u8; 2] {
-        if headers.transport_at == 0 || !matches!(headers.protocol, TCP | UDP) {
-            return [0; 2];
+    pub(super) fn pointer(&self) -> *mut xdp_md {
+        self.context.as_ptr().cast()
+    }
+
+    #[inline(always)]
+    fn span(&self) -> Span {
+        Span {
+            start: self.context.data(),
+            end: self.context.data_end(),
         }
-        self.read(usize::from(headers.transport_at) + 2)
-            .unwrap_or([0; 2])
     }
 }
 
 impl Bytes for Packet<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        if at > MAX_OFFSET {
-            return None;
-        }
-        // With `N` = 1 and an offset that varies, LLVM turns this into `start >= end`, from which the verifier learns nothing.
-        let start = self.context.data() + at;
-        if start + N > self.context.data_end() {
-            return None;
-        }
-        // SAFETY: `start..start + N` lies before the end of the packet, as just checked; bytes have no alignment.
-        Some(unsafe { *(start as *const [u8; N]) })
+        self.span().read(at)
     }
 
     #[inline(always)]
     fn reaches(&self, end: usize) -> bool {
-        end <= MAX_OFFSET && self.context.data() + end <= self.context.data_end()
+        self.span().reaches(end)
     }
+
+    #[inline(always)]
+    fn extensions(&self, at: usize, next: u8) -> Chain {
+        Chain::from_word(ingress_extensions(self.pointer(), at as u64, next.into()))
+    }
+}
+
+/// A packet that goes out.
+pub(super) struct Outgoing<'a> {
+    pub(super) context: &'a TcContext,
+}
+
+impl Bytes for Outgoing<'_> {
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        span_of(self.context).read(at)
+    }
+
+    #[inline(always)]
+    fn reaches(&self, end: usize) -> bool {
+        span_of(self.context).reaches(end)
+    }
+
+    #[inline(always)]
+    fn extensions(&self, at: usize, next: u8) -> Chain {
+        let pointer = self.context.as_ptr().cast();
+        Chain::from_word(egress_extensions(pointer, at as u64, next.into()))
+    }
+}
+
+#[inline(always)]
+fn span_of(context: &TcContext) -> Span {
+    Span {
+        start: context.data(),
+        end: context.data_end(),
+    }
+}
+
+/// Functions with external linkage are verified once, whatever they are called with. This one has the longest loop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ingress_extensions(context: *mut xdp_md, at: u64, next: u64) -> u64 {
+    let context = XdpContext::new(context);
+    let packet = Packet { context: &context };
+    extensions(&packet, at as usize & MAX_OFFSET, next as u8).to_word()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_extensions(context: *mut __sk_buff, at: u64, next: u64) -> u64 {
+    let context = TcContext::new(context);
+    let packet = Outgoing { context: &context };
+    extensions(&packet, at as usize & MAX_OFFSET, next as u8).to_word()
 }

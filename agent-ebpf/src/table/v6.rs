@@ -177,11 +177,33 @@ pub fn class_of<C: Cells<WORDS> + ?Sized>(cells: &C, address: [u8; 16]) -> Class
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
     let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let low = u64::from_be_bytes([i, j, k, l, m, n, o, p]);
-    lookup(cells, high, low).unwrap_or(Class::NOT_LISTED)
+    class_by(
+        cells,
+        high,
+        |header, lowest| find_short(cells, header, high, lowest),
+        |header, lowest| find_long(cells, header, high, low, lowest),
+    )
+}
+
+/// The class of the address with this upper half, where `short` and `long` are to call [`find_short`] and [`find_long`]: the kernel's
+/// side does so in functions of their own, so that its verifier looks at them once and not for each length.
+#[inline(always)]
+pub fn class_by<C: Cells<WORDS> + ?Sized>(
+    cells: &C,
+    high: u64,
+    short: impl Fn(&Header, u64) -> Option<Class>,
+    long: impl Fn(&Header, u64) -> Option<Class>,
+) -> Class {
+    lookup(cells, high, short, long).unwrap_or(Class::NOT_LISTED)
 }
 
 #[inline(always)]
-fn lookup<C: Cells<WORDS> + ?Sized>(cells: &C, high: u64, low: u64) -> Option<Class> {
+fn lookup<C: Cells<WORDS> + ?Sized>(
+    cells: &C,
+    high: u64,
+    find_short: impl Fn(&Header, u64) -> Option<Class>,
+    find_long: impl Fn(&Header, u64) -> Option<Class>,
+) -> Option<Class> {
     let index = (high >> 48) as u32;
     let entry = half(
         cells.cell(ROOT.wrapping_add(index >> 4))?.word(index >> 1),
@@ -194,13 +216,32 @@ fn lookup<C: Cells<WORDS> + ?Sized>(cells: &C, high: u64, low: u64) -> Option<Cl
     let header = Header::read(&cells.cell(0)?);
     let mut short = ((entry >> 8) as u64 & 0xffff) << 32;
     if entry & HAS_LONGER != 0 {
-        let (middle, long) = lengths(cells, &header, (high >> 32) as u32);
+        let (middle, mut long) = lengths(cells, &header, (high >> 32) as u32);
         short |= middle;
-        if let Some(class) = find_long(cells, &header, high, low, long) {
+        // Lengths 65-128.
+        for _ in 0..64 {
+            if long == 0 {
+                break;
+            }
+            let lowest = long & long.wrapping_neg();
+            long ^= lowest;
+            if let Some(class) = find_long(&header, lowest) {
+                return Some(class);
+            }
+        }
+    }
+    // Lengths 17-64.
+    for _ in 0..48 {
+        if short == 0 {
+            break;
+        }
+        let lowest = short & short.wrapping_neg();
+        short ^= lowest;
+        if let Some(class) = find_short(&header, lowest) {
             return Some(class);
         }
     }
-    find_short(cells, &header, high, short).or(otherwise)
+    otherwise
 }
 
 /// Lengths 33-64 and 65-128 that are in use in a /32.
@@ -224,37 +265,30 @@ fn lengths<C: Cells<WORDS> + ?Sized>(cells: &C, header: &Header, top: u32) -> (u
     (0, 0)
 }
 
+/// The class of the prefix that covers the address with this upper half and is as long as the bit `lowest`, the last that belongs
+/// to it, says: of lengths 17-64.
 #[inline(always)]
-fn find_short<C: Cells<WORDS> + ?Sized>(
+pub fn find_short<C: Cells<WORDS> + ?Sized>(
     cells: &C,
     header: &Header,
     high: u64,
-    lengths: u64,
+    lowest: u64,
 ) -> Option<Class> {
-    let mut lengths = lengths;
-    // Lengths 17-64.
-    for _ in 0..48 {
-        if lengths == 0 {
-            break;
-        }
-        let lowest = lengths & lengths.wrapping_neg();
-        lengths ^= lowest;
-        let key = high & lowest.wrapping_neg();
-        let hash = Hash::of_short(header.seed, key, lowest);
-        if !may_hold(cells, header, hash) {
+    let key = high & lowest.wrapping_neg();
+    let hash = Hash::of_short(header.seed, key, lowest);
+    if !may_hold(cells, header, hash) {
+        return None;
+    }
+    let length = 64 - count_ones(lowest.wrapping_sub(1));
+    for bucket in hash.buckets(header.short) {
+        let Some(cell) = cells.cell(bucket) else {
             continue;
-        }
-        let length = 64 - count_ones(lowest.wrapping_sub(1));
-        for bucket in hash.buckets(header.short) {
-            let Some(cell) = cells.cell(bucket) else {
-                continue;
-            };
-            for slot in 0..SHORT_SLOTS {
-                if cell.word(slot) == key {
-                    let mark = mark(&cell, slot);
-                    if mark & 0xff == length {
-                        return Some(Class((mark >> 8) as u8));
-                    }
+        };
+        for slot in 0..SHORT_SLOTS {
+            if cell.word(slot) == key {
+                let mark = mark(&cell, slot);
+                if mark & 0xff == length {
+                    return Some(Class((mark >> 8) as u8));
                 }
             }
         }
@@ -262,39 +296,31 @@ fn find_short<C: Cells<WORDS> + ?Sized>(
     None
 }
 
+/// As [`find_short`], of lengths 65-128: `lowest` is a bit of the lower half.
 #[inline(always)]
-fn find_long<C: Cells<WORDS> + ?Sized>(
+pub fn find_long<C: Cells<WORDS> + ?Sized>(
     cells: &C,
     header: &Header,
     high: u64,
     low: u64,
-    lengths: u64,
+    lowest: u64,
 ) -> Option<Class> {
     let half = Hash::half_of_long(header.seed, high);
-    let mut lengths = lengths;
-    // Lengths 65-128.
-    for _ in 0..64 {
-        if lengths == 0 {
-            break;
-        }
-        let lowest = lengths & lengths.wrapping_neg();
-        lengths ^= lowest;
-        let key = low & lowest.wrapping_neg();
-        let hash = Hash::of_long(half, key, lowest);
-        if !may_hold(cells, header, hash) {
+    let key = low & lowest.wrapping_neg();
+    let hash = Hash::of_long(half, key, lowest);
+    if !may_hold(cells, header, hash) {
+        return None;
+    }
+    let length = 128 - count_ones(lowest.wrapping_sub(1));
+    for bucket in hash.buckets(header.long) {
+        let Some(cell) = cells.cell(bucket) else {
             continue;
-        }
-        let length = 128 - count_ones(lowest.wrapping_sub(1));
-        for bucket in hash.buckets(header.long) {
-            let Some(cell) = cells.cell(bucket) else {
-                continue;
-            };
-            for slot in 0..LONG_SLOTS {
-                if cell.word(2 * slot) == high && cell.word(2 * slot + 1) == key {
-                    let mark = mark(&cell, slot);
-                    if mark & 0xff == length {
-                        return Some(Class((mark >> 8) as u8));
-                    }
+        };
+        for slot in 0..LONG_SLOTS {
+            if cell.word(2 * slot) == high && cell.word(2 * slot + 1) == key {
+                let mark = mark(&cell, slot);
+                if mark & 0xff == length {
+                    return Some(Class((mark >> 8) as u8));
                 }
             }
         }

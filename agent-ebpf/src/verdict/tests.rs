@@ -1,4 +1,4 @@
-use std::{vec, vec::Vec};
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     frames::{Frame, Ipv6},
     layout::{oddity_counter, verdict_counter},
-    packet::MAX_EXTENSION_HEADERS,
+    packet::{Chain, MAX_EXTENSION_HEADERS},
 };
 
 const ALLOWED4: [u8; 4] = [203, 0, 113, 7];
@@ -17,11 +17,16 @@ const BANNED_NETWORK4: [u8; 4] = [203, 0, 113, 130];
 const ALLOWED6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 const STRANGER6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 
-/// 203.0.113.0/24 and 2001:db8:1::/48 are allowed, 203.0.113.128/25 is a banned network, 203.0.113.66 a banned address;
-/// 192.0.2.10 is protected and, by mistake, banned both ways.
+const DENIED4: [u8; 4] = [203, 0, 113, 200];
+const SCOPED4: [u8; 4] = [198, 18, 0, 1];
+
+/// 203.0.113.0/24 and 2001:db8:1::/48 are allowed, but for 203.0.113.66 and 203.0.113.128/26, which are banned, and 203.0.113.200,
+/// which is denied; 192.0.2.10 is protected; 198.18.0.1 may use TCP port 22.
 #[derive(Default)]
 struct Example {
     policy: Policy,
+    replies: bool,
+    limit: Option<Excess>,
 }
 
 impl Rules for Example {
@@ -29,20 +34,32 @@ impl Rules for Example {
         self.policy
     }
 
-    fn lists(&self, list: List, source: Source) -> bool {
-        match (list, source) {
-            (List::Protected, Source::V4(address)) => address == ADMIN4,
-            (List::Banned, Source::V4(address)) => {
-                address == ADMIN4 || matches!(address, [203, 0, 113, 128..=255])
-            }
-            (List::Allowed, Source::V4(address)) => matches!(address, [203, 0, 113, _]),
-            (List::Allowed, Source::V6(address)) => address.starts_with(&ALLOWED6[..6]),
-            (List::Protected | List::Banned, Source::V6(_)) => false,
+    fn class_of(&self, source: Source) -> Class {
+        match source {
+            Source::V4(ADMIN4) => Class::PROTECTED,
+            Source::V4(BANNED4 | [203, 0, 113, 128..=191]) => Class::BANNED,
+            Source::V4(DENIED4) => Class::DENIED,
+            Source::V4([203, 0, 113, _]) => Class::ALLOWED,
+            Source::V4(SCOPED4) => Class::FIRST_SCOPED,
+            Source::V6(address) if address.starts_with(&ALLOWED6[..6]) => Class::ALLOWED,
+            Source::V4(_) | Source::V6(_) => Class::NOT_LISTED,
         }
     }
 
-    fn bans(&self, source: Source) -> bool {
-        source == Source::V4(BANNED4) || source == Source::V4(ADMIN4)
+    fn permits(&self, scope: u32, protocol: u8, port: Option<u16>) -> bool {
+        scope == 0 && protocol == 6 && port.is_none_or(|port| port == 22)
+    }
+
+    fn is_reply<B: Bytes + ?Sized>(&self, _packet: &B, _headers: &Headers) -> bool {
+        self.replies
+    }
+
+    fn limits(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    fn excess(&self, _source: Source, _is_connection_attempt: bool) -> Option<Excess> {
+        self.limit
     }
 }
 
@@ -72,7 +89,7 @@ fn verdicts() {
             DROP_STRANGER,
         ),
         (
-            "protected although banned",
+            "protected",
             Frame::ipv4(ADMIN4).frame(),
             Verdict::Pass(Pass::Protected),
         ),
@@ -84,7 +101,12 @@ fn verdicts() {
         (
             "a banned network although allowed",
             Frame::ipv4(BANNED_NETWORK4).frame(),
-            Verdict::Drop(Drop::BannedNetwork),
+            Verdict::Drop(Drop::Banned),
+        ),
+        (
+            "denied although allowed",
+            Frame::ipv4(DENIED4).frame(),
+            Verdict::Drop(Drop::Denied),
         ),
         ("allowed, v6", Frame::ipv6(ALLOWED6).frame(), PASS_ALLOWED),
         (
@@ -131,6 +153,14 @@ fn verdicts() {
             "three tags",
             Frame::ipv4(ALLOWED4)
                 .frame()
+                .tagged(0x8100)
+                .tagged(0x8100)
+                .tagged(0x88a8),
+            Verdict::Drop(Drop::TooManyTags),
+        ),
+        (
+            "three tags around ARP",
+            Frame::ethernet(0x0806, &[0; 40])
                 .tagged(0x8100)
                 .tagged(0x8100)
                 .tagged(0x88a8),
@@ -285,7 +315,10 @@ fn extension_headers_are_followed_to_the_end_or_judged_by_source() {
     assert_eq!(longest.verdict, Verdict::Pass(Pass::NeighbourDiscovery));
     let too_long = chain(STRANGER6, MAX_EXTENSION_HEADERS + 1);
     assert_eq!(too_long.verdict, DROP_STRANGER);
-    assert_eq!(too_long.headers.unwrap().oddity, Oddity::LongExtensionChain);
+    assert_eq!(
+        too_long.headers.oddities,
+        Oddities::of(Oddity::LongExtensionChain)
+    );
     assert_eq!(
         chain(ALLOWED6, MAX_EXTENSION_HEADERS + 1).verdict,
         PASS_ALLOWED
@@ -296,9 +329,7 @@ fn extension_headers_are_followed_to_the_end_or_judged_by_source() {
 fn every_kind_of_extension_header_has_its_length() {
     let packet = |with: fn(Ipv6) -> Ipv6| {
         let frame = with(Frame::ipv6(ALLOWED6).hop_limit(255).icmp(135)).frame();
-        decide(frame.bytes().as_slice(), &Example::default())
-            .headers
-            .unwrap()
+        decide(frame.bytes().as_slice(), &Example::default()).headers
     };
     for headers in [
         packet(|packet| packet.extension(0, 2)),
@@ -367,7 +398,10 @@ fn policies_for_odd_packets_refuse_what_they_name_and_nothing_else() {
             ],
         ),
     ] {
-        let rules = Example { policy };
+        let rules = Example {
+            policy,
+            ..Example::default()
+        };
         let verdicts =
             [&fragment, &chain, &other].map(|frame| decide(frame.as_slice(), &rules).verdict);
         assert_eq!(verdicts, wanted, "{policy:?}");
@@ -436,10 +470,7 @@ fn every_verdict_has_a_counter_and_a_name_of_its_own() {
         .chain(Drop::ALL.into_iter().map(Verdict::Drop))
         .collect();
     let mut names: Vec<&str> = Vec::new();
-    let mut counters = vec![
-        oddity_counter(Oddity::Fragment).unwrap(),
-        oddity_counter(Oddity::LongExtensionChain).unwrap(),
-    ];
+    let mut counters: Vec<u32> = Oddity::ALL.into_iter().map(oddity_counter).collect();
     for verdict in verdicts {
         assert_eq!(Verdict::from_index(verdict.index()), Some(verdict));
         names.push(verdict.name());
@@ -457,13 +488,156 @@ fn every_verdict_has_a_counter_and_a_name_of_its_own() {
     assert_eq!(names.len(), all);
 }
 
+fn to_port(source: [u8; 4], protocol: u8, port: u16) -> Vec<u8> {
+    let mut frame = Frame::ipv4(source).protocol(protocol).frame().bytes();
+    frame[36..38].copy_from_slice(&port.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_scope_permits_its_port_and_not_the_next_one_or_another_protocol() {
+    assert_eq!(verdict(&to_port(SCOPED4, 6, 22)), PASS_ALLOWED);
+    for frame in [to_port(SCOPED4, 6, 23), to_port(SCOPED4, 17, 22)] {
+        assert_eq!(verdict(&frame), Verdict::Drop(Drop::OutOfScope));
+    }
+    // A later fragment has no port, and goes by its protocol.
+    let later = |protocol| {
+        let frame = Frame::ipv4(SCOPED4).protocol(protocol).fragment(1).frame();
+        verdict(&frame.bytes())
+    };
+    assert_eq!(later(6), PASS_ALLOWED);
+    assert_eq!(later(17), Verdict::Drop(Drop::OutOfScope));
+    // A header that ends before its ports is not taken for any port.
+    let cut = to_port(SCOPED4, 6, 22);
+    assert_eq!(verdict(&cut[..36]), Verdict::Drop(Drop::OutOfScope));
+}
+
+#[test]
+fn a_reply_passes_where_there_is_no_rule_and_not_where_there_is_one_against_it() {
+    let rules = Example {
+        replies: true,
+        ..Example::default()
+    };
+    let verdict = |frame: &[u8]| decide(frame, &rules).verdict;
+    for frame in [
+        to_port(STRANGER4, 6, 40_000),
+        to_port(SCOPED4, 17, 40_000),
+        Frame::ipv6(STRANGER6).frame().bytes(),
+    ] {
+        assert_eq!(verdict(&frame), Verdict::Pass(Pass::Reply));
+    }
+    for (source, reason) in [(BANNED4, Drop::Banned), (DENIED4, Drop::Denied)] {
+        assert_eq!(verdict(&to_port(source, 6, 40_000)), Verdict::Drop(reason));
+    }
+    assert_eq!(verdict(&to_port(ALLOWED4, 6, 40_000)), PASS_ALLOWED);
+}
+
+#[test]
+fn limits_hold_for_the_allowed_and_never_for_the_protected() {
+    for (excess, reason) in [
+        (Excess::Packets, Drop::RateLimited),
+        (Excess::Syns, Drop::SynRateLimited),
+    ] {
+        let rules = Example {
+            limit: Some(excess),
+            ..Example::default()
+        };
+        let verdict = |frame: &[u8]| decide(frame, &rules).verdict;
+        for frame in [to_port(ALLOWED4, 6, 1), to_port(SCOPED4, 6, 22)] {
+            assert_eq!(verdict(&frame), Verdict::Drop(reason));
+        }
+        assert_eq!(
+            verdict(&to_port(ADMIN4, 6, 1)),
+            Verdict::Pass(Pass::Protected)
+        );
+        assert_eq!(verdict(&to_port(STRANGER4, 6, 1)), DROP_STRANGER);
+    }
+}
+
+#[test]
+fn a_nat64_source_is_its_ipv4_address_only_if_asked() {
+    let embedded = |address: [u8; 4]| {
+        let mut source = [0; 16];
+        source[..4].copy_from_slice(&[0, 0x64, 0xff, 0x9b]);
+        source[12..].copy_from_slice(&address);
+        Frame::ipv6(source).frame().bytes()
+    };
+    let rules = Example {
+        policy: Policy {
+            nat64: true,
+            ..Policy::default()
+        },
+        ..Example::default()
+    };
+    assert_eq!(
+        decide(embedded(ALLOWED4).as_slice(), &rules).verdict,
+        PASS_ALLOWED
+    );
+    assert_eq!(
+        decide(embedded(STRANGER4).as_slice(), &rules).verdict,
+        DROP_STRANGER
+    );
+    assert_eq!(verdict(&embedded(ALLOWED4)), DROP_STRANGER);
+}
+
+#[test]
+fn deep_tags_and_unknown_headers_have_a_policy_each() {
+    let tagged = |count: usize| {
+        (0..count)
+            .fold(Frame::ipv4(ALLOWED4).frame(), |frame, _| {
+                frame.tagged(0x8100)
+            })
+            .bytes()
+    };
+    let unknown = |next: u8| Frame::ipv6(ALLOWED6).next(next).frame().bytes();
+    let judge = Example {
+        policy: Policy {
+            judge_deep_tags: true,
+            drop_unknown_extension_headers: true,
+            ..Policy::default()
+        },
+        ..Example::default()
+    };
+    for (count, by_default, judged) in [
+        (2, PASS_ALLOWED, PASS_ALLOWED),
+        (3, Verdict::Drop(Drop::TooManyTags), PASS_ALLOWED),
+        (5, Verdict::Drop(Drop::TooManyTags), PASS_ALLOWED),
+        (
+            6,
+            Verdict::Drop(Drop::TooManyTags),
+            Verdict::Drop(Drop::TooManyTags),
+        ),
+    ] {
+        let frame = tagged(count);
+        assert_eq!(verdict(&frame), by_default, "{count}");
+        assert_eq!(decide(frame.as_slice(), &judge).verdict, judged, "{count}");
+    }
+    for (next, judged) in [
+        (147, PASS_ALLOWED),
+        (148, Verdict::Drop(Drop::UnknownExtensionHeader)),
+        (253, Verdict::Drop(Drop::UnknownExtensionHeader)),
+    ] {
+        let frame = unknown(next);
+        assert_eq!(verdict(&frame), PASS_ALLOWED, "{next}");
+        assert_eq!(decide(frame.as_slice(), &judge).verdict, judged, "{next}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_chain_is_the_same_after_its_way_through_a_word(
+        is_short in any::<bool>(), oddities in 0_u8..32, protocol in any::<u8>(), transport_at in 0_u16..0x4000,
+    ) {
+        let chain = Chain { is_short, oddities: Oddities(oddities), protocol, transport_at };
+        prop_assert_eq!(Chain::from_word(chain.to_word()), chain);
+    }
+
     #[test]
     fn no_bytes_make_it_panic_and_only_a_listed_source_is_allowed(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
         let decision = decide(bytes.as_slice(), &Example::default());
         if decision.verdict == PASS_ALLOWED {
-            let Some(Kind::Ip(source)) = decision.headers.map(|headers| headers.kind) else { panic!("no source") };
-            prop_assert!(Example::default().lists(List::Allowed, source));
+            let Kind::Ip(source) = decision.headers.kind else { panic!("no source") };
+            prop_assert_eq!(Example::default().class_of(source), Class::ALLOWED);
         }
     }
 
