@@ -168,12 +168,7 @@ impl Config {
 
         let mut section = root.section("bans");
         let max_lifetime = lifetime(&mut section);
-        let max_entries = section.integer(
-            "max_entries",
-            DEFAULT_MAX_BANS,
-            1,
-            i64::from(agent_ebpf::layout::MAX_HOST_BANS),
-        );
+        let max_entries = section.integer("max_entries", DEFAULT_MAX_BANS, 1, MAX_BANS);
         let widest_ipv4 = section.integer("widest_ipv4", DEFAULT_WIDEST_IPV4, 8, 32);
         let widest_ipv6 = section.integer("widest_ipv6", DEFAULT_WIDEST_IPV6, 16, 128);
         root.close(section);
@@ -254,6 +249,9 @@ impl Config {
         })
     }
 }
+
+/// The most that `bans.max_entries` may be.
+const MAX_BANS: i64 = 65_536;
 
 /// A number whose range was checked.
 fn in_range<T: TryFrom<i64> + Default>(number: i64) -> T {

@@ -162,6 +162,7 @@ fn options(config: &Config) -> Options {
         mode: config.mode,
         sample_one_in: config.events.sample_one_in,
         events_per_second: config.events.per_second,
+        table: datapath::mode::TableChoice::Compiled,
     }
 }
 

@@ -1,11 +1,12 @@
 //! The place where packets are judged, as the daemon sees it.
 
 pub mod fake;
+pub mod kernel;
 pub mod mode;
 pub mod pins;
 pub mod xdp;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use agent_ebpf::{
     class::Class,
@@ -20,6 +21,8 @@ pub use agent_ebpf::layout::PacketEvent;
 use crate::{
     interface::AttachedMode,
     rule::{Action, Rule},
+    ruleset::RulesetError,
+    table::TooLarge,
 };
 
 /// Something that drops packets by rules.
@@ -316,13 +319,9 @@ impl Counters {
                 }
             }
         }
-        for (name, oddity) in [
-            ("fragment", Oddity::Fragment),
-            ("long_extension_chain", Oddity::LongExtensionChain),
-        ] {
-            if let Some(index) = layout::oddity_counter(oddity) {
-                counters.odd.insert(name.to_owned(), value(index)?);
-            }
+        for oddity in Oddity::ALL {
+            let count = value(layout::oddity_counter(oddity))?;
+            counters.odd.insert(oddity.name().to_owned(), count);
         }
         Ok(counters)
     }
@@ -332,16 +331,30 @@ impl Counters {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatapathError {
-    #[error("build list of {entries} prefixes")]
-    BuildList {
-        entries: usize,
-        source: aya::maps::MapError,
-    },
+    #[error(transparent)]
+    Rules(#[from] RulesetError),
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    #[error("build a trie of {entries} prefixes")]
+    BuildTrie { entries: usize, source: io::Error },
     #[error("{action}")]
-    Map {
+    Kernel {
         action: &'static str,
-        source: aya::maps::MapError,
+        source: io::Error,
     },
+    #[error("draw a random number")]
+    Random { source: getrandom::Error },
+    #[error(
+        "no slot for another table is free; the kernel may not have given one back yet, try again"
+    )]
+    NoSlot,
+    #[error("nothing is in force yet that could be edited")]
+    NoGeneration,
+    #[error(
+        "{found} interfaces are to be monitored by name, and {} can be; monitor all of them",
+        layout::MONITORED_INTERFACES
+    )]
+    TooManyMonitored { found: usize },
     #[error("no change waits for its confirmation")]
     NotArmed,
     #[error("the time to confirm is over; the generation before is in force")]
@@ -349,7 +362,7 @@ pub enum DatapathError {
     #[error("another change waits for its confirmation; confirm or revert it first")]
     AlreadyArmed,
     #[error("run the program on a made-up frame")]
-    Probe { source: std::io::Error },
+    Probe { source: io::Error },
     /// Made by the datapath for tests.
     #[error("refused")]
     Refused,

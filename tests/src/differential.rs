@@ -65,6 +65,21 @@ pub struct Tally {
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
+impl Tally {
+    /// Adds what another run came to.
+    pub fn add(&mut self, other: Self) {
+        self.lists += other.lists;
+        self.edits += other.edits;
+        self.frames += other.frames;
+        self.comparisons += other.comparisons;
+        self.mismatches += other.mismatches;
+        self.described.extend(other.described);
+        for (reason, count) in other.reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
+}
+
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

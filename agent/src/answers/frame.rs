@@ -195,7 +195,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::packet::{Kind, Oddity, Source, parse};
+    use agent_ebpf::packet::{Kind, Oddities, Oddity, Source, parse};
 
     use super::*;
 
@@ -235,7 +235,7 @@ mod tests {
                     };
                     assert_eq!(headers.kind, Kind::Ip(expected), "{asked:?}");
                     assert_eq!(headers.protocol, protocol, "{asked:?}");
-                    assert_eq!(headers.oddity, Oddity::None, "{asked:?}");
+                    assert_eq!(headers.oddities, Oddities::NONE, "{asked:?}");
                     if [TCP, UDP, SCTP].contains(&protocol) {
                         let at = usize::from(headers.transport_at);
                         assert_eq!(frame[at..at + 4], [0x9c, 0x40, 0, 22], "{asked:?}");
@@ -287,7 +287,7 @@ mod tests {
             }
             .frame();
             let headers = parse(&frame[..]).unwrap();
-            assert_eq!(headers.oddity, Oddity::Fragment, "{source}");
+            assert_eq!(headers.oddities, Oddities::of(Oddity::Fragment), "{source}");
             assert_eq!(headers.protocol, UDP, "{source}");
             assert_eq!(headers.transport_at, 0, "{source}");
         }

@@ -46,6 +46,10 @@ fn passed(reason: Pass) -> (&'static str, &'static str) {
             "An entry of the allowlist covers the source.",
             "portcullis-agent allow remove, or ban",
         ),
+        Pass::Reply => (
+            "The packet answers a flow that this host opened.",
+            "ban the source: no reply of a banned source passes",
+        ),
     }
 }
 
@@ -56,8 +60,8 @@ fn dropped(reason: Drop) -> (&'static str, &'static str) {
             MALFORMED,
         ),
         Drop::TooManyTags => (
-            "The frame has more than two VLAN tags.",
-            "take tags off on the switch",
+            "The frame has more VLAN tags than the policy takes, or than are read.",
+            "take tags off on the switch, or set `vlan_depth = \"by-source\"`",
         ),
         Drop::ShortIpv4 => (
             "The frame ends within the IPv4 header, or before the length that it gives.",
@@ -78,19 +82,35 @@ fn dropped(reason: Drop) -> (&'static str, &'static str) {
         ),
         Drop::Fragment => (
             "The packet is a fragment, and the policy drops fragments.",
-            "set `fragments = \"judge\"`, or lower the sender's MTU",
+            "set `fragments = \"by-source\"`, or lower the sender's MTU",
         ),
         Drop::LongExtensionChain => (
             "The packet has more IPv6 extension headers than are looked at, and the policy drops such packets.",
-            "set `long_extension_chains = \"judge\"`",
+            "set `long_extension_chains = \"by-source\"`",
+        ),
+        Drop::UnknownExtensionHeader => (
+            "The packet has an IPv6 header that is experimental or not assigned, and the policy drops such packets.",
+            "set `unknown_extension_headers = \"by-source\"`",
         ),
         Drop::Banned => (
-            "The source address is banned.",
+            "The source, or a network that it lies in, is banned.",
             "portcullis-agent unban, or wait for the ban's end",
         ),
-        Drop::BannedNetwork => (
-            "A network that the source lies in is banned.",
-            "portcullis-agent unban, or wait for the ban's end",
+        Drop::Denied => (
+            "A list takes the source out of a wider prefix that is allowed.",
+            "remove the denying entry, or allow a more specific prefix",
+        ),
+        Drop::OutOfScope => (
+            "The source is allowed, and not with this protocol and port.",
+            "widen the entry's scope",
+        ),
+        Drop::RateLimited => (
+            "The source sends more packets a second than one source may.",
+            "raise the rate limit, or protect the source",
+        ),
+        Drop::SynRateLimited => (
+            "The source opens more TCP connections a second than one source may.",
+            "raise the rate limit, or protect the source",
         ),
         Drop::NotListed => (
             "No entry of the allowlist covers the source.",

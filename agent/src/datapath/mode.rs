@@ -1,4 +1,4 @@
-//! How the program is to be attached.
+//! How the program is to be attached, and to ask for sources.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,4 +28,15 @@ impl AttachMode {
             _ => Err("expected native, require-native or generic".to_owned()),
         }
     }
+}
+
+/// The kind of table that an operator asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableChoice {
+    /// Compiled; where the kernel refuses that, its own LPM tries, which `status` and the log then say.
+    #[default]
+    Compiled,
+    /// The kernel's LPM tries.
+    Lpm,
 }

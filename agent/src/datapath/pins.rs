@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::layout::{FINGERPRINT, MAPS, MapKind, MapSpec};
+use agent_ebpf::layout::{FINGERPRINT, MAPS, MapKind, MapSpec, PER_CPU};
 use aya::maps::{MapError, MapInfo, MapType};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
@@ -172,18 +172,22 @@ impl Pins {
             info.key_size(),
             info.value_size(),
             info.max_entries(),
+            info.map_flags() & CHECKED_FLAGS,
         );
         let expected = (
             map_type(spec.kind),
             spec.key_size,
             spec.value_size,
-            spec.max_entries,
+            entries(spec),
+            spec.flags,
         );
         if found == expected {
             return Ok(());
         }
-        let describe = |(kind, key, value, entries): (MapType, u32, u32, u32)| {
-            format!("{kind:?} of {entries} entries, {key} byte keys, {value} byte values")
+        let describe = |(kind, key, value, entries, flags): (MapType, u32, u32, u32, u32)| {
+            format!(
+                "{kind:?} of {entries} entries, {key} byte keys, {value} byte values, flags {flags:#x}"
+            )
         };
         Err(PinsError::Foreign {
             path,
@@ -232,11 +236,21 @@ fn is_bpf_fs(path: &Path) -> bool {
     })
 }
 
+/// Flags that a map is made with here; the kernel may report more.
+const CHECKED_FLAGS: u32 = agent_ebpf::layout::MMAPABLE | agent_ebpf::layout::ANY_SIZE;
+
+/// Entries that a map has on this machine.
+pub(super) fn entries(spec: &MapSpec) -> u32 {
+    if spec.max_entries == PER_CPU {
+        u32::try_from(aya::util::nr_cpus().unwrap_or(1)).unwrap_or(1)
+    } else {
+        spec.max_entries
+    }
+}
+
 fn map_type(kind: MapKind) -> MapType {
     match kind {
-        MapKind::Hash => MapType::Hash,
         MapKind::Array => MapType::Array,
-        MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::ArrayOfMaps => MapType::ArrayOfMaps,
         MapKind::RingBuffer => MapType::RingBuf,
     }

@@ -16,6 +16,7 @@ mod faults;
 mod handover;
 mod interfaces;
 mod list_change;
+mod loaded;
 mod refusals;
 mod stage;
 mod traffic;

@@ -142,15 +142,15 @@ fn a_pinned_map_of_another_kind_is_refused_and_not_taken() {
         .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-"))
         .unwrap()
         .path();
-    fs::remove_file(directory.join("BANS4")).unwrap();
+    fs::remove_file(directory.join("CONTROL")).unwrap();
     aya::maps::Array::<_, u32>::create(1, 0)
         .map(|map: aya::maps::Array<aya::maps::MapData, u32>| {
-            map.pin(directory.join("BANS4")).unwrap()
+            map.pin(directory.join("CONTROL")).unwrap()
         })
         .unwrap();
     let error = agent.start_again(wire.place()).unwrap_err().to_string();
     assert!(
-        error.contains("BANS4") && error.contains("unload --force"),
+        error.contains("CONTROL") && error.contains("unload --force"),
         "{error}"
     );
     assert!(wire.attached().is_some(), "enforcement goes on meanwhile");

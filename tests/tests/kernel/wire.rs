@@ -100,7 +100,7 @@ fn a_banned_network_is_cut_off_and_the_protected_in_it_could_not_be() {
         .command(&["ban", "192.0.2.16/28", "--for", "10m"])
         .unwrap();
     assert!(!gets_through(&wire, PARTNER));
-    assert!(agent.dropped("banned_network").unwrap() >= 2);
+    assert!(agent.dropped("banned").unwrap() >= 2);
     agent.command(&["unban", "192.0.2.16/28"]).unwrap();
     assert!(gets_through(&wire, PARTNER));
 }
