@@ -107,9 +107,12 @@ fn steps<A: Address>(
     if edited.old.state == edited.new.state {
         return Ok(Vec::new());
     }
+    if prefix.length == A::BITS && edited.old.class == edited.new.class {
+        return Ok(Vec::new());
+    }
     let mut steps = vec![edited];
-    if prefix.length < A::SHORTEST_EDIT {
-        // Its table is built anew whatever lies below.
+    if prefix.length == A::BITS || prefix.length < A::SHORTEST_EDIT {
+        // Nothing lies below, or the table is built anew whatever does.
         return Ok(steps);
     }
     let mut covering = vec![edited];

@@ -8,25 +8,86 @@ use super::{
     state::{Actions, Code, Rest},
 };
 
-type Bucket<A> = Vec<(Prefix<A>, Actions)>;
+/// Prefixes with the same first bits, in order.
+pub(super) type Bucket<A> = Vec<(Prefix<A>, Actions)>;
+
+/// Buckets by their prefixes' first bits, the others being zero.
+pub(super) trait Buckets<A>: Clone + Default {
+    fn get(&self, key: A) -> Option<&Bucket<A>>;
+    fn get_or_insert(&mut self, key: A) -> Option<&mut Bucket<A>>;
+    /// Gives up the bucket, if it is empty.
+    fn tidy(&mut self, key: A);
+    /// Those from `first` to `last`, in order.
+    fn visit<'a>(&'a self, first: A, last: A, visit: impl FnMut(A, &'a Bucket<A>))
+    where
+        A: 'a;
+}
+
+/// One for each /16.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dense(Vec<Bucket<u32>>);
+
+impl Buckets<u32> for Dense {
+    fn get(&self, key: u32) -> Option<&Bucket<u32>> {
+        self.0.get(key as usize >> 16)
+    }
+
+    fn get_or_insert(&mut self, key: u32) -> Option<&mut Bucket<u32>> {
+        if self.0.is_empty() {
+            self.0.resize_with(1 << 16, Vec::new);
+        }
+        self.0.get_mut(key as usize >> 16)
+    }
+
+    fn tidy(&mut self, _: u32) {}
+
+    fn visit<'a>(&'a self, first: u32, last: u32, mut visit: impl FnMut(u32, &'a Bucket<u32>)) {
+        let tops = first >> 16..=last >> 16;
+        for (top, bucket) in tops.zip(self.0.iter().skip(first as usize >> 16)) {
+            visit(top << 16, bucket);
+        }
+    }
+}
+
+impl Buckets<u128> for BTreeMap<u128, Bucket<u128>> {
+    fn get(&self, key: u128) -> Option<&Bucket<u128>> {
+        self.get(&key)
+    }
+
+    fn get_or_insert(&mut self, key: u128) -> Option<&mut Bucket<u128>> {
+        Some(self.entry(key).or_default())
+    }
+
+    fn tidy(&mut self, key: u128) {
+        if self.get(&key).is_some_and(Vec::is_empty) {
+            self.remove(&key);
+        }
+    }
+
+    fn visit<'a>(&'a self, first: u128, last: u128, mut visit: impl FnMut(u128, &'a Bucket<u128>)) {
+        for (key, bucket) in self.range(first..=last) {
+            visit(*key, bucket);
+        }
+    }
+}
 
 /// Prefixes and the actions of their rules.
 #[derive(Debug, Clone)]
-pub(super) struct Index<A> {
+pub(super) struct Index<A: Address> {
     /// Prefixes shorter than a bucket's.
     short: BTreeMap<Prefix<A>, Actions>,
     /// A bit for each length that `short` has or had.
     short_lengths: u64,
-    /// The others by their first bits, each in order.
-    buckets: BTreeMap<A, Bucket<A>>,
+    /// The others.
+    buckets: A::Buckets,
 }
 
-impl<A> Default for Index<A> {
+impl<A: Address> Default for Index<A> {
     fn default() -> Self {
         Self {
             short: BTreeMap::new(),
             short_lengths: 0,
-            buckets: BTreeMap::new(),
+            buckets: A::Buckets::default(),
         }
     }
 }
@@ -34,7 +95,7 @@ impl<A> Default for Index<A> {
 impl<A: Address> Index<A> {
     pub(super) fn from_sorted(sorted: impl Iterator<Item = (Prefix<A>, Code)>) -> Self {
         let mut index = Self::default();
-        let mut buckets: Vec<(A, Bucket<A>)> = Vec::new();
+        let mut held: Option<(A, Bucket<A>)> = None;
         let Ok(()) = for_each_prefix(sorted, |prefix, actions| {
             if prefix.length < A::BUCKET {
                 index.short_lengths |= 1 << prefix.length;
@@ -42,14 +103,24 @@ impl<A: Address> Index<A> {
                 return Ok::<(), Infallible>(());
             }
             let key = prefix.address.truncate(A::BUCKET);
-            match buckets.last_mut() {
-                Some((last, bucket)) if *last == key => bucket.push((prefix, actions.clone())),
-                Some(_) | None => buckets.push((key, vec![(prefix, actions.clone())])),
+            match &mut held {
+                Some((same, bucket)) if *same == key => bucket.push((prefix, actions.clone())),
+                Some(_) | None => {
+                    index.put(held.replace((key, vec![(prefix, actions.clone())])));
+                }
             }
             Ok(())
         });
-        index.buckets = buckets.into_iter().collect();
+        index.put(held);
         index
+    }
+
+    fn put(&mut self, bucket: Option<(A, Bucket<A>)>) {
+        if let Some((key, bucket)) = bucket
+            && let Some(place) = self.buckets.get_or_insert(key)
+        {
+            *place = bucket;
+        }
     }
 
     pub(super) fn get(&self, prefix: Prefix<A>) -> Option<&Actions> {
@@ -62,7 +133,7 @@ impl<A: Address> Index<A> {
     }
 
     fn bucket(&self, prefix: Prefix<A>) -> Option<&Bucket<A>> {
-        self.buckets.get(&prefix.address.truncate(A::BUCKET))
+        self.buckets.get(prefix.address.truncate(A::BUCKET))
     }
 
     pub(super) fn insert(&mut self, prefix: Prefix<A>, code: Code) {
@@ -74,10 +145,10 @@ impl<A: Address> Index<A> {
                 .or_insert(Actions::One(code));
             return;
         }
-        let bucket = self
-            .buckets
-            .entry(prefix.address.truncate(A::BUCKET))
-            .or_default();
+        let key = prefix.address.truncate(A::BUCKET);
+        let Some(bucket) = self.buckets.get_or_insert(key) else {
+            return;
+        };
         match position(bucket, prefix) {
             Ok(at) => {
                 if let Some((_, actions)) = bucket.get_mut(at) {
@@ -101,7 +172,7 @@ impl<A: Address> Index<A> {
             return true;
         }
         let key = prefix.address.truncate(A::BUCKET);
-        let Some(bucket) = self.buckets.get_mut(&key) else {
+        let Some(bucket) = self.buckets.get_or_insert(key) else {
             return false;
         };
         if let Ok(at) = position(bucket, prefix) {
@@ -114,9 +185,7 @@ impl<A: Address> Index<A> {
                 }
             }
         }
-        if bucket.is_empty() {
-            self.buckets.remove(&key);
-        }
+        self.buckets.tidy(key);
         true
     }
 
@@ -167,15 +236,15 @@ impl<A: Address> Index<A> {
             .range(prefix..=Prefix::host(last))
             .filter(|(other, _)| **other != prefix)
             .peekable();
-        for (key, bucket) in self.buckets.range(prefix.address..=last) {
+        self.buckets.visit(prefix.address, last, |key, bucket| {
             // What is shorter than a bucket's prefixes and has its first address, or one before, comes first.
-            while let Some((other, actions)) = short.next_if(|(other, _)| other.address <= *key) {
+            while let Some((other, actions)) = short.next_if(|(other, _)| other.address <= key) {
                 visit(*other, actions);
             }
             for (other, actions) in bucket {
                 visit(*other, actions);
             }
-        }
+        });
         for (other, actions) in short {
             visit(*other, actions);
         }

@@ -1,16 +1,21 @@
 //! Addresses of both families as numbers.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::index::{Bucket, Buckets, Dense};
 use crate::table;
 
 /// An address as a number.
-pub(super) trait Address: Copy + Ord + Debug {
+pub(super) trait Address: Copy + Ord + Debug + 'static {
+    /// How the index keeps its buckets.
+    type Buckets: Buckets<Self> + Debug;
+
     const ZERO: Self;
     /// Bits of an address.
     const BITS: u8;
@@ -29,6 +34,8 @@ pub(super) trait Address: Copy + Ord + Debug {
 }
 
 impl Address for u32 {
+    type Buckets = Dense;
+
     const ZERO: Self = 0;
     const BITS: u8 = 32;
     const BUCKET: u8 = 16;
@@ -53,6 +60,8 @@ impl Address for u32 {
 }
 
 impl Address for u128 {
+    type Buckets = BTreeMap<Self, Bucket<Self>>;
+
     const ZERO: Self = 0;
     const BITS: u8 = 128;
     const BUCKET: u8 = 48;

@@ -165,28 +165,14 @@ pub(super) fn encode(contents: &[Content], sink: &mut impl Sink) -> Option<[u64;
     if special != 0 {
         let first = sink.allocate(descriptor_cells(special))?;
         bases |= u64::from(first) << 32;
-        let mut descriptors = [0_u32; BLOCK];
-        let specials = contents.iter().filter(|content| match content {
-            Content::Uniform(class) => !Content::is_plain(*class),
-            Content::Allowed(_) => false,
-            Content::Classes(_) => true,
+        let specials = contents.iter().filter_map(|content| match content {
+            Content::Uniform(class) if Content::is_plain(*class) => None,
+            Content::Allowed(_) => None,
+            Content::Uniform(class) => Some(Some(u32::from(class.0))),
+            Content::Classes(bytes) => Some(put_class_leaf(bytes, sink)),
         });
-        for (descriptor, content) in descriptors.iter_mut().zip(specials) {
-            *descriptor = match content {
-                Content::Uniform(class) => u32::from(class.0),
-                Content::Classes(bytes) => put_class_leaf(bytes, sink)?,
-                Content::Allowed(_) => continue,
-            };
-        }
-        let cells = descriptors.chunks_exact(2 * WORDS);
-        for (cell, descriptors) in (first..first + descriptor_cells(special)).zip(cells) {
-            let mut words = [0; WORDS];
-            for (word, pair) in words.iter_mut().zip(descriptors.as_chunks::<2>().0) {
-                let [low, high] = *pair;
-                *word = u64::from(low) | u64::from(high) << 32;
-            }
-            sink.put(cell, &words);
-        }
+        let descriptors = specials.collect::<Option<Vec<u32>>>()?;
+        put_descriptors(&descriptors, first, sink);
     }
     let mut words = [0; WORDS];
     for (index, value) in [
@@ -200,6 +186,20 @@ pub(super) fn encode(contents: &[Content], sink: &mut impl Sink) -> Option<[u64;
         }
     }
     Some(words)
+}
+
+/// Writes descriptors into the cells from `first`.
+pub(super) fn put_descriptors(descriptors: &[u32], first: u32, sink: &mut impl Sink) {
+    for (cell, descriptors) in (first..).zip(descriptors.chunks(2 * WORDS)) {
+        let mut words = [0; WORDS];
+        for (word, pair) in words.iter_mut().zip(descriptors.chunks(2)) {
+            *word = pair
+                .iter()
+                .rev()
+                .fold(0, |word, descriptor| word << 32 | u64::from(*descriptor));
+        }
+        sink.put(cell, &words);
+    }
 }
 
 /// Writes a class leaf into new cells, and gives the first.

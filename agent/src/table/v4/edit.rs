@@ -2,12 +2,17 @@
 
 use agent_ebpf::{
     class::Class,
-    table::v4::{CLASS_LEAF_CELLS, FIRST_INDEX, FULL, NODE_CELLS, WORDS, cells_of},
+    table::v4::{
+        CLASS_LEAF_CELLS, FIRST_INDEX, FULL, NODE_CELLS, PARTIAL, SPECIAL, WORDS, cells_of,
+    },
 };
 
 use super::{
     Classed4, Table4,
-    block::{BLOCK, Block, Content, Sink, class_leaf, descriptor_cells, encode, put_class_leaf},
+    block::{
+        BLOCK, Block, Content, Sink, class_leaf, descriptor_cells, encode, put_class_leaf,
+        put_descriptors,
+    },
     build::paint,
 };
 use crate::table::{Memory, NeedsRebuild, Words, space::Space};
@@ -37,6 +42,15 @@ impl Sink for Draft<'_> {
 }
 
 impl Draft<'_> {
+    /// As `allocate`, but of no cells it gives any.
+    fn allocate_some(&mut self, cells: u32) -> Option<u32> {
+        if cells == 0 {
+            Some(0)
+        } else {
+            self.allocate(cells)
+        }
+    }
+
     fn discard(self) {
         for (first, cells) in self.taken {
             self.space.free(first, cells);
@@ -86,7 +100,9 @@ impl<M: Memory> Table4<M> {
             match self.edit_in_place(node, widest, changes) {
                 InPlace::Done => return true,
                 InPlace::NoRoom => return false,
-                InPlace::OtherForm => {}
+                InPlace::OtherForm { old, new } => {
+                    return self.rewrite_one(node, widest.address, &old, &new);
+                }
             }
         }
         self.rewrite(node, widest, changes)
@@ -141,7 +157,7 @@ impl<M: Memory> Table4<M> {
                 self.replace_descriptor(block, bit, leaf);
             }
             (Content::Uniform(_) | Content::Allowed(_) | Content::Classes(_), _) => {
-                return InPlace::OtherForm;
+                return InPlace::OtherForm { old, new };
             }
         }
         InPlace::Done
@@ -160,6 +176,52 @@ impl<M: Memory> Table4<M> {
         if old.value >= FIRST_INDEX {
             self.space.retire(old.value, CLASS_LEAF_CELLS);
         }
+    }
+
+    /// Writes the block of the /24 at this address, and its node, into new cells, and switches over.
+    fn rewrite_one(&mut self, node: u32, address: u32, old: &Content, new: &Content) -> bool {
+        let words = Words(self.memory.words());
+        let (index, bit) = (address >> 14 & 3, address >> 8 & 63);
+        let block = Block::load(&words, node + index);
+        let mut draft = Draft {
+            words,
+            space: &mut self.space,
+            taken: Vec::new(),
+        };
+        let Some(entry) = draft_one(&mut draft, node, index, bit, block, new) else {
+            draft.discard();
+            return false;
+        };
+        let words = Words(self.memory.words());
+        let descriptor = block.descriptor(&words, bit).value;
+        self.publish_entry(address >> 16, entry);
+        let is_special = |content: &Content| form(content) == SPECIAL;
+        let all = entry < FIRST_INDEX;
+        if all || form(old) == PARTIAL || form(new) == PARTIAL {
+            self.space
+                .retire(block.leaves(), block.partial.count_ones());
+        }
+        if all || is_special(old) || is_special(new) {
+            self.space
+                .retire(block.descriptors(), descriptor_cells(block.special));
+        }
+        if is_special(old) && descriptor >= FIRST_INDEX {
+            self.space.retire(descriptor, CLASS_LEAF_CELLS);
+        }
+        self.space.retire(node, NODE_CELLS);
+        true
+    }
+
+    fn publish_entry(&self, top: u32, entry: u32) {
+        let words = self.words();
+        let (cell, word) = (top >> 3, top >> 1 & 3);
+        let both = words.load(cell, word);
+        let both = if top & 1 != 0 {
+            both & 0xffff_ffff | u64::from(entry) << 32
+        } else {
+            both & !0xffff_ffff | u64::from(entry)
+        };
+        words.publish(cell, word, both);
     }
 
     /// Writes the blocks of a /16 that a change concerns, and its node, into new cells, and switches over.
@@ -192,15 +254,7 @@ impl<M: Memory> Table4<M> {
             draft.discard();
             return false;
         };
-        let top = widest.address >> 16;
-        let (cell, word) = (top >> 3, top >> 1 & 3);
-        let both = words.load(cell, word);
-        let both = if top & 1 != 0 {
-            both & 0xffff_ffff | u64::from(new) << 32
-        } else {
-            both & !0xffff_ffff | u64::from(new)
-        };
-        words.publish(cell, word, both);
+        self.publish_entry(widest.address >> 16, new);
         if otherwise.is_none() {
             let all = new < FIRST_INDEX;
             for index in 0..NODE_CELLS {
@@ -222,8 +276,99 @@ impl<M: Memory> Table4<M> {
 enum InPlace {
     Done,
     NoRoom,
-    /// The content is written in another way than before: the bits around it must move.
-    OtherForm,
+    /// The content is written in another way than before: what is behind other bits must move.
+    OtherForm {
+        old: Content,
+        new: Content,
+    },
+}
+
+/// The word of a block that has the bit of a /24 with this content; [`FULL`] also for one that has none.
+fn form(content: &Content) -> u32 {
+    match content {
+        Content::Uniform(Class::NOT_LISTED | Class::ALLOWED) => FULL,
+        Content::Allowed(_) => PARTIAL,
+        Content::Uniform(_) | Content::Classes(_) => SPECIAL,
+    }
+}
+
+/// The new root entry of a /16 of which one /24 gets new content. Nothing if there is no room.
+fn draft_one(
+    draft: &mut Draft<'_>,
+    node: u32,
+    index: u32,
+    bit: u32,
+    block: Block,
+    new: &Content,
+) -> Option<u32> {
+    let this = 1 << bit;
+    let (mut full, mut partial, mut special) = (
+        block.full & !this,
+        block.partial & !this,
+        block.special & !this,
+    );
+    match form(new) {
+        PARTIAL => partial |= this,
+        SPECIAL => special |= this,
+        _ if *new == Content::Uniform(Class::ALLOWED) => full |= this,
+        _ => {}
+    }
+    let mut leaves = block.leaves();
+    if partial != block.partial {
+        leaves = draft.allocate_some(partial.count_ones())?;
+        for (cell, bit) in (leaves..).zip(bits(partial)) {
+            match new {
+                Content::Allowed(bits) if this == 1 << bit => draft.put(cell, bits),
+                _ => {
+                    let leaf = draft.words.load_cell(block.leaf(bit));
+                    draft.put(cell, &leaf);
+                }
+            }
+        }
+    }
+    let mut descriptors = block.descriptors();
+    if special != block.special {
+        let values = bits(special)
+            .map(|bit| match new {
+                Content::Uniform(class) if this == 1 << bit => Some(u32::from(class.0)),
+                Content::Classes(bytes) if this == 1 << bit => put_class_leaf(bytes, draft),
+                _ => Some(block.descriptor(&draft.words, bit).value),
+            })
+            .collect::<Option<Vec<u32>>>()?;
+        descriptors = draft.allocate_some(descriptor_cells(special))?;
+        put_descriptors(&values, descriptors, draft);
+    }
+    let bases = u64::from(leaves) | u64::from(descriptors) << 32;
+    let mut blocks: [[u64; WORDS]; NODE_CELLS as usize] = [[0; WORDS]; NODE_CELLS as usize];
+    for (other, words) in (0..).zip(&mut blocks) {
+        *words = if other == index {
+            [full, partial, special, bases]
+        } else {
+            draft.words.load_cell(node + other)
+        };
+    }
+    let [first, ..] = &blocks;
+    if let Some(class) = uniform_block(first)
+        && blocks
+            .iter()
+            .all(|block| uniform_block(block) == Some(class))
+    {
+        return Some(u32::from(class.0));
+    }
+    let node = draft.allocate(NODE_CELLS)?;
+    for (cell, block) in (node..).zip(&blocks) {
+        draft.put(cell, block);
+    }
+    Some(node)
+}
+
+/// The numbers of the bits that are set, from the lowest.
+fn bits(mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros();
+        word &= word.wrapping_sub(1);
+        (bit < u64::BITS).then_some(bit)
+    })
 }
 
 /// The new root entry of a /16, its node drafted unless all addresses have one class. Nothing if there is no room.
