@@ -5,6 +5,7 @@
 
 mod block;
 mod build;
+mod draft;
 mod edit;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,11 +9,9 @@ use agent_ebpf::{
 
 use super::{
     Classed4, Table4,
-    block::{
-        BLOCK, Block, Content, Sink, class_leaf, descriptor_cells, encode, put_class_leaf,
-        put_descriptors,
-    },
+    block::{BLOCK, Block, Content, class_leaf, descriptor_cells, put_class_leaf},
     build::paint,
+    draft::{Draft, draft_node, draft_one, form},
 };
 use crate::table::{Memory, NeedsRebuild, Words, space::Space};
 
@@ -21,42 +19,6 @@ use crate::table::{Memory, NeedsRebuild, Words, space::Space};
 pub(crate) const SHORTEST_EDIT: u8 = 16;
 /// So small a part of all cells is not worth a grace period: it would be over too soon, and the next edit would wait again.
 const WORTH_A_WAIT: u32 = 64;
-
-/// New cells of an edit that is not yet in force.
-struct Draft<'a> {
-    words: Words<'a, WORDS>,
-    space: &'a mut Space,
-    taken: Vec<(u32, u32)>,
-}
-
-impl Sink for Draft<'_> {
-    fn allocate(&mut self, cells: u32) -> Option<u32> {
-        let first = self.space.allocate(cells)?;
-        self.taken.push((first, cells));
-        Some(first)
-    }
-
-    fn put(&mut self, cell: u32, words: &[u64; WORDS]) {
-        self.words.store_cell(cell, words);
-    }
-}
-
-impl Draft<'_> {
-    /// As `allocate`, but of no cells it gives any.
-    fn allocate_some(&mut self, cells: u32) -> Option<u32> {
-        if cells == 0 {
-            Some(0)
-        } else {
-            self.allocate(cells)
-        }
-    }
-
-    fn discard(self) {
-        for (first, cells) in self.taken {
-            self.space.free(first, cells);
-        }
-    }
-}
 
 impl<M: Memory> Table4<M> {
     /// Gives addresses new classes: the first change is the widest prefix and covers the others, of which wider ones come
@@ -146,11 +108,7 @@ impl<M: Memory> Table4<M> {
                 self.replace_descriptor(block, bit, u32::from(class.0));
             }
             (Content::Uniform(_), Content::Classes(bytes)) if is_special => {
-                let mut draft = Draft {
-                    words,
-                    space: &mut self.space,
-                    taken: Vec::new(),
-                };
+                let mut draft = Draft::new(words, &mut self.space);
                 let Some(leaf) = put_class_leaf(bytes, &mut draft) else {
                     return InPlace::NoRoom;
                 };
@@ -183,11 +141,7 @@ impl<M: Memory> Table4<M> {
         let words = Words(self.memory.words());
         let (index, bit) = (address >> 14 & 3, address >> 8 & 63);
         let block = Block::load(&words, node + index);
-        let mut draft = Draft {
-            words,
-            space: &mut self.space,
-            taken: Vec::new(),
-        };
+        let mut draft = Draft::new(words, &mut self.space);
         let Some(entry) = draft_one(&mut draft, node, index, bit, block, new) else {
             draft.discard();
             return false;
@@ -245,11 +199,7 @@ impl<M: Memory> Table4<M> {
         }
         paint(contents, first, changes);
 
-        let mut draft = Draft {
-            words: Words(self.memory.words()),
-            space: &mut self.space,
-            taken: Vec::new(),
-        };
+        let mut draft = Draft::new(Words(self.memory.words()), &mut self.space);
         let Some(new) = draft_node(&mut draft, old, otherwise, concerned.clone(), contents) else {
             draft.discard();
             return false;
@@ -281,160 +231,6 @@ enum InPlace {
         old: Content,
         new: Content,
     },
-}
-
-/// The word of a block that has the bit of a /24 with this content; [`FULL`] also for one that has none.
-fn form(content: &Content) -> u32 {
-    match content {
-        Content::Uniform(Class::NOT_LISTED | Class::ALLOWED) => FULL,
-        Content::Allowed(_) => PARTIAL,
-        Content::Uniform(_) | Content::Classes(_) => SPECIAL,
-    }
-}
-
-/// The new root entry of a /16 of which one /24 gets new content. Nothing if there is no room.
-fn draft_one(
-    draft: &mut Draft<'_>,
-    node: u32,
-    index: u32,
-    bit: u32,
-    block: Block,
-    new: &Content,
-) -> Option<u32> {
-    let this = 1 << bit;
-    let (mut full, mut partial, mut special) = (
-        block.full & !this,
-        block.partial & !this,
-        block.special & !this,
-    );
-    match form(new) {
-        PARTIAL => partial |= this,
-        SPECIAL => special |= this,
-        _ if *new == Content::Uniform(Class::ALLOWED) => full |= this,
-        _ => {}
-    }
-    let mut leaves = block.leaves();
-    if partial != block.partial {
-        leaves = draft.allocate_some(partial.count_ones())?;
-        for (cell, bit) in (leaves..).zip(bits(partial)) {
-            match new {
-                Content::Allowed(bits) if this == 1 << bit => draft.put(cell, bits),
-                _ => {
-                    let leaf = draft.words.load_cell(block.leaf(bit));
-                    draft.put(cell, &leaf);
-                }
-            }
-        }
-    }
-    let mut descriptors = block.descriptors();
-    if special != block.special {
-        let values = bits(special)
-            .map(|bit| match new {
-                Content::Uniform(class) if this == 1 << bit => Some(u32::from(class.0)),
-                Content::Classes(bytes) if this == 1 << bit => put_class_leaf(bytes, draft),
-                _ => Some(block.descriptor(&draft.words, bit).value),
-            })
-            .collect::<Option<Vec<u32>>>()?;
-        descriptors = draft.allocate_some(descriptor_cells(special))?;
-        put_descriptors(&values, descriptors, draft);
-    }
-    let bases = u64::from(leaves) | u64::from(descriptors) << 32;
-    let mut blocks: [[u64; WORDS]; NODE_CELLS as usize] = [[0; WORDS]; NODE_CELLS as usize];
-    for (other, words) in (0..).zip(&mut blocks) {
-        *words = if other == index {
-            [full, partial, special, bases]
-        } else {
-            draft.words.load_cell(node + other)
-        };
-    }
-    let [first, ..] = &blocks;
-    if let Some(class) = uniform_block(first)
-        && blocks
-            .iter()
-            .all(|block| uniform_block(block) == Some(class))
-    {
-        return Some(u32::from(class.0));
-    }
-    let node = draft.allocate(NODE_CELLS)?;
-    for (cell, block) in (node..).zip(&blocks) {
-        draft.put(cell, block);
-    }
-    Some(node)
-}
-
-/// The numbers of the bits that are set, from the lowest.
-fn bits(mut word: u64) -> impl Iterator<Item = u32> {
-    std::iter::from_fn(move || {
-        let bit = word.trailing_zeros();
-        word &= word.wrapping_sub(1);
-        (bit < u64::BITS).then_some(bit)
-    })
-}
-
-/// The new root entry of a /16, its node drafted unless all addresses have one class. Nothing if there is no room.
-fn draft_node(
-    draft: &mut Draft<'_>,
-    old: u32,
-    otherwise: Option<Class>,
-    concerned: std::ops::RangeInclusive<u32>,
-    contents: &[Content],
-) -> Option<u32> {
-    let mut blocks = [[0; WORDS]; NODE_CELLS as usize];
-    let mut uniform = uniform(contents);
-    let mut drafted = contents.chunks_exact(BLOCK);
-    for (index, block) in (0..NODE_CELLS).zip(&mut blocks) {
-        if concerned.contains(&index) {
-            continue;
-        }
-        match otherwise {
-            Some(class) => {
-                if uniform != Some(class) {
-                    uniform = None;
-                }
-            }
-            None => {
-                *block = draft.words.load_cell(old + index);
-                if uniform != uniform_block(block) {
-                    uniform = None;
-                }
-            }
-        }
-    }
-    if let Some(class) = uniform {
-        return Some(u32::from(class.0));
-    }
-    for (index, block) in (0..NODE_CELLS).zip(&mut blocks) {
-        if concerned.contains(&index) {
-            *block = encode(drafted.next()?, draft)?;
-        } else if let Some(class) = otherwise {
-            *block = encode(&vec![Content::Uniform(class); BLOCK], draft)?;
-        }
-    }
-    let node = draft.allocate(NODE_CELLS)?;
-    for (cell, block) in (node..).zip(&blocks) {
-        draft.put(cell, block);
-    }
-    Some(node)
-}
-
-/// The one class of all these /24s.
-fn uniform(contents: &[Content]) -> Option<Class> {
-    let Content::Uniform(class) = contents.first()? else {
-        return None;
-    };
-    contents
-        .iter()
-        .all(|content| *content == Content::Uniform(*class))
-        .then_some(*class)
-}
-
-/// The one class of all addresses of a block, if it is one of the two plain ones.
-fn uniform_block(block: &[u64; WORDS]) -> Option<Class> {
-    match block {
-        [0, 0, 0, _] => Some(Class::NOT_LISTED),
-        [u64::MAX, 0, 0, _] => Some(Class::ALLOWED),
-        _ => None,
-    }
 }
 
 fn retire_block(words: &Words<'_, WORDS>, space: &mut Space, block: Block) {
