@@ -31,7 +31,7 @@ const DEFAULT_FEED_TIMEOUT: &str = "60s";
 const DEFAULT_CHANGE_PERCENT: i64 = 50;
 const DEFAULT_CHANGE_ENTRIES: i64 = 100_000;
 const DEFAULT_FACTS_INTERVAL: &str = "30s";
-const SHORTEST_FEED_INTERVAL: Duration = Duration::from_secs(60);
+const SHORTEST_FEED_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_FEEDS: usize = 64;
 const DNS_PORT: u16 = 53;
 
@@ -156,7 +156,7 @@ fn feed(section: &mut Section, limits: Limits) -> Option<feed::Settings> {
     });
     let interval = duration(section, "every", DEFAULT_FEED_INTERVAL);
     if interval < SHORTEST_FEED_INTERVAL && !section.has_faults("every") {
-        section.fault("every", "at least 60s");
+        section.fault("every", "at least 10s");
     }
     let timeout = duration(section, "timeout", DEFAULT_FEED_TIMEOUT);
     let most = i64::try_from(DEFAULT_MAX_BYTES).unwrap_or(i64::MAX);
@@ -495,9 +495,9 @@ mod tests {
             "\"a\" is there twice",
         );
         fault(
-            &format!("{}every = \"10s\"\n", feed("a", "https://example.org/")),
+            &format!("{}every = \"9s\"\n", feed("a", "https://example.org/")),
             "feeds[0].every",
-            "at least 60s",
+            "at least 10s",
         );
         fault(
             "[[names]]\nhost = \"192.0.2.7\"\n",

@@ -143,6 +143,8 @@ impl Feed {
         self.restore(&sink, &board).await;
         let mut due = Instant::now();
         loop {
+            // Made before the look, so that nothing accepted meanwhile is missed.
+            let accepted = acceptance.changed.notified();
             if acceptance.take(&self.settings.name)
                 && let Some((entries, copy)) = self.held.take()
             {
@@ -152,14 +154,17 @@ impl Feed {
                 self.report(&board, outcome.map(|()| Outcome::Taken), due);
             }
             if due <= Instant::now() {
-                let outcome = self.fetch(&sink).await;
+                let outcome = tokio::select! {
+                    () = stop.cancelled() => return,
+                    outcome = self.fetch(&sink) => outcome,
+                };
                 due = Instant::now() + self.wait(outcome.is_ok());
                 self.report(&board, outcome, due);
             }
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(due) => {}
-                () = acceptance.changed.notified() => {}
+                () = accepted => {}
             }
         }
     }
