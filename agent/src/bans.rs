@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::prefix;
+use crate::{prefix, state};
 
 /// A source that is cut off for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ pub struct Limits {
     pub widest_ipv4: u8,
     /// The shortest IPv6 prefix length that can be banned.
     pub widest_ipv6: u8,
+    /// Bans within one IPv4 /24: one request after the other can't take a network down.
+    pub max_in_ipv4_24: usize,
+    /// Bans within one IPv6 /48.
+    pub max_in_ipv6_48: usize,
+    /// Sources that are not protected and yet never banned.
+    pub never: Vec<IpNet>,
 }
 
 /// Characters of a reason that are kept.
@@ -38,6 +44,16 @@ pub const MAX_REASON: usize = 200;
 pub enum BanError {
     #[error("{asked} can't be banned: {protected} is protected")]
     Protected { asked: IpNet, protected: IpNet },
+    #[error("{asked} can't be banned: {never} is never to be (bans.never)")]
+    Never { asked: IpNet, never: IpNet },
+    #[error(
+        "there are {limit} bans in {network} already (bans.{setting}); an administrator may ban the network"
+    )]
+    Crowded {
+        network: IpNet,
+        limit: usize,
+        setting: &'static str,
+    },
     #[error(
         "a lifetime of {asked_seconds} s is over the ceiling of {ceiling_seconds} s (bans.max_lifetime)"
     )]
@@ -72,19 +88,25 @@ pub struct BanBook {
 impl BanBook {
     /// An empty book. Loopback is always protected, whatever `protected` says.
     pub fn new(limits: Limits, protected: &[IpNet]) -> Self {
-        let mut protected = protected.to_vec();
-        protected.extend(prefix::loopback());
-        Self {
+        let mut book = Self {
             limits,
-            protected,
+            protected: Vec::new(),
             bans: BTreeMap::new(),
-        }
+        };
+        book.protect(protected);
+        book
+    }
+
+    /// Makes these the protected sources, with loopback. Bans of them stay, and do nothing while they are protected.
+    pub fn protect(&mut self, protected: &[IpNet]) {
+        self.protected = protected.to_vec();
+        self.protected.extend(prefix::loopback());
     }
 
     /// Takes over bans made earlier: what has expired or is protected by the present settings is left out.
     pub fn restore(&mut self, bans: impl IntoIterator<Item = Ban>, now: DateTime<Utc>) {
         for ban in bans {
-            if ban.expires > now && self.protecting(&ban.source).is_none() {
+            if ban.expires > now && self.forbidding(&ban.source).is_ok() {
                 self.bans.insert(ban.source, ban);
             }
         }
@@ -102,12 +124,7 @@ impl BanBook {
         by: &str,
         now: DateTime<Utc>,
     ) -> Result<Ban, BanError> {
-        if let Some(protected) = self.protecting(&source) {
-            return Err(BanError::Protected {
-                asked: source,
-                protected: *protected,
-            });
-        }
+        self.forbidding(&source)?;
         let (widest, family) = match source {
             IpNet::V4(_) => (self.limits.widest_ipv4, "ipv4"),
             IpNet::V6(_) => (self.limits.widest_ipv6, "ipv6"),
@@ -137,6 +154,9 @@ impl BanBook {
                 limit: self.limits.max_entries,
             });
         }
+        if earlier.is_none() {
+            self.check_crowd(source)?;
+        }
         let expires = now + lifetime;
         Ok(Ban {
             source,
@@ -147,8 +167,8 @@ impl BanBook {
     }
 
     /// Enters a ban that was admitted.
-    pub fn insert(&mut self, ban: Ban) {
-        self.bans.insert(ban.source, ban);
+    pub fn insert(&mut self, ban: Ban) -> Option<Ban> {
+        self.bans.insert(ban.source, ban)
     }
 
     /// Lifts the ban of exactly this source.
@@ -182,10 +202,53 @@ impl BanBook {
         self.bans.is_empty()
     }
 
-    fn protecting(&self, source: &IpNet) -> Option<&IpNet> {
-        self.protected
-            .iter()
-            .find(|protected| prefix::overlap(protected, source))
+    /// Moves the ends of all bans by so many seconds: the wall clock was set, and the time that is left is to stay.
+    pub fn shift(&mut self, seconds: i64) {
+        state::shift(self.bans.values_mut(), seconds);
+    }
+
+    fn forbidding(&self, source: &IpNet) -> Result<(), BanError> {
+        let overlapping = |nets: &[IpNet]| {
+            nets.iter()
+                .find(|net| prefix::overlap(net, source))
+                .copied()
+        };
+        let asked = *source;
+        if let Some(protected) = overlapping(&self.protected) {
+            return Err(BanError::Protected { asked, protected });
+        }
+        match overlapping(&self.limits.never) {
+            Some(never) => Err(BanError::Never { asked, never }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_crowd(&self, source: IpNet) -> Result<(), BanError> {
+        let (length, limit, setting) = match source {
+            IpNet::V4(_) => (24, self.limits.max_in_ipv4_24, "max_in_ipv4_24"),
+            IpNet::V6(_) => (48, self.limits.max_in_ipv6_48, "max_in_ipv6_48"),
+        };
+        let Some(network) = IpNet::new(source.addr(), length)
+            .ok()
+            .map(|net| net.trunc())
+            .filter(|_| source.prefix_len() > length)
+        else {
+            return Ok(());
+        };
+        let count = self
+            .bans
+            .range(network..)
+            .take_while(|(banned, _)| network.contains(*banned))
+            .count();
+        if count < limit {
+            Ok(())
+        } else {
+            Err(BanError::Crowded {
+                network,
+                limit,
+                setting,
+            })
+        }
     }
 }
 
@@ -198,6 +261,9 @@ mod tests {
         max_entries: 3,
         widest_ipv4: 24,
         widest_ipv6: 48,
+        max_in_ipv4_24: 100,
+        max_in_ipv6_48: 100,
+        never: Vec::new(),
     };
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -302,6 +368,73 @@ mod tests {
             Err(BanError::TooMany { limit: 3 })
         );
         assert!(ask(&book, "198.51.100.3").is_ok());
+    }
+
+    #[test]
+    fn what_is_never_to_be_banned_is_not_and_its_neighbour_is() {
+        let limits = Limits {
+            never: vec![net("198.51.100.8/29")],
+            ..LIMITS
+        };
+        let book = BanBook::new(limits, &[]);
+        for never in ["198.51.100.8", "198.51.100.15", "198.51.100.0/24"] {
+            assert!(
+                matches!(ask(&book, never), Err(BanError::Never { .. })),
+                "{never}"
+            );
+        }
+        for neighbour in ["198.51.100.7", "198.51.100.16"] {
+            assert!(ask(&book, neighbour).is_ok(), "{neighbour}");
+        }
+    }
+
+    #[test]
+    fn so_many_bans_fit_into_a_network_and_one_more_does_not() {
+        for (inside, beside, network) in [
+            (
+                ["198.51.100.0", "198.51.100.255", "198.51.100.128/25"],
+                "198.51.101.0",
+                "198.51.100.0/24",
+            ),
+            (
+                ["2001:db8:2::", "2001:db8:2:ffff::1", "2001:db8:2:8000::/64"],
+                "2001:db8:3::",
+                "2001:db8:2::/48",
+            ),
+        ] {
+            let limits = Limits {
+                max_entries: 100,
+                max_in_ipv4_24: 2,
+                max_in_ipv6_48: 2,
+                ..LIMITS
+            };
+            let mut book = BanBook::new(limits, &[]);
+            let [first, second, third] = inside;
+            for source in [first, second] {
+                let ban = ask(&book, source).unwrap();
+                book.insert(ban);
+            }
+            assert!(matches!(
+                ask(&book, third),
+                Err(BanError::Crowded { limit: 2, .. })
+            ));
+            assert!(ask(&book, first).is_ok(), "known already");
+            assert!(ask(&book, beside).is_ok());
+            assert!(ask(&book, network).is_ok(), "the whole network instead");
+        }
+    }
+
+    #[test]
+    fn the_time_that_is_left_stays_when_the_clock_is_set() {
+        let mut book = book();
+        let ban = ask(&book, "198.51.100.7").unwrap();
+        book.insert(ban);
+        for hours in [1, -2] {
+            let before = book.bans().next().unwrap().expires;
+            book.shift(hours * 3_600);
+            let after = book.bans().next().unwrap().expires;
+            assert_eq!(after - before, chrono::TimeDelta::hours(hours));
+        }
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{config, datapath::mode::AttachMode, prefix};
 
 /// Drops packets of strangers at the network interface, before the kernel's network stack sees them.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (see --force), 4 the daemon does not answer, 78 bad configuration.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis-agent", version)]
 pub struct Cli {
@@ -28,8 +28,8 @@ pub enum Command {
     Run(ConfigFile),
     /// Check a configuration and name every fault, without starting anything.
     Check(ConfigFile),
-    /// Show interfaces, lists and counters.
-    Status,
+    /// Show interfaces, lists and counters; of a dead daemon, since when, and that enforcement goes on.
+    Status(ConfigFile),
     /// Show or change the allowlist. A change holds for every packet when the command returns.
     #[command(subcommand)]
     Allow(AllowCommand),
@@ -39,6 +39,8 @@ pub enum Command {
     Unban {
         /// The address or prefix as it was banned.
         source: String,
+        #[command(flatten)]
+        grounds: Grounds,
     },
     /// List the bans.
     Bans,
@@ -61,30 +63,128 @@ pub struct ConfigFile {
 
 #[derive(Debug, Subcommand)]
 pub enum AllowCommand {
-    /// Put prefixes on the list.
-    Add {
-        /// Addresses or prefixes.
-        #[arg(required = true, value_name = "ADDRESS|CIDR")]
-        prefixes: Vec<String>,
-        /// What to remember about them.
-        #[arg(long)]
-        comment: Option<String>,
-    },
-    /// Take prefixes off the list, exactly as `list` shows them.
+    /// Put prefixes on the manual list.
+    Add(AddArguments),
+    /// Take prefixes out of wider ones that are allowed.
+    Deny(AddArguments),
+    /// Take prefixes off the manual list, exactly as `list` shows them, whatever their scopes.
     Remove {
         /// Addresses or prefixes.
         #[arg(required = true, value_name = "ADDRESS|CIDR")]
         prefixes: Vec<String>,
+        #[command(flatten)]
+        terms: ChangeTerms,
     },
-    /// Print the list, in the form that `replace` reads.
-    List,
-    /// Make the list what FILE says, all at once: one prefix a line, `#` begins a comment, `-` is standard input.
+    /// Print the entries, in a form that `replace` reads.
+    List {
+        /// Only of this list, such as manual or file:partner.txt.
+        #[arg(long, value_name = "NAME")]
+        list: Option<String>,
+        #[arg(long, value_enum, default_value = "text")]
+        format: ListFormat,
+    },
+    /// Print all entries, with their lists, and all bans, as JSON.
+    Export,
+    /// Make the manual list what FILE says, all at once: text, CSV or JSON; `-` is standard input.
     Replace {
         file: PathBuf,
-        /// Allow an empty file, which leaves only protected sources.
+        /// Allow an empty file, which leaves only other lists and protected sources.
         #[arg(long)]
         empty: bool,
+        /// How FILE is written; by its name or content unless set.
+        #[arg(long, value_enum, default_value = "auto")]
+        format: FileFormat,
+        #[command(flatten)]
+        terms: ChangeTerms,
     },
+    /// Let the change that waits for its confirmation stay.
+    Confirm(Grounds),
+    /// Take back the change that waits for its confirmation.
+    Revert(Grounds),
+    /// List the revisions: when, who, why, and what changed.
+    History,
+    /// Show what changed from one revision to another.
+    Diff { from: u64, to: u64 },
+    /// Put in force what a feed holds back since it changes too much at once (`status` says so).
+    Accept {
+        /// The feed's name, as in the configuration.
+        feed: String,
+    },
+    /// Go back to the lists of an earlier revision.
+    Rollback {
+        revision: u64,
+        #[command(flatten)]
+        terms: ChangeTerms,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AddArguments {
+    /// Addresses or prefixes.
+    #[arg(required = true, value_name = "ADDRESS|CIDR")]
+    pub prefixes: Vec<String>,
+    /// Protocols and ports that they may use, such as tcp/22,udp/5000-5010; all if not given.
+    #[arg(long)]
+    pub scope: Option<String>,
+    /// Whom to ask about them.
+    #[arg(long)]
+    pub owner: Option<String>,
+    /// What to remember about them.
+    #[arg(long)]
+    pub comment: Option<String>,
+    /// Until when: a date (its end, UTC), a time of RFC 3339, or a duration such as 90d.
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    #[command(flatten)]
+    pub terms: ChangeTerms,
+}
+
+/// How a change is to be made.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ChangeTerms {
+    #[command(flatten)]
+    pub grounds: Grounds,
+    /// Only show what it would do.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also if it cuts live sessions, or lets everybody in.
+    #[arg(long)]
+    pub force: bool,
+    /// Take it back by itself unless `allow confirm` comes within this time.
+    #[arg(long, value_name = "TIME", value_parser = prefix::parse_duration)]
+    pub confirm_within: Option<Duration>,
+    /// Look at passing traffic for so long first, to name the sources that would be cut.
+    #[arg(long, value_name = "TIME", value_parser = prefix::parse_duration)]
+    pub observe: Option<Duration>,
+    /// Only if the lists are still at this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub if_revision: Option<u64>,
+}
+
+/// For the journal and the history.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Grounds {
+    /// Why.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Who asked for it, or where that is written.
+    #[arg(long)]
+    pub ticket: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ListFormat {
+    Text,
+    Csv,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FileFormat {
+    Auto,
+    Text,
+    Csv,
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +198,12 @@ pub struct BanArguments {
     /// What to put on record.
     #[arg(long, default_value = "")]
     pub reason: String,
+    /// Who asked for it, or where that is written.
+    #[arg(long)]
+    pub ticket: Option<String>,
+    /// Also if it cuts live sessions.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Which drops to show. All that is given must hold; the daemon sends nothing else.

@@ -1,6 +1,7 @@
 //! One file for each command. They return what to print; `main` prints it.
 
 mod allow;
+mod allow_text;
 mod ban;
 mod check;
 mod doctor;
@@ -15,8 +16,49 @@ use serde::Serialize;
 
 use crate::{
     cli::{Cli, Command},
-    control::client::Client,
+    config::ConfigError,
+    control::{
+        Code, Failure,
+        client::{Client, ClientError},
+    },
 };
+
+/// `EX_CONFIG` of sysexits.h: a unit can stop restarting on it.
+const BAD_CONFIGURATION: u8 = 78;
+const FAILED: u8 = 1;
+/// Nothing was changed, since it would cut somebody, or since something else came first.
+const REFUSED: u8 = 3;
+/// The daemon does not answer; what it enforced is still enforced.
+const NO_DAEMON: u8 = 4;
+
+/// The exit code of a command that failed.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        return BAD_CONFIGURATION;
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Connect { .. }) => NO_DAEMON,
+        Some(ClientError::Refused(Failure { code, .. })) => match code {
+            Code::Protected | Code::Guard | Code::Conflict | Code::Precondition => REFUSED,
+            Code::Invalid
+            | Code::Forbidden
+            | Code::NotFound
+            | Code::NotAllowed
+            | Code::Slow
+            | Code::TooLarge
+            | Code::Limit
+            | Code::Reused
+            | Code::Busy
+            | Code::Kernel
+            | Code::State
+            | Code::Journal
+            | Code::Stopping => FAILED,
+        },
+        Some(ClientError::Http(_) | ClientError::Request(_) | ClientError::Answer(_)) | None => {
+            FAILED
+        }
+    }
+}
 
 /// Runs the command and gives what goes to standard output.
 ///
@@ -31,13 +73,13 @@ pub fn run(cli: Cli) -> Result<String> {
     let client = Client::new(&socket);
     match command {
         Command::Run(file) => run::run(&file.config).map(|()| String::new()),
+        Command::Doctor(arguments) => doctor::doctor(&arguments, json),
         Command::Check(file) => check::check(&file.config, json),
         Command::Unload(arguments) => unload::unload(&arguments, json),
-        Command::Doctor(arguments) => doctor::doctor(&arguments, json),
-        Command::Status => block_on(status::status(&client, json)),
+        Command::Status(file) => block_on(status::status(&client, &file.config, json)),
         Command::Allow(command) => block_on(allow::allow(&client, command, json)),
         Command::Ban(arguments) => block_on(ban::ban(&client, arguments, json)),
-        Command::Unban { source } => block_on(ban::unban(&client, source, json)),
+        Command::Unban { source, grounds } => block_on(ban::unban(&client, source, grounds, json)),
         Command::Bans => block_on(ban::bans(&client, json)),
         Command::Top(arguments) => block_on(top::top(&client, &arguments, json)),
         Command::Watch(arguments) => {

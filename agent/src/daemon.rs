@@ -1,13 +1,10 @@
 //! The daemon's life: build, announce, serve, drain.
 
-use std::{
-    io::IsTerminal as _,
-    thread,
-    time::{Duration, Instant},
-};
+mod followers;
+
+use std::{io::IsTerminal as _, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use chrono::Utc;
 use portcullis_journal::{EventKind, Journal, Options as JournalOptions};
 use serde_json::{Map, json};
 use tokio::{
@@ -19,24 +16,34 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use self::followers::Shared;
 use crate::{
     bans::BanBook,
+    clock::Moment,
     config::Config,
-    control::server::{self, Service},
+    control::{
+        OutageStatus,
+        server::{self, Remotes, Service, tls::Tls},
+    },
     datapath::{
-        self, InterfaceState, InterfaceStatus, MonitoredSet,
+        InterfaceState, InterfaceStatus,
         pins::Pins,
         xdp::{Options, XdpDatapath},
     },
-    engine::{Engine, REQUESTS, Settings},
+    engine::{Engine, Parts, REQUESTS, Settings},
+    facts::Facts,
     interface::Changes,
-    metrics::endpoint,
+    metrics::{self, endpoint},
     record::{self, Recorder},
-    state::StateDir,
+    sources::Board,
+    state::{Options as StoreOptions, Store, heartbeat::Life},
+    traffic::Connections,
 };
 
-/// A record waits at most so long for others to share its way to the disk.
-const GROUP_COMMIT: Duration = Duration::from_millis(2);
+/// A record does not wait for others to share its way to the disk: every change waits for its record.
+const GROUP_COMMIT: Duration = Duration::ZERO;
+/// The log of changes is folded into a snapshot whenever it has grown by so much: some ten thousand single edits.
+const STATE_SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 const RESERVE_BYTES: u64 = 1024 * 1024;
 /// How long requests under way may take once the daemon is to end.
@@ -47,27 +54,35 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// If it can't start, or can't put its end on record.
 pub async fn run(config: Config) -> Result<()> {
-    let started = Instant::now();
+    let now = Moment::now();
+    let mut life = Life::begin(now.wall);
     log_to_stderr();
     // Before anything else is made: a second daemon must change nothing.
     let pins = Pins::lock(&config.pin_dir)?;
-    let state = StateDir::open(&config.state_dir)?;
-    let allowlist = state.allowlist()?;
-    let mut bans = BanBook::new(config.bans.clone(), &config.protected);
-    bans.restore(state.bans()?, Utc::now());
+    let (store, content) = Store::open(
+        &config.state_dir,
+        StoreOptions {
+            segment_bytes: STATE_SEGMENT_BYTES,
+            history: config.history,
+        },
+    )?;
+    let outage = Life::last(&config.state_dir).and_then(|life| {
+        life.dead_since().map(|since| OutageStatus {
+            since,
+            until: now.wall,
+        })
+    });
+    let bans = BanBook::new(config.bans.clone(), &config.protected);
 
     let datapath = XdpDatapath::open(&options(&config), pins)?;
-    if !datapath.takes_over()
-        && allowlist.is_empty()
-        && config.protected.is_empty()
-        && !config.monitor
-    {
-        bail!(
-            "the allowlist is empty and nothing is protected: every packet would be dropped, those of your own session too. Set `protected` to your own addresses, or `monitor = true` for a start"
-        );
-    }
+    let takes_over = datapath.takes_over();
     let journal = open_journal(&config)?;
-    let details = Map::from_iter([("interfaces".to_owned(), json!(config.interfaces))]);
+    // What is put in force below is on record by this, whatever became of the records of its changes.
+    let details = Map::from_iter([
+        ("interfaces".to_owned(), json!(config.interfaces)),
+        ("revision".to_owned(), json!(content.revision)),
+        ("bans".to_owned(), json!(content.bans.len())),
+    ]);
     journal
         .record(record::life(EventKind::AppStart, details))
         .await
@@ -75,8 +90,22 @@ pub async fn run(config: Config) -> Result<()> {
 
     // What can fail comes before the first packet is judged.
     let metrics = endpoint::install().context("set metrics up")?;
+    metrics::life(
+        now.wall,
+        outage.as_ref().map(|outage| outage.until - outage.since),
+    );
     let listener = server::bind(&config.control.socket)
         .with_context(|| format!("bind control socket {}", config.control.socket.display()))?;
+    let tcp = match &config.control.tcp {
+        Some(settings) => {
+            let tls = Tls::new(settings.clone())?;
+            let listener = TcpListener::bind(settings.listen)
+                .await
+                .with_context(|| format!("bind control.tcp.listen = \"{}\"", settings.listen))?;
+            Some((listener, tls))
+        }
+        None => None,
+    };
     let metrics_listener = match config.metrics {
         Some(address) => Some(
             endpoint::bind(address)
@@ -87,35 +116,62 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let settings = Settings {
         protected: config.protected.clone(),
-        datapath: datapath::Settings {
-            policy: config.policy,
-            monitored: if config.monitor {
-                MonitoredSet::All
-            } else {
-                MonitoredSet::None
-            },
-            ..datapath::Settings::default()
-        },
+        datapath: config.datapath.clone(),
+        max_cut_flows: config.max_cut_flows,
     };
-    let mut engine = Engine::new(
-        settings,
-        allowlist,
-        bans,
-        Box::new(datapath),
-        Box::new(journal.clone()),
-        state,
-        started,
-    );
-    engine.follow().context("put the lists into the kernel")?;
+    let board = Board::default();
+    let parts = Parts {
+        datapath: Box::new(datapath),
+        recorder: Box::new(journal.clone()),
+        traffic: Box::new(Connections),
+        store,
+        sources: board.clone(),
+        outage,
+    };
+    let mut engine = Engine::new(settings, bans, content, parts, now);
+    engine.keep_alive(config.state_dir.clone(), life.clone());
+    let mut live = Facts::new(config.sources.facts.clone());
+    live.refresh();
+    let facts = followers::live(&live, &Remotes::default());
+    if !takes_over && !engine.lets_anyone_in(&facts) {
+        bail!(
+            "no list lets anyone in and nothing is protected: every packet would be dropped, those of your own session too. Set `protected` to your own addresses, or `monitor = true` for a start"
+        );
+    }
+    engine
+        .start(facts, now)
+        .await
+        .context("put the lists into the kernel")?;
     refuse_unusable(engine.tend())?;
 
     announce(&listener, metrics_listener.as_ref());
 
     let stop = CancellationToken::new();
     let (requests, queue) = mpsc::channel(REQUESTS);
-    let service = Service::new(requests.clone(), engine.reports(), stop.clone());
+    let service = Service::new(
+        requests.clone(),
+        engine.reports(),
+        config.control.clone(),
+        stop.clone(),
+    );
+    let mut followers = followers::follow(
+        &config.sources,
+        engine.source_lists(),
+        config.state_dir.join("feeds"),
+        live,
+        &Shared {
+            requests: requests.clone(),
+            board,
+            acceptance: service.acceptance(),
+            remotes: service.remotes(),
+            stop: stop.clone(),
+        },
+    )?;
     let engine = start(engine, queue)?;
-    let control = tokio::spawn(server::serve(listener, service, config.control.clone()));
+    let control = tokio::spawn(server::serve(listener, service.clone()));
+    let tcp =
+        tcp.map(|(listener, tls)| tokio::spawn(server::serve_tls(listener, tls, service.clone())));
+    drop(service);
     let exporter = metrics_listener.map(|listener| {
         tokio::spawn(endpoint::serve(
             listener,
@@ -132,13 +188,22 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!("stopping; enforcement goes on without the daemon");
     stop.cancel();
     drain(control).await;
-    if let Some(exporter) = exporter {
-        drain(exporter).await;
+    for listener in [tcp, exporter].into_iter().flatten() {
+        drain(listener).await;
     }
+    let ended = async { while followers.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!("sources of lists do not end in time and are aborted");
+    }
+    followers.shutdown().await;
     // With the last sender gone the engine ends.
     tokio::task::spawn_blocking(move || engine.join())
         .await?
         .map_err(|_| anyhow!("the engine panicked"))?;
+    life.stopped = Some(Moment::now().wall);
+    if let Err(error) = life.keep(&config.state_dir) {
+        tracing::warn!(%error, "can't leave a sign of the end");
+    }
     journal
         .record(record::life(EventKind::AppStop, Map::new()))
         .await
@@ -162,7 +227,7 @@ fn options(config: &Config) -> Options {
         mode: config.mode,
         sample_one_in: config.events.sample_one_in,
         events_per_second: config.events.per_second,
-        table: datapath::mode::TableChoice::Compiled,
+        table: config.table,
     }
 }
 

@@ -1,145 +1,140 @@
 //! The one task that owns the state: it takes requests one after the other, records, keeps, and makes the kernel follow.
 //!
-//! The order for every change is: admitted, on record (durable), kept (durable), in the kernel, answered. What fails before the
-//! record changes nothing; what fails behind it is retried until the kernel follows.
+//! The order for every change is: admitted, on record and kept (both durable), in the kernel, answered. What fails before the
+//! kernel's turn changes nothing; what fails there is retried until the kernel follows.
+
+mod bans;
+mod change;
+mod confirm;
+mod report;
+mod request;
+mod source;
+mod upkeep;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{layout::PacketEvent, verdict::Verdict};
-use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use portcullis_journal::Event;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 
+use self::{confirm::Pending, upkeep::Schedule};
+pub use self::{
+    request::{Change, LiveFacts, Observation, Reply, Request, Terms},
+    source::SourceSink,
+};
 use crate::{
-    allowlist::{Allowlist, Entry, diff},
-    answers::{
-        feed::{Feed, Reporter},
-        recent::TopReply,
-        report::DropReport,
-    },
-    bans::{Ban, BanBook},
-    control::{AllowSummary, Failure, StatusReply, peer::Peer},
-    datapath::{self, Datapath, EVENT_WINDOW, InterfaceState, InterfaceStatus, MonitoredSet},
-    metrics,
+    answers::feed::{Feed, Reporter},
+    bans::BanBook,
+    clock::Moment,
+    control::{Failure, OutageStatus, ReadbackStatus},
+    datapath::{self, Datapath, EVENT_WINDOW, Edit, InterfaceStatus},
+    lists::{ListName, Lists},
     record::{self, Recorder},
     rule::{Action, Rule},
-    state::StateDir,
+    sources::Board,
+    state::{Content, Kept, StateError, Store},
+    traffic::Traffic,
 };
 
 /// Requests that may wait.
 pub const REQUESTS: usize = 64;
-/// Events read at a time, so that a flood of them does not hold up requests.
-const EVENTS_AT_ONCE: usize = 512;
-/// How often bans are looked through, interfaces looked at and a lagging kernel retried.
+/// Passing sources that who observes may fall behind before it misses some.
+const PASSES: usize = 4096;
+/// How often ends are looked for, interfaces looked at and a lagging kernel retried.
 const TICK: Duration = Duration::from_millis(500);
-
-/// What can be asked of the engine.
-#[derive(Debug)]
-pub enum Request {
-    Ban {
-        source: IpNet,
-        lifetime: Duration,
-        reason: String,
-        by: Peer,
-        reply: Reply<Ban>,
-    },
-    Unban {
-        source: IpNet,
-        by: Peer,
-        reply: Reply<Ban>,
-    },
-    Bans {
-        reply: Reply<Vec<Ban>>,
-    },
-    Allow {
-        change: AllowChange,
-        by: Peer,
-        reply: Reply<AllowSummary>,
-    },
-    Allowed {
-        reply: Reply<Vec<Entry>>,
-    },
-    Status {
-        reply: Reply<StatusReply>,
-    },
-    Top {
-        reply: Reply<TopReply>,
-    },
-}
-
-/// Where an answer goes.
-pub type Reply<T> = oneshot::Sender<Result<T, Failure>>;
-
-/// A change of the allowlist.
-#[derive(Debug)]
-pub enum AllowChange {
-    Add(Vec<Entry>),
-    Remove(Vec<IpNet>),
-    Replace(Allowlist),
-}
-
-impl AllowChange {
-    fn action(&self) -> &'static str {
-        match self {
-            Self::Add(_) => "add",
-            Self::Remove(_) => "remove",
-            Self::Replace(_) => "replace",
-        }
-    }
-}
+/// Edits beyond which all rules are built anew.
+const MAX_EDITS: usize = 4096;
 
 /// What does not change while the daemon runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub protected: Vec<IpNet>,
     pub datapath: datapath::Settings,
+    /// Live connections that a change may cut without being forced.
+    pub max_cut_flows: usize,
+}
+
+/// What the engine acts on.
+pub struct Parts {
+    pub datapath: Box<dyn Datapath>,
+    pub recorder: Box<dyn Recorder>,
+    pub traffic: Box<dyn Traffic>,
+    pub store: Store,
+    /// How files, feeds and host names are doing.
+    pub sources: Board,
+    /// The time without a daemon before this one.
+    pub outage: Option<OutageStatus>,
 }
 
 /// The state, and all that it acts on.
 pub struct Engine {
     settings: Settings,
-    allowlist: Allowlist,
+    parts: Parts,
+    lists: Lists,
+    revision: u64,
     bans: BanBook,
-    /// The rules in the kernel; `None` when it is not known, as after a start.
-    applied: Option<Arc<[Rule]>>,
-    datapath: Box<dyn Datapath>,
-    recorder: Box<dyn Recorder>,
-    state: StateDir,
-    interfaces: Vec<InterfaceStatus>,
-    reporter: Reporter,
-    started: Instant,
+    /// Sources that live facts protect, beside those of the configuration.
+    facts: LiveFacts,
+    pending: Option<Pending>,
+    /// Whether the log has a change that waits for a confirmation and whose daemon is gone.
+    is_orphaned: bool,
+    /// Whether the kernel has the rules that are wanted.
+    is_synced: bool,
     /// Why the kernel does not follow, while it does not.
     lag: Option<String>,
+    /// Whether entries are kept beyond their end, since nobody else would get in.
+    keeps_expired: bool,
+    schedule: Schedule,
+    readback: Option<ReadbackStatus>,
+    interfaces: Vec<InterfaceStatus>,
+    reporter: Reporter,
+    passes: broadcast::Sender<IpAddr>,
 }
 
 impl Engine {
-    /// An engine over what was kept before. Nothing is put into the kernel until [`Engine::follow`].
+    /// An engine over what was kept before. Nothing is put into the kernel until [`Engine::start`].
     pub fn new(
         settings: Settings,
-        allowlist: Allowlist,
-        bans: BanBook,
-        datapath: Box<dyn Datapath>,
-        recorder: Box<dyn Recorder>,
-        state: StateDir,
-        started: Instant,
+        mut bans: BanBook,
+        content: Content,
+        parts: Parts,
+        now: Moment,
     ) -> Self {
+        let (passes, _) = broadcast::channel(PASSES);
+        let revision = content.number();
+        bans.restore(content.bans.into_values(), now.wall);
         Self {
-            settings,
-            allowlist,
+            lists: content.lists,
+            revision,
             bans,
-            applied: None,
-            datapath,
-            recorder,
-            state,
-            interfaces: Vec::new(),
-            reporter: Reporter::new(started),
-            started,
+            settings,
+            parts,
+            facts: LiveFacts::default(),
+            pending: None,
+            is_orphaned: content.is_pending,
+            is_synced: false,
             lag: None,
+            keeps_expired: false,
+            schedule: Schedule::new(now),
+            readback: None,
+            interfaces: Vec::new(),
+            reporter: Reporter::new(Instant::now()),
+            passes,
         }
+    }
+
+    /// The lists of files, feeds and host names, with their sizes.
+    pub fn source_lists(&self) -> BTreeMap<ListName, usize> {
+        self.lists
+            .iter()
+            .filter(|(name, _)| **name != ListName::manual())
+            .map(|(name, list)| (name.clone(), list.len()))
+            .collect()
     }
 
     /// Where reports of drops can be had.
@@ -147,46 +142,28 @@ impl Engine {
         self.reporter.feed()
     }
 
-    /// Makes the kernel do what is wanted.
-    ///
-    /// # Errors
-    /// If the kernel refuses a step; the steps before it hold, and a later call goes on from there.
-    pub fn follow(&mut self) -> Result<(), Failure> {
-        let wanted = self.wanted();
-        if self.applied.as_ref() != Some(&wanted) {
-            if let Err(error) = self
-                .datapath
-                .switch(Arc::clone(&wanted), &self.settings.datapath)
-            {
-                let failure = Failure::kernel(&error);
-                tracing::error!(
-                    error = failure.message,
-                    "the kernel does not follow; this is retried"
-                );
-                self.lag = Some(failure.message.clone());
-                return Err(failure);
-            }
-            self.applied = Some(wanted);
-        }
-        self.lag = None;
-        Ok(())
+    /// Whether anybody at all would get in with these live facts: someone is allowed or protected, or nothing is dropped.
+    pub fn lets_anyone_in(&self, facts: &LiveFacts) -> bool {
+        self.lists.allowing() > 0
+            || self.protects_anyone()
+            || facts.has_session
+            || self.is_monitoring_all()
     }
 
-    /// Looks at the interfaces and says what changed.
-    pub fn tend(&mut self) -> &[InterfaceStatus] {
-        let now = self.datapath.tend();
-        for status in &now {
-            let before = self
-                .interfaces
-                .iter()
-                .find(|before| before.name == status.name);
-            if before.is_none_or(|before| before.state != status.state) {
-                report_interface(status);
-            }
+    /// Takes up what an earlier daemon left, and makes the kernel do what is wanted. A change that still waits for its
+    /// confirmation is reverted: nobody can say any more over which connection it was asked for.
+    ///
+    /// # Errors
+    /// If that can't be recorded or kept, or the kernel refuses.
+    pub async fn start(&mut self, facts: LiveFacts, now: Moment) -> Result<(), Failure> {
+        self.facts = facts;
+        self.protect_book();
+        self.schedule.watch.look(now);
+        if self.is_orphaned {
+            self.revert_orphan(now).await?;
         }
-        metrics::interfaces(&now);
-        self.interfaces = now;
-        &self.interfaces
+        self.sweep(now).await;
+        self.follow()
     }
 
     /// Serves until every sender of requests is gone. `changes` resolves when interfaces may have changed.
@@ -203,48 +180,75 @@ impl Engine {
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(request) => self.answer(request, Utc::now()).await,
-                    None => return self.recorder,
+                    Some(request) => self.answer(request, Moment::now()).await,
+                    None => return self.parts.recorder,
                 },
-                _ = tick.tick() => {
-                    self.sweep(Utc::now()).await;
-                    // A failure is logged where it happens, and the next tick tries again.
-                    let _ = self.follow();
-                    self.tend();
-                    self.sample_counters();
-                }
-                _ = window.tick() => self.report_drops(Utc::now()),
+                _ = tick.tick() => self.tick(Moment::now()).await,
+                _ = window.tick() => self.report_events(Moment::now()),
                 () = changes() => drop(self.tend()),
             }
         }
     }
 
-    async fn answer(&mut self, request: Request, now: DateTime<Utc>) {
+    async fn answer(&mut self, request: Request, now: Moment) {
+        self.look_at_clock(now).await;
         // A caller that went away does not want the answer.
         match request {
             Request::Ban {
                 source,
                 lifetime,
                 reason,
+                terms,
                 by,
                 reply,
             } => {
-                let _ = reply.send(self.ban(source, lifetime, &reason, &by, now).await);
+                let _ = reply.send(self.ban(source, lifetime, &reason, &terms, &by, now).await);
             }
-            Request::Unban { source, by, reply } => {
-                let _ = reply.send(self.unban(&source, &by).await);
+            Request::Unban {
+                source,
+                terms,
+                by,
+                reply,
+            } => {
+                let _ = reply.send(self.unban(&source, &terms, &by).await);
             }
             Request::Bans { reply } => {
                 let _ = reply.send(Ok(self.bans.bans().cloned().collect()));
             }
-            Request::Allow { change, by, reply } => {
-                let _ = reply.send(self.allow(change, &by).await);
+            Request::Change {
+                change,
+                terms,
+                by,
+                reply,
+            } => {
+                let _ = reply.send(self.change(change, &terms, &by, now).await);
             }
-            Request::Allowed { reply } => {
-                let _ = reply.send(Ok(self.allowlist.entries().collect()));
+            Request::Confirm { terms, by, reply } => {
+                let _ = reply.send(self.confirm(&terms, &by, now).await);
+            }
+            Request::Revert { terms, by, reply } => {
+                let _ = reply.send(self.revert(&terms, &by, now).await);
+            }
+            Request::Entries { list, reply } => {
+                let _ = reply.send(Ok((self.revision, self.entries(list.as_ref()))));
+            }
+            Request::Covering { address, reply } => {
+                let _ = reply.send(Ok(self.lists.covering(address)));
+            }
+            Request::History { reply } => {
+                let _ = reply.send(Ok(self.parts.store.history().cloned().collect()));
+            }
+            Request::Diff { from, to, reply } => {
+                let _ = reply.send(self.diff(from, to));
+            }
+            Request::Observe { window, reply } => {
+                let _ = reply.send(self.observe(window, now));
+            }
+            Request::Protect { facts, reply } => {
+                let _ = reply.send(self.protect(facts));
             }
             Request::Status { reply } => {
-                let _ = reply.send(self.status());
+                let _ = reply.send(self.status(now));
             }
             Request::Top { reply } => {
                 let _ = reply.send(Ok(self.reporter.top(Instant::now())));
@@ -252,246 +256,157 @@ impl Engine {
         }
     }
 
-    /// Bans `source`, if that may be.
+    /// Makes the kernel do what is wanted, if it does not.
     ///
     /// # Errors
-    /// If it may not be, can't be recorded or kept (then nothing is done), or the kernel does not follow (then it is retried).
-    pub async fn ban(
-        &mut self,
-        source: IpNet,
-        lifetime: Duration,
-        reason: &str,
-        by: &Peer,
-        now: DateTime<Utc>,
-    ) -> Result<Ban, Failure> {
-        let ban = self
-            .bans
-            .admit(source, lifetime, reason, &by.name, now)
-            .map_err(|error| Failure::ban(&error))?;
-        self.record(record::ban_change("ban", &ban, Some(by)))
-            .await?;
-        let mut bans = self.bans.clone();
-        bans.insert(ban.clone());
-        self.state
-            .keep_bans(bans.bans())
-            .map_err(|error| Failure::state(&error))?;
-        self.bans = bans;
-        self.follow()?;
-        tracing::info!(source = %ban.source, expires = %ban.expires, reason = ban.reason, by = ban.by, "banned");
-        Ok(ban)
+    /// If the kernel refuses; what it enforced before it still enforces.
+    pub fn follow(&mut self) -> Result<(), Failure> {
+        if self.is_synced {
+            return Ok(());
+        }
+        let rules = self.rules();
+        let done = self.parts.datapath.switch(rules, &self.settings.datapath);
+        self.note(done).map(drop)
     }
 
-    /// Lifts the ban of exactly this source.
-    ///
-    /// # Errors
-    /// As for [`Engine::ban`], and if there is no such ban.
-    pub async fn unban(&mut self, source: &IpNet, by: &Peer) -> Result<Ban, Failure> {
-        let Some(ban) = self.bans.get(source).cloned() else {
-            return Err(Failure::not_found(format!("{source} is not banned")));
-        };
-        self.record(record::ban_change("unban", &ban, Some(by)))
-            .await?;
-        self.forget(std::slice::from_ref(&ban))?;
-        tracing::info!(source = %ban.source, by = by.name, "ban lifted");
-        Ok(ban)
-    }
-
-    /// Ends the bans whose time has come. Without a record they stay.
-    pub async fn sweep(&mut self, now: DateTime<Utc>) {
-        let mut ended = Vec::new();
-        for ban in self.bans.expired(now) {
-            if self
-                .record(record::ban_change("expire", &ban, None))
-                .await
-                .is_err()
-            {
-                break;
+    /// Makes single changes in the kernel, or all of them anew if that fails.
+    fn edit(&mut self, edits: &[Edit]) -> Result<(), Failure> {
+        if edits.is_empty() && self.is_synced {
+            return Ok(());
+        }
+        if self.is_synced && edits.len() <= MAX_EDITS {
+            match self.parts.datapath.edit(edits) {
+                Ok(generation) => return self.note(Ok(generation)).map(drop),
+                Err(error) => {
+                    tracing::warn!(error = %Failure::kernel(&error), "an edit is refused; all rules are built anew");
+                }
             }
-            tracing::info!(source = %ban.source, "ban expired");
-            ended.push(ban);
         }
-        if !ended.is_empty() {
-            // Logged where it happens; the bans are still there for the next sweep.
-            let _ = self.forget(&ended);
-        }
-    }
-
-    fn forget(&mut self, ended: &[Ban]) -> Result<(), Failure> {
-        let mut bans = self.bans.clone();
-        for ban in ended {
-            bans.remove(&ban.source);
-        }
-        self.state
-            .keep_bans(bans.bans())
-            .map_err(|error| Failure::state(&error))?;
-        self.bans = bans;
+        self.is_synced = false;
         self.follow()
     }
 
-    /// Changes the allowlist, as a whole or not at all.
-    ///
-    /// # Errors
-    /// As for [`Engine::ban`], and if something to be removed is not there.
-    pub async fn allow(&mut self, change: AllowChange, by: &Peer) -> Result<AllowSummary, Failure> {
-        let action = change.action();
-        let mut wanted = self.allowlist.clone();
-        match change {
-            AllowChange::Add(entries) => {
-                for entry in entries {
-                    wanted.insert(entry);
-                }
+    fn note(&mut self, done: Result<u64, datapath::DatapathError>) -> Result<u64, Failure> {
+        match done {
+            Ok(generation) => {
+                self.is_synced = true;
+                self.lag = None;
+                Ok(generation)
             }
-            AllowChange::Remove(prefixes) => {
-                for prefix in prefixes {
-                    if !wanted.remove(&prefix) {
-                        return Err(Failure::not_found(format!(
-                            "{prefix} is not on the allowlist"
-                        )));
-                    }
-                }
+            Err(error) => {
+                let failure = Failure::kernel(&error);
+                tracing::error!(
+                    error = failure.message,
+                    "the kernel does not follow; this is retried"
+                );
+                self.is_synced = false;
+                self.lag = Some(failure.message.clone());
+                Err(failure)
             }
-            AllowChange::Replace(list) => wanted = list,
         }
-        let changes = diff(&self.allowlist, &wanted);
-        if !changes.is_empty() {
-            self.record(record::allow_change(action, &changes, &wanted, by))
-                .await?;
-            self.state
-                .keep_allowlist(&wanted)
-                .map_err(|error| Failure::state(&error))?;
-            self.allowlist = wanted;
-            self.follow()?;
-            tracing::info!(
-                action,
-                put = changes.put.len(),
-                removed = changes.removed.len(),
-                entries = self.allowlist.len(),
-                by = by.name,
-                "allowlist changed"
-            );
-        }
-        Ok(AllowSummary {
-            put: changes.put.len(),
-            removed: changes.removed.len(),
-            entries: self.allowlist.len(),
-            generation: self.datapath.generation(),
-        })
     }
 
-    fn wanted(&self) -> Arc<[Rule]> {
+    /// All rules as they are wanted.
+    fn rules(&self) -> Arc<[Rule]> {
+        let entries = self.lists.rules().cloned();
+        self.other_rules().into_iter().chain(entries).collect()
+    }
+
+    /// The rules that come from no list.
+    fn other_rules(&self) -> Vec<Rule> {
         let rule = |action: Action| {
             move |prefix| Rule {
                 prefix,
                 action: action.clone(),
             }
         };
-        let protected = self.settings.protected.iter().copied();
+        let protected = self.protected().into_iter().map(rule(Action::Protect));
         let banned = self.bans.bans().map(|ban| ban.source);
-        protected
-            .map(rule(Action::Protect))
-            .chain(banned.map(rule(Action::Ban)))
-            .chain(self.allowlist.prefixes().map(rule(Action::Allow(None))))
+        protected.chain(banned.map(rule(Action::Ban))).collect()
+    }
+
+    fn protected(&self) -> BTreeSet<IpNet> {
+        let configured = self.settings.protected.iter().copied();
+        configured
+            .chain(self.facts.protected.iter().copied())
             .collect()
     }
 
-    async fn record(&self, event: Event) -> Result<(), Failure> {
-        self.recorder.record(event).await.map_err(|error| {
-            tracing::error!(%error, "no record, so nothing is changed");
-            Failure::journal(&error)
-        })
+    /// Whether an administrator would get in with empty lists. A gateway or a name server is of no help there.
+    fn protects_anyone(&self) -> bool {
+        !self.settings.protected.is_empty() || self.facts.has_session
     }
 
-    fn status(&self) -> Result<StatusReply, Failure> {
-        let counters = self
-            .datapath
-            .counters()
-            .map_err(|error| Failure::kernel(&error))?;
-        metrics::state(
-            &counters,
-            self.allowlist.len(),
-            self.bans.len(),
-            self.datapath.generation(),
-            self.recorder.is_healthy(),
-        );
-        Ok(StatusReply {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            generation: self.datapath.generation(),
-            layout: format!("{:016x}", agent_ebpf::layout::FINGERPRINT),
-            monitor: self.settings.datapath.monitored != MonitoredSet::None,
-            interfaces: self.interfaces.clone(),
-            allowed: self.allowlist.len(),
-            protected: self.settings.protected.len(),
-            banned: self.bans.len(),
-            journal_healthy: self.recorder.is_healthy(),
-            lag: self.lag.clone(),
-            counters,
-        })
+    fn is_monitoring_all(&self) -> bool {
+        self.settings.datapath.monitored == datapath::MonitoredSet::All
     }
 
-    fn sample_counters(&mut self) {
-        match self.datapath.counters() {
-            Ok(counters) => self.reporter.sample(counters, Instant::now()),
-            Err(error) => {
-                tracing::debug!(error = Failure::kernel(&error).message, "no counters");
-            }
+    fn protect_book(&mut self) {
+        let protected: Vec<IpNet> = self.protected().into_iter().collect();
+        self.bans.protect(&protected);
+    }
+
+    /// Makes these the sources that live facts protect.
+    fn protect(&mut self, facts: LiveFacts) -> Result<(), Failure> {
+        let before = self.protected();
+        self.facts = facts;
+        let after = self.protected();
+        self.protect_book();
+        let rule = |prefix: &IpNet| Rule {
+            prefix: *prefix,
+            action: Action::Protect,
+        };
+        // What is added comes first: at no time is somebody cut who is protected before and after.
+        let added = after
+            .difference(&before)
+            .map(|prefix| Edit::Add(rule(prefix)));
+        let removed = before
+            .difference(&after)
+            .map(|prefix| Edit::Remove(rule(prefix)));
+        let edits: Vec<Edit> = added.chain(removed).collect();
+        if let Some(pending) = self.pending.as_mut().filter(|_| !edits.is_empty()) {
+            pending.is_edited = true;
         }
+        self.edit(&edits)
     }
 
-    fn report_drops(&mut self, now: DateTime<Utc>) {
-        if let Err(error) = self.datapath.open_event_window() {
-            tracing::debug!(error = Failure::kernel(&error).message, "no event window");
-        }
-        for event in self.datapath.events(EVENTS_AT_ONCE) {
-            if let Some(Verdict::Drop(_)) = event.verdict() {
-                let report = self.describe(&event, now);
-                self.reporter.report(report, Instant::now());
-            }
-        }
-    }
-
-    fn describe(&self, event: &PacketEvent, now: DateTime<Utc>) -> DropReport {
-        let interface = self
-            .interfaces
-            .iter()
-            .find_map(|status| match &status.state {
-                InterfaceState::Enforcing { index, .. } if *index == event.interface => {
-                    Some(status.name.clone())
+    /// Puts `event` on record and does `keep`, both durable when this returns, or neither counts.
+    ///
+    /// The journal syncs on its own thread while the log of changes is synced here: the wait is for the slower of the two.
+    async fn record_and_keep<T>(
+        &mut self,
+        event: Event,
+        keep: impl FnOnce(&mut Store) -> Result<(T, Kept), StateError>,
+    ) -> Result<T, Failure> {
+        let Parts {
+            recorder, store, ..
+        } = &mut self.parts;
+        let kind = event.kind;
+        let recording = recorder.record(event);
+        let kept = keep(store);
+        match (recording.await, kept) {
+            (Ok(()), Ok((value, _))) => Ok(value),
+            (Err(error), kept) => {
+                tracing::error!(%error, "no record, so nothing is changed");
+                if let Ok((_, kept)) = kept
+                    && let Err(error) = store.undo(kept)
+                {
+                    tracing::error!(%error, "a change without a record can't be taken out of the state; the next start puts it on record");
                 }
-                InterfaceState::Enforcing { .. }
-                | InterfaceState::Gone
-                | InterfaceState::Occupied { .. }
-                | InterfaceState::Failed { .. } => None,
-            });
-        DropReport::new(event, interface, now)
-    }
-}
-
-fn report_interface(status: &InterfaceStatus) {
-    let interface = &status.name;
-    match &status.state {
-        InterfaceState::Enforcing { mode, program, .. } => {
-            tracing::info!(interface, ?mode, program, "enforcing")
-        }
-        InterfaceState::Gone => tracing::error!(
-            interface,
-            "there is no such interface; it is taken when it comes"
-        ),
-        InterfaceState::Occupied {
-            program,
-            program_name,
-            ..
-        } => {
-            tracing::error!(
-                interface,
-                program,
-                program_name,
-                "another XDP program is on the hook and is left alone: nothing is dropped here"
-            );
-        }
-        InterfaceState::Failed { error, .. } => {
-            tracing::error!(interface, error, "can't enforce: nothing is dropped here")
+                Err(Failure::journal(&error))
+            }
+            (Ok(()), Err(error)) => {
+                let failure = Failure::state(&error);
+                tracing::error!(
+                    error = failure.message,
+                    "the change can't be kept, so it is not made"
+                );
+                // The record above stands alone if this one fails too; the caller hears the failure in any case.
+                let _ = recorder
+                    .record(record::not_made(kind, "not kept", &failure.message))
+                    .await;
+                Err(failure)
+            }
         }
     }
 }

@@ -218,4 +218,4 @@ impl FromIterator<(ListName, List)> for Lists {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

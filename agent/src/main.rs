@@ -6,10 +6,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use portcullis_agent::{cli::Cli, commands, config::ConfigError};
-
-/// `EX_CONFIG` of sysexits.h: a unit can stop restarting on it.
-const BAD_CONFIGURATION: u8 = 78;
+use portcullis_agent::{cli::Cli, commands};
 
 fn main() -> ExitCode {
     match commands::run(Cli::parse()) {
@@ -20,11 +17,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Without standard error there is nobody to tell.
             let _ = writeln!(io::stderr(), "portcullis-agent: {error:#}");
-            if error.is::<ConfigError>() {
-                ExitCode::from(BAD_CONFIGURATION)
-            } else {
-                ExitCode::FAILURE
-            }
+            ExitCode::from(commands::exit_code(&error))
         }
     }
 }

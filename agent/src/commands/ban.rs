@@ -2,31 +2,29 @@
 
 use anyhow::Result;
 use hyper::Method;
-use serde::{Deserialize, Serialize};
 
 use super::render;
 use crate::{
     bans::Ban,
-    cli::BanArguments,
-    control::{BanRequest, UnbanRequest, client::Client},
+    cli::{BanArguments, Grounds},
+    control::{BanRequest, BansReply, UnbanRequest, client::Client},
     record,
 };
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Listing {
-    bans: Vec<Ban>,
-}
 
 pub(super) async fn ban(client: &Client, arguments: BanArguments, json: bool) -> Result<String> {
     let BanArguments {
         source,
         lifetime,
         reason,
+        ticket,
+        force,
     } = arguments;
     let request = BanRequest {
         source,
         lifetime_seconds: lifetime.as_secs(),
         reason,
+        ticket,
+        force,
     };
     let ban: Ban = client.send(Method::POST, "/v1/bans", &request).await?;
     render(&ban, json, |ban| {
@@ -38,17 +36,25 @@ pub(super) async fn ban(client: &Client, arguments: BanArguments, json: bool) ->
     })
 }
 
-pub(super) async fn unban(client: &Client, source: String, json: bool) -> Result<String> {
-    let ban: Ban = client
-        .send(Method::DELETE, "/v1/bans", &UnbanRequest { source })
-        .await?;
+pub(super) async fn unban(
+    client: &Client,
+    source: String,
+    grounds: Grounds,
+    json: bool,
+) -> Result<String> {
+    let request = UnbanRequest {
+        source,
+        reason: grounds.reason,
+        ticket: grounds.ticket,
+    };
+    let ban: Ban = client.send(Method::DELETE, "/v1/bans", &request).await?;
     render(&ban, json, |ban| {
         format!("{} is no longer banned\n", ban.source)
     })
 }
 
 pub(super) async fn bans(client: &Client, json: bool) -> Result<String> {
-    let listing: Listing = client.get("/v1/bans").await?;
+    let listing: BansReply = client.get("/v1/bans").await?;
     render(&listing, json, |listing| {
         listing
             .bans

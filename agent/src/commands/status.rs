@@ -1,18 +1,98 @@
 //! `status`.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::render;
 use crate::{
-    control::{StatusReply, client::Client},
-    datapath::{InterfaceState, InterfaceStatus, RunsAs},
+    config::Config,
+    control::{
+        StatusReply,
+        client::{Client, ClientError},
+    },
+    datapath::{InterfaceState, InterfaceStatus, RunsAs, TableKind, pins::Pins},
+    record,
+    state::heartbeat::Life,
 };
 
-pub(super) async fn status(client: &Client, json: bool) -> Result<String> {
-    let status: StatusReply = client.get("/v1/status").await?;
-    render(&status, json, text)
+pub(super) async fn status(client: &Client, config: &Path, json: bool) -> Result<String> {
+    match client.get::<StatusReply>("/v1/status").await {
+        Ok(status) => render(&status, json, text),
+        Err(error @ ClientError::Connect { .. }) => match dead(config) {
+            Some(dead) => {
+                // What is known is the answer; that the daemon is dead is the failure.
+                let answer = render(&dead, json, dead_text)?;
+                io::stdout().write_all(answer.as_bytes())?;
+                Err(error.into())
+            }
+            None => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What can be said without a daemon.
+#[derive(Debug, Serialize)]
+struct Dead {
+    daemon: &'static str,
+    since: DateTime<Utc>,
+    /// Whether the service was stopped in order.
+    stopped: bool,
+    last_pid: u32,
+    version: String,
+    /// Interfaces whose links are pinned: their packets are judged as the daemon left it.
+    enforcing: Vec<String>,
+}
+
+fn dead(config: &Path) -> Option<Dead> {
+    let config = Config::load(config).ok()?;
+    let life = Life::last(&config.state_dir)?;
+    let since = life.dead_since()?;
+    Some(Dead {
+        daemon: "dead",
+        since,
+        stopped: life.stopped.is_some(),
+        last_pid: life.pid,
+        version: life.version,
+        enforcing: config
+            .pin_dir
+            .exists()
+            .then(|| Pins::lock(&config.pin_dir).ok())
+            .flatten()
+            .map(|pins| pins.linked())
+            .unwrap_or_default(),
+    })
+}
+
+fn dead_text(dead: &Dead) -> String {
+    let how = if dead.stopped {
+        "was stopped"
+    } else {
+        "is gone, and said nothing"
+    };
+    let mut text = format!(
+        "portcullis-agent {}: NO DAEMON since {}: process {} {how}\n",
+        dead.version,
+        record::time(dead.since),
+        dead.last_pid
+    );
+    text.push_str(&if dead.enforcing.is_empty() {
+        "NOT ENFORCING: no link is pinned\n".to_owned()
+    } else {
+        format!(
+            "enforcement continues on {}; nothing is changed, and bans don't end, until a daemon runs\n",
+            dead.enforcing.join(", ")
+        )
+    });
+    text
 }
 
 fn text(status: &StatusReply) -> String {
@@ -28,12 +108,56 @@ fn text(status: &StatusReply) -> String {
     } else {
         "enforcing"
     };
-    let _ = writeln!(text, "lists      generation {}, {mode}", status.generation);
+    let _ = writeln!(
+        text,
+        "lists      revision {}, generation {}, {mode}",
+        status.revision, status.generation
+    );
     let _ = writeln!(
         text,
         "           {} allowed, {} protected, {} banned",
         status.allowed, status.protected, status.banned
     );
+    for list in status.lists.iter().filter(|_| status.lists.len() > 1) {
+        let _ = writeln!(text, "           {}: {} entries", list.name, list.entries);
+    }
+    let table = match &status.table.table {
+        TableKind::Compiled => "compiled".to_owned(),
+        TableKind::LpmTrie { reason } => format!("LPM trie of the kernel: {reason}"),
+    };
+    let _ = writeln!(
+        text,
+        "table      {table}, {} IPv4 and {} IPv6 prefixes, {} KiB",
+        status.table.prefixes4,
+        status.table.prefixes6,
+        status.table.memory_bytes / 1024
+    );
+    if let Some(readback) = &status.readback {
+        let _ = writeln!(
+            text,
+            "readback   {}, {} drifts repaired",
+            record::time(readback.checked),
+            readback.drifts
+        );
+    }
+    if let Some(pending) = &status.pending {
+        let _ = writeln!(
+            text,
+            "PENDING    revision {} of {} is taken back in {} s unless it is confirmed",
+            pending.revision, pending.by, pending.seconds_left
+        );
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "WARNING    {warning}");
+    }
+    if let Some(outage) = &status.outage {
+        let _ = writeln!(
+            text,
+            "outage     no daemon from {} to {}",
+            record::time(outage.since),
+            record::time(outage.until)
+        );
+    }
     let journal = if status.journal_healthy {
         "can be written"
     } else {

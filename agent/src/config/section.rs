@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::Fault;
 
-pub(super) struct Section {
+pub(crate) struct Section {
     /// The section's own key, empty for the root.
     name: String,
     table: Table,
@@ -14,7 +14,7 @@ pub(super) struct Section {
 }
 
 impl Section {
-    pub(super) fn new(name: String, table: Table) -> Self {
+    pub(crate) fn new(name: String, table: Table) -> Self {
         Self {
             name,
             table,
@@ -23,7 +23,7 @@ impl Section {
     }
 
     /// The section below `key`; an absent one is empty.
-    pub(super) fn section(&mut self, key: &str) -> Self {
+    pub(crate) fn section(&mut self, key: &str) -> Self {
         let table = match self.table.remove(key) {
             Some(Value::Table(table)) => table,
             Some(_) => {
@@ -35,13 +35,23 @@ impl Section {
         Self::new(self.path_of(key), table)
     }
 
+    /// Whether the key is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether the key holds a list.
+    pub(crate) fn is_list(&self, key: &str) -> bool {
+        matches!(self.table.get(key), Some(Value::Array(_)))
+    }
+
     /// Ends a section below this one.
-    pub(super) fn close(&mut self, section: Self) {
+    pub(crate) fn close(&mut self, section: Self) {
         self.faults.extend(section.finish());
     }
 
     /// Ends the section: keys that nobody asked for are faults too.
-    pub(super) fn finish(mut self) -> Vec<Fault> {
+    pub(crate) fn finish(mut self) -> Vec<Fault> {
         let unknown: Vec<String> = self.table.keys().cloned().collect();
         for key in unknown {
             self.fault(&key, "unknown key");
@@ -49,7 +59,7 @@ impl Section {
         self.faults
     }
 
-    pub(super) fn fault(&mut self, key: &str, message: &str) {
+    pub(crate) fn fault(&mut self, key: &str, message: &str) {
         let key = self.path_of(key);
         self.faults.push(Fault {
             key,
@@ -58,14 +68,14 @@ impl Section {
     }
 
     /// Whether `key` or an element of it has a fault.
-    pub(super) fn has_faults(&self, key: &str) -> bool {
+    pub(crate) fn has_faults(&self, key: &str) -> bool {
         let path = self.path_of(key);
         self.faults
             .iter()
             .any(|fault| fault.key == path || fault.key.starts_with(&format!("{path}[")))
     }
 
-    pub(super) fn string(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn string(&mut self, key: &str) -> Option<String> {
         let value = self.table.remove(key)?;
         let text = value.as_str().map(str::to_owned);
         if text.is_none() {
@@ -74,7 +84,7 @@ impl Section {
         text
     }
 
-    pub(super) fn boolean(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn boolean(&mut self, key: &str, default: bool) -> bool {
         match self.table.remove(key) {
             None => default,
             Some(Value::Boolean(value)) => value,
@@ -85,7 +95,7 @@ impl Section {
         }
     }
 
-    pub(super) fn integer(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
+    pub(crate) fn integer(&mut self, key: &str, default: i64, min: i64, max: i64) -> i64 {
         match self.table.remove(key) {
             None => default,
             Some(Value::Integer(value)) if (min..=max).contains(&value) => value,
@@ -100,7 +110,7 @@ impl Section {
     }
 
     /// An absolute path; an empty default stands for "not given".
-    pub(super) fn path(&mut self, key: &str, default: &str) -> PathBuf {
+    pub(crate) fn path(&mut self, key: &str, default: &str) -> PathBuf {
         let Some(text) = self.string(key) else {
             return PathBuf::from(default);
         };
@@ -112,7 +122,7 @@ impl Section {
     }
 
     /// One of several words; the first is the default.
-    pub(super) fn choice<T: Copy + Default>(&mut self, key: &str, choices: &[(&str, T)]) -> T {
+    pub(crate) fn choice<T: Copy + Default>(&mut self, key: &str, choices: &[(&str, T)]) -> T {
         let default = choices.first().map(|(_, value)| *value).unwrap_or_default();
         let Some(text) = self.string(key) else {
             return default;
@@ -132,7 +142,7 @@ impl Section {
         default
     }
 
-    pub(super) fn array(&mut self, key: &str) -> Vec<Value> {
+    pub(crate) fn array(&mut self, key: &str) -> Vec<Value> {
         match self.table.remove(key) {
             None => Vec::new(),
             Some(Value::Array(values)) => values,
@@ -144,7 +154,7 @@ impl Section {
     }
 
     /// A list of strings, each read by `read`; those that it refuses are faults.
-    pub(super) fn each_string<T>(
+    pub(crate) fn each_string<T>(
         &mut self,
         key: &str,
         read: impl Fn(&str) -> Result<T, String>,

@@ -40,6 +40,28 @@ pub enum ClientError {
     Refused(#[from] Failure),
 }
 
+/// One request.
+#[derive(Debug)]
+pub struct Call<'a> {
+    pub method: Method,
+    /// With its query.
+    pub path: &'a str,
+    pub body: Bytes,
+    /// The revision that the lists must be at.
+    pub if_revision: Option<u64>,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(method: Method, path: &'a str, body: Bytes) -> Self {
+        Self {
+            method,
+            path,
+            body,
+            if_revision: None,
+        }
+    }
+}
+
 impl Client {
     pub fn new(socket: &Path) -> Self {
         Self {
@@ -52,7 +74,7 @@ impl Client {
     /// # Errors
     /// If there is no answer, or it is an error.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path, Bytes::new()).await
+        self.call(Call::new(Method::GET, path, Bytes::new())).await
     }
 
     /// Sends `body` and gives the answer.
@@ -65,17 +87,16 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        self.call(method, path, serde_json::to_vec(body)?.into())
-            .await
+        let body = serde_json::to_vec(body)?.into();
+        self.call(Call::new(method, path, body)).await
     }
 
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<T, ClientError> {
-        let response = self.request(method, path, body).await?;
+    /// Makes a call with what else belongs to it.
+    ///
+    /// # Errors
+    /// If there is no answer, or it is an error.
+    pub async fn call<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T, ClientError> {
+        let response = self.request(call).await?;
         let body = response.into_body().collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
     }
@@ -90,7 +111,7 @@ impl Client {
         mut line: impl FnMut(&str) -> Result<(), E>,
     ) -> Result<Result<(), E>, ClientError> {
         let mut body = self
-            .request(Method::GET, path, Bytes::new())
+            .request(Call::new(Method::GET, path, Bytes::new()))
             .await?
             .into_body();
         let mut rest = Vec::new();
@@ -109,12 +130,7 @@ impl Client {
         Ok(Ok(()))
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
+    async fn request(&self, call: Call<'_>) -> Result<Response<Incoming>, ClientError> {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -125,12 +141,15 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the sender; its errors reach the sender too.
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(call.path)
             .header(header::HOST, "portcullis-agent")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(revision) = call.if_revision {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
+        let request = request.body(Full::new(call.body))?;
         let response = sender.send_request(request).await?;
         if response.status().is_success() {
             return Ok(response);

@@ -1,17 +1,34 @@
 //! Who is at the other end of the socket, by the kernel's word, and what that allows.
 
-use std::{io, mem::size_of, os::fd::AsRawFd as _};
+use std::{io, mem::size_of, net::SocketAddr, os::fd::AsRawFd as _, path::Path};
 
 use tokio::net::UnixStream;
 
-use crate::{config, record};
+use crate::{
+    config,
+    guard::session::{self, Session},
+    record,
+};
 
 /// Who connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    pub uid: u32,
+    pub identity: Identity,
     pub name: String,
     pub roles: Roles,
+    /// Numbers the connections of this daemon: a confirmation must not come over the one that asked.
+    pub connection: u64,
+}
+
+/// How it is known who connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The kernel says so, of a Unix socket.
+    Process { uid: u32, pid: Option<i32> },
+    /// A certificate says so, over TLS.
+    Certificate { address: SocketAddr, port: u16 },
+    /// It is a part of the agent itself.
+    Agent,
 }
 
 /// What someone may do. Root may do everything.
@@ -72,19 +89,50 @@ impl Right {
 }
 
 impl Peer {
+    /// The agent itself, under the name of the part that acts.
+    pub fn agent(part: &str) -> Self {
+        Self {
+            identity: Identity::Agent,
+            name: part.to_owned(),
+            roles: Roles {
+                admin: true,
+                ..Roles::default()
+            },
+            connection: 0,
+        }
+    }
+
+    /// The remote session that the request comes from, if it comes from one.
+    pub fn session(&self) -> Option<Session> {
+        match self.identity {
+            Identity::Process { pid: Some(pid), .. } => {
+                session::of_process(Path::new("/proc"), pid)
+            }
+            Identity::Certificate { address, port } => Some(Session {
+                client: address.ip().to_canonical(),
+                port,
+            }),
+            Identity::Process { pid: None, .. } | Identity::Agent => None,
+        }
+    }
+
     /// The peer of `stream`, as it was when it connected.
     ///
     /// # Errors
     /// If the kernel does not say.
-    pub fn of(stream: &UnixStream, control: &config::Control) -> io::Result<Self> {
+    pub fn of(stream: &UnixStream, connection: u64, control: &config::Control) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let uid = credentials.uid();
         let mut groups = supplementary_groups(stream)?;
         groups.push(credentials.gid());
         Ok(Self {
-            uid,
+            identity: Identity::Process {
+                uid,
+                pid: credentials.pid(),
+            },
             name: record::user_name(uid),
             roles: Roles::of(uid, &groups, control),
+            connection,
         })
     }
 }
@@ -120,16 +168,18 @@ fn supplementary_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, path::PathBuf};
+    use std::collections::BTreeSet;
 
     use super::*;
 
     fn control() -> config::Control {
         config::Control {
-            socket: PathBuf::from("/run/x.sock"),
             admin_groups: BTreeSet::from([10]),
             ban_groups: BTreeSet::from([20]),
             read_groups: BTreeSet::from([30]),
+            ..config::Config::parse("interfaces = [\"eth0\"]")
+                .unwrap()
+                .control
         }
     }
 

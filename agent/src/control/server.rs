@@ -1,54 +1,56 @@
-//! The control interface: HTTP/JSON on a Unix socket.
+//! The control interface: HTTP/JSON on a Unix socket, and over mutual TLS where that is configured.
+
+mod caller;
+mod idempotency;
+mod intake;
+mod limiter;
+pub mod openapi;
+mod remotes;
+mod routes;
+pub mod tls;
+
+pub use self::{limiter::Rate, remotes::Remotes};
 
 use std::{
-    convert::Infallible, fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use axum::{
-    Json, Router,
-    body::{Body, Bytes},
-    extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as UrlPath, Query,
-        Request as HttpRequest, State,
-        connect_info::Connected,
-        rejection::{BytesRejection, PathRejection, QueryRejection},
-    },
-    http::{HeaderValue, StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
-    routing::get,
-    serve::IncomingStream,
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
-use ipnet::IpNet;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{caller::Caller, idempotency::Answers, limiter::Limiter, tls::Tls};
 use super::{
-    AllowEntry, AllowRequest, BanRequest, Code, DisallowRequest, Failure, FailureReply,
-    UnbanRequest,
-    peer::{Peer, Right},
+    Failure,
+    peer::{Peer, Roles},
 };
 use crate::{
-    allowlist::{Allowlist, Entry},
-    answers::{
-        feed::Feed,
-        filter::{EventQuery, Filter},
-    },
+    answers::feed::Feed,
     config,
-    engine::{AllowChange, Reply, Request},
-    prefix,
+    engine::{Reply, Request},
+    sources::feed::Acceptance,
 };
 
-/// Bytes of a request body: a list of some million prefixes.
-const MAX_BODY: usize = 64 * 1024 * 1024;
 /// Connections at a time. One more waits, so that no local user can exhaust the daemon.
 const MAX_CONNECTIONS: usize = 64;
-/// Characters of a comment.
-const MAX_COMMENT: usize = 200;
+/// For a request's head, and for the next one on the same connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -57,15 +59,44 @@ pub struct Service {
     reports: Feed,
     /// Ends the streams of events, which would otherwise hold up the end of the daemon.
     stop: CancellationToken,
+    limiter: Arc<Limiter>,
+    answers: Arc<Answers>,
+    connections: Arc<AtomicU64>,
+    seats: Arc<Semaphore>,
+    remotes: Remotes,
+    acceptance: Acceptance,
+    control: Arc<config::Control>,
 }
 
 impl Service {
-    pub fn new(requests: mpsc::Sender<Request>, reports: Feed, stop: CancellationToken) -> Self {
+    pub fn new(
+        requests: mpsc::Sender<Request>,
+        reports: Feed,
+        control: config::Control,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             requests,
             reports,
             stop,
+            limiter: Arc::new(Limiter::new(control.rate)),
+            answers: Arc::new(Answers::default()),
+            connections: Arc::new(AtomicU64::new(1)),
+            seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            remotes: Remotes::default(),
+            acceptance: Acceptance::default(),
+            control: Arc::new(control),
         }
+    }
+
+    /// The far ends of connections over TLS.
+    pub fn remotes(&self) -> Remotes {
+        self.remotes.clone()
+    }
+
+    /// Where an operator's word on feeds that are held back goes.
+    pub fn acceptance(&self) -> Acceptance {
+        self.acceptance.clone()
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Failure> {
@@ -75,6 +106,10 @@ impl Service {
             .await
             .map_err(|_| Failure::stopping())?;
         answer.await.map_err(|_| Failure::stopping())?
+    }
+
+    fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -97,372 +132,118 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until the service is told to stop.
+/// Serves the Unix socket until the service is told to stop.
 ///
 /// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: UnixListener,
-    service: Service,
-    control: config::Control,
-) -> io::Result<()> {
-    let stop = service.stop.clone().cancelled_owned();
-    let listener = Doorkeeper {
-        listener,
-        control: Arc::new(control),
-        seats: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-    };
-    let app = router(service).into_make_service_with_connect_info::<Caller>();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop)
-        .await
-}
-
-fn router(service: Service) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route(
-            "/v1/allow",
-            get(allowed)
-                .post(allow_add)
-                .delete(allow_remove)
-                .put(allow_replace),
-        )
-        .route("/v1/bans", get(bans).post(ban).delete(unban))
-        .route("/v1/bans/{source}", axum::routing::delete(unban_path))
-        .route("/v1/events", get(events))
-        .route("/v1/top", get(top))
-        .fallback(async || Failure::not_found("no such resource"))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(service)
-}
-
-async fn status(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
-    caller.must(Right::Read)?;
-    Ok(json(
-        StatusCode::OK,
-        &service.ask(|reply| Request::Status { reply }).await?,
-    ))
-}
-
-async fn allowed(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
-    caller.must(Right::Read)?;
-    let entries = service.ask(|reply| Request::Allowed { reply }).await?;
-    Ok(json(
-        StatusCode::OK,
-        &serde_json::json!({ "entries": entries }),
-    ))
-}
-
-async fn allow_add(
-    State(service): State<Service>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Administer)?;
-    let request: AllowRequest = body.read()?;
-    change(&service, AllowChange::Add(entries(request.entries)?), by).await
-}
-
-async fn allow_replace(
-    State(service): State<Service>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Administer)?;
-    let request: AllowRequest = body.read()?;
-    let list: Allowlist = entries(request.entries)?.into_iter().collect();
-    change(&service, AllowChange::Replace(list), by).await
-}
-
-async fn allow_remove(
-    State(service): State<Service>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Administer)?;
-    let request: DisallowRequest = body.read()?;
-    let prefixes = request
-        .prefixes
-        .iter()
-        .map(|text| parse(text))
-        .collect::<Result<_, _>>()?;
-    change(&service, AllowChange::Remove(prefixes), by).await
-}
-
-async fn change(service: &Service, change: AllowChange, by: Peer) -> Result<Response, Failure> {
-    let summary = service
-        .ask(|reply| Request::Allow { change, by, reply })
-        .await?;
-    Ok(json(StatusCode::OK, &summary))
-}
-
-async fn bans(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
-    caller.must(Right::ReadBans)?;
-    let bans = service.ask(|reply| Request::Bans { reply }).await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "bans": bans })))
-}
-
-async fn ban(
-    State(service): State<Service>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Ban)?;
-    let BanRequest {
-        source,
-        lifetime_seconds,
-        reason,
-    } = body.read()?;
-    let source = parse(&source)?;
-    // The ceiling is far below; this only keeps the sum with the present representable.
-    let lifetime = Duration::from_secs(lifetime_seconds.min(u64::from(u32::MAX)));
-    let ban = service
-        .ask(|reply| Request::Ban {
-            source,
-            lifetime,
-            reason,
-            by,
-            reply,
-        })
-        .await?;
-    Ok(json(StatusCode::CREATED, &ban))
-}
-
-async fn unban(
-    State(service): State<Service>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Administer)?;
-    let request: UnbanRequest = body.read()?;
-    lift(&service, &request.source, by).await
-}
-
-async fn unban_path(
-    State(service): State<Service>,
-    caller: Caller,
-    source: Result<UrlPath<String>, PathRejection>,
-) -> Result<Response, Failure> {
-    let by = caller.must(Right::Administer)?;
-    let UrlPath(source) = source.map_err(|error| Failure::invalid(error.body_text()))?;
-    lift(&service, &source, by).await
-}
-
-async fn lift(service: &Service, source: &str, by: Peer) -> Result<Response, Failure> {
-    let source = parse(source)?;
-    let ban = service
-        .ask(|reply| Request::Unban { source, by, reply })
-        .await?;
-    Ok(json(StatusCode::OK, &ban))
-}
-
-async fn top(State(service): State<Service>, caller: Caller) -> Result<Response, Failure> {
-    caller.must(Right::Read)?;
-    let top = service.ask(|reply| Request::Top { reply }).await?;
-    Ok(json(StatusCode::OK, &top))
-}
-
-async fn events(
-    State(service): State<Service>,
-    caller: Caller,
-    query: Result<Query<EventQuery>, QueryRejection>,
-) -> Result<Response, Failure> {
-    caller.must(Right::Read)?;
-    let Query(query) = query.map_err(|error| Failure::invalid(error.body_text()))?;
-    let filter = Filter::new(&query).map_err(|error| Failure::invalid(error.to_string()))?;
-    let lines = service.reports.lines(filter, query.head, service.stop);
-    let mut response = Response::new(Body::from_stream(lines));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-ndjson"),
-    );
-    Ok(response)
-}
-
-fn entries(entries: Vec<AllowEntry>) -> Result<Vec<Entry>, Failure> {
-    entries
-        .into_iter()
-        .map(|entry| {
-            let prefix = parse(&entry.prefix)?;
-            match &entry.comment {
-                Some(comment) if comment.chars().count() > MAX_COMMENT || comment.chars().any(char::is_control) => {
-                    Err(Failure::invalid(format!("the comment on {prefix} is longer than {MAX_COMMENT} characters or has control characters")))
-                }
-                Some(_) | None => {
-                    let comment = entry.comment.map(|comment| comment.trim().to_owned()).filter(|comment| !comment.is_empty());
-                    Ok(Entry { prefix, comment })
-                }
-            }
-        })
-        .collect()
-}
-
-fn parse(text: &str) -> Result<IpNet, Failure> {
-    prefix::parse(text).map_err(|error| Failure::invalid(error.to_string()))
-}
-
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
-    (status, Json(value)).into_response()
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let status = match self.code {
-            Code::Invalid => StatusCode::BAD_REQUEST,
-            Code::Forbidden => StatusCode::FORBIDDEN,
-            Code::NotFound => StatusCode::NOT_FOUND,
-            Code::Protected => StatusCode::CONFLICT,
-            Code::Limit => StatusCode::UNPROCESSABLE_ENTITY,
-            Code::Kernel | Code::State => StatusCode::INTERNAL_SERVER_ERROR,
-            Code::Journal | Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+/// None so far: what fails is one connection.
+pub async fn serve(listener: UnixListener, service: Service) -> io::Result<()> {
+    let app = routes::router(service.clone());
+    let tracker = TaskTracker::new();
+    while let Some(seat) = seat(&service).await {
+        let accepted = tokio::select! {
+            connection = listener.accept() => accepted(connection).await,
+            () = service.stop.cancelled() => break,
         };
-        (status, Json(FailureReply { error: self })).into_response()
+        let Some((stream, _)) = accepted else {
+            continue;
+        };
+        let peer = Peer::of(&stream, service.next_connection(), &service.control)
+            .inspect_err(|error| tracing::warn!(%error, "no peer credentials"))
+            .ok();
+        let (app, stop) = (app.clone(), service.stop.clone());
+        tracker.spawn(async move {
+            connection(stream, peer, app, stop).await;
+            drop(seat);
+        });
     }
+    tracker.close();
+    tracker.wait().await;
+    Ok(())
 }
 
-/// A JSON body, whatever its content type says.
-struct JsonBody(Result<Bytes, BytesRejection>);
-
-impl JsonBody {
-    fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
-        let bytes = self
-            .0
-            .map_err(|error| Failure::invalid(error.body_text()))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::invalid(format!("the body is not what is expected: {error}")))
-    }
-}
-
-impl<S: Send + Sync> axum::extract::FromRequest<S> for JsonBody {
-    type Rejection = Infallible;
-
-    async fn from_request(request: HttpRequest, state: &S) -> Result<Self, Infallible> {
-        Ok(Self(Bytes::from_request(request, state).await))
-    }
-}
-
-/// The caller of a request.
-#[derive(Debug, Clone)]
-struct Caller(Option<Peer>);
-
-impl Caller {
-    /// The caller, if it has the right.
-    fn must(self, right: Right) -> Result<Peer, Failure> {
-        match self.0 {
-            Some(peer) if peer.roles.allow(right) => Ok(peer),
-            Some(peer) => Err(Failure::forbidden(format!(
-                "{} may not do this: it takes a group of {}",
-                peer.name,
-                right.granted_by()
-            ))),
-            None => Err(Failure::forbidden("the kernel does not say who you are")),
-        }
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
-        let caller = ConnectInfo::<Self>::from_request_parts(parts, state).await;
-        Ok(caller.map_or(Self(None), |ConnectInfo(caller)| caller))
-    }
-}
-
-impl Connected<IncomingStream<'_, Doorkeeper>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Doorkeeper>) -> Self {
-        Self(stream.remote_addr().clone())
-    }
-}
-
-/// The listener: asks the kernel who connects, and lets in only so many at a time.
-struct Doorkeeper {
-    listener: UnixListener,
-    control: Arc<config::Control>,
-    seats: Arc<Semaphore>,
-}
-
-impl axum::serve::Listener for Doorkeeper {
-    type Io = Seated;
-    type Addr = Option<Peer>;
-
-    async fn accept(&mut self) -> (Seated, Option<Peer>) {
-        loop {
-            // The semaphore is never closed.
-            let Ok(seat) = Arc::clone(&self.seats).acquire_owned().await else {
-                std::future::pending().await
-            };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let peer = Peer::of(&stream, &self.control)
-                        .inspect_err(|error| tracing::warn!(%error, "no peer credentials"))
-                        .ok();
-                    return (
-                        Seated {
-                            stream,
-                            _seat: seat,
-                        },
-                        peer,
-                    );
+/// Serves mutual TLS until the service is told to stop.
+///
+/// # Errors
+/// None so far: what fails is one connection.
+pub async fn serve_tls(listener: TcpListener, tls: Tls, service: Service) -> io::Result<()> {
+    let app = routes::router(service.clone());
+    let tls = Arc::new(tls);
+    let port = listener.local_addr()?.port();
+    let tracker = TaskTracker::new();
+    while let Some(seat) = seat(&service).await {
+        let accepted = tokio::select! {
+            connection = listener.accept() => accepted(connection).await,
+            () = service.stop.cancelled() => break,
+        };
+        let Some((stream, address)) = accepted else {
+            continue;
+        };
+        let (app, stop, tls) = (app.clone(), service.stop.clone(), Arc::clone(&tls));
+        let (number, remotes) = (service.next_connection(), service.remotes());
+        tracker.spawn(async move {
+            let shaken = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await;
+            match shaken {
+                Ok(Ok(stream)) => {
+                    let peer = tls.peer(&stream, address, port, number);
+                    let present = peer
+                        .as_ref()
+                        .filter(|peer| peer.roles != Roles::default())
+                        .map(|_| remotes.enter(address.ip()));
+                    connection(stream, peer, app, stop).await;
+                    drop(present);
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "accept on the control socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                Ok(Err(error)) => tracing::warn!(%address, %error, "TLS handshake refused"),
+                Err(_) => tracing::warn!(%address, "TLS handshake not finished in time"),
             }
+            drop(seat);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+    Ok(())
+}
+
+/// A seat for one more connection; `None` when the service is to stop.
+async fn seat(service: &Service) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        seat = Arc::clone(&service.seats).acquire_owned() => seat.ok(),
+        () = service.stop.cancelled() => None,
+    }
+}
+
+/// What an accept gave; `None` after a failure, which may go away.
+async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
+    match accepted {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::warn!(%error, "accept on the control interface");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
         }
     }
-
-    fn local_addr(&self) -> io::Result<Option<Peer>> {
-        Ok(None)
-    }
 }
 
-/// A connection that holds its seat.
-struct Seated {
-    stream: UnixStream,
-    _seat: OwnedSemaphorePermit,
-}
-
-mod seated {
-    //! Reading and writing go straight through.
-
-    use std::{
-        io,
-        pin::Pin,
-        task::{Context, Poll},
+async fn connection<S>(stream: S, peer: Option<Peer>, app: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let app = TowerToHyperService::new(app.layer(Extension(Caller(peer))));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), app);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     };
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::Seated;
-
-    impl AsyncRead for Seated {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for Seated {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the control interface broke");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,10 @@ use super::{
     Counters, Datapath, DatapathError, Description, Edit, InterfaceStatus, PacketEvent, Probe,
     Readback, Settings,
 };
-use crate::rule::{Action, Rule};
+use crate::{
+    rule::{Action, Rule},
+    ruleset::compile,
+};
 
 /// What a fake was told; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -85,6 +88,7 @@ fn apply(rules: &mut Vec<Rule>, edit: &Edit) {
 impl Datapath for Fake {
     fn switch(&mut self, rules: Arc<[Rule]>, settings: &Settings) -> Result<u64, DatapathError> {
         let mut told = self.open()?;
+        compile(&rules)?;
         told.generation += 1;
         told.rules = rules.to_vec();
         told.settings = settings.clone();
@@ -93,6 +97,11 @@ impl Datapath for Fake {
 
     fn edit(&mut self, edits: &[Edit]) -> Result<u64, DatapathError> {
         let mut told = self.open()?;
+        let mut rules = told.rules.clone();
+        for edit in edits {
+            apply(&mut rules, edit);
+        }
+        compile(&rules)?;
         for edit in edits {
             apply(&mut told.rules, edit);
             if let Some((rules, _)) = told.previous.as_mut().filter(|_| edit.is_ban()) {

@@ -1,3 +1,8 @@
+mod changes;
+mod confirm;
+mod drills;
+mod ends;
+
 use std::{
     future::Future,
     pin::Pin,
@@ -7,27 +12,35 @@ use std::{
     },
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use portcullis_journal::{AppendError, EventKind};
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    bans::Limits,
-    control::{Code, peer::Roles},
+    bans::{Ban, Limits},
+    control::{
+        ChangeReply, Code,
+        peer::{Identity, Peer, Roles},
+    },
     datapath::fake::Fake,
+    entry::Entry,
     prefix,
+    state::{HistoryLimits, Options},
+    traffic::LivePeer,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
+const ADMIN: &str = "192.0.2.10";
 
 /// A recorder that remembers, and fails on demand.
 #[derive(Clone, Default)]
 struct Notebook {
     events: Arc<Mutex<Vec<Event>>>,
     is_full: Arc<AtomicBool>,
-    /// What the kernel held when each record was made.
+    /// How many rules the kernel had when each record was made.
     datapath: Fake,
-    banned_then: Arc<Mutex<Vec<usize>>>,
+    rules_then: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Recorder for Notebook {
@@ -39,10 +52,10 @@ impl Recorder for Notebook {
             if self.is_full.load(Ordering::SeqCst) {
                 return Err(AppendError::Closed);
             }
-            self.banned_then
+            self.rules_then
                 .lock()
                 .unwrap()
-                .push(self.datapath.told().with(&Action::Ban).len());
+                .push(self.datapath.told().rules.len());
             self.events.lock().unwrap().push(event);
             Ok(())
         })
@@ -53,203 +66,249 @@ impl Recorder for Notebook {
     }
 }
 
+/// Connections that a test sets.
+#[derive(Clone, Default)]
+struct Connections(Arc<Mutex<Vec<LivePeer>>>);
+
+impl Traffic for Connections {
+    fn live_peers(&self) -> Vec<LivePeer> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// An engine over a fake kernel and a real state directory.
 struct Bench {
     engine: Engine,
     datapath: Fake,
     notebook: Notebook,
+    connections: Connections,
     directory: TempDir,
+    protected: Vec<IpNet>,
+    now: Moment,
 }
 
 impl Bench {
-    fn new() -> Self {
+    async fn new() -> Self {
+        Self::protecting(&[ADMIN]).await
+    }
+
+    async fn protecting(protected: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let datapath = Fake::default();
+        let protected: Vec<IpNet> = protected.iter().map(|text| net(text)).collect();
+        let now = Moment {
+            wall: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+            boot: Duration::from_secs(1_000),
+        };
         let notebook = Notebook {
             datapath: datapath.clone(),
             ..Notebook::default()
         };
-        let limits = Limits {
-            max_lifetime: MINUTE * 60,
-            max_entries: 100,
-            widest_ipv4: 24,
-            widest_ipv6: 48,
-        };
-        let protected = vec![net("192.0.2.10")];
-        let mut engine = Engine::new(
-            Settings {
-                protected: protected.clone(),
-                datapath: datapath::Settings::default(),
-            },
-            Allowlist::default(),
-            BanBook::new(limits, &protected),
-            Box::new(datapath.clone()),
-            Box::new(notebook.clone()),
-            StateDir::open(directory.path()).unwrap(),
-            Instant::now(),
+        let connections = Connections::default();
+        let engine = engine(
+            &directory,
+            &datapath,
+            &notebook,
+            &connections,
+            &protected,
+            now,
         );
-        engine.follow().unwrap();
-        Self {
+        let mut bench = Self {
             engine,
             datapath,
             notebook,
+            connections,
             directory,
-        }
+            protected,
+            now,
+        };
+        bench.engine.start(LiveFacts::default(), now).await.unwrap();
+        bench
+    }
+
+    /// The daemon is killed and starts again; the kernel goes on.
+    async fn restart(&mut self) {
+        // Nothing of the engine but what is in its files.
+        let engine = engine(
+            &self.directory,
+            &self.datapath,
+            &self.notebook,
+            &self.connections,
+            &self.protected,
+            self.now,
+        );
+        self.engine = engine;
+        self.engine
+            .start(LiveFacts::default(), self.now)
+            .await
+            .unwrap();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.boot += time;
+        self.now.wall += time;
     }
 
     async fn ban(&mut self, source: &str) -> Result<Ban, Failure> {
+        let terms = Terms::default();
         self.engine
-            .ban(net(source), MINUTE, "test", &root(), now())
+            .ban(net(source), MINUTE, "test", &terms, &root(1), self.now)
             .await
     }
 
-    async fn add(&mut self, prefix: &str) -> Result<AllowSummary, Failure> {
-        let entry = Entry {
-            prefix: net(prefix),
-            comment: None,
-        };
-        self.engine
-            .allow(AllowChange::Add(vec![entry]), &root())
-            .await
+    async fn change(&mut self, change: Change, terms: Terms) -> Result<ChangeReply, Failure> {
+        self.engine.change(change, &terms, &root(1), self.now).await
+    }
+
+    async fn add(&mut self, prefix: &str) -> Result<ChangeReply, Failure> {
+        let change = Change::Add(vec![Entry::allow(net(prefix))]);
+        self.change(change, Terms::default()).await
+    }
+
+    async fn replace(&mut self, prefixes: &[&str], terms: Terms) -> Result<ChangeReply, Failure> {
+        let entries = prefixes.iter().map(|prefix| Entry::allow(net(prefix)));
+        self.change(Change::Replace(entries.collect()), terms).await
     }
 
     fn kinds(&self) -> Vec<EventKind> {
-        self.notebook
-            .events
-            .lock()
-            .unwrap()
+        let events = self.notebook.events.lock().unwrap();
+        events.iter().map(|event| event.kind).collect()
+    }
+
+    fn actions(&self) -> Vec<String> {
+        let events = self.notebook.events.lock().unwrap();
+        events
             .iter()
-            .map(|event| event.kind)
+            .map(|event| event.body["action"].as_str().unwrap().to_owned())
             .collect()
     }
 
+    /// What a restart would find: entries and bans.
     fn kept(&self) -> (usize, usize) {
-        let state = StateDir::open(self.directory.path()).unwrap();
-        (
-            state.allowlist().unwrap().len(),
-            state.bans().unwrap().len(),
-        )
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        let (_, content) = Store::open(copy.path(), OPTIONS).unwrap();
+        (content.lists.len(), content.bans.len())
     }
+
+    /// The prefixes that the kernel allows.
+    fn allowed(&self) -> Vec<IpNet> {
+        self.datapath.told().with(&Action::Allow(None))
+    }
+
+    fn banned(&self) -> Vec<IpNet> {
+        self.datapath.told().with(&Action::Ban)
+    }
+
+    fn connect(&self, peers: &[&str]) {
+        *self.connections.0.lock().unwrap() = peers
+            .iter()
+            .map(|address| LivePeer {
+                address: address.parse().unwrap(),
+                protocol: 6,
+                local_port: 22,
+            })
+            .collect();
+    }
+}
+
+const OPTIONS: Options = Options {
+    segment_bytes: 1 << 20,
+    history: HistoryLimits {
+        keep: 100,
+        max_bytes: 1 << 30,
+    },
+};
+
+fn engine(
+    directory: &TempDir,
+    datapath: &Fake,
+    notebook: &Notebook,
+    connections: &Connections,
+    protected: &[IpNet],
+    now: Moment,
+) -> Engine {
+    let limits = Limits {
+        max_lifetime: MINUTE * 60,
+        max_entries: 100,
+        widest_ipv4: 24,
+        widest_ipv6: 48,
+        max_in_ipv4_24: 100,
+        max_in_ipv6_48: 100,
+        never: Vec::new(),
+    };
+    let (store, content) = Store::open(directory.path(), OPTIONS).unwrap();
+    let settings = Settings {
+        protected: protected.to_vec(),
+        datapath: datapath::Settings::default(),
+        max_cut_flows: 2,
+    };
+    let parts = Parts {
+        datapath: Box::new(datapath.clone()),
+        recorder: Box::new(notebook.clone()),
+        traffic: Box::new(connections.clone()),
+        store,
+        sources: Board::default(),
+        outage: None,
+    };
+    Engine::new(
+        settings,
+        BanBook::new(limits, protected),
+        content,
+        parts,
+        now,
+    )
 }
 
 fn net(text: &str) -> IpNet {
     prefix::parse(text).unwrap()
 }
 
-fn root() -> Peer {
+/// Root, over a connection with this number.
+fn root(connection: u64) -> Peer {
     Peer {
-        uid: 0,
+        identity: Identity::Process { uid: 0, pid: None },
         name: "root".to_owned(),
         roles: Roles {
             admin: true,
             ..Roles::default()
         },
+        connection,
     }
 }
 
-fn now() -> DateTime<Utc> {
-    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+/// An administrator over TLS, from this address.
+fn remote(address: &str) -> Peer {
+    Peer {
+        identity: Identity::Certificate {
+            address: format!("{address}:40000").parse().unwrap(),
+            port: 9465,
+        },
+        name: "CN=ops".to_owned(),
+        ..root(1)
+    }
 }
 
-#[tokio::test]
-async fn a_change_is_on_record_before_the_kernel_has_it() {
-    let mut bench = Bench::new();
-    bench.ban("198.51.100.7").await.unwrap();
-    assert_eq!(
-        *bench.notebook.banned_then.lock().unwrap(),
-        [0],
-        "the record came first"
-    );
-    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
-    assert_eq!(bench.kinds(), [EventKind::BanChange]);
+fn within(seconds: u64) -> Terms {
+    Terms {
+        confirm_within: Some(Duration::from_secs(seconds)),
+        ..Terms::default()
+    }
 }
 
-#[tokio::test]
-async fn without_a_record_nothing_is_changed() {
-    let mut bench = Bench::new();
-    bench.notebook.is_full.store(true, Ordering::SeqCst);
-    let before = bench.datapath.told().generation;
-    assert_eq!(
-        bench.ban("198.51.100.7").await.unwrap_err().code,
-        Code::Journal
-    );
-    assert_eq!(
-        bench.add("203.0.113.0/24").await.unwrap_err().code,
-        Code::Journal
-    );
-    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
-    assert_eq!(bench.datapath.told().generation, before);
-    assert_eq!(bench.kept(), (0, 0));
-
-    bench.notebook.is_full.store(false, Ordering::SeqCst);
-    assert!(bench.ban("198.51.100.7").await.is_ok());
-    assert!(bench.add("203.0.113.0/24").await.is_ok());
-    assert_eq!(bench.kept(), (1, 1));
+fn forced() -> Terms {
+    Terms {
+        force: true,
+        ..Terms::default()
+    }
 }
 
-#[tokio::test]
-async fn a_change_that_can_not_be_kept_is_not_made() {
-    let mut bench = Bench::new();
-    // A directory in the file's place: even root can't write it.
-    std::fs::create_dir_all(bench.directory.path().join("bans.new")).unwrap();
-    std::fs::create_dir_all(bench.directory.path().join("allowlist.new")).unwrap();
-    assert_eq!(
-        bench.ban("198.51.100.7").await.unwrap_err().code,
-        Code::State
-    );
-    assert_eq!(
-        bench.add("203.0.113.0/24").await.unwrap_err().code,
-        Code::State
-    );
-    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
-    assert!(bench.datapath.told().with(&Action::Allow(None)).is_empty());
-}
-
-#[tokio::test]
-async fn a_kernel_that_refused_gets_it_again() {
-    let mut bench = Bench::new();
-    bench.datapath.set_refuses(true);
-    assert_eq!(
-        bench.ban("198.51.100.7").await.unwrap_err().code,
-        Code::Kernel
-    );
-    bench.datapath.set_refuses(false);
-    bench.engine.follow().unwrap();
-    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
-}
-
-#[tokio::test]
-async fn the_same_list_again_is_neither_recorded_nor_switched() {
-    let mut bench = Bench::new();
-    let first = bench.add("203.0.113.0/24").await.unwrap();
-    let second = bench.add("203.0.113.0/24").await.unwrap();
-    assert_eq!((first.put, second.put), (1, 0));
-    assert_eq!(first.generation, second.generation);
-    assert_eq!(bench.kinds(), [EventKind::AllowChange]);
-}
-
-#[tokio::test]
-async fn removing_what_is_not_listed_changes_nothing() {
-    let mut bench = Bench::new();
-    bench.add("203.0.113.0/24").await.unwrap();
-    let both = AllowChange::Remove(vec![net("203.0.113.0/24"), net("203.0.113.7")]);
-    assert_eq!(
-        bench.engine.allow(both, &root()).await.unwrap_err().code,
-        Code::NotFound
-    );
-    assert_eq!(bench.kept(), (1, 0));
-}
-
-#[tokio::test]
-async fn a_ban_is_swept_at_its_end_and_on_record() {
-    let mut bench = Bench::new();
-    bench.ban("198.51.100.7").await.unwrap();
-    bench
-        .engine
-        .sweep(now() + MINUTE - Duration::from_secs(1))
-        .await;
-    assert_eq!(bench.datapath.told().with(&Action::Ban).len(), 1);
-    bench.engine.sweep(now() + MINUTE).await;
-    assert!(bench.datapath.told().with(&Action::Ban).is_empty());
-    assert_eq!(bench.kinds(), [EventKind::BanChange, EventKind::BanChange]);
-    assert_eq!(bench.kept(), (0, 0));
+fn ending(prefix: &str, at: DateTime<Utc>) -> Entry {
+    Entry {
+        expires: Some(at),
+        ..Entry::allow(net(prefix))
+    }
 }

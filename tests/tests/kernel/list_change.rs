@@ -55,7 +55,7 @@ fn a_list_file_with_one_bad_line_changes_nothing() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("line 2") && error.contains("did you mean 203.0.113.0/24?"),
+        error.contains("list:2:1: ") && error.contains("did you mean 203.0.113.0/24?"),
         "{error}"
     );
     fs::write(&file, "# nothing\n").unwrap();

@@ -72,6 +72,7 @@ fn sample() -> Sample {
                 passed: BTreeMap::new(),
                 ..Counters::default()
             },
+            ..StatusReply::default()
         },
         top: TopReply {
             rates: vec![

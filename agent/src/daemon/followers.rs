@@ -1,0 +1,188 @@
+//! What runs beside the engine and tells it: list files, feeds, host names, live facts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Sources,
+    control::server::Remotes,
+    engine::{LiveFacts, Request, SourceSink},
+    facts::{Fact, Facts, Origin},
+    lists::ListName,
+    sources::{
+        Board, Sink as _, SourceUpdate, directory,
+        feed::{self, Acceptance},
+        names::{self, Resolver},
+    },
+};
+
+/// What they share.
+pub(super) struct Shared {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) board: Board,
+    pub(super) acceptance: Acceptance,
+    pub(super) remotes: Remotes,
+    pub(super) stop: CancellationToken,
+}
+
+/// Starts all that are configured. `lists` are those in force from before; `feeds` keeps copies of feeds.
+///
+/// # Errors
+/// If a feed's trust can't be used, or no name server is known.
+pub(super) fn follow(
+    sources: &Sources,
+    lists: BTreeMap<ListName, usize>,
+    feeds: PathBuf,
+    facts: Facts,
+    shared: &Shared,
+) -> Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    let sink = SourceSink::new(shared.requests.clone());
+    let of_kind = |kind: &str| -> BTreeMap<String, usize> {
+        lists
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with(kind))
+            .map(|(name, entries)| (name.to_string(), *entries))
+            .collect()
+    };
+    let mut ended: BTreeSet<String> = BTreeSet::new();
+    let (files, hosts) = (of_kind("file:"), of_kind("name:"));
+    match &sources.directory {
+        Some(settings) => drop(tasks.spawn(directory::run(
+            settings.clone(),
+            files,
+            sink.clone(),
+            shared.board.clone(),
+            shared.stop.clone(),
+        ))),
+        None => ended.extend(files.into_keys()),
+    }
+    let wanted: BTreeSet<String> = sources
+        .feeds
+        .iter()
+        .map(|feed| format!("feed:{}", feed.name))
+        .collect();
+    ended.extend(
+        of_kind("feed:")
+            .into_keys()
+            .filter(|name| !wanted.contains(name)),
+    );
+    for settings in &sources.feeds {
+        let name = settings.name.clone();
+        let follower = feed::follow(
+            settings.clone(),
+            feeds.clone(),
+            sink.clone(),
+            shared.board.clone(),
+            shared.acceptance.clone(),
+            shared.stop.clone(),
+        )
+        .with_context(|| format!("follow feed {name}"))?;
+        tasks.spawn(follower);
+    }
+    if sources.names.is_empty() {
+        ended.extend(hosts.into_keys());
+    } else {
+        let resolver = Resolver::new(&sources.resolvers)
+            .map_err(|message| anyhow!("{message}"))
+            .context("find a name server for [[names]] (lists.resolvers)")?;
+        tasks.spawn(names::run(
+            sources.names.clone(),
+            hosts,
+            resolver,
+            sink.clone(),
+            shared.board.clone(),
+            shared.stop.clone(),
+        ));
+    }
+    tasks.spawn(end(sink, ended));
+    tasks.spawn(protect(
+        facts,
+        sources.facts.interval,
+        shared.remotes.clone(),
+        shared.requests.clone(),
+        shared.stop.clone(),
+    ));
+    Ok(tasks)
+}
+
+/// Ends lists whose source is no longer configured.
+async fn end(sink: SourceSink, lists: BTreeSet<String>) {
+    if lists.is_empty() {
+        return;
+    }
+    let update = SourceUpdate {
+        lists: lists.iter().cloned().map(|name| (name, None)).collect(),
+        reason: "no longer configured".to_owned(),
+    };
+    if let Err(error) = sink.apply(update).await {
+        tracing::error!(
+            error,
+            ?lists,
+            "lists whose source is no longer configured stay in force"
+        );
+    }
+}
+
+/// Keeps the engine told of the sources that live facts protect.
+async fn protect(
+    mut facts: Facts,
+    every: std::time::Duration,
+    remotes: Remotes,
+    requests: mpsc::Sender<Request>,
+    stop: CancellationToken,
+) {
+    let mut clock = interval(every);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = remotes.changed() => {}
+            () = stop.cancelled() => return,
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            facts.refresh();
+            facts
+        });
+        let Ok(read) = read.await else {
+            tracing::error!("live facts are no longer read");
+            return;
+        };
+        facts = read;
+        for problem in facts.problems() {
+            tracing::debug!(problem, "a live fact can't be read");
+        }
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Protect {
+            facts: live(&facts, &remotes),
+            reply,
+        };
+        if requests.send(request).await.is_err() {
+            return;
+        }
+        // Logged where it happens.
+        let _ = answer.await;
+    }
+}
+
+/// What the facts protect, with those who are connected over TLS.
+pub(super) fn live(facts: &Facts, remotes: &Remotes) -> LiveFacts {
+    let remotes = remotes.all();
+    LiveFacts {
+        has_session: !remotes.is_empty()
+            || facts
+                .all()
+                .any(|fact| matches!(fact.origin, Origin::Ssh { .. })),
+        protected: facts.all().map(Fact::prefix).chain(remotes).collect(),
+    }
+}
