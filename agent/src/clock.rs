@@ -58,6 +58,11 @@ impl Watch {
         Some(jump.num_seconds())
     }
 
+    /// The last look.
+    pub fn last(&self) -> Option<Moment> {
+        self.last
+    }
+
     /// Whether dates can be compared with the wall clock.
     pub fn is_settled(&self, now: Moment) -> bool {
         now.boot >= self.doubtful_until

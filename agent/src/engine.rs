@@ -266,7 +266,9 @@ impl Engine {
         }
         let rules = self.rules();
         let done = self.parts.datapath.switch(rules, &self.settings.datapath);
-        self.note(done).map(drop)
+        self.note(done)?;
+        self.verify();
+        Ok(())
     }
 
     /// Makes single changes in the kernel, or all of them anew if that fails.

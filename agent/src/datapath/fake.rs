@@ -36,6 +36,11 @@ pub struct Told {
     pub previous: Option<(Vec<Rule>, Settings)>,
     /// Every call fails while this is set.
     pub refuses: bool,
+    /// How often the content was compared with the wish.
+    pub verified: u64,
+    /// Whether the next comparison finds a difference, and how many did.
+    pub drifts: bool,
+    pub drifts_total: u64,
 }
 
 impl Told {
@@ -53,6 +58,11 @@ impl Fake {
     /// What it was told so far.
     pub fn told(&self) -> Told {
         self.lock().clone()
+    }
+
+    /// Makes the next comparison find a difference.
+    pub fn drift(&self) {
+        self.lock().drifts = true;
     }
 
     /// Makes every call fail, or work again.
@@ -148,10 +158,17 @@ impl Datapath for Fake {
     }
 
     fn verify(&mut self) -> Result<Readback, DatapathError> {
-        self.open().map(|_| Readback {
+        let mut told = self.open()?;
+        told.verified += 1;
+        let drifted = std::mem::take(&mut told.drifts);
+        if drifted {
+            told.generation += 1;
+            told.drifts_total += 1;
+        }
+        Ok(Readback {
             sha256: String::new(),
-            drifted: false,
-            drifts_total: 0,
+            drifted,
+            drifts_total: told.drifts_total,
         })
     }
 

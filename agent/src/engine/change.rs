@@ -353,6 +353,7 @@ impl Engine {
             self.go_back("the kernel refused it", by, now).await?;
             return Err(failure);
         }
+        self.verify();
         Ok(())
     }
 

@@ -66,7 +66,7 @@ impl Engine {
             }
         }
         if now.boot >= self.schedule.verify_at {
-            self.verify(now);
+            self.verify();
         }
         if now.boot >= self.schedule.heartbeat_at {
             self.schedule.heartbeat_at = now.boot + HEARTBEAT;
@@ -150,7 +150,10 @@ impl Engine {
     }
 
     /// Compares the kernel's content with the wish.
-    pub(super) fn verify(&mut self, now: Moment) {
+    pub(super) fn verify(&mut self) {
+        let Some(now) = self.schedule.watch.last() else {
+            return;
+        };
         self.schedule.verify_at = now.boot + VERIFY;
         match self.parts.datapath.verify() {
             Ok(readback) => {

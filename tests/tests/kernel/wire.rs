@@ -20,7 +20,7 @@ fn ping(wire: &Wire, from: &str) -> Output {
     finish_within(&mut command, PATIENCE).unwrap()
 }
 
-fn gets_through(wire: &Wire, from: &str) -> bool {
+pub(crate) fn gets_through(wire: &Wire, from: &str) -> bool {
     ping(wire, from).status.success()
 }
 

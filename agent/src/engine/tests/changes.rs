@@ -271,3 +271,23 @@ async fn a_change_that_no_kernel_can_hold_is_taken_back_and_the_next_one_goes_th
     assert_eq!(bench.engine.status(bench.now).unwrap().lag, None);
     assert_eq!(bench.actions(), ["add", "add", "revert", "add"]);
 }
+
+#[tokio::test]
+async fn what_is_switched_is_read_back_and_so_is_everything_once_a_minute() {
+    let mut bench = Bench::new().await;
+    let verified = |bench: &Bench| bench.datapath.told().verified;
+    assert_eq!(verified(&bench), 1, "the start");
+    bench
+        .replace(&["203.0.113.0/24"], within(60))
+        .await
+        .unwrap();
+    assert_eq!(verified(&bench), 2, "a list");
+    bench.pass(MINUTE - Duration::from_secs(1));
+    bench.engine.tick(bench.now).await;
+    assert_eq!(verified(&bench), 2);
+    bench.datapath.drift();
+    bench.pass(Duration::from_secs(1));
+    bench.engine.tick(bench.now).await;
+    let status = bench.engine.status(bench.now).unwrap();
+    assert_eq!(status.readback.unwrap().drifts, 1);
+}
