@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::Command, sync::Arc};
 
 use agent_ebpf::{
     class::Class,
+    layout::FINGERPRINT,
     limit::Excess,
     packet::{Bytes, Headers, Source},
     scope::{ScopeRange, ScopeSet},
@@ -13,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use portcullis_agent::{
     datapath::{
         self, Datapath as _, Settings,
+        kernel::{Kernel, Linux},
         mode::{AttachMode, TableChoice},
         pins::Pins,
         xdp::{Options, XdpDatapath},
@@ -60,7 +62,7 @@ pub(crate) struct Loaded {
     // Before the file system that its pins are in.
     pub(crate) datapath: XdpDatapath,
     host: Host,
-    _mounted: Mounted,
+    mounted: Mounted,
 }
 
 impl Loaded {
@@ -77,6 +79,18 @@ impl Loaded {
     /// # Errors
     /// Without root.
     pub(crate) fn on(interfaces: &[&str], table: TableChoice) -> Result<Self> {
+        Self::through(Arc::new(Linux), interfaces, table)
+    }
+
+    /// With something between it and the kernel.
+    ///
+    /// # Errors
+    /// Without root.
+    pub(crate) fn through(
+        kernel: Arc<dyn Kernel>,
+        interfaces: &[&str],
+        table: TableChoice,
+    ) -> Result<Self> {
         let mounted = Mounted::new()?;
         let options = Options {
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
@@ -86,10 +100,18 @@ impl Loaded {
             events_per_second: 10_000_000,
         };
         Ok(Self {
-            datapath: XdpDatapath::open(&options, Pins::lock(&mounted.path())?)?,
+            datapath: XdpDatapath::open_on(kernel, &options, Pins::lock(&mounted.path())?)?,
             host: Host::default(),
-            _mounted: mounted,
+            mounted,
         })
+    }
+
+    /// The pin of one of its maps.
+    pub(crate) fn pin(&self, map: &str) -> PathBuf {
+        self.mounted
+            .path()
+            .join(format!("maps-{FINGERPRINT:016x}"))
+            .join(map)
     }
 
     /// The verdict on the host, which takes frames of any length.

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use agent_ebpf::{class::Class, layout::Place};
@@ -277,20 +278,18 @@ impl<F: Family> Tables<F> {
         let Some(outer) = self.outers.get(place.size as usize) else {
             return Err(NeedsRebuild::Full);
         };
-        let mut has_waited = true;
         // A slot that is written as it is: the kernel waits for all readers.
         let mut wait = || {
-            has_waited &= put(&*kernel, outer.as_fd(), place.slot, inner.as_fd()).is_ok();
+            if let Err(error) = put(&*kernel, outer.as_fd(), place.slot, inner.as_fd()) {
+                // A program runs for microseconds, and can't be interrupted by a process.
+                tracing::warn!(%error, "can't ask the kernel to wait for the packets under way");
+                thread::sleep(GRACE);
+            }
         };
         F::edit(table, changes, &mut wait)?;
         placed.classed = None;
         placed.digest = None;
-        if has_waited {
-            Ok(())
-        } else {
-            // Cells may have been reused too early: a table of its own is right whatever was seen.
-            Err(NeedsRebuild::Full)
-        }
+        Ok(())
     }
 
     /// Whether the slot in the kernel has this table, and the table the content that was put into it. `classes` are the class of the
@@ -367,6 +366,9 @@ impl<F: Family> Placed<F> {
         }
     }
 }
+
+/// Longer than any packet is under way in the program.
+const GRACE: Duration = Duration::from_millis(100);
 
 fn digest(words: &[AtomicU64]) -> [u8; 32] {
     let mut hash = Sha256::new();

@@ -32,6 +32,7 @@ impl Store {
 
     fn apply(&mut self, which: Which, edits: &[Edit]) -> Result<(), DatapathError> {
         let mut done = 0;
+        let mut in_place = 0;
         let mut outcome = Outcome::InPlace;
         let mut failure = None;
         for edit in edits {
@@ -43,6 +44,9 @@ impl Store {
                 }
             }
             done += 1;
+            if outcome == Outcome::InPlace {
+                in_place = done;
+            }
         }
         if failure.is_none() && outcome == Outcome::NeedsRebuild {
             failure = self.rebuild(which).err();
@@ -52,12 +56,16 @@ impl Store {
         let Some(failure) = failure else {
             return Ok(());
         };
-        for edit in edits.iter().take(done).rev() {
-            // What was changed in place is changed back in place; what was only noted is only struck out.
-            match self.apply_one(which, &inverse(edit), Outcome::InPlace) {
-                Ok(Outcome::InPlace) | Err(DatapathError::Rules(_)) => {}
-                Ok(Outcome::NeedsRebuild) | Err(_) if outcome == Outcome::NeedsRebuild => {}
-                Ok(Outcome::NeedsRebuild) | Err(_) => {
+        for (index, edit) in edits.iter().enumerate().take(done).rev() {
+            // What the tables have not seen is only struck out of the rules.
+            let outcome = if index < in_place {
+                Outcome::InPlace
+            } else {
+                Outcome::NeedsRebuild
+            };
+            match self.apply_one(which, &inverse(edit), outcome) {
+                Ok(now) if now == outcome => {}
+                Ok(_) | Err(_) => {
                     tracing::error!(
                         "an edit could not be taken back; the next comparison will see it"
                     );
@@ -80,14 +88,7 @@ impl Store {
         };
         let generation = generation.ok_or(DatapathError::NoGeneration)?;
         let ruleset = generation.rules.edit()?;
-        let changes = match change(ruleset, edit) {
-            Ok(changes) => changes,
-            // Sets that nothing uses any more are given up when all is compiled again.
-            Err(RulesetError::NoSuchRule { prefix }) => {
-                return Err(RulesetError::NoSuchRule { prefix }.into());
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let changes = change(ruleset, edit)?;
         if outcome == Outcome::NeedsRebuild {
             return Ok(outcome);
         }
