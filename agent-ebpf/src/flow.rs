@@ -5,7 +5,7 @@
 //! flow that has been silent for longest goes. Nothing is kept of the state of a connection.
 
 use crate::packet::{
-    Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ICMP, ICMPV6, TCP, UDP, transport,
+    Bytes, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, ICMP, ICMPV6, TCP, UDP, halves, transport,
 };
 
 /// Buckets of the table: 1 MiB, room for 131,072 flows.
@@ -192,15 +192,6 @@ impl Flow {
             siphash(key, [w3, tail])
         }
     }
-}
-
-#[inline(always)]
-fn halves(address: [u8; 16]) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    [
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-    ]
 }
 
 /// Destination unreachable, time exceeded, parameter problem, packet too big (RFC 792, RFC 4443 section 2.1).

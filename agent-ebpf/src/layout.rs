@@ -85,7 +85,8 @@ pub fn oddity_counter(oddity: Oddity) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cpu {
-    pub counters: [u64; COUNTERS as usize],
+    /// [`COUNTERS`] of them are used.
+    pub counters: [u64; COUNTER_PLACES],
     /// Drops so far, and passes while they are observed: every so many-th becomes an event.
     pub drops: u64,
     pub passes: u64,
@@ -98,7 +99,9 @@ pub struct Cpu {
     _reserved: [u64; CPU_PADDING],
 }
 
-const CPU_PADDING: usize = 8 - (COUNTERS as usize + 6) % 8;
+/// Places for counters: a power of two, so that an index is checked by a mask.
+pub const COUNTER_PLACES: usize = 64;
+const CPU_PADDING: usize = 2;
 
 /// Words of [`Cpu`].
 pub const CPU_WORDS: usize = size_of::<Cpu>() / 8;
@@ -269,6 +272,7 @@ const fn hash_words(mut hash: u64, words: &[usize]) -> u64 {
 }
 
 const _: () = {
+    assert!(COUNTERS as usize <= COUNTER_PLACES, "too many reasons");
     assert!(size_of::<Cpu>().is_multiple_of(64), "whole cache lines");
     assert!(
         size_of::<ProbeNote>() <= 32,

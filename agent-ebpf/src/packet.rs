@@ -2,6 +2,8 @@
 //!
 //! Payload is never looked at. Every read may fail, and where it does the packet is [`Malformed`].
 
+use core::net::IpAddr;
+
 /// A packet's bytes, from the first of the Ethernet header on.
 pub trait Bytes {
     /// `N` bytes at offset `at`, if the packet has them all.
@@ -28,24 +30,22 @@ impl Bytes for [u8] {
     }
 }
 
-/// The address a packet claims to come from. An IPv4-mapped IPv6 address is its IPv4 address.
+/// The address a packet claims to come from, in numbers. An IPv4-mapped IPv6 address is its IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    V4([u8; 4]),
-    V6([u8; 16]),
+    V4(u32),
+    /// Its upper and its lower half.
+    V6(u64, u64),
 }
 
 impl Source {
     /// The source that an IPv6 address stands for.
     #[inline(always)]
-    pub fn from_v6(address: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, v4 @ ..] = address;
-        let zeros =
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h]) | u64::from(u16::from_ne_bytes([i, j]));
-        if zeros == 0 && k == 0xff && l == 0xff {
-            Self::V4(v4)
+    pub fn from_v6(high: u64, low: u64) -> Self {
+        if high == 0 && low >> 32 == 0xffff {
+            Self::V4(low as u32)
         } else {
-            Self::V6(address)
+            Self::V6(high, low)
         }
     }
 
@@ -53,10 +53,28 @@ impl Source {
     #[inline(always)]
     pub fn without_nat64(self) -> Self {
         match self {
-            Self::V6([0x00, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]) => {
-                Self::V4([a, b, c, d])
+            Self::V6(0x0064_ff9b_0000_0000, low) if low >> 32 == 0 => Self::V4(low as u32),
+            Self::V4(_) | Self::V6(..) => self,
+        }
+    }
+
+    /// The address.
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::V4(address) => IpAddr::from(address.to_be_bytes()),
+            Self::V6(high, low) => IpAddr::from(address(high, low)),
+        }
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::V4(u32::from_be_bytes(address.octets())),
+            IpAddr::V6(address) => {
+                let [high, low] = halves(address.octets());
+                Self::from_v6(high, low)
             }
-            Self::V4(_) | Self::V6(_) => self,
         }
     }
 }
@@ -168,6 +186,74 @@ impl Headers {
     };
 }
 
+/// Headers in three words, for a function that takes no more: the source's upper half, its lower half or IPv4 address, and the rest.
+pub type HeaderWords = [u64; 3];
+
+const KIND_IPV4: u64 = 4;
+const KIND_IPV6: u64 = 5;
+
+impl Headers {
+    /// All of it in words. Only of headers whose transport header begins below 16 KiB, as those that the kernel's side reads.
+    #[inline(always)]
+    pub fn to_words(&self) -> HeaderWords {
+        let (kind, high, low) = match self.kind {
+            Kind::Arp => (0, 0, 0),
+            Kind::LinkControl => (1, 0, 0),
+            Kind::OtherEthernet => (2, 0, 0),
+            Kind::NeighbourDiscovery => (3, 0, 0),
+            Kind::Ip(Source::V4(address)) => (KIND_IPV4, 0, address as u64),
+            Kind::Ip(Source::V6(high, low)) => (KIND_IPV6, high, low),
+        };
+        let rest = kind
+            | (self.tags as u64 & 7) << 3
+            | (self.network_at as u64 & 0x3f) << 6
+            | (self.transport_at as u64 & 0x3fff) << 12
+            | (self.oddities.0 as u64) << 26
+            | (self.protocol as u64) << 34
+            | (self.ethertype as u64) << 42;
+        [high, low, rest]
+    }
+
+    /// What [`Headers::to_words`] made words of.
+    #[inline(always)]
+    pub fn from_words([high, low, rest]: HeaderWords) -> Self {
+        Self {
+            kind: match rest & 7 {
+                0 => Kind::Arp,
+                1 => Kind::LinkControl,
+                3 => Kind::NeighbourDiscovery,
+                KIND_IPV4 => Kind::Ip(Source::V4(low as u32)),
+                KIND_IPV6 => Kind::Ip(Source::V6(high, low)),
+                _ => Kind::OtherEthernet,
+            },
+            oddities: Oddities((rest >> 26) as u8),
+            tags: (rest >> 3) as u8 & 7,
+            ethertype: (rest >> 42) as u16,
+            protocol: (rest >> 34) as u8,
+            network_at: (rest >> 6) as u16 & 0x3f,
+            transport_at: (rest >> 12) as u16 & 0x3fff,
+        }
+    }
+}
+
+/// The upper and the lower half of an IPv6 address, as numbers.
+#[inline(always)]
+pub fn halves(address: [u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    [
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    ]
+}
+
+/// The IPv6 address with these halves.
+#[inline(always)]
+pub fn address(high: u64, low: u64) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h] = high.to_be_bytes();
+    let [i, j, k, l, m, n, o, p] = low.to_be_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
 /// Why a packet can't be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
@@ -194,6 +280,7 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_HEADER: usize = 14;
 const TAG: usize = 4;
+const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -305,42 +392,30 @@ fn not_ip(destination: [u8; 6], ethertype: u16) -> Kind {
 
 #[inline(always)]
 fn ipv4<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, Malformed> {
-    // The fixed part of the header in one read, which is one check of its end.
-    let Some(header) = packet.read::<20>(at) else {
+    if !packet.reaches(at + IPV4_HEADER) {
         return Err(short_ipv4(packet, at));
+    }
+    let (Some([version_and_length, _]), Some(fragment), Some([_, protocol]), Some(source)) = (
+        packet.read::<2>(at),
+        packet.read::<2>(at + 6),
+        packet.read::<2>(at + 8),
+        packet.read::<4>(at + 12),
+    ) else {
+        return Err(Malformed::ShortIpv4);
     };
-    let [
-        version_and_length,
-        _,
-        _,
-        _,
-        _,
-        _,
-        high,
-        low,
-        _,
-        protocol,
-        _,
-        _,
-        a,
-        b,
-        c,
-        d,
-        ..,
-    ] = header;
     let length = usize::from(version_and_length & 0x0f) * 4;
-    if version_and_length >> 4 != 4 || length < 20 {
+    if version_and_length >> 4 != 4 || length < IPV4_HEADER {
         return Err(Malformed::BadIpv4);
     }
-    if length > 20 && !packet.reaches(at + length) {
+    if length > IPV4_HEADER && !packet.reaches(at + length) {
         return Err(Malformed::ShortIpv4);
     }
 
     // RFC 791: three flag bits, of which the last says that more fragments follow, then the offset.
-    let fragment = u16::from_be_bytes([high, low]);
+    let fragment = u16::from_be_bytes(fragment);
     let is_later = fragment & 0x1fff != 0;
     Ok(Headers {
-        kind: Kind::Ip(Source::V4([a, b, c, d])),
+        kind: Kind::Ip(Source::V4(u32::from_be_bytes(source))),
         oddities: if fragment & 0x3fff == 0 {
             depth(tags)
         } else {
@@ -403,7 +478,8 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, M
         kind: if is_discovery {
             Kind::NeighbourDiscovery
         } else {
-            Kind::Ip(Source::from_v6(source))
+            let [high, low] = halves(source);
+            Kind::Ip(Source::from_v6(high, low))
         },
         oddities: depth(tags).and(chain.oddities),
         tags,

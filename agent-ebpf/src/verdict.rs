@@ -145,6 +145,21 @@ impl Drop {
         Self::SynRateLimited,
     ];
 
+    /// The reason with this number, of those that [`refusal`] gives.
+    #[inline(always)]
+    pub fn malformed(number: u32) -> Option<Self> {
+        [
+            Self::ShortEthernet,
+            Self::TooManyTags,
+            Self::ShortIpv4,
+            Self::BadIpv4,
+            Self::ShortIpv6,
+            Self::BadIpv6,
+        ]
+        .into_iter()
+        .find(|reason| *reason as u32 == number)
+    }
+
     /// The reason's name; no other reason, pass or drop, has the same.
     pub fn name(self) -> &'static str {
         match self {
@@ -234,8 +249,9 @@ pub fn decide<B: Bytes + ?Sized, R: Rules>(packet: &B, rules: &R) -> Decision {
     }
 }
 
+/// Why a packet is dropped that can't be judged.
 #[inline(always)]
-fn refusal(malformed: Malformed) -> Drop {
+pub fn refusal(malformed: Malformed) -> Drop {
     match malformed {
         Malformed::ShortEthernet => Drop::ShortEthernet,
         Malformed::TooManyTags => Drop::TooManyTags,
@@ -246,8 +262,9 @@ fn refusal(malformed: Malformed) -> Drop {
     }
 }
 
+/// Decides what happens to a packet with these headers, and gives the class of its source with it.
 #[inline(always)]
-fn judge<B: Bytes + ?Sized, R: Rules>(
+pub fn judge<B: Bytes + ?Sized, R: Rules>(
     packet: &B,
     headers: &Headers,
     rules: &R,

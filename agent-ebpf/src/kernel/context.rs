@@ -1,5 +1,7 @@
 //! Packets: the only place that follows a pointer into one.
 
+use core::mem::transmute_copy;
+
 use agent_ebpf::packet::{Bytes, Chain, extensions};
 use aya_ebpf::{
     EbpfContext as _,
@@ -28,13 +30,32 @@ impl Span {
         if start + N > self.end {
             return None;
         }
-        // SAFETY: `start..start + N` lies before the end of the packet, as just checked; bytes have no alignment.
-        Some(unsafe { *(start as *const [u8; N]) })
+        // SAFETY: `start..start + N` lies before the end of the packet, as just checked.
+        Some(unsafe { load(start) })
     }
 
     #[inline(always)]
     fn reaches(self, end: usize) -> bool {
         end <= MAX_OFFSET && self.start + end <= self.end
+    }
+}
+
+/// Loads bytes in as few instructions as their number allows: LLVM would load them one by one, since it knows no alignment. The kernel
+/// takes such a load of a packet only where the processor makes it at any address.
+///
+/// # Safety
+/// `start..start + N` must be readable.
+#[inline(always)]
+unsafe fn load<const N: usize>(start: usize) -> [u8; N] {
+    // SAFETY: the caller's; and each arm copies between types of the same size, as its constant says.
+    unsafe {
+        match N {
+            2 => transmute_copy(&(start as *const u16).read()),
+            4 => transmute_copy(&(start as *const u32).read()),
+            8 => transmute_copy(&(start as *const u64).read()),
+            16 => transmute_copy(&(start as *const [u64; 2]).read()),
+            _ => (start as *const [u8; N]).read(),
+        }
     }
 }
 

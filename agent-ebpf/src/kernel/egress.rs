@@ -11,8 +11,8 @@ use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use super::{
     context::Outgoing,
     maps,
-    rules::{flow_hash, flow_time, headers_at, place},
-    table::{Compiled, Lookup, Lpm, bytes},
+    rules::{flow_hash, flow_time},
+    table::{Compiled, Lookup, Lpm},
 };
 
 /// Puts the flow of an outgoing packet into the table, if the host opens it, or notes that it is in use.
@@ -36,27 +36,28 @@ pub(crate) fn note(context: &TcContext, learn: extern "C" fn(*mut __sk_buff, u64
     ) = parse(&packet)
         && headers.transport_at != 0
     {
-        learn(context.as_ptr().cast(), place(&headers), active.0);
+        let [_, _, rest] = headers.to_words();
+        learn(context.as_ptr().cast(), rest, active.0);
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn learn_compiled(context: *mut __sk_buff, place: u64, active: u64) -> u32 {
-    learn::<Compiled>(context, place, active)
+pub(crate) extern "C" fn learn_compiled(context: *mut __sk_buff, rest: u64, active: u64) -> u32 {
+    learn::<Compiled>(context, rest, active)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn learn_lpm(context: *mut __sk_buff, place: u64, active: u64) -> u32 {
-    learn::<Lpm>(context, place, active)
+pub(crate) extern "C" fn learn_lpm(context: *mut __sk_buff, rest: u64, active: u64) -> u32 {
+    learn::<Lpm>(context, rest, active)
 }
 
 #[inline(always)]
-fn learn<L: Lookup>(context: *mut __sk_buff, place: u64, active: u64) -> u32 {
+fn learn<L: Lookup>(context: *mut __sk_buff, rest: u64, active: u64) -> u32 {
     let context = TcContext::new(context);
     let packet = Outgoing { context: &context };
-    let Some((flow, role)) = Flow::of_outgoing(&packet, &headers_at(place)) else {
+    let Some((flow, role)) = Flow::of_outgoing(&packet, &Headers::from_words([0, 0, rest])) else {
         return 0;
     };
     let Some(hash) = flow_hash(&flow) else {
@@ -93,9 +94,9 @@ fn learn<L: Lookup>(context: *mut __sk_buff, place: u64, active: u64) -> u32 {
 fn is_listed<L: Lookup>(flow: &Flow, active: Active) -> bool {
     let (is_v6, high, low) = flow.remote();
     let source = if is_v6 {
-        Source::from_v6(bytes(high, low))
+        Source::from_v6(high, low)
     } else {
-        Source::V4((low as u32).to_be_bytes())
+        Source::V4(low as u32)
     };
     matches!(
         L::class_of(active, source),

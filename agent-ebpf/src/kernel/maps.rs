@@ -4,7 +4,8 @@ use agent_ebpf::{
     class::SCOPE_SETS,
     flow::{self, FLOW_BUCKETS},
     layout::{
-        Active, Control, Cpu, EVENT_BYTES, MMAPABLE, PacketEvent, Parameters, SLOTS, oddity_counter,
+        Active, COUNTER_PLACES, Control, Cpu, EVENT_BYTES, MMAPABLE, PacketEvent, Parameters,
+        SLOTS, oddity_counter,
     },
     limit::{self, BUCKETS as LIMIT_BUCKETS},
     packet::{Oddities, Oddity},
@@ -88,7 +89,9 @@ pub(super) fn cpu() -> Option<*mut Cpu> {
 
 #[inline(always)]
 pub(super) fn count(cpu: &mut Cpu, index: u32) {
-    if let Some(counter) = cpu.counters.get_mut(index as usize) {
+    // SAFETY: the value is on the stack. The compiler knows its bounds, and would leave out the mask that shows them to the verifier.
+    let index = unsafe { (&raw const index).read_volatile() };
+    if let Some(counter) = cpu.counters.get_mut(index as usize & (COUNTER_PLACES - 1)) {
         *counter += 1;
     }
 }

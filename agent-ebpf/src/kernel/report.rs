@@ -1,18 +1,14 @@
 //! What is said about single packets: events, and answers about made-up ones.
 
 use agent_ebpf::{
+    class::Class,
     layout::{Control, EventParts, HEAD_BYTES, ProbeNote},
-    packet::{Bytes as _, Headers, Kind, SCTP, Source, TCP, UDP},
-    verdict::Decision,
+    packet::{Bytes as _, HeaderWords, Headers, Kind, SCTP, Source, TCP, UDP},
+    verdict::Verdict,
 };
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_probe_read_kernel, programs::XdpContext};
 
-use super::{
-    context::Packet,
-    maps,
-    rules::{headers_at, place},
-    table::words,
-};
+use super::{context::Packet, maps};
 
 /// Whether the packet is made up. Packets from a wire have no metadata, or not with the word that the daemon drew.
 #[inline(always)]
@@ -39,13 +35,13 @@ fn note(context: &XdpContext) -> Option<*mut ProbeNote> {
 #[inline(always)]
 pub(super) fn answer(
     context: &XdpContext,
-    decision: &Decision,
+    verdict: Verdict,
+    class: Class,
     is_monitored: bool,
     generation: u64,
 ) {
-    let result = u64::from(decision.verdict.index())
-        | u64::from(decision.class.0) << 8
-        | u64::from(is_monitored) << 16;
+    let result =
+        u64::from(verdict.index()) | u64::from(class.0) << 8 | u64::from(is_monitored) << 16;
     if let Some(note) = note(context) {
         // SAFETY: the pointer was checked against the end of the metadata.
         unsafe {
@@ -55,41 +51,44 @@ pub(super) fn answer(
     }
 }
 
-/// Sends an event about a packet.
+/// Sends an event about a packet. `summary` is the generation's number above 16 bits: whether it is monitored, seven of verdict, eight
+/// of class.
 #[inline(always)]
-pub(super) fn send(packet: &Packet<'_>, decision: &Decision, is_monitored: bool, generation: u64) {
-    let headers = &decision.headers;
-    let (source, family) = match headers.kind {
-        Kind::Ip(Source::V4(address)) => ((0, u32::from_be_bytes(address).into()), 4_u64),
-        Kind::Ip(Source::V6(address)) => (words(address), 6),
-        Kind::Arp | Kind::LinkControl | Kind::OtherEthernet | Kind::NeighbourDiscovery => {
-            ((0, 0), 0)
-        }
-    };
-    let (high, low) = source;
-    // `place` has eight bits free; the number of a generation has 48.
-    let marks = family << 56 | u64::from(headers.tags) << 60;
+pub(super) fn send(
+    context: *mut xdp_md,
+    words: HeaderWords,
+    verdict: Verdict,
+    class: Class,
+    is_monitored: bool,
+    generation: u64,
+) {
+    let [high, low, rest] = words;
     let summary = generation << 16
         | u64::from(is_monitored) << 15
-        | u64::from(decision.verdict.index()) << 8
-        | u64::from(decision.class.0);
-    send_event(packet.pointer(), place(headers) | marks, high, low, summary);
+        | u64::from(verdict.index()) << 8
+        | u64::from(class.0);
+    send_event(context, rest, high, low, summary);
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn send_event(
     context: *mut xdp_md,
-    place: u64,
+    rest: u64,
     high: u64,
     low: u64,
     summary: u64,
 ) -> u32 {
     let context = XdpContext::new(context);
     let packet = Packet { context: &context };
-    let headers = headers_at(place);
+    let headers = Headers::from_words([high, low, rest]);
     let [source_port, destination_port] = ports(&packet, &headers);
-    let tags = (place >> 60) as u8;
+    let tags = headers.tags;
+    let family = match headers.kind {
+        Kind::Ip(Source::V4(_)) => 4,
+        Kind::Ip(Source::V6(..)) => 6,
+        Kind::Arp | Kind::LinkControl | Kind::OtherEthernet | Kind::NeighbourDiscovery => 0,
+    };
     let length = packet.length();
     let head_length = if length > HEAD_BYTES as u32 {
         HEAD_BYTES as u32
@@ -111,7 +110,7 @@ extern "C" fn send_event(
         } else {
             packet.read::<2>(14).unwrap_or([0; 2])
         },
-        family: (place >> 56) as u8 & 0xf,
+        family,
         protocol: headers.protocol,
         monitored: summary >> 15 & 1 != 0,
         class: summary as u8,

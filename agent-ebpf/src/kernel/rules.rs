@@ -7,18 +7,14 @@ use agent_ebpf::{
     flow::{self, Flow},
     layout::{Active, Control, FlowTimeouts, Parameters},
     limit::{Excess, Rate},
-    packet::{Bytes, Headers, ICMP, ICMPV6, Kind, Oddities, Source, TCP},
+    packet::{Bytes, Headers, ICMP, ICMPV6, Source, TCP},
     verdict::{Policy, Rules},
 };
 use aya_ebpf::{
     bindings::xdp_md, helpers::generated::bpf_ktime_get_coarse_ns, programs::XdpContext,
 };
 
-use super::{
-    context::Packet,
-    maps,
-    table::{Lookup, words},
-};
+use super::{context::Packet, maps, table::Lookup};
 
 /// Rules, with the packet that is asked about: where the verdict gives a packet, it is this one.
 pub(super) struct Generation<L> {
@@ -52,13 +48,10 @@ impl<L: Lookup> Rules for Generation<L> {
 
     #[inline(always)]
     fn is_reply<B: Bytes + ?Sized>(&self, _packet: &B, headers: &Headers) -> bool {
-        self.parameters.learns_replies()
-            && headers.transport_at != 0
-            && is_reply(
-                self.context,
-                place(headers),
-                self.parameters.timeouts.to_word(),
-            ) != 0
+        self.parameters.learns_replies() && headers.transport_at != 0 && {
+            let [_, _, rest] = headers.to_words();
+            is_reply(self.context, rest, self.parameters.timeouts.to_word()) != 0
+        }
     }
 
     #[inline(always)]
@@ -68,9 +61,9 @@ impl<L: Lookup> Rules for Generation<L> {
 
     #[inline(always)]
     fn excess(&self, source: Source, is_connection_attempt: bool) -> Option<Excess> {
-        let (high, low) = match source {
-            Source::V4(address) => (0, u32::from_be_bytes(address).into()),
-            Source::V6(address) => words(address),
+        let [high, low] = match source {
+            Source::V4(address) => [0, address.into()],
+            Source::V6(high, low) => [high, low],
         };
         let Rate {
             packets_per_second,
@@ -106,38 +99,12 @@ extern "C" fn permits(parameters: u32, scope: u32, protocol: u32, port: u32) -> 
     }
 }
 
-/// Where a packet's headers are, in one word.
-#[inline(always)]
-pub(super) fn place(headers: &Headers) -> u64 {
-    u64::from(headers.network_at)
-        | u64::from(headers.transport_at) << 16
-        | u64::from(headers.ethertype) << 32
-        | u64::from(headers.protocol) << 48
-}
-
-/// As in `context`: nothing is read beyond, and the verifier wants to see it.
-const MAX_OFFSET: u16 = 0x3fff;
-
-/// Headers with what [`place`] keeps.
-#[inline(always)]
-pub(super) fn headers_at(place: u64) -> Headers {
-    Headers {
-        kind: Kind::OtherEthernet,
-        oddities: Oddities::NONE,
-        tags: 0,
-        ethertype: (place >> 32) as u16,
-        protocol: (place >> 48) as u8,
-        network_at: place as u16 & MAX_OFFSET,
-        transport_at: (place >> 16) as u16 & MAX_OFFSET,
-    }
-}
-
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn is_reply(context: *mut xdp_md, place: u64, timeouts: u64) -> u32 {
+extern "C" fn is_reply(context: *mut xdp_md, rest: u64, timeouts: u64) -> u32 {
     let context = XdpContext::new(context);
     let packet = Packet { context: &context };
-    match Flow::of_reply(&packet, &headers_at(place)) {
+    match Flow::of_reply(&packet, &Headers::from_words([0, 0, rest])) {
         Some(flow) => is_known(&flow, FlowTimeouts::from_word(timeouts)).into(),
         None => 0,
     }

@@ -6,7 +6,7 @@
 use agent_ebpf::{
     class::Class,
     layout::{Active, LPM_TEMPLATE, Place, SLOTS, flags4, flags6},
-    packet::Source,
+    packet::{Source, address},
     table::{
         Cells, v4,
         v6::{self, Header},
@@ -49,8 +49,19 @@ const fn template(cells: u32, flags: u32) -> usize {
     }
 }
 
-macro_rules! table4 {
-    ($map:ident, $lookup:ident, $size:literal) => {
+macro_rules! in_table4 {
+    ($map:ident, $size:literal, $slot:expr, $address:expr) => {
+        match $map.get($slot) {
+            Some(table) => v4::class_of(&Table(table), $size, $address.to_be_bytes())
+                .0
+                .into(),
+            None => Class::NOT_LISTED.0.into(),
+        }
+    };
+}
+
+macro_rules! map4 {
+    ($map:ident, $size:literal) => {
         #[btf_map]
         static $map: ArrayOfMaps<
             Inner<
@@ -60,16 +71,17 @@ macro_rules! table4 {
             >,
             { SLOTS as usize },
         > = ArrayOfMaps::new();
+    };
+}
+
+macro_rules! table4 {
+    ($map:ident, $lookup:ident, $size:literal) => {
+        map4!($map, $size);
 
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $lookup(slot: u32, address: u32) -> u32 {
-            match $map.get(slot) {
-                Some(table) => v4::class_of(&Table(table), $size, address.to_be_bytes())
-                    .0
-                    .into(),
-                None => Class::NOT_LISTED.0.into(),
-            }
+            in_table4!($map, $size, slot, address)
         }
     };
 }
@@ -126,7 +138,7 @@ macro_rules! table6 {
     };
 }
 
-table4!(TABLE4_0, table4_0, 0);
+map4!(TABLE4_0, 0);
 table4!(TABLE4_1, table4_1, 1);
 table4!(TABLE4_2, table4_2, 2);
 table4!(TABLE4_3, table4_3, 3);
@@ -163,18 +175,17 @@ impl Lookup for Compiled {
     fn class_of(active: Active, source: Source) -> Class {
         let class = match source {
             Source::V4(address) => {
-                let address = u32::from_be_bytes(address);
                 let Place { size, slot } = active.v4();
                 match size {
-                    0 => table4_0(slot, address),
+                    // The most common size costs no call.
+                    0 => in_table4!(TABLE4_0, 0, slot, address),
                     1 => table4_1(slot, address),
                     2 => table4_2(slot, address),
                     3 => table4_3(slot, address),
                     _ => table4_4(slot, address),
                 }
             }
-            Source::V6(address) => {
-                let (high, low) = words(address);
+            Source::V6(high, low) => {
                 let Place { size, slot } = active.v6();
                 match size {
                     0 => table6_0(slot, high, low),
@@ -202,11 +213,8 @@ impl Lookup for Lpm {
     #[inline(always)]
     fn class_of(active: Active, source: Source) -> Class {
         let class = match source {
-            Source::V4(address) => lpm4(active.v4().slot, u32::from_be_bytes(address)),
-            Source::V6(address) => {
-                let (high, low) = words(address);
-                lpm6(active.v6().slot, high, low)
-            }
+            Source::V4(address) => lpm4(active.v4().slot, address),
+            Source::V6(high, low) => lpm6(active.v6().slot, high, low),
         };
         Class(class as u8)
     }
@@ -228,27 +236,10 @@ extern "C" fn lpm4(slot: u32, address: u32) -> u32 {
 #[inline(never)]
 extern "C" fn lpm6(slot: u32, high: u64, low: u64) -> u32 {
     match LPM6.get(slot) {
-        Some(trie) => match trie.get(&Key::new(128, bytes(high, low))) {
+        Some(trie) => match trie.get(&Key::new(128, address(high, low))) {
             Some(class) => *class,
             None => Class::NOT_LISTED.0.into(),
         },
         None => Class::NOT_LISTED.0.into(),
     }
-}
-
-/// The upper and the lower half of an address, as numbers.
-#[inline(always)]
-pub(super) fn words(address: [u8; 16]) -> (u64, u64) {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    (
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
-    )
-}
-
-#[inline(always)]
-pub(super) fn bytes(high: u64, low: u64) -> [u8; 16] {
-    let [a, b, c, d, e, f, g, h] = high.to_be_bytes();
-    let [i, j, k, l, m, n, o, p] = low.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }

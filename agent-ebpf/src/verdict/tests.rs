@@ -1,4 +1,4 @@
-use std::vec::Vec;
+use std::{net::IpAddr, vec::Vec};
 
 use proptest::prelude::*;
 
@@ -35,14 +35,17 @@ impl Rules for Example {
     }
 
     fn class_of(&self, source: Source) -> Class {
-        match source {
-            Source::V4(ADMIN4) => Class::PROTECTED,
-            Source::V4(BANNED4 | [203, 0, 113, 128..=191]) => Class::BANNED,
-            Source::V4(DENIED4) => Class::DENIED,
-            Source::V4([203, 0, 113, _]) => Class::ALLOWED,
-            Source::V4(SCOPED4) => Class::FIRST_SCOPED,
-            Source::V6(address) if address.starts_with(&ALLOWED6[..6]) => Class::ALLOWED,
-            Source::V4(_) | Source::V6(_) => Class::NOT_LISTED,
+        match source.address() {
+            IpAddr::V4(address) => match address.octets() {
+                ADMIN4 => Class::PROTECTED,
+                BANNED4 | [203, 0, 113, 128..=191] => Class::BANNED,
+                DENIED4 => Class::DENIED,
+                [203, 0, 113, _] => Class::ALLOWED,
+                SCOPED4 => Class::FIRST_SCOPED,
+                _ => Class::NOT_LISTED,
+            },
+            IpAddr::V6(address) if address.octets().starts_with(&ALLOWED6[..6]) => Class::ALLOWED,
+            IpAddr::V6(_) => Class::NOT_LISTED,
         }
     }
 
@@ -624,6 +627,28 @@ fn deep_tags_and_unknown_headers_have_a_policy_each() {
 }
 
 proptest! {
+    #[test]
+    fn headers_are_the_same_after_their_way_through_words(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        if let Ok(headers) = parse(bytes.as_slice()) {
+            prop_assert_eq!(Headers::from_words(headers.to_words()), headers);
+        }
+    }
+
+    #[test]
+    fn frames_have_headers_that_words_can_hold(
+        source in any::<[u8; 16]>(), tags in 0_usize..=5, options in 0_u8..=10, field in any::<u16>(), mapped in any::<bool>(),
+    ) {
+        let [a, b, c, d, ..] = source;
+        let frame = if mapped {
+            Frame::ipv4([a, b, c, d]).options(options).fragment(field).frame()
+        } else {
+            Frame::ipv6(source).extension(60, options).frame()
+        };
+        let frame = (0..tags).fold(frame, |frame, _| frame.tagged(0x88a8)).bytes();
+        let headers = parse(frame.as_slice()).unwrap();
+        prop_assert_eq!(Headers::from_words(headers.to_words()), headers);
+    }
+
     #[test]
     fn a_chain_is_the_same_after_its_way_through_a_word(
         is_short in any::<bool>(), oddities in 0_u8..32, protocol in any::<u8>(), transport_at in 0_u16..0x4000,

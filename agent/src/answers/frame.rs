@@ -229,10 +229,7 @@ mod tests {
                     };
                     let frame = asked.frame();
                     let headers = parse(&frame[..]).unwrap();
-                    let expected = match asked.source {
-                        IpAddr::V4(address) => Source::V4(address.octets()),
-                        IpAddr::V6(address) => Source::V6(address.octets()),
-                    };
+                    let expected = Source::from(asked.source);
                     assert_eq!(headers.kind, Kind::Ip(expected), "{asked:?}");
                     assert_eq!(headers.protocol, protocol, "{asked:?}");
                     assert_eq!(headers.oddities, Oddities::NONE, "{asked:?}");

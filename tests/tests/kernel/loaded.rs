@@ -189,10 +189,7 @@ impl Rules for Host {
     }
 
     fn class_of(&self, source: Source) -> Class {
-        self.ruleset.class_of(match source {
-            Source::V4(address) => address.into(),
-            Source::V6(address) => address.into(),
-        })
+        self.ruleset.class_of(source.address())
     }
 
     fn permits(&self, scope: u32, protocol: u8, port: Option<u16>) -> bool {
