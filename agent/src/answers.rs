@@ -7,11 +7,13 @@ pub mod filter;
 pub mod frame;
 pub mod names;
 pub mod pcap;
+pub mod question;
 pub mod rates;
 pub mod reasons;
 pub mod recent;
 pub mod report;
 mod sketch;
+pub mod why;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -8,7 +8,8 @@ use crate::{config, datapath::mode::AttachMode, prefix};
 
 /// Drops packets of strangers at the network interface, before the kernel's network stack sees them.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (see --force), 4 the daemon does not answer, 78 bad configuration.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (see --force) or would be dropped (`why`), 4 the daemon does not answer,
+/// 78 bad configuration.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis-agent", version)]
 pub struct Cli {
@@ -44,6 +45,8 @@ pub enum Command {
     },
     /// List the bans.
     Bans,
+    /// Say what becomes of a packet from this address, and why: asks the loaded program. Exit code 3 if it would be dropped.
+    Why(WhyArguments),
     /// Show drops as they happen: a sample, capped in the kernel. Counters in `status` count all.
     Watch(WatchArguments),
     /// Show rates by reason and the most dropped sources, once a second.
@@ -204,6 +207,36 @@ pub struct BanArguments {
     /// Also if it cuts live sessions.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArguments {
+    /// The source address.
+    pub address: String,
+    /// The protocol: a name such as udp, or a number. TCP if not given.
+    #[arg(long)]
+    pub proto: Option<String>,
+    /// The destination port.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// The source port, as of a server whose reply it is.
+    #[arg(long, value_name = "PORT")]
+    pub from_port: Option<u16>,
+    /// The destination address; this host's own if not given.
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Option<String>,
+    /// VLAN tags of the frame, the outermost first.
+    #[arg(long, value_name = "ID[,ID]")]
+    pub vlan: Option<String>,
+    /// A TCP packet that opens a connection.
+    #[arg(long)]
+    pub syn: bool,
+    /// A later fragment, which has no ports.
+    #[arg(long)]
+    pub fragment: bool,
+    /// Only as if it came in on this interface.
+    #[arg(long)]
+    pub interface: Option<String>,
 }
 
 /// Which drops to show. All that is given must hold; the daemon sends nothing else.

@@ -10,6 +10,7 @@ mod status;
 mod top;
 mod unload;
 mod watch;
+mod why;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -60,18 +61,34 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Runs the command and gives what goes to standard output.
+/// What a command leaves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// For standard output.
+    pub text: String,
+    /// The exit code.
+    pub exit: u8,
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        Self { text, exit: 0 }
+    }
+}
+
+/// Runs the command.
 ///
 /// # Errors
 /// If it fails.
-pub fn run(cli: Cli) -> Result<String> {
+pub fn run(cli: Cli) -> Result<Output> {
     let Cli {
         socket,
         json,
         command,
     } = cli;
     let client = Client::new(&socket);
-    match command {
+    let text = match command {
+        Command::Why(arguments) => return block_on(why::why(&client, arguments, json)),
         Command::Run(file) => run::run(&file.config).map(|()| String::new()),
         Command::Doctor(arguments) => doctor::doctor(&arguments, json),
         Command::Check(file) => check::check(&file.config, json),
@@ -85,7 +102,8 @@ pub fn run(cli: Cli) -> Result<String> {
         Command::Watch(arguments) => {
             block_on(watch::watch(&client, arguments, json)).map(|()| String::new())
         }
-    }
+    };
+    text.map(Output::from)
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {

@@ -10,6 +10,7 @@ mod report;
 mod request;
 mod source;
 mod upkeep;
+mod why;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -232,9 +233,6 @@ impl Engine {
             Request::Entries { list, reply } => {
                 let _ = reply.send(Ok((self.revision, self.entries(list.as_ref()))));
             }
-            Request::Covering { address, reply } => {
-                let _ = reply.send(Ok(self.lists.covering(address)));
-            }
             Request::History { reply } => {
                 let _ = reply.send(Ok(self.parts.store.history().cloned().collect()));
             }
@@ -249,6 +247,9 @@ impl Engine {
             }
             Request::Status { reply } => {
                 let _ = reply.send(self.status(now));
+            }
+            Request::Why { question, reply } => {
+                let _ = reply.send(self.why(&question).map(Box::new));
             }
             Request::Top { reply } => {
                 let _ = reply.send(Ok(self.reporter.top(Instant::now())));
@@ -330,7 +331,7 @@ impl Engine {
     fn protected(&self) -> BTreeSet<IpNet> {
         let configured = self.settings.protected.iter().copied();
         configured
-            .chain(self.facts.protected.iter().copied())
+            .chain(self.facts.protected.keys().copied())
             .collect()
     }
 

@@ -10,8 +10,8 @@ use portcullis_agent::{cli::Cli, commands};
 
 fn main() -> ExitCode {
     match commands::run(Cli::parse()) {
-        Ok(output) => match io::stdout().write_all(output.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
+        Ok(output) => match io::stdout().write_all(output.text.as_bytes()) {
+            Ok(()) => ExitCode::from(output.exit),
             Err(_) => ExitCode::FAILURE,
         },
         Err(error) => {

@@ -1,18 +1,10 @@
 //! From the engine to those who watch: every report goes into the memory of recent drops and to each watcher that wants it.
 
-use std::{
-    convert::Infallible,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, sync::Arc, time::Instant};
 
 use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{broadcast, watch},
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,8 +16,6 @@ use crate::datapath::Counters;
 
 /// Reports that a slow watcher may fall behind before it misses some.
 const REPORTS: usize = 1024;
-/// How often a watcher is told the sums; a watcher that has gone is noticed by it.
-const TALLY_EVERY: Duration = Duration::from_secs(1);
 
 /// Sums since the daemon started, or in a [`Tally`] since the watcher came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +26,7 @@ pub struct Sums {
     pub reported: u64,
 }
 
-/// How much of what happened a watcher was shown: a line of `GET /v1/events`, once a second.
+/// How much of what happened a watcher was shown: a line of `GET /v1/events`, at least once a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     #[serde(flatten)]
@@ -61,6 +51,7 @@ pub struct Reporter {
     recent: Recent,
     reports: broadcast::Sender<Arc<DropReport>>,
     sums: watch::Sender<Sums>,
+    reported: u64,
     /// Drops that were counted before the daemon started.
     drops_before: Option<u64>,
 }
@@ -72,6 +63,7 @@ impl Reporter {
             recent: Recent::new(began),
             reports: broadcast::channel(REPORTS).0,
             sums: watch::channel(Sums::default()).0,
+            reported: 0,
             drops_before: None,
         }
     }
@@ -87,18 +79,21 @@ impl Reporter {
     /// Something was dropped.
     pub fn report(&mut self, report: DropReport, now: Instant) {
         self.recent.note(&report, now);
-        self.sums.send_modify(|sums| sums.reported += 1);
+        self.reported += 1;
         // Without a watcher there is nobody to tell.
         let _ = self.reports.send(Arc::new(report));
     }
 
-    /// Takes the counters as they are; to be called at least once a second.
+    /// Takes the counters as they are; to be called at least once a second, when all events were read. Watchers get a
+    /// [`Tally`] then.
     pub fn sample(&mut self, counters: Counters, now: Instant) {
-        self.recent.sample(counters, now);
-        let drops = self.recent.drops();
+        let drops = drops(&counters);
         let before = *self.drops_before.get_or_insert(drops);
-        self.sums
-            .send_modify(|sums| sums.drops = drops.saturating_sub(before));
+        self.recent.sample(counters, now);
+        self.sums.send_replace(Sums {
+            drops: drops.saturating_sub(before),
+            reported: self.reported,
+        });
     }
 
     /// The last drop of a source, if it was reported and is still remembered.
@@ -110,6 +105,12 @@ impl Reporter {
     pub fn top(&mut self, now: Instant) -> TopReply {
         self.recent.top(now)
     }
+}
+
+/// Packets dropped, or that would have been.
+fn drops(counters: &Counters) -> u64 {
+    let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+    sum(&counters.dropped).saturating_add(sum(&counters.would_drop))
 }
 
 /// The watchers' end.
@@ -127,13 +128,12 @@ impl Feed {
         with_head: bool,
         stop: CancellationToken,
     ) -> impl Stream<Item = Result<String, Infallible>> + use<> {
-        let mut clock = tokio::time::interval(TALLY_EVERY);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sums = self.sums.clone();
+        let from = *sums.borrow_and_update();
         let watcher = Watcher {
             reports: self.reports.subscribe(),
-            sums: self.sums.clone(),
-            from: *self.sums.borrow(),
-            clock,
+            from,
+            sums,
             filter,
             with_head,
             stop,
@@ -154,7 +154,6 @@ struct Watcher {
     reports: broadcast::Receiver<Arc<DropReport>>,
     sums: watch::Receiver<Sums>,
     from: Sums,
-    clock: Interval,
     filter: Filter,
     with_head: bool,
     stop: CancellationToken,
@@ -166,9 +165,14 @@ impl Watcher {
     async fn next(&mut self) -> Option<Line> {
         loop {
             let received = tokio::select! {
-                received = self.reports.recv() => received,
-                _ = self.clock.tick() => return Some(Line::Tally { tally: self.tally() }),
+                // What was reported before the sums is shown before them.
+                biased;
                 () = self.stop.cancelled() => return None,
+                received = self.reports.recv() => received,
+                changed = self.sums.changed() => {
+                    changed.ok()?;
+                    return Some(Line::Tally { tally: self.tally() });
+                }
             };
             match received {
                 Ok(report) if self.filter.admits(&report) => {
@@ -187,8 +191,8 @@ impl Watcher {
         }
     }
 
-    fn tally(&self) -> Tally {
-        let now = *self.sums.borrow();
+    fn tally(&mut self) -> Tally {
+        let now = *self.sums.borrow_and_update();
         Tally {
             sums: Sums {
                 drops: now.drops.saturating_sub(self.from.drops),
@@ -202,7 +206,7 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, pin::pin};
+    use std::{pin::pin, time::Duration};
 
     use futures_util::StreamExt as _;
 
@@ -222,8 +226,8 @@ mod tests {
             ..Counters::default()
         };
         // Of before the watcher, and of before the daemon.
-        reporter.sample(counters(1_000), now);
         reporter.report(report("198.51.100.7"), now);
+        reporter.sample(counters(1_000), now);
         let filter = Filter::new(&EventQuery {
             source: Some("198.51.100.8".to_owned()),
             ..EventQuery::default()
@@ -231,7 +235,6 @@ mod tests {
         .unwrap();
         let stop = CancellationToken::new();
         let mut lines = pin!(reporter.feed().lines(filter, false, stop.clone()));
-        assert!(matches!(parse(lines.next().await), Line::Tally { .. }));
         for source in ["198.51.100.7", "198.51.100.8", "198.51.100.9"] {
             reporter.report(report(source), now);
         }
@@ -260,10 +263,10 @@ mod tests {
             false,
             CancellationToken::new()
         ));
-        assert!(matches!(parse(lines.next().await), Line::Tally { .. }));
         for _ in 0..REPORTS + 10 {
             reporter.report(report("198.51.100.7"), now);
         }
+        reporter.sample(Counters::default(), now);
         let tally = loop {
             if let Line::Tally { tally } = parse(lines.next().await) {
                 break tally;
@@ -287,7 +290,6 @@ mod tests {
                 with_head,
                 CancellationToken::new()
             ));
-            assert!(matches!(parse(lines.next().await), Line::Tally { .. }));
             reporter.report(whole.clone(), now);
             assert_eq!(parse(lines.next().await), Line::Report(Box::new(wanted)));
         }

@@ -85,14 +85,6 @@ impl Rates {
         rates
     }
 
-    /// Packets dropped, or that would have been, at the last sample.
-    pub fn drops(&self) -> u64 {
-        self.samples.back().map_or(0, |(_, counters)| {
-            let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
-            sum(&counters.dropped).saturating_add(sum(&counters.would_drop))
-        })
-    }
-
     fn rate(&self, fate: Fate, reason: &str, span: Duration) -> f64 {
         let Some((now, last)) = self.samples.back() else {
             return 0.0;
@@ -187,6 +179,9 @@ mod tests {
         let mut rates = Rates::default();
         assert!(rates.rates().is_empty());
         rates.sample(counters(3, 0), Duration::from_secs(5));
-        assert_eq!((rates.rates()[0].per_second, rates.drops()), (0.0, 3));
+        assert_eq!(
+            (rates.rates()[0].per_second, rates.rates()[0].total),
+            (0.0, 3)
+        );
     }
 }

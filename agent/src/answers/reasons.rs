@@ -36,19 +36,19 @@ fn passed(reason: Pass) -> (&'static str, &'static str) {
         Pass::LinkControl => ("LLDP, LACP and spanning tree pass from anyone.", ""),
         Pass::OtherEthernet => (
             "Frames that are not IP pass by configuration.",
-            "set `other_ethernet = \"drop\"` to drop them",
+            "set uncertain.other_ethernet = \"drop\" to drop them",
         ),
         Pass::Protected => (
             "The source is protected: no list, ban or feed cuts it off.",
             "take it out of `protected` in the configuration",
         ),
         Pass::Allowed => (
-            "An entry of the allowlist covers the source.",
+            "An entry of the allowlist covers the source, the protocol and the port.",
             "portcullis-agent allow remove, or ban",
         ),
         Pass::Reply => (
             "The packet answers a flow that this host opened.",
-            "ban the source: no reply of a banned source passes",
+            "set learn_replies = false to judge it by its source alone, or ban the source",
         ),
     }
 }
@@ -61,7 +61,7 @@ fn dropped(reason: Drop) -> (&'static str, &'static str) {
         ),
         Drop::TooManyTags => (
             "The frame has more VLAN tags than the policy takes, or than are read.",
-            "take tags off on the switch, or set `vlan_depth = \"by-source\"`",
+            "set uncertain.deep_tags = \"by-source\", or take tags off on the switch",
         ),
         Drop::ShortIpv4 => (
             "The frame ends within the IPv4 header, or before the length that it gives.",
@@ -78,43 +78,43 @@ fn dropped(reason: Drop) -> (&'static str, &'static str) {
         Drop::BadIpv6 => ("The IPv6 header has a wrong version.", MALFORMED),
         Drop::OtherEthernet => (
             "The frame is not IP, and has no source that a list could hold.",
-            "set `other_ethernet = \"pass\"` if a protocol needs it",
+            "set uncertain.other_ethernet = \"pass\" if a protocol needs it",
         ),
         Drop::Fragment => (
             "The packet is a fragment, and the policy drops fragments.",
-            "set `fragments = \"by-source\"`, or lower the sender's MTU",
+            "set uncertain.fragments = \"by-source\", or lower the sender's MTU",
         ),
         Drop::LongExtensionChain => (
-            "The packet has more IPv6 extension headers than are looked at, and the policy drops such packets.",
-            "set `long_extension_chains = \"by-source\"`",
+            "The packet has more than eight IPv6 extension headers, and the policy drops such packets.",
+            "set uncertain.extension_headers = \"by-source\"",
         ),
         Drop::UnknownExtensionHeader => (
-            "The packet has an IPv6 header that is experimental or not assigned, and the policy drops such packets.",
-            "set `unknown_extension_headers = \"by-source\"`",
+            "The packet has an unknown IPv6 extension header, and the policy drops such packets.",
+            "set uncertain.unknown_extension_headers = \"by-source\"",
         ),
         Drop::Banned => (
             "The source, or a network that it lies in, is banned.",
             "portcullis-agent unban, or wait for the ban's end",
         ),
         Drop::Denied => (
-            "A list takes the source out of a wider prefix that is allowed.",
-            "remove the denying entry, or allow a more specific prefix",
+            "An entry takes the source out of a wider prefix that is allowed.",
+            "take the denial out of its list",
         ),
         Drop::OutOfScope => (
-            "The source is allowed, and not with this protocol and port.",
-            "widen the entry's scope",
-        ),
-        Drop::RateLimited => (
-            "The source sends more packets a second than one source may.",
-            "raise the rate limit, or protect the source",
-        ),
-        Drop::SynRateLimited => (
-            "The source opens more TCP connections a second than one source may.",
-            "raise the rate limit, or protect the source",
+            "The source is allowed, but not with this protocol and port.",
+            "portcullis-agent allow add, with a scope",
         ),
         Drop::NotListed => (
             "No entry of the allowlist covers the source.",
             "portcullis-agent allow add",
+        ),
+        Drop::RateLimited => (
+            "The source is allowed and sends more packets a second than it may.",
+            "wait a second, or raise rate_limit.packets_per_second",
+        ),
+        Drop::SynRateLimited => (
+            "The source is allowed and opens more TCP connections a second than it may.",
+            "wait a second, or raise rate_limit.syns_per_second",
         ),
     }
 }
@@ -155,5 +155,14 @@ mod tests {
             assert_eq!(by_name(verdict.name()), Some(explain(verdict)));
         }
         assert_eq!(by_name("no such reason"), None);
+    }
+
+    #[test]
+    fn every_reason_is_in_the_manual() {
+        let manual = include_str!("../../../docs/agent.md");
+        for verdict in verdicts() {
+            let name = verdict.name();
+            assert!(manual.contains(&format!("`{name}`")), "{name}");
+        }
     }
 }

@@ -120,11 +120,6 @@ impl Recent {
         self.last.peek(&source)
     }
 
-    /// Packets dropped, or that would have been, at the last [`Recent::sample`].
-    pub fn drops(&self) -> u64 {
-        self.rates.drops()
-    }
-
     /// Rates, and who is dropped most.
     pub fn top(&mut self, now: Instant) -> TopReply {
         let now = now.saturating_duration_since(self.began);

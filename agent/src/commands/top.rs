@@ -1,5 +1,7 @@
 //! `top`: rates by reason and the most dropped sources, once a second.
 
+mod head;
+mod text;
 mod view;
 
 use std::{
@@ -117,11 +119,11 @@ fn plain(view: &View) -> String {
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
     view.render(area, &mut buffer);
-    text(&buffer)
+    characters(&buffer)
 }
 
 /// The characters of a buffer, without the blanks at the ends of its lines.
-fn text(buffer: &Buffer) -> String {
+fn characters(buffer: &Buffer) -> String {
     let mut text = String::new();
     for row in buffer.area.rows() {
         let line: String = row

@@ -1,9 +1,14 @@
 //! `watch`: drops as they happen.
 
 use std::{
+    borrow::Cow,
+    cell::Cell,
+    collections::BTreeSet,
     fs::File,
     io::{self, Write},
     path::Path,
+    pin::pin,
+    time::Duration,
 };
 
 use agent_ebpf::layout::HEAD_BYTES;
@@ -15,15 +20,20 @@ use crate::{
         filter::EventQuery,
         names,
         pcap::Writer,
+        reasons::{self, Explanation},
         report::DropReport,
     },
     cli::WatchArguments,
     control::client::Client,
 };
 
+/// How long to wait for the last sums.
+const LAST_SUMS: Duration = Duration::from_secs(2);
+
 /// Why watching ends.
 enum End {
-    Enough,
+    /// All was shown, and the sums came after it.
+    Told,
     Output(io::Error),
 }
 
@@ -43,19 +53,15 @@ pub(super) async fn watch(client: &Client, arguments: WatchArguments, json: bool
         json,
         silent: is_on_stdout,
         capture,
-        left: arguments.count,
+        limit: arguments.count,
         tally: Tally::default(),
         shown: 0,
+        reasons: BTreeSet::new(),
     };
-    let lines = client.lines(&path, |line| screen.line(line));
-    let ended = tokio::select! {
-        ended = lines => ended?,
-        () = after(arguments.lasting) => Err(End::Enough),
-        _ = tokio::signal::ctrl_c() => Err(End::Enough),
-    };
+    let ended = follow(client, &path, &mut screen, arguments.lasting).await?;
     let written = match ended {
         Err(End::Output(error)) => Err(error),
-        Ok(()) | Err(End::Enough) => screen.sum_up(),
+        Ok(()) | Err(End::Told) => screen.sum_up(),
     };
     match written {
         // Whoever read the output has seen enough.
@@ -89,10 +95,36 @@ fn capture(path: &Path) -> io::Result<Writer<Box<dyn Write>>> {
     Writer::new(output, u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
 }
 
-async fn after(lasting: Option<std::time::Duration>) {
-    match lasting {
-        Some(lasting) => tokio::time::sleep(lasting).await,
-        None => std::future::pending().await,
+/// Shows what comes until the end, and the sums up to it.
+async fn follow(
+    client: &Client,
+    path: &str,
+    screen: &mut Screen,
+    lasting: Option<Duration>,
+) -> Result<Result<(), End>> {
+    let is_over = Cell::new(false);
+    let mut lines = pin!(client.lines(path, |line| screen.line(line, &is_over)));
+    tokio::select! {
+        ended = &mut lines => return Ok(ended?),
+        () = end(lasting) => is_over.set(true),
+    }
+    match tokio::time::timeout(LAST_SUMS, lines).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => Ok(Ok(())),
+    }
+}
+
+/// Waits for the time to be over, or Ctrl-C.
+async fn end(lasting: Option<Duration>) {
+    let time = async {
+        match lasting {
+            Some(lasting) => tokio::time::sleep(lasting).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = time => {}
+        _ = tokio::signal::ctrl_c() => {}
     }
 }
 
@@ -102,31 +134,36 @@ struct Screen {
     /// Standard output is the capture's.
     silent: bool,
     capture: Option<Writer<Box<dyn Write>>>,
-    left: Option<u64>,
+    limit: Option<u64>,
     tally: Tally,
     shown: u64,
+    /// Those that occurred.
+    reasons: BTreeSet<Cow<'static, str>>,
 }
 
 impl Screen {
-    fn line(&mut self, line: &str) -> Result<(), End> {
+    /// Shows a line, unless `is_over`; ends with the first sums after that.
+    fn line(&mut self, line: &str, is_over: &Cell<bool>) -> Result<(), End> {
         // A later daemon may send kinds of lines that are not known here.
         let Ok(line) = serde_json::from_str::<Line>(line) else {
             return Ok(());
         };
-        let report = match line {
+        match line {
             Line::Tally { tally } => {
                 self.tally = tally;
-                return Ok(());
+                if is_over.get() {
+                    return Err(End::Told);
+                }
             }
-            Line::Report(report) => report,
-        };
-        self.show(&report).map_err(End::Output)?;
-        self.shown += 1;
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                return Err(End::Enough);
+            Line::Report(report) if !is_over.get() => {
+                self.show(&report).map_err(End::Output)?;
+                self.shown += 1;
+                if !self.reasons.contains(&report.reason) {
+                    self.reasons.insert(report.reason);
+                }
+                is_over.set(self.limit.is_some_and(|limit| self.shown >= limit));
             }
+            Line::Report(_) => {}
         }
         Ok(())
     }
@@ -146,7 +183,6 @@ impl Screen {
         }
     }
 
-    /// The sums, which come once a second, may be a second old.
     fn sum_up(&self) -> io::Result<()> {
         let tally = Tally {
             shown: self.shown,
@@ -160,7 +196,13 @@ impl Screen {
             );
         }
         // Not among the results, so that they can be piped.
-        writeln!(io::stderr(), "{}", summary(&tally))
+        let mut output = io::stderr();
+        for reason in &self.reasons {
+            if let Some(Explanation { meaning, remedy }) = reasons::by_name(reason) {
+                writeln!(output, "{reason}: {meaning} Remedy: {remedy}")?;
+            }
+        }
+        writeln!(output, "{}", summary(&tally))
     }
 }
 

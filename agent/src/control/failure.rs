@@ -5,7 +5,10 @@ use std::error::Error;
 use portcullis_journal::AppendError;
 use serde::{Deserialize, Serialize};
 
-use crate::{bans::BanError, datapath::DatapathError, guard::Refusal, state::StateError};
+use crate::{
+    answers::why::WhyError, bans::BanError, datapath::DatapathError, guard::Refusal,
+    state::StateError,
+};
 
 /// Why a request was not carried out; the body of every error reply, under the key `error`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -116,6 +119,14 @@ impl Failure {
             code,
             message: chain(error),
         }
+    }
+
+    pub(crate) fn why(error: &WhyError) -> Self {
+        let code = match error {
+            WhyError::NoSuchInterface { .. } => Code::Invalid,
+            WhyError::Program(_) | WhyError::Rules(_) => Code::Kernel,
+        };
+        Self::new(code, chain(error))
     }
 
     pub(crate) fn state(error: &StateError) -> Self {

@@ -17,7 +17,7 @@ use crate::{
     config::Sources,
     control::server::Remotes,
     engine::{LiveFacts, Request, SourceSink},
-    facts::{Fact, Facts, Origin},
+    facts::{Facts, Origin},
     lists::ListName,
     sources::{
         Board, Sink as _, SourceUpdate, directory,
@@ -175,6 +175,9 @@ async fn protect(
     }
 }
 
+/// Why the far end of a connection over TLS is protected.
+const ON_TLS: &str = "connected to the control interface over TLS";
+
 /// What the facts protect, with those who are connected over TLS.
 pub(super) fn live(facts: &Facts, remotes: &Remotes) -> LiveFacts {
     let remotes = remotes.all();
@@ -183,6 +186,14 @@ pub(super) fn live(facts: &Facts, remotes: &Remotes) -> LiveFacts {
             || facts
                 .all()
                 .any(|fact| matches!(fact.origin, Origin::Ssh { .. })),
-        protected: facts.all().map(Fact::prefix).chain(remotes).collect(),
+        protected: facts
+            .all()
+            .map(|fact| (fact.prefix(), fact.origin.to_string()))
+            .chain(
+                remotes
+                    .into_iter()
+                    .map(|remote| (remote, ON_TLS.to_owned())),
+            )
+            .collect(),
     }
 }

@@ -1,16 +1,12 @@
 //! What can be asked of the engine.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::{
-    answers::recent::TopReply,
+    answers::{question::Question, recent::TopReply, why::WhyReply},
     bans::Ban,
     control::{ChangeReply, DiffReply, Failure, ListedEntry, StatusReply, peer::Peer},
     entry::Entry,
@@ -61,11 +57,6 @@ pub enum Request {
         list: Option<ListName>,
         reply: Reply<(u64, Vec<ListedEntry>)>,
     },
-    /// The entries that cover an address, the most specific first.
-    Covering {
-        address: IpAddr,
-        reply: Reply<Vec<(ListName, Entry)>>,
-    },
     History {
         reply: Reply<Vec<HistoryEntry>>,
     },
@@ -88,12 +79,17 @@ pub enum Request {
     Top {
         reply: Reply<TopReply>,
     },
+    Why {
+        question: Question,
+        reply: Reply<Box<WhyReply>>,
+    },
 }
 
 /// What the running machine protects beside the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LiveFacts {
-    pub protected: BTreeSet<IpNet>,
+    /// Each with what makes it so, in words.
+    pub protected: BTreeMap<IpNet, String>,
     /// Whether one of them is the far end of an administrator's session.
     pub has_session: bool,
 }

@@ -53,6 +53,8 @@ impl Engine {
         // A failure is logged where it happens, and the next tick tries again.
         let _ = self.follow();
         self.tend();
+        // First all events that the counters know of: the difference is what was left out.
+        self.report_events(now);
         self.sample_counters();
         self.parts.store.tend();
         if self

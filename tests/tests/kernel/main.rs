@@ -8,6 +8,7 @@
     reason = "what sets a test's stage fails the test too"
 )]
 
+mod answers;
 mod confirm;
 mod control;
 mod differential;

@@ -14,6 +14,7 @@ use crate::{
         rates::{Fate, Rate},
         recent::Dropped,
     },
+    control::{PendingStatus, ReadbackStatus},
     datapath::{Counters, Egress, InterfaceState, InterfaceStatus, RunsAs},
 };
 
@@ -44,6 +45,7 @@ fn sample() -> Sample {
             pid: 7,
             uptime_seconds: 93_784,
             generation: 12,
+            revision: 4,
             layout: String::new(),
             monitor: false,
             interfaces: vec![
@@ -99,7 +101,7 @@ fn drawn(view: &View, width: u16, height: u16) -> String {
     terminal
         .draw(|frame| frame.render_widget(view, frame.area()))
         .unwrap();
-    text(terminal.backend().buffer())
+    characters(terminal.backend().buffer())
 }
 
 fn view() -> View {
@@ -127,7 +129,7 @@ fn order(view: &View) -> Vec<&'static str> {
 fn all_is_on_a_small_screen() {
     let expected = "\
 portcullis-agent 0.1.0  up 1d2h  generation 12  enforcing
-1 024 allowed  3 protected  2 banned
+1 024 allowed  3 protected  2 banned  revision 4
 eth0: enforcing, native
 eth1: GONE
 ┌ packets/s, by 10 s ──────────────────────────────────────────────────────────┐
@@ -162,6 +164,7 @@ fn more_room_is_used_and_less_room_is_borne() {
         wide.contains("2001:db8:1234:5678:9abc:def0:1234:5678"),
         "{wide}"
     );
+    assert!(drawn(&view(), 50, 12).contains("not_listed"));
     for (width, height) in [(40, 10), (10, 3), (1, 1)] {
         drawn(&view(), width, height);
     }
@@ -221,4 +224,28 @@ fn a_daemon_that_went_is_named_and_the_last_numbers_stay() {
     let screen = drawn(&view, 80, 24);
     assert!(!screen.contains("no answer"), "{screen}");
     assert!(screen.contains("LAGGING") && screen.contains("journal can't be written"));
+}
+
+#[test]
+fn a_change_that_waits_and_a_drift_are_above_everything() {
+    let mut with = sample();
+    with.status.pending = Some(PendingStatus {
+        revision: 5,
+        by: "alice".to_owned(),
+        confirm_by: "2026-11-22T03:00:00Z".parse().unwrap(),
+        seconds_left: 42,
+    });
+    with.status.readback = Some(ReadbackStatus {
+        checked: "2026-11-22T02:59:00Z".parse().unwrap(),
+        sha256: String::new(),
+        drifts: 2,
+    });
+    let mut view = View::default();
+    view.show(Ok(with));
+    let screen = drawn(&view, 80, 24);
+    assert!(
+        screen.contains("Revision 5 by alice is taken back in 42 s"),
+        "{screen}"
+    );
+    assert!(screen.contains("repaired, 2 times"), "{screen}");
 }

@@ -11,20 +11,20 @@ use ratatui::{
     widgets::{Block, Paragraph, Row, Table, Widget},
 };
 
-use super::Sample;
-use crate::{
-    answers::{
-        rates::{Fate, Rate},
-        recent::Dropped,
-    },
-    control::StatusReply,
-    datapath::{InterfaceState, InterfaceStatus, RunsAs},
+use super::{
+    Sample,
+    head::head,
+    text::{compact, grouped, percent, shortened},
+};
+use crate::answers::{
+    rates::{Fate, Rate},
+    recent::Dropped,
 };
 
-/// Interfaces shown one by one.
-const INTERFACES: usize = 3;
 /// Rows of the rates when there is little room: the frame, the heads, and so many reasons.
 const RATE_ROWS: u16 = 9;
+/// Columns of a reason, which narrow screens take from the numbers.
+const REASON_COLUMNS: u16 = 24;
 /// Columns of the prefixes: the longest /48 and /24, a rate, a share, and the frame.
 const PREFIX_COLUMNS: u16 = 36;
 
@@ -187,7 +187,7 @@ impl View {
         });
         let widths = [
             Constraint::Length(10),
-            Constraint::Fill(1),
+            Constraint::Min(REASON_COLUMNS),
             Constraint::Length(10),
             Constraint::Length(10),
             Constraint::Length(16),
@@ -217,11 +217,10 @@ impl View {
         // The frame, the other columns, and a blank before each.
         let room = usize::from(width.saturating_sub(2 + 9 + 6));
         let rows = lines.iter().skip(from).map(|line| {
-            let share = format!("{:.0}%", line.share * 100.0);
             Row::new([
                 Line::raw(shortened(line.source.to_string(), room)),
                 number(line.share * drops_per_second),
-                Line::raw(share).right_aligned(),
+                Line::raw(percent(line.share)).right_aligned(),
             ])
         });
         let widths = [
@@ -316,111 +315,6 @@ impl Widget for &View {
     }
 }
 
-/// The lines above the panes: lists, interfaces, and what is wrong.
-fn head(status: &StatusReply) -> Vec<Line<'static>> {
-    let mode = if status.monitor {
-        Span::raw("MONITOR: nothing is dropped").yellow()
-    } else {
-        Span::raw("enforcing")
-    };
-    let mut lines = vec![
-        Line::from(vec![
-            Span::raw(format!("portcullis-agent {}", status.version)).bold(),
-            Span::raw(format!(
-                "  up {}  generation {}  ",
-                duration(status.uptime_seconds),
-                status.generation
-            )),
-            mode,
-        ]),
-        Line::raw(format!(
-            "{} allowed  {} protected  {} banned",
-            grouped(status.allowed as u64),
-            grouped(status.protected as u64),
-            grouped(status.banned as u64)
-        )),
-    ];
-    lines.extend(status.interfaces.iter().take(INTERFACES).map(interface));
-    if status.interfaces.len() > INTERFACES {
-        let more = status.interfaces.len() - INTERFACES;
-        lines.push(Line::raw(format!("and {more} more interfaces")));
-    }
-    let mut warn = |text: String| lines.push(Line::raw(text).red().bold());
-    if let Some(lag) = &status.lag {
-        warn(format!(
-            "LAGGING: the kernel does not enforce what is wanted: {lag}"
-        ));
-    }
-    if !status.journal_healthy {
-        warn("The journal can't be written: no change is made".to_owned());
-    }
-    lines
-}
-
-fn interface(status: &InterfaceStatus) -> Line<'static> {
-    let name = &status.name;
-    match &status.state {
-        InterfaceState::Enforcing {
-            mode: RunsAs::Native,
-            ..
-        } => Line::raw(format!("{name}: enforcing, native")),
-        InterfaceState::Enforcing {
-            mode: RunsAs::Generic,
-            ..
-        } => Line::raw(format!("{name}: enforcing, generic (slow)")).yellow(),
-        InterfaceState::Gone => Line::raw(format!("{name}: GONE")).yellow(),
-        InterfaceState::Occupied { program_name, .. } => Line::raw(format!(
-            "{name}: NOT ENFORCING, another XDP program ({program_name})"
-        ))
-        .red(),
-        InterfaceState::Failed { error, .. } => {
-            Line::raw(format!("{name}: NOT ENFORCING, {error}")).red()
-        }
-    }
-}
-
 fn number(value: f64) -> Line<'static> {
     Line::raw(compact(value)).right_aligned()
-}
-
-/// The text in so many characters: one that was cut says so.
-fn shortened(mut text: String, room: usize) -> String {
-    if text.chars().count() > room {
-        text = text.chars().take(room.saturating_sub(1)).collect();
-        text.push('…');
-    }
-    text
-}
-
-/// A rate in at most six characters.
-fn compact(value: f64) -> String {
-    match value {
-        value if value < 0.05 => "0".to_owned(),
-        value if value < 9.95 => format!("{value:.1}"),
-        value if value < 9_999.5 => format!("{value:.0}"),
-        value if value < 999_950.0 => format!("{:.1}k", value / 1e3),
-        value => format!("{:.1}M", value / 1e6),
-    }
-}
-
-/// A number with blanks between thousands.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn duration(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours) {
-        (0, 0) => format!("{minutes}m{}s", seconds % 60),
-        (0, _) => format!("{hours}h{minutes}m"),
-        _ => format!("{days}d{hours}h"),
-    }
 }

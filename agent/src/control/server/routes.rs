@@ -17,14 +17,17 @@ use serde::Serialize;
 
 use super::{Service, caller::Caller, intake::intake, openapi};
 use crate::{
-    answers::filter::{EventQuery, Filter},
+    answers::{
+        filter::{EventQuery, Filter},
+        question::{self, Question, WhyQuery},
+    },
     control::{Code, Failure, FailureReply, SettleRequest, peer::Right},
     engine::{Request, Terms},
     prefix,
 };
 
 /// Every path and its methods; the OpenAPI document has the same.
-pub(super) const PATHS: [(&str, &[&str]); 14] = [
+pub(super) const PATHS: [(&str, &[&str]); 15] = [
     ("/v1/status", &["get"]),
     ("/v1/allow", &["get", "post", "put", "delete"]),
     ("/v1/allow/confirm", &["post"]),
@@ -38,6 +41,7 @@ pub(super) const PATHS: [(&str, &[&str]); 14] = [
     ("/v1/bans/{source}", &["delete"]),
     ("/v1/events", &["get"]),
     ("/v1/top", &["get"]),
+    ("/v1/why", &["get"]),
     ("/v1/openapi.json", &["get"]),
 ];
 
@@ -59,6 +63,7 @@ fn handlers(path: &str) -> MethodRouter<Service> {
         "/v1/bans/{source}" => axum::routing::delete(bans::unban_path),
         "/v1/events" => get(events),
         "/v1/top" => get(top),
+        "/v1/why" => get(why),
         "/v1/openapi.json" => get(document),
         _ => MethodRouter::new(),
     }
@@ -96,6 +101,21 @@ async fn top(State(service): State<Service>, caller: Caller) -> Result<Response,
     caller.must(Right::Read)?;
     let top = service.ask(|reply| Request::Top { reply }).await?;
     Ok(json(StatusCode::OK, &top))
+}
+
+async fn why(
+    State(service): State<Service>,
+    caller: Caller,
+    query: Result<Query<WhyQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    caller.must(Right::Read)?;
+    let query = self::query(query)?;
+    let question = Question::new(&query, question::own_address)
+        .map_err(|error| Failure::invalid(error.to_string()))?;
+    let reply = service
+        .ask(|reply| Request::Why { question, reply })
+        .await?;
+    Ok(json(StatusCode::OK, &reply))
 }
 
 async fn events(

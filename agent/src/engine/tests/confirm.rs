@@ -103,7 +103,7 @@ async fn while_a_change_waits_lists_stay_and_bans_are_made_and_survive_the_way_b
 async fn a_source_that_came_to_be_protected_meanwhile_is_so_after_the_way_back() {
     let mut bench = waiting().await;
     let facts = LiveFacts {
-        protected: BTreeSet::from([net("198.51.100.9")]),
+        protected: BTreeMap::from([(net("198.51.100.9"), "gateway".to_owned())]),
         has_session: false,
     };
     bench.engine.protect(facts).unwrap();

@@ -102,7 +102,7 @@ async fn a_change_that_cuts_more_live_connections_than_the_limit_is_refused() {
 async fn default_deny_with_no_list_is_not_begun_unless_somebody_is_protected() {
     let nobody = Bench::protecting(&[]).await;
     let facts = |has_session| LiveFacts {
-        protected: BTreeSet::from([net("198.51.100.9")]),
+        protected: BTreeMap::from([(net("198.51.100.9"), "gateway".to_owned())]),
         has_session,
     };
     assert!(!nobody.engine.lets_anyone_in(&LiveFacts::default()));

@@ -1,3 +1,5 @@
+mod answers;
+
 use std::collections::BTreeSet;
 
 use chrono::DateTime;
