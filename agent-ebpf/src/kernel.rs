@@ -1,6 +1,6 @@
 //! The kernel's side: what happens to a packet, and what only a program may touch.
 
-mod context;
+pub(crate) mod context;
 mod egress;
 mod maps;
 mod report;

@@ -13,6 +13,8 @@ use std::{
 /// The LLVM that bpf-linker and the compiler share on the Debian route.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
+/// The binary that the daemon loads.
+pub const PROGRAM: &str = "agent-xdp";
 /// `--btf` and full debug information: without them the object has no BTF, and maps of maps can't be loaded.
 const RUSTFLAGS: &[&str] = &["-Clink-arg=--btf", "-Cdebuginfo=2", "-Cpanic=abort"];
 /// What an outer cargo sets for the host build, and the BPF build must not inherit.
@@ -97,31 +99,32 @@ pub fn find_toolchain() -> Result<Toolchain, String> {
 /// # Errors
 /// When there is no toolchain, or the compiler's own words when it fails.
 pub fn compile(workspace_root: &Path, out_dir: &Path) -> Result<PathBuf, String> {
-    compile_with(&find_toolchain()?, workspace_root, out_dir)
+    compile_with(&find_toolchain()?, workspace_root, PROGRAM, out_dir)
 }
 
-/// As [`compile`], with a toolchain found before.
+/// Compiles another `binary` of the same package, with a toolchain found before.
 ///
 /// # Errors
 /// The compiler's own words when it fails.
 pub fn compile_with(
     toolchain: &Toolchain,
     workspace_root: &Path,
+    binary: &str,
     out_dir: &Path,
 ) -> Result<PathBuf, String> {
     let target_dir = out_dir.join("xdp");
-    let output = cargo(toolchain, workspace_root, &target_dir)?
+    let output = cargo(toolchain, workspace_root, binary, &target_dir)?
         .output()
         .map_err(|error| format!("start cargo: {error}"))?;
     if !output.status.success() {
         return Err(format!(
-            "compile agent-xdp with {toolchain}: {}\n{}",
+            "compile {binary} with {toolchain}: {}\n{}",
             output.status,
             String::from_utf8_lossy(&output.stderr)
         ));
     }
-    let built = target_dir.join(TARGET).join("release").join("agent-xdp");
-    let object = out_dir.join("agent-xdp.o");
+    let built = target_dir.join(TARGET).join("release").join(binary);
+    let object = out_dir.join(format!("{binary}.o"));
     fs::copy(&built, &object)
         .map_err(|error| format!("copy {} to {}: {error}", built.display(), object.display()))?;
     Ok(object)
@@ -130,6 +133,7 @@ pub fn compile_with(
 fn cargo(
     toolchain: &Toolchain,
     workspace_root: &Path,
+    binary: &str,
     target_dir: &Path,
 ) -> Result<Command, String> {
     let mut cargo = match &toolchain.route {
@@ -159,7 +163,7 @@ fn cargo(
             "--package",
             "portcullis-agent-ebpf",
             "--bin",
-            "agent-xdp",
+            binary,
             "--target",
             TARGET,
             "--target-dir",

@@ -64,6 +64,22 @@ impl Agent {
         more: &str,
     ) -> Result<Self> {
         let program = locate::binary("portcullis-agent")?;
+        Self::start_program(&program, place, interfaces, protected, first, more)
+    }
+
+    /// As [`Agent::start_configured`], of another build than the test's.
+    ///
+    /// # Errors
+    /// Without root, or when the daemon ends; the message has its log.
+    pub fn start_program(
+        program: &Path,
+        place: Place<'_>,
+        interfaces: &[&str],
+        protected: &[IpAddr],
+        first: &str,
+        more: &str,
+    ) -> Result<Self> {
+        let program = program.to_owned();
         let scratch = files::folder("agent")?;
         let folder = scratch.path();
         let pins = BpfFileSystem::mount(&folder.join("bpf"))?;

@@ -18,5 +18,6 @@ pub mod prefixes;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod report;
 pub mod server;
 pub mod totp;

@@ -2,15 +2,13 @@
 //!
 //! A new suite is a file below this module, a variant of [`Suite`] and one line in [`run`].
 
-mod report;
 mod sftp;
+mod xdp;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-
-use report::Report;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -19,6 +17,12 @@ pub(crate) struct Arguments {
     /// Also write conditions and results to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw the curves of the suite to this SVG file (xdp)
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+    /// Measure only these parts of the suite (xdp: lookup, change, rules, flood, pass)
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<String>,
     /// How often each side is measured; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
@@ -28,11 +32,15 @@ pub(crate) struct Arguments {
 enum Suite {
     /// Transfers through the proxy's local backend, against OpenSSH's sftp-server
     Sftp,
+    /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
+    Xdp,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let report: Report = match arguments.suite {
+    let report = match arguments.suite {
         Suite::Sftp => sftp::run(arguments.rounds)?,
+        // A program of its own: xtask itself must build fast on a new machine.
+        Suite::Xdp => return xdp::run(arguments),
     };
     report.print();
     match &arguments.json {

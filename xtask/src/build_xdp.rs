@@ -21,8 +21,13 @@ pub(crate) fn run() -> Result<()> {
     println!("compile agent-xdp with {toolchain}");
     let folder = locate::target_folder().join("xdp-object");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let object = xdp_object::compile_with(&toolchain, &process::workspace(), &folder)
-        .map_err(|reason| anyhow!(reason))?;
+    let object = xdp_object::compile_with(
+        &toolchain,
+        &process::workspace(),
+        xdp_object::PROGRAM,
+        &folder,
+    )
+    .map_err(|reason| anyhow!(reason))?;
     println!("{}", object.display());
     println!(
         "build without a BPF toolchain: PORTCULLIS_XDP_OBJECT={} cargo build",

@@ -37,8 +37,10 @@ pub(crate) enum For {
     Build,
     /// Format, lints, documentation, dependencies.
     Check,
-    /// Demo, tests and benchmarks with real servers and clients.
+    /// Demo and tests with real servers and clients.
     Everything,
+    /// Benchmarks, with what they measure against.
+    Bench,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -60,10 +62,13 @@ fn requirements(purpose: For) -> Vec<Box<dyn Requirement>> {
     if purpose != For::Build {
         list.push(Box::new(python::tools()));
     }
-    if purpose == For::Everything {
-        list.push(Box::new(clients::packages()));
+    if matches!(purpose, For::Everything | For::Bench) {
+        list.push(Box::new(clients::clients()));
         list.push(Box::new(peers::Libraries));
         list.push(Box::new(peers::Unpacked));
+    }
+    if purpose == For::Bench {
+        list.push(Box::new(clients::filters()));
     }
     list
 }

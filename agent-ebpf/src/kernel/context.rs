@@ -60,8 +60,8 @@ unsafe fn load<const N: usize>(start: usize) -> [u8; N] {
 }
 
 /// A packet that comes in.
-pub(super) struct Packet<'a> {
-    pub(super) context: &'a XdpContext,
+pub(crate) struct Packet<'a> {
+    pub(crate) context: &'a XdpContext,
 }
 
 impl Packet<'_> {

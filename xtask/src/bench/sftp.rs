@@ -12,17 +12,17 @@ use portcullis_tests::client::OpensshConnection;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, wait_for};
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::report::{Measure, Report, median};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::{files, locate};
 
-use super::report::{Measure, Report, median};
 use crate::{process, setup};
 
 const MEBIBYTES: u32 = 512;
 const CIPHER: &str = "aes256-gcm@openssh.com";
 
 pub(super) fn run(rounds: u32) -> Result<Report> {
-    setup::ensure(setup::For::Everything)?;
+    setup::ensure(setup::For::Bench)?;
     process::run(process::cargo().args([
         "build",
         "--release",

@@ -1,10 +1,10 @@
-//! The real SFTP clients and system tools that demo and tests drive.
+//! Debian packages that demo, tests and benchmarks drive as they are.
 
 use anyhow::Result;
 
 use super::{Requirement, apt};
 
-const PACKAGES: &[&str] = &[
+const CLIENTS: &[&str] = &[
     // Namespaces and veth pairs.
     "iproute2",
     // `unshare` and `nsenter`: servers under test see their own accounts.
@@ -19,30 +19,49 @@ const PACKAGES: &[&str] = &[
     "expect",
 ];
 
-pub(super) struct Packages;
+/// Filters that the agent is measured against, and what measures them.
+const FILTERS: &[&str] = &["nftables", "ipset", "iptables", "iperf3", "ethtool"];
 
-pub(super) fn packages() -> Packages {
-    Packages
+pub(super) struct Packages {
+    name: &'static str,
+    why: &'static str,
+    packages: &'static [&'static str],
+}
+
+pub(super) fn clients() -> Packages {
+    Packages {
+        name: "SFTP clients and network tools",
+        why: "demo and tests use the clients that partners use, in their own network namespaces",
+        packages: CLIENTS,
+    }
+}
+
+pub(super) fn filters() -> Packages {
+    Packages {
+        name: "packet filters of the system",
+        why: "the agent is measured side by side with them",
+        packages: FILTERS,
+    }
 }
 
 impl Requirement for Packages {
     fn name(&self) -> String {
-        "SFTP clients and network tools".to_owned()
+        self.name.to_owned()
     }
 
     fn why(&self) -> &'static str {
-        "demo and tests use the clients that partners use, in their own network namespaces"
+        self.why
     }
 
     fn missing(&self) -> Vec<String> {
-        apt::missing(PACKAGES)
+        apt::missing(self.packages)
     }
 
     fn install(&self) -> Result<()> {
-        apt::install(PACKAGES)
+        apt::install(self.packages)
     }
 
     fn commands(&self) -> Vec<String> {
-        vec![apt::install_command(PACKAGES)]
+        vec![apt::install_command(self.packages)]
     }
 }

@@ -1,5 +1,6 @@
 //! What a suite found: a table for people, JSON for machines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -9,71 +10,106 @@ use serde::Serialize;
 
 /// Conditions and results of one run.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Report {
-    pub(super) conditions: BTreeMap<&'static str, String>,
-    pub(super) results: Vec<Measure>,
+pub struct Report {
+    pub conditions: BTreeMap<&'static str, String>,
+    pub results: Vec<Measure>,
 }
 
-/// One number, and the bars that it is held against: higher is better where there is a gate.
+/// One number, and the bars that it is held against.
 #[derive(Debug, Serialize)]
-pub(super) struct Measure {
-    pub(super) id: &'static str,
-    pub(super) value: f64,
-    pub(super) unit: &'static str,
-    pub(super) gate: Option<f64>,
-    pub(super) stretch: Option<f64>,
+pub struct Measure {
+    pub id: Cow<'static, str>,
+    pub value: f64,
+    pub unit: &'static str,
+    pub gate: Option<f64>,
+    pub stretch: Option<f64>,
+    /// Whether less is better, and the bars are ceilings.
+    pub is_ceiling: bool,
     /// Whether the gate is met; nothing where there is none.
-    pub(super) met: Option<bool>,
+    pub met: Option<bool>,
 }
 
 impl Measure {
     /// A number that is reported and not judged.
-    pub(super) fn plain(id: &'static str, value: f64, unit: &'static str) -> Self {
+    pub fn plain(id: impl Into<Cow<'static, str>>, value: f64, unit: &'static str) -> Self {
         Self {
-            id,
+            id: id.into(),
             value: rounded(value),
             unit,
             gate: None,
             stretch: None,
+            is_ceiling: false,
             met: None,
         }
     }
 
     /// A ratio that must reach `gate`, and should reach `stretch`.
-    pub(super) fn ratio(id: &'static str, value: f64, gate: f64, stretch: f64) -> Self {
+    pub fn ratio(id: impl Into<Cow<'static, str>>, value: f64, gate: f64, stretch: f64) -> Self {
         Self {
-            id,
-            value: rounded(value),
-            unit: "ratio",
             gate: Some(gate),
             stretch: Some(stretch),
             met: Some(value >= gate),
+            ..Self::plain(id, value, "ratio")
+        }
+    }
+
+    /// A number that must not be over `gate`, and should not be over `stretch`.
+    pub fn at_most(
+        id: impl Into<Cow<'static, str>>,
+        value: f64,
+        unit: &'static str,
+        gate: f64,
+        stretch: f64,
+    ) -> Self {
+        Self {
+            gate: Some(gate),
+            stretch: Some(stretch),
+            is_ceiling: true,
+            met: Some(value <= gate),
+            ..Self::plain(id, value, unit)
+        }
+    }
+
+    /// A number that must reach `gate`, and should reach `stretch`.
+    pub fn at_least(
+        id: impl Into<Cow<'static, str>>,
+        value: f64,
+        unit: &'static str,
+        gate: f64,
+        stretch: f64,
+    ) -> Self {
+        Self {
+            unit,
+            ..Self::ratio(id, value, gate, stretch)
         }
     }
 }
 
 impl Report {
-    pub(super) fn condition(&mut self, name: &'static str, value: impl Into<String>) {
+    /// Notes a condition of the run.
+    pub fn condition(&mut self, name: &'static str, value: impl Into<String>) {
         self.conditions.insert(name, value.into());
     }
 
-    pub(super) fn print(&self) {
+    /// Prints both as a table.
+    #[expect(clippy::print_stdout, reason = "the table is what was asked for")]
+    pub fn print(&self) {
         println!("\nconditions");
         for (name, value) in &self.conditions {
             println!("  {name:<16} {value}");
         }
         println!(
-            "\n{:<32} {:>10} {:<8} {:>6} {:>8}  result",
+            "\n{:<44} {:>12} {:<8} {:>8} {:>8}  result",
             "measure", "value", "unit", "gate", "stretch"
         );
         for measure in &self.results {
             println!(
-                "{:<32} {:>10} {:<8} {:>6} {:>8}  {}",
+                "{:<44} {:>12} {:<8} {:>8} {:>8}  {}",
                 measure.id,
                 measure.value,
                 measure.unit,
-                bar(measure.gate),
-                bar(measure.stretch),
+                bar(measure, measure.gate),
+                bar(measure, measure.stretch),
                 match measure.met {
                     None => "",
                     Some(true) => "met",
@@ -83,14 +119,19 @@ impl Report {
         }
     }
 
-    pub(super) fn write(&self, file: &Path) -> Result<()> {
+    /// Writes both as JSON.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write(&self, file: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).context("write the report as JSON")?;
         fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))
     }
 }
 
 /// The middle of the numbers, or the mean of the two middle ones; not a number when there is none.
-pub(super) fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+#[must_use]
+pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = numbers.into_iter().collect();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -108,8 +149,11 @@ fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 
-fn bar(value: Option<f64>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
+fn bar(measure: &Measure, value: Option<f64>) -> String {
+    let sign = if measure.is_ceiling { "<=" } else { ">=" };
+    value
+        .map(|value| format!("{sign} {value}"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -131,6 +175,15 @@ mod tests {
     }
 
     #[test]
+    fn a_ceiling_is_met_up_to_its_own_value() {
+        assert_eq!(Measure::at_most("hit", 1.6, "x", 1.6, 1.4).met, Some(true));
+        assert_eq!(
+            Measure::at_most("hit", 1.600_1, "x", 1.6, 1.4).met,
+            Some(false)
+        );
+    }
+
+    #[test]
     fn the_report_has_the_agreed_fields() {
         let mut report = Report::default();
         report.condition("cipher", "aes256-gcm");
@@ -139,7 +192,7 @@ mod tests {
             serde_json::to_value(&report).unwrap(),
             serde_json::json!({
                 "conditions": {"cipher": "aes256-gcm"},
-                "results": [{"id": "put", "value": 1.5, "unit": "ratio", "gate": 0.5, "stretch": 2.0, "met": true}]
+                "results": [{"id": "put", "value": 1.5, "unit": "ratio", "gate": 0.5, "stretch": 2.0, "is_ceiling": false, "met": true}]
             })
         );
     }
