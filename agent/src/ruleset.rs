@@ -1,6 +1,6 @@
 //! What a set of rules makes of each address: pure, for both families.
 //!
-//! [`compile`] turns a whole list into the prefixes that a table is built from. A [`Ruleset`] indexes the same rules, so that
+//! [`compile()`] turns a whole list into the prefixes that a table is built from. A [`Ruleset`] indexes the same rules, so that
 //! one of them can be added or removed and the prefixes that this changes are known without looking at the others.
 
 mod compile;

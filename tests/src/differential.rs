@@ -1,4 +1,4 @@
-//! Asking something and the [oracle](crate::oracle) about the same random frames under the same random rules.
+//! Asking something and the oracle about the same random frames under the same random rules.
 
 use std::{collections::BTreeMap, fmt};
 
