@@ -29,6 +29,7 @@ fn the_kernels_own_tries_decide_as_the_host_and_the_oracle_do() {
 
 fn check(loaded: &mut Loaded, plan: Plan) {
     let tally: Tally = run(plan, loaded).unwrap();
+    println!("{tally}");
     assert_eq!(tally.mismatches, 0, "{tally}");
     assert!(
         tally.comparisons >= 2 * u64::from(plan.lists * plan.frames),

@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     reason = "what sets a test's stage fails the test too"
 )]
+#![expect(clippy::print_stdout, reason = "a proof says how much it looked at")]
 
 mod answers;
 mod confirm;
@@ -21,6 +22,7 @@ mod interfaces;
 mod limits;
 mod list_change;
 mod loaded;
+mod matrix;
 mod refusals;
 mod stage;
 mod store;
