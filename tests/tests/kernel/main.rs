@@ -17,6 +17,7 @@ mod doctor;
 mod facts;
 mod faults;
 mod flows;
+mod hammer;
 mod handover;
 mod interfaces;
 mod limits;
