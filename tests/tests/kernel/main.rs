@@ -14,6 +14,7 @@ mod confirm;
 mod control;
 mod differential;
 mod doctor;
+mod drills;
 mod facts;
 mod faults;
 mod flows;
