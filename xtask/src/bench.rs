@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// Also draw the curves of the suite to this SVG file (xdp)
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Measure only these parts of the suite (xdp: lookup, change, rules, flood, pass)
+    /// Measure only these parts of the suite (xdp: lookup, change, rules, flood, pass, proof)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
