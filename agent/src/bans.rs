@@ -103,13 +103,17 @@ impl BanBook {
         self.protected.extend(prefix::loopback());
     }
 
-    /// Takes over bans made earlier: what has expired or is protected by the present settings is left out.
-    pub fn restore(&mut self, bans: impl IntoIterator<Item = Ban>, now: DateTime<Utc>) {
+    /// Takes over bans made earlier. Gives those that are left out: they have expired, or may not be by the present settings.
+    pub fn restore(&mut self, bans: impl IntoIterator<Item = Ban>, now: DateTime<Utc>) -> Vec<Ban> {
+        let mut left_out = Vec::new();
         for ban in bans {
             if ban.expires > now && self.forbidding(&ban.source).is_ok() {
                 self.bans.insert(ban.source, ban);
+            } else {
+                left_out.push(ban);
             }
         }
+        left_out
     }
 
     /// What a new ban would be, if it may be made. A source that is banned for longer stays so.
@@ -454,14 +458,16 @@ mod tests {
             earlier.insert(ban);
         }
         let mut book = book();
-        book.restore(earlier.bans().cloned(), now());
+        let left_out = book.restore(earlier.bans().cloned(), now());
+        assert_eq!(left_out[0].source, net("192.0.2.10"));
         assert_eq!(
             book.bans().map(|ban| ban.source).collect::<Vec<_>>(),
             [net("198.51.100.7")]
         );
         let mut late = self::book();
-        late.restore(earlier.bans().cloned(), now() + MINUTE);
+        let left_out = late.restore(earlier.bans().cloned(), now() + MINUTE);
         assert!(late.is_empty());
+        assert_eq!(left_out.len(), 2);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     answers::feed::{Feed, Reporter},
-    bans::BanBook,
+    bans::{Ban, BanBook},
     clock::Moment,
     control::{Failure, OutageStatus, ReadbackStatus},
     datapath::{self, Datapath, EVENT_WINDOW, Edit, InterfaceStatus},
@@ -79,6 +79,8 @@ pub struct Engine {
     lists: Lists,
     revision: u64,
     bans: BanBook,
+    /// Bans that are kept on the disk and don't hold any more.
+    left_out: Vec<Ban>,
     /// Sources that live facts protect, beside those of the configuration.
     facts: LiveFacts,
     pending: Option<Pending>,
@@ -108,11 +110,12 @@ impl Engine {
     ) -> Self {
         let (passes, _) = broadcast::channel(PASSES);
         let revision = content.number();
-        bans.restore(content.bans.into_values(), now.wall);
+        let left_out = bans.restore(content.bans.into_values(), now.wall);
         Self {
             lists: content.lists,
             revision,
             bans,
+            left_out,
             settings,
             parts,
             facts: LiveFacts::default(),
@@ -163,6 +166,8 @@ impl Engine {
         if self.is_orphaned {
             self.revert_orphan(now).await?;
         }
+        let left_out = std::mem::take(&mut self.left_out);
+        self.end_bans(left_out).await;
         self.sweep(now).await;
         self.follow()
     }

@@ -125,9 +125,14 @@ impl Engine {
         Ok(ban)
     }
 
-    /// Ends the bans whose time has come. Without a record they stay.
+    /// Ends the bans whose time has come.
     pub(super) async fn sweep_bans(&mut self, now: Moment) {
         let ended = self.bans.expired(now.wall);
+        self.end_bans(ended).await;
+    }
+
+    /// Ends bans. Without a record they stay.
+    pub(super) async fn end_bans(&mut self, ended: Vec<Ban>) {
         if ended.is_empty() {
             return;
         }
@@ -147,12 +152,15 @@ impl Engine {
         }
         let mut edits = Vec::new();
         for ban in ended {
-            tracing::info!(source = %ban.source, "ban expired");
-            self.bans.remove(&ban.source);
-            edits.push(Edit::Remove(rule(&ban)));
+            tracing::info!(source = %ban.source, "ban ended");
+            if self.bans.remove(&ban.source).is_some() {
+                edits.push(Edit::Remove(rule(&ban)));
+            }
         }
-        // Logged where it happens, and tried again.
-        let _ = self.edit(&edits);
+        if !edits.is_empty() {
+            // Logged where it happens, and tried again.
+            let _ = self.edit(&edits);
+        }
     }
 }
 

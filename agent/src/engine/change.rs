@@ -135,9 +135,9 @@ impl Engine {
                 }
                 [(manual, steps)].into_iter().collect()
             }
-            Change::Replace(entries) => {
+            Change::Replace(list) => {
                 let mut lists = self.lists.clone();
-                let steps = lists.replace(&manual, entries.into_iter().collect());
+                let steps = lists.replace(&manual, list);
                 after = Some(lists);
                 [(manual, steps)].into_iter().collect()
             }
@@ -145,8 +145,7 @@ impl Engine {
                 let mut lists = self.lists.clone();
                 let delta = wanted
                     .into_iter()
-                    .map(|(name, entries)| {
-                        let list = entries.unwrap_or_default().into_iter().collect();
+                    .map(|(name, list)| {
                         let steps = lists.replace(&name, list);
                         (name, steps)
                     })

@@ -11,7 +11,7 @@ use crate::{
     control::{ChangeReply, DiffReply, Failure, ListedEntry, StatusReply, peer::Peer},
     entry::Entry,
     guard::ObservedSource,
-    lists::ListName,
+    lists::{List, ListName},
     record::Grounds,
     state::HistoryEntry,
 };
@@ -105,11 +105,11 @@ pub enum Change {
     /// Prefixes whose entries leave the manual list.
     Remove(Vec<IpNet>),
     /// The whole manual list.
-    Replace(Vec<Entry>),
+    Replace(List),
     /// The lists of an earlier revision, all of them.
     Rollback(u64),
-    /// Whole lists of files, feeds and host names; `None` ends one.
-    Sync(BTreeMap<ListName, Option<Vec<Entry>>>),
+    /// Whole lists of files, feeds and host names; an empty one ends.
+    Sync(BTreeMap<ListName, List>),
 }
 
 impl Change {

@@ -28,7 +28,8 @@ impl Sink for SourceSink {
             .into_iter()
             .map(|(name, entries)| {
                 let name: ListName = name.parse().map_err(|error| format!("{error}"))?;
-                Ok((name, entries))
+                // Here and not in the engine, which others wait for.
+                Ok((name, entries.unwrap_or_default().into_iter().collect()))
             })
             .collect::<Result<_, String>>()?;
         let (reply, answer) = oneshot::channel();

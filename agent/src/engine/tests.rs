@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    bans::{Ban, Limits},
+    bans::Limits,
     control::{
         ChangeReply, Code,
         peer::{Identity, Peer, Roles},

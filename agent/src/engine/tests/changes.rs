@@ -130,7 +130,7 @@ async fn an_entry_of_a_file_is_named_and_not_removed_by_hand() {
     let mut bench = Bench::new().await;
     let lists = BTreeMap::from([(
         "file:a.txt".parse().unwrap(),
-        Some(vec![Entry::allow(net("203.0.113.0/24"))]),
+        [Entry::allow(net("203.0.113.0/24"))].into_iter().collect(),
     )]);
     bench
         .change(Change::Sync(lists), Terms::default())
@@ -151,11 +151,19 @@ async fn an_entry_of_a_file_is_named_and_not_removed_by_hand() {
 async fn a_rule_of_two_lists_stays_until_the_last_one_drops_it() {
     let mut bench = Bench::new().await;
     bench.add("203.0.113.0/24").await.unwrap();
-    let sync = |entries| Change::Sync(BTreeMap::from([("file:a.txt".parse().unwrap(), entries)]));
-    let entries = Some(vec![Entry::allow(net("203.0.113.0/24"))]);
+    let sync = |entries: Vec<Entry>| {
+        Change::Sync(BTreeMap::from([(
+            "file:a.txt".parse().unwrap(),
+            entries.into_iter().collect(),
+        )]))
+    };
+    let entries = vec![Entry::allow(net("203.0.113.0/24"))];
     bench.change(sync(entries), Terms::default()).await.unwrap();
     assert_eq!(bench.allowed().len(), 2);
-    bench.change(sync(None), Terms::default()).await.unwrap();
+    bench
+        .change(sync(Vec::new()), Terms::default())
+        .await
+        .unwrap();
     assert_eq!(bench.allowed().len(), 1);
 }
 

@@ -7,7 +7,7 @@ async fn a_list_without_the_admins_address_is_refused_to_the_admin() {
     let mut bench = Bench::new().await;
     bench.add("198.51.100.0/24").await.unwrap();
     let admin = remote("198.51.100.7");
-    let list = |prefix: &str| Change::Replace(vec![Entry::allow(net(prefix))]);
+    let list = |prefix: &str| Change::Replace([Entry::allow(net(prefix))].into_iter().collect());
     let terms = Terms::default();
     let refused = bench
         .engine
@@ -148,7 +148,7 @@ async fn a_confirmation_that_is_missed_ends_with_the_lists_before() {
     let mut bench = Bench::new().await;
     bench.add("198.51.100.0/24").await.unwrap();
     let admin = remote("198.51.100.7");
-    let change = Change::Replace(vec![Entry::allow(net("203.0.113.0/24"))]);
+    let change = Change::Replace([Entry::allow(net("203.0.113.0/24"))].into_iter().collect());
     let terms = Terms {
         force: true,
         ..within(60)

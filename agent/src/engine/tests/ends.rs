@@ -141,3 +141,14 @@ async fn an_entry_that_ends_while_a_change_waits_ends_after_it() {
     assert!(bench.allowed().is_empty());
     assert_eq!(bench.actions(), ["add", "add", "revert", "expire"]);
 }
+
+#[tokio::test]
+async fn a_ban_that_ended_while_no_daemon_ran_is_ended_on_record_and_on_the_disk() {
+    let mut bench = Bench::new().await;
+    bench.ban("198.51.100.7").await.unwrap();
+    bench.pass(MINUTE);
+    bench.restart().await;
+    assert!(bench.banned().is_empty());
+    assert_eq!(bench.actions(), ["ban", "expire"]);
+    assert_eq!(bench.kept(), (0, 0));
+}

@@ -28,10 +28,10 @@ use crate::{
     engine::{Change, Request, Terms},
     entry::Entry,
     guard::ObservedSource,
-    lists::ListName,
+    lists::{List, ListName},
     sources::{
         SourceState, SourceStatus,
-        format::{self, Format, Limits},
+        format::{self, Format, Limits, ListError},
     },
 };
 
@@ -132,10 +132,11 @@ pub(super) async fn allow_replace(
 ) -> Result<Response, Failure> {
     let by = caller.must(Right::Administer)?;
     let query = super::query(query)?;
-    let (entries, options) = match query.format {
+    let (list, options): (List, _) = match query.format {
         None => {
             let AllowRequest { entries, options } = body.read()?;
-            (self::entries(entries, options.force)?, options)
+            let entries = self::entries(entries, options.force)?;
+            (entries.into_iter().collect(), options)
         }
         Some(format) => {
             let name = query.name.unwrap_or_else(|| "list".to_owned());
@@ -160,20 +161,21 @@ pub(super) async fn allow_replace(
                     FileFormat::Csv => Format::Csv,
                     FileFormat::Json => Format::Json,
                 };
-                format::parse_as(format, &name, &body.0, &limits)
+                let parsed = format::parse_as(format, &name, &body.0, &limits)?;
+                Ok::<List, ListError>(parsed.entries.into_iter().collect())
             })
             .await
             .map_err(|_| Failure::stopping())?
             .map_err(|error| Failure::invalid(error.to_string()))?;
-            if parsed.entries.is_empty() && !query.empty {
+            if parsed.is_empty() && !query.empty {
                 return Err(Failure::invalid(
                     "there is no entry in it; if only other lists and protected sources are to remain, say --empty (empty=true)",
                 ));
             }
-            (parsed.entries, options)
+            (parsed, options)
         }
     };
-    change(&service, Change::Replace(entries), options, &headers, by).await
+    change(&service, Change::Replace(list), options, &headers, by).await
 }
 
 pub(super) async fn allow_remove(
