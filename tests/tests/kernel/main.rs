@@ -27,6 +27,7 @@ mod list_change;
 mod loaded;
 mod matrix;
 mod refusals;
+mod sources;
 mod stage;
 mod store;
 mod traffic;
