@@ -1,4 +1,6 @@
 //! What people and programs get wrong: each time a clear error, and what is enforced stays as it was.
+//!
+//! What a host gets wrong is in `bad_host`.
 
 use std::{
     fs,
@@ -12,7 +14,7 @@ use std::{
 
 use portcullis_tests::{
     agent::Agent,
-    process::{PATIENCE, finish_within, succeed},
+    process::{PATIENCE, finish_within},
 };
 use serde_json::Value;
 
@@ -28,14 +30,14 @@ const LONG: Duration = Duration::from_secs(240);
 
 /// All that must not change.
 #[derive(Debug, PartialEq)]
-struct Enforced {
-    generation: u64,
-    revision: u64,
-    list: String,
+pub(crate) struct Enforced {
+    pub(crate) generation: u64,
+    pub(crate) revision: u64,
+    pub(crate) list: String,
 }
 
 impl Enforced {
-    fn by(agent: &Agent) -> Self {
+    pub(crate) fn by(agent: &Agent) -> Self {
         let status = agent.status().unwrap();
         Self {
             generation: status["generation"].as_u64().unwrap(),
@@ -338,6 +340,10 @@ fn requests_of_the_wrong_type_size_or_user_are_answered_and_change_nothing() {
         ];
         let (status, answer) = curl(&agent, &[], path, &arguments);
         assert_eq!(status, 413, "{method} {path}: {answer}");
+        // As long, and not announced.
+        let arguments = [&arguments[..], &["--header", "transfer-encoding: chunked"]].concat();
+        let (status, answer) = curl(&agent, &[], path, &arguments);
+        assert_eq!(status, 413, "{method} {path}, in chunks: {answer}");
     }
     let stranger = [
         "setpriv",
@@ -380,14 +386,15 @@ fn slow_and_senseless_clients_do_not_keep_others_waiting() {
     let mut agent = wire.agent();
     let before = Enforced::by(&agent);
     let head = "POST /v1/allow HTTP/1.1\r\nhost: agent\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n";
-    let mut slow: Vec<UnixStream> = [&head[..20], head, ""]
+    let begin = Instant::now();
+    let mut slow: Vec<(&str, UnixStream)> = [&head[..20], head, ""]
         .into_iter()
         .cycle()
         .take(60)
         .map(|text| {
             let mut stream = UnixStream::connect(&agent.socket).unwrap();
             stream.write_all(text.as_bytes()).unwrap();
-            stream
+            (text, stream)
         })
         .collect();
     for senseless in [
@@ -418,8 +425,8 @@ fn slow_and_senseless_clients_do_not_keep_others_waiting() {
         "others are answered: {:?}",
         start.elapsed()
     );
-    // Each is shut out in the end, with an answer or without.
-    for stream in &mut slow {
+    // Each is shut out in the end: without a whole head with an answer or without, and without the body with the reason.
+    for (text, stream) in &mut slow {
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
@@ -427,89 +434,24 @@ fn slow_and_senseless_clients_do_not_keep_others_waiting() {
         let ended = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
         assert!(ended.is_ok(), "still open after a minute: {answer}");
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
-            "{answer}"
-        );
+        if *text == head {
+            assert!(
+                answer.starts_with("HTTP/1.1 408")
+                    && answer.contains("the body did not come within 30 seconds"),
+                "{answer}"
+            );
+        } else {
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+                "{answer}"
+            );
+        }
     }
+    assert!(
+        begin.elapsed() >= Duration::from_secs(30),
+        "a body has its 30 seconds: {:?}",
+        begin.elapsed()
+    );
     assert!(agent.process.is_running());
     assert_eq!(Enforced::by(&agent), before);
-}
-
-#[test]
-fn a_start_without_what_it_needs_says_so_and_enforcement_goes_on() {
-    let wire = Wire::new();
-    let mut agent = wire.agent();
-    let traffic = Traffic::start(&wire, &[PARTNER, PARTNER6], &[STRANGER, STRANGER6]);
-    let before = Enforced::by(&agent);
-    let attached = wire.attached();
-    agent.process.kill().unwrap();
-
-    let pins = agent.pins();
-    let mount = pins.parent().unwrap().to_owned();
-    let remount = |how: &str| {
-        succeed(
-            Command::new("mount")
-                .args(["-o", &format!("remount,{how}")])
-                .arg(&mount),
-        )
-        .unwrap()
-    };
-    remount("ro");
-    let error = agent.start_again(wire.place()).unwrap_err().to_string();
-    remount("rw");
-    assert!(
-        error.contains("bpf/portcullis") && error.contains("Read-only"),
-        "{error}"
-    );
-    assert_eq!(wire.attached(), attached);
-
-    // Another directory, on a file system that takes no pins.
-    let config = fs::read_to_string(agent.config()).unwrap();
-    let elsewhere = agent.folder().join("no-bpf");
-    fs::create_dir(&elsewhere).unwrap();
-    fs::write(
-        agent.config(),
-        config.replace(
-            &pins.display().to_string(),
-            &elsewhere.display().to_string(),
-        ),
-    )
-    .unwrap();
-    let error = agent.start_again(wire.place()).unwrap_err().to_string();
-    assert!(
-        error.contains("not on a BPF file system") && error.contains("mount -t bpf"),
-        "{error}"
-    );
-    fs::write(agent.config(), config).unwrap();
-    assert_eq!(wire.attached(), attached);
-
-    // What the kernel does not need since 5.11, and what this program does without.
-    for wrapper in [
-        &["prlimit", "--memlock=0"][..],
-        &[
-            "unshare",
-            "--mount",
-            "--propagation=private",
-            "sh",
-            "-c",
-            "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"",
-        ],
-    ] {
-        agent.start_again_under(wire.place(), wrapper).unwrap();
-        traffic.flows();
-        let now = Enforced::by(&agent);
-        assert_eq!(
-            (now.revision, now.list),
-            (before.revision, before.list.clone())
-        );
-        agent.process.kill().unwrap();
-    }
-    agent.start_again(wire.place()).unwrap();
-    let count = traffic.count();
-    assert_eq!(
-        (count.forbidden_received, count.allowed_lost),
-        (0, 0),
-        "{count:?}"
-    );
 }

@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "a proof says how much it looked at")]
 
 mod answers;
+mod bad_host;
 mod bad_input;
 mod confirm;
 mod control;
