@@ -45,13 +45,14 @@ fn next() -> Option<u32> {
 }
 
 #[inline(always)]
-fn write<T>(context: &XdpContext, at: usize, value: T) -> Option<()> {
+fn write<T: Copy>(context: &XdpContext, at: usize, value: T) -> Option<()> {
     let place = context.data() + at;
     if place + size_of::<T>() > context.data_end() {
         return None;
     }
-    // SAFETY: the bytes lie before the end of the packet, as just checked.
-    unsafe { (place as *mut T).write_unaligned(value) };
+    // One store for each word, as if it were aligned: the processor would make a load of what single bytes were stored into wait.
+    // SAFETY: the bytes lie before the end of the packet, as just checked, and the kernel takes such a store only where it is allowed.
+    unsafe { (place as *mut T).write(value) };
     Some(())
 }
 
@@ -63,8 +64,9 @@ fn draw4(context: &XdpContext) -> Option<()> {
 
 #[inline(always)]
 fn draw6(context: &XdpContext) -> Option<()> {
-    let source = SOURCES6.get(next()?)?;
-    write(context, SOURCE6_AT, *source)
+    let [high, low] = SOURCES6.get(next()?)?;
+    write(context, SOURCE6_AT, *high)?;
+    write(context, SOURCE6_AT + 8, *low)
 }
 
 /// The floor: reads the headers and drops. The way out depends on what was read, so that reading is not optimised away.
