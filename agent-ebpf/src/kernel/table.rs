@@ -9,7 +9,7 @@ use agent_ebpf::{
     packet::{Source, address},
     table::{
         Cells, v4,
-        v6::{self, Header},
+        v6::{self, Hash, Header},
     },
 };
 use aya_ebpf::{
@@ -104,9 +104,9 @@ macro_rules! table6 {
             match $map.get(slot) {
                 Some(table) => v6::class_by(
                     &Table(table),
-                    high,
-                    |_, lowest| found($short(slot, high, lowest)),
-                    |_, lowest| found($long(slot, high, low, lowest)),
+                    [high, low],
+                    |_, hash, key, lowest| found($short(slot, hash.to_word(), key, lowest)),
+                    |_, hash, key, lowest| found($long(slot, hash.to_word(), high, key, lowest)),
                 )
                 .0
                 .into(),
@@ -116,22 +116,22 @@ macro_rules! table6 {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $short(slot: u32, high: u64, lowest: u64) -> u32 {
+        extern "C" fn $short(slot: u32, hash: u64, high: u64, lowest: u64) -> u32 {
             let find = |table| {
                 let table = Table(table);
                 let header = Header::read(&table.cell(0)?);
-                v6::find_short(&table, &header, high, lowest)
+                v6::find_short(&table, &header, Hash::from_word(hash), high, lowest)
             };
             result($map.get(slot).and_then(find))
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $long(slot: u32, high: u64, low: u64, lowest: u64) -> u32 {
+        extern "C" fn $long(slot: u32, hash: u64, high: u64, low: u64, lowest: u64) -> u32 {
             let find = |table| {
                 let table = Table(table);
                 let header = Header::read(&table.cell(0)?);
-                v6::find_long(&table, &header, high, low, lowest)
+                v6::find_long(&table, &header, Hash::from_word(hash), [high, low], lowest)
             };
             result($map.get(slot).and_then(find))
         }

@@ -18,7 +18,7 @@
 //! find addresses that all pass the filter.
 
 use super::{Cell, Cells, count_ones, half};
-use crate::class::Class;
+use crate::{class::Class, packet::halves};
 
 /// Words of a cell.
 pub const WORDS: usize = 8;
@@ -114,6 +114,18 @@ impl Header {
 pub struct Hash(u64);
 
 impl Hash {
+    /// All of it in one word.
+    #[inline(always)]
+    pub fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// What [`Hash::to_word`] made a word of.
+    #[inline(always)]
+    pub fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// Of a /32 in the table of lengths.
     #[inline(always)]
     pub fn of_top(seed: u64, top: u32) -> Self {
@@ -174,35 +186,34 @@ fn mix(key: u64) -> u64 {
 /// The class of `address`.
 #[inline(always)]
 pub fn class_of<C: Cells<WORDS> + ?Sized>(cells: &C, address: [u8; 16]) -> Class {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let low = u64::from_be_bytes([i, j, k, l, m, n, o, p]);
+    let [high, low] = halves(address);
     class_by(
         cells,
-        high,
-        |header, lowest| find_short(cells, header, high, lowest),
-        |header, lowest| find_long(cells, header, high, low, lowest),
+        [high, low],
+        |header, hash, key, lowest| find_short(cells, header, hash, key, lowest),
+        |header, hash, key, lowest| find_long(cells, header, hash, [high, key], lowest),
     )
 }
 
-/// The class of the address with this upper half, where `short` and `long` are to call [`find_short`] and [`find_long`]: the kernel's
-/// side does so in functions of their own, so that its verifier looks at them once and not for each length.
+/// The class of the address with these halves, where `short` and `long` are to call [`find_short`] and [`find_long`] with the part of
+/// the half that belongs to a prefix: the kernel's side does so in functions of their own, so that its verifier looks at them once and
+/// not for each length.
 #[inline(always)]
 pub fn class_by<C: Cells<WORDS> + ?Sized>(
     cells: &C,
-    high: u64,
-    short: impl Fn(&Header, u64) -> Option<Class>,
-    long: impl Fn(&Header, u64) -> Option<Class>,
+    address: [u64; 2],
+    short: impl Fn(&Header, Hash, u64, u64) -> Option<Class>,
+    long: impl Fn(&Header, Hash, u64, u64) -> Option<Class>,
 ) -> Class {
-    lookup(cells, high, short, long).unwrap_or(Class::NOT_LISTED)
+    lookup(cells, address, short, long).unwrap_or(Class::NOT_LISTED)
 }
 
 #[inline(always)]
 fn lookup<C: Cells<WORDS> + ?Sized>(
     cells: &C,
-    high: u64,
-    find_short: impl Fn(&Header, u64) -> Option<Class>,
-    find_long: impl Fn(&Header, u64) -> Option<Class>,
+    [high, low]: [u64; 2],
+    find_short: impl Fn(&Header, Hash, u64, u64) -> Option<Class>,
+    find_long: impl Fn(&Header, Hash, u64, u64) -> Option<Class>,
 ) -> Option<Class> {
     let index = (high >> 48) as u32;
     let entry = half(
@@ -218,6 +229,11 @@ fn lookup<C: Cells<WORDS> + ?Sized>(
     if entry & HAS_LONGER != 0 {
         let (middle, mut long) = lengths(cells, &header, (high >> 32) as u32);
         short |= middle;
+        let half = if long == 0 {
+            0
+        } else {
+            Hash::half_of_long(header.seed, high)
+        };
         // Lengths 65-128.
         for _ in 0..64 {
             if long == 0 {
@@ -225,7 +241,11 @@ fn lookup<C: Cells<WORDS> + ?Sized>(
             }
             let lowest = long & long.wrapping_neg();
             long ^= lowest;
-            if let Some(class) = find_long(&header, lowest) {
+            let key = low & lowest.wrapping_neg();
+            let hash = Hash::of_long(half, key, lowest);
+            if may_hold(cells, &header, hash)
+                && let Some(class) = find_long(&header, hash, key, lowest)
+            {
                 return Some(class);
             }
         }
@@ -237,7 +257,11 @@ fn lookup<C: Cells<WORDS> + ?Sized>(
         }
         let lowest = short & short.wrapping_neg();
         short ^= lowest;
-        if let Some(class) = find_short(&header, lowest) {
+        let key = high & lowest.wrapping_neg();
+        let hash = Hash::of_short(header.seed, key, lowest);
+        if may_hold(cells, &header, hash)
+            && let Some(class) = find_short(&header, hash, key, lowest)
+        {
             return Some(class);
         }
     }
@@ -265,27 +289,23 @@ fn lengths<C: Cells<WORDS> + ?Sized>(cells: &C, header: &Header, top: u32) -> (u
     (0, 0)
 }
 
-/// The class of the prefix that covers the address with this upper half and is as long as the bit `lowest`, the last that belongs
-/// to it, says: of lengths 17-64.
+/// The class of a prefix of length 17-64: of this hash, with this upper half, and as long as the bit `lowest`, the last that belongs to it,
+/// says.
 #[inline(always)]
 pub fn find_short<C: Cells<WORDS> + ?Sized>(
     cells: &C,
     header: &Header,
+    hash: Hash,
     high: u64,
     lowest: u64,
 ) -> Option<Class> {
-    let key = high & lowest.wrapping_neg();
-    let hash = Hash::of_short(header.seed, key, lowest);
-    if !may_hold(cells, header, hash) {
-        return None;
-    }
     let length = 64 - count_ones(lowest.wrapping_sub(1));
     for bucket in hash.buckets(header.short) {
         let Some(cell) = cells.cell(bucket) else {
             continue;
         };
         for slot in 0..SHORT_SLOTS {
-            if cell.word(slot) == key {
+            if cell.word(slot) == high {
                 let mark = mark(&cell, slot);
                 if mark & 0xff == length {
                     return Some(Class((mark >> 8) as u8));
@@ -296,28 +316,22 @@ pub fn find_short<C: Cells<WORDS> + ?Sized>(
     None
 }
 
-/// As [`find_short`], of lengths 65-128: `lowest` is a bit of the lower half.
+/// As [`find_short`], of lengths 65-128, with both halves: `lowest` is a bit of the lower.
 #[inline(always)]
 pub fn find_long<C: Cells<WORDS> + ?Sized>(
     cells: &C,
     header: &Header,
-    high: u64,
-    low: u64,
+    hash: Hash,
+    [high, low]: [u64; 2],
     lowest: u64,
 ) -> Option<Class> {
-    let half = Hash::half_of_long(header.seed, high);
-    let key = low & lowest.wrapping_neg();
-    let hash = Hash::of_long(half, key, lowest);
-    if !may_hold(cells, header, hash) {
-        return None;
-    }
     let length = 128 - count_ones(lowest.wrapping_sub(1));
     for bucket in hash.buckets(header.long) {
         let Some(cell) = cells.cell(bucket) else {
             continue;
         };
         for slot in 0..LONG_SLOTS {
-            if cell.word(2 * slot) == high && cell.word(2 * slot + 1) == key {
+            if cell.word(2 * slot) == high && cell.word(2 * slot + 1) == low {
                 let mark = mark(&cell, slot);
                 if mark & 0xff == length {
                     return Some(Class((mark >> 8) as u8));
