@@ -11,8 +11,8 @@ use core::marker::PhantomData;
 
 use agent_ebpf::{
     class::Class,
-    layout::{Active, Control, Cpu, Parameters, verdict_counter},
-    packet::{HeaderWords, Headers, Oddities, parse},
+    layout::{Active, Conditions, Control, Cpu, Parameters, verdict_counter},
+    packet::{HeaderWords, Headers, Oddities, Source, parse, plain},
     verdict::{self, Drop, Verdict, refusal},
 };
 use aya_ebpf::{
@@ -33,13 +33,19 @@ use self::{
 /// Judges a packet by the compiled tables.
 #[inline(always)]
 pub(crate) fn by_tables(context: &XdpContext) -> u32 {
-    run(context, judge_by_tables)
+    match settle::<Compiled>(context, rest_by_tables) {
+        Some(action) => action,
+        None => run(context, judge_by_tables),
+    }
 }
 
 /// Judges a packet by the kernel's LPM tries.
 #[inline(always)]
 pub(crate) fn by_tries(context: &XdpContext) -> u32 {
-    run(context, judge_by_tries)
+    match settle::<Lpm>(context, rest_by_tries) {
+        Some(action) => action,
+        None => run(context, judge_by_tries),
+    }
 }
 
 /// Learns from a packet that goes out, beside compiled tables.
@@ -52,6 +58,112 @@ pub(crate) fn learn_beside_tables(context: &TcContext) {
 #[inline(always)]
 pub(crate) fn learn_beside_tries(context: &TcContext) {
     egress::note(context, egress::learn_lpm);
+}
+
+/// What [`unsettled`] takes: the packet, the active word, the class, and the source's halves; and gives: the verdict's [`INDEX`], with
+/// [`IS_DROP`], or [`UNDECIDED`].
+type Unsettled = extern "C" fn(*mut xdp_md, u64, u32, u64, u64) -> u32;
+
+const INDEX: u32 = 0xff;
+const IS_DROP: u32 = 1 << 8;
+const UNDECIDED: u32 = 1 << 9;
+
+/// Judges, counts, and gives the action for a plain packet about which nobody wants to know more than its verdict.
+#[inline(always)]
+fn settle<L: Lookup>(context: &XdpContext, unsettled: Unsettled) -> Option<u32> {
+    let packet = Packet { context };
+    let active = maps::active_alone(maps::control()?)?;
+    let conditions = active.conditions();
+    let (class, high, low) = match plain::ipv4(&packet) {
+        Some(source) => (L::class_of(active, Source::V4(source)), 0, source.into()),
+        None => match plain::ipv6(&packet) {
+            Some([high, low]) if !conditions.has_any(Conditions::NAT64) => {
+                (L::class_of(active, Source::V6(high, low)), high, low)
+            }
+            Some(_) | None => return None,
+        },
+    };
+    let (index, is_drop) = match verdict::settled(class, conditions) {
+        Some(verdict) => (verdict.index(), matches!(verdict, Verdict::Drop(_))),
+        None if conditions.has_any(Conditions::MONITORING) => return None,
+        None => {
+            let verdict = unsettled(packet.pointer(), active.0, class.0.into(), high, low);
+            if verdict == UNDECIDED {
+                return None;
+            }
+            (verdict & INDEX, verdict & IS_DROP != 0)
+        }
+    };
+    // SAFETY: as in `finish`.
+    let cpu = unsafe { &mut *maps::cpu()? };
+    if is_drop {
+        if cpu.unsampled_drops == 0 {
+            return None;
+        }
+        cpu.unsampled_drops -= 1;
+    }
+    maps::count(cpu, verdict_counter(index, false));
+    Some(if is_drop { XDP_DROP } else { XDP_PASS })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rest_by_tables(
+    context: *mut xdp_md,
+    active: u64,
+    class: u32,
+    high: u64,
+    low: u64,
+) -> u32 {
+    unsettled::<Compiled>(context, Active(active), Class(class as u8), high, low)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rest_by_tries(
+    context: *mut xdp_md,
+    active: u64,
+    class: u32,
+    high: u64,
+    low: u64,
+) -> u32 {
+    unsettled::<Lpm>(context, Active(active), Class(class as u8), high, low)
+}
+
+/// The verdict on a plain packet whose source's class does not settle it.
+#[inline(always)]
+fn unsettled<L: Lookup>(
+    pointer: *mut xdp_md,
+    active: Active,
+    class: Class,
+    high: u64,
+    low: u64,
+) -> u32 {
+    let context = XdpContext::new(pointer);
+    let packet = Packet { context: &context };
+    // No plain IPv6 packet is from ::/64.
+    let source = if high == 0 {
+        Source::V4(low as u32)
+    } else {
+        Source::V6(high, low)
+    };
+    let (Some(headers), Some(parameters)) =
+        (plain::headers(&packet, source), maps::parameters(active))
+    else {
+        return UNDECIDED;
+    };
+    let rules = Generation::<L> {
+        active,
+        parameters,
+        context: pointer,
+        is_probe: false,
+        lookup: PhantomData,
+    };
+    let verdict = verdict::by_class(&packet, &headers, &rules, source, class);
+    match verdict {
+        Verdict::Pass(_) => verdict.index(),
+        Verdict::Drop(_) => verdict.index() | IS_DROP,
+    }
 }
 
 /// What follows the parser is in functions of their own that take few words: else the compiler would keep all that a packet can be in a dozen
@@ -203,11 +315,11 @@ fn is_reported(
         ]
     };
     if is_drop {
-        let drop = cpu.drops;
-        cpu.drops = drop.wrapping_add(1);
-        if drop & u64::from(parameters.sample_mask) != 0 {
+        if cpu.unsampled_drops != 0 {
+            cpu.unsampled_drops -= 1;
             return false;
         }
+        cpu.unsampled_drops = parameters.sample_mask.into();
     } else {
         let observe = maps::read(observe);
         if observe == 0 {

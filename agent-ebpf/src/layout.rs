@@ -7,7 +7,7 @@ mod control;
 mod event;
 
 pub use self::{
-    active::{Active, Place, SLOTS},
+    active::{Active, Conditions, Place, SLOTS},
     control::{Control, FlowTimeouts, MONITORED_INTERFACES, Parameters},
     event::{EventParts, HEAD_BYTES, PacketEvent},
 };
@@ -87,8 +87,9 @@ pub fn oddity_counter(oddity: Oddity) -> u32 {
 pub struct Cpu {
     /// [`COUNTERS`] of them are used.
     pub counters: [u64; COUNTER_PLACES],
-    /// Drops so far, and passes while they are observed: every so many-th becomes an event.
-    pub drops: u64,
+    /// Drops that go by before the next that becomes an event.
+    pub unsampled_drops: u64,
+    /// Passes while they are observed: every so many-th becomes an event.
     pub passes: u64,
     /// The event window last seen, and the events sent in it.
     pub window: u64,
@@ -152,7 +153,7 @@ pub const LPM4: &str = "LPM4";
 pub const LPM6: &str = "LPM6";
 
 /// Every map that is pinned. Their content is made anew by each daemon, but for counters, flows, buckets and events.
-pub const MAPS: [MapSpec; 18] = [
+pub const MAPS: [MapSpec; 19] = [
     array("CONTROL", size_of::<Control>(), 1),
     array("PARAMETERS", size_of::<Parameters>(), SLOTS),
     array("SCOPES", size_of::<ScopeSet>(), SLOTS * SCOPE_SETS),
@@ -234,7 +235,7 @@ const fn fingerprint() -> u64 {
             SCOPE_SETS as usize,
             v4::CELLS[0] as usize,
             v6::CELLS[0] as usize,
-            offset_of!(Cpu, drops),
+            offset_of!(Cpu, unsampled_drops),
             offset_of!(Cpu, passes),
             offset_of!(Cpu, window),
             offset_of!(Cpu, sent),
@@ -246,7 +247,7 @@ const fn fingerprint() -> u64 {
 }
 
 /// Counted up when the content of a map changes its meaning and not its size.
-const REVISION: usize = 1;
+const REVISION: usize = 2;
 
 /// FNV-1a.
 const fn hash_bytes(mut hash: u64, bytes: &[u8]) -> u64 {

@@ -2,6 +2,8 @@
 //!
 //! Payload is never looked at. Every read may fail, and where it does the packet is [`Malformed`].
 
+pub mod plain;
+
 use core::net::IpAddr;
 
 /// A packet's bytes, from the first of the Ethernet header on.
@@ -11,6 +13,10 @@ pub trait Bytes {
 
     /// Whether the packet has all bytes before offset `end`.
     fn reaches(&self, end: usize) -> bool;
+
+    /// `N` bytes at offset `at` of a packet that [`Bytes::reaches`] behind them. Nothing is checked again: where it does not reach, zeros are
+    /// read, and the kernel's verifier refuses the program.
+    fn known<const N: usize>(&self, at: usize) -> [u8; N];
 
     /// Follows IPv6 extension headers from offset `at`, where one of type `next` begins. The kernel's side does it in a function of
     /// its own, which the verifier looks at once.
@@ -27,6 +33,10 @@ impl Bytes for [u8] {
 
     fn reaches(&self, end: usize) -> bool {
         end <= self.len()
+    }
+
+    fn known<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.read(at).unwrap_or([0; N])
     }
 }
 
@@ -450,7 +460,7 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, M
     let Some([next, hop_limit]) = packet.read::<2>(at + 6) else {
         return Err(Malformed::ShortIpv6);
     };
-    let Some(source) = packet.read::<16>(at + 8) else {
+    let (Some(high), Some(low)) = (packet.read::<8>(at + 8), packet.read::<8>(at + 16)) else {
         return Err(Malformed::ShortIpv6);
     };
     // The destination is not used, but a header that ends before it is cut.
@@ -478,8 +488,10 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, M
         kind: if is_discovery {
             Kind::NeighbourDiscovery
         } else {
-            let [high, low] = halves(source);
-            Kind::Ip(Source::from_v6(high, low))
+            Kind::Ip(Source::from_v6(
+                u64::from_be_bytes(high),
+                u64::from_be_bytes(low),
+            ))
         },
         oddities: depth(tags).and(chain.oddities),
         tags,

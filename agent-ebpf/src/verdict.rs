@@ -5,6 +5,7 @@
 
 use crate::{
     class::Class,
+    layout::Conditions,
     limit::Excess,
     packet::{Bytes, Headers, Kind, Malformed, Oddities, Oddity, Source, parse, transport},
 };
@@ -298,6 +299,29 @@ pub fn judge<B: Bytes + ?Sized, R: Rules>(
     (by_class(packet, headers, rules, source, class), class)
 }
 
+/// The verdict on a [plain](crate::packet::plain) packet, if nothing but the class of its source has a say in it.
+#[inline(always)]
+pub fn settled(class: Class, conditions: Conditions) -> Option<Verdict> {
+    let unless = |unsettling, verdict| {
+        if conditions.has_any(unsettling) {
+            None
+        } else {
+            Some(verdict)
+        }
+    };
+    match class {
+        Class::NOT_LISTED => unless(
+            Conditions::MONITORING.and(Conditions::REPLIES),
+            Verdict::Drop(Drop::NotListed),
+        ),
+        Class::ALLOWED => unless(Conditions::LIMITS, Verdict::Pass(Pass::Allowed)),
+        Class::PROTECTED => Some(Verdict::Pass(Pass::Protected)),
+        Class::BANNED => unless(Conditions::MONITORING, Verdict::Drop(Drop::Banned)),
+        Class::DENIED => unless(Conditions::MONITORING, Verdict::Drop(Drop::Denied)),
+        _ => None,
+    }
+}
+
 #[inline(always)]
 fn refused_oddity(oddities: Oddities, policy: Policy) -> Option<Drop> {
     if oddities.has(Oddity::Fragment) && policy.drop_fragments {
@@ -312,8 +336,9 @@ fn refused_oddity(oddities: Oddities, policy: Policy) -> Option<Drop> {
     }
 }
 
+/// Decides what happens to a packet whose source has this class, and that neither its link nor a policy settles before.
 #[inline(always)]
-fn by_class<B: Bytes + ?Sized, R: Rules>(
+pub fn by_class<B: Bytes + ?Sized, R: Rules>(
     packet: &B,
     headers: &Headers,
     rules: &R,

@@ -35,6 +35,12 @@ impl Span {
     }
 
     #[inline(always)]
+    fn known<const N: usize>(self, at: usize) -> [u8; N] {
+        // SAFETY: the kernel's verifier takes the program only if it has seen that these bytes lie before the end of the packet.
+        unsafe { load(self.start + at) }
+    }
+
+    #[inline(always)]
     fn reaches(self, end: usize) -> bool {
         end <= MAX_OFFSET && self.start + end <= self.end
     }
@@ -101,6 +107,11 @@ impl Bytes for Packet<'_> {
     }
 
     #[inline(always)]
+    fn known<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.span().known(at)
+    }
+
+    #[inline(always)]
     fn extensions(&self, at: usize, next: u8) -> Chain {
         Chain::from_word(ingress_extensions(self.pointer(), at as u64, next.into()))
     }
@@ -120,6 +131,11 @@ impl Bytes for Outgoing<'_> {
     #[inline(always)]
     fn reaches(&self, end: usize) -> bool {
         span_of(self.context).reaches(end)
+    }
+
+    #[inline(always)]
+    fn known<const N: usize>(&self, at: usize) -> [u8; N] {
+        span_of(self.context).known(at)
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ pub const SLOTS: u32 = 4;
 /// The generation in force and where its tables and parameters are, in one word: a packet that reads it once sees one generation.
 ///
 /// From the lowest bit: three bits size and two bits slot of the IPv4 table, the same of the IPv6 table, two bits slot of the
-/// parameters, four unused, 48 bits generation number.
+/// parameters, four bits [`Conditions`], 48 bits generation number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Active(pub u64);
@@ -20,14 +20,50 @@ pub struct Place {
     pub slot: u32,
 }
 
+/// What a verdict depends on beside the class of the source, in one generation. Where that is nothing, most packets are judged without
+/// a look at the parameters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Conditions(pub u8);
+
+impl Conditions {
+    pub const NONE: Self = Self(0);
+    /// Some interface only counts drops.
+    pub const MONITORING: Self = Self(1);
+    /// Replies to flows of the host's own pass.
+    pub const REPLIES: Self = Self(1 << 1);
+    /// Sources have a rate limit.
+    pub const LIMITS: Self = Self(1 << 2);
+    /// IPv6 addresses may stand for IPv4 addresses.
+    pub const NAT64: Self = Self(1 << 3);
+
+    /// Those of both.
+    #[inline(always)]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it has one of these.
+    #[inline(always)]
+    pub const fn has_any(self, of: Self) -> bool {
+        self.0 & of.0 != 0
+    }
+}
+
 const SLOT_MASK: u64 = SLOTS as u64 - 1;
 const NUMBER_SHIFT: u32 = 16;
 
 impl Active {
     /// The word for these; only the low bits of each part that have a place in it are kept.
-    pub const fn new(number: u64, v4: Place, v6: Place, parameters: u32) -> Self {
+    pub const fn new(
+        number: u64,
+        v4: Place,
+        v6: Place,
+        parameters: u32,
+        conditions: Conditions,
+    ) -> Self {
         Self(
             number << NUMBER_SHIFT
+                | (conditions.0 as u64 & 15) << 12
                 | (parameters as u64 & SLOT_MASK) << 10
                 | (v6.slot as u64 & SLOT_MASK) << 8
                 | (v6.size as u64 & 7) << 5
@@ -70,6 +106,12 @@ impl Active {
     pub const fn parameters(self) -> u32 {
         (self.0 >> 10 & SLOT_MASK) as u32
     }
+
+    /// What verdicts depend on.
+    #[inline(always)]
+    pub const fn conditions(self) -> Conditions {
+        Conditions((self.0 >> 12 & 15) as u8)
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +127,9 @@ mod tests {
                     size: slot,
                     slot: (slot + 1) % SLOTS,
                 };
-                let active = Active::new(number, v4, v6, 3 - slot);
+                let conditions = Conditions::LIMITS.and(Conditions(slot as u8));
+                let active = Active::new(number, v4, v6, 3 - slot, conditions);
+                assert_eq!(active.conditions(), conditions);
                 assert_eq!(active.number(), number);
                 assert_eq!((active.v4(), active.v6()), (v4, v6));
                 assert_eq!(active.parameters(), 3 - slot);

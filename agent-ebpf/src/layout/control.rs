@@ -2,6 +2,7 @@
 
 use core::mem::{offset_of, size_of};
 
+use super::Conditions;
 use crate::{limit::Rate, verdict::Policy};
 
 /// The one element of `CONTROL`, a cache line. Each word is read and written alone.
@@ -158,6 +159,19 @@ impl Parameters {
         }
     }
 
+    /// What verdicts depend on beside the class of the source.
+    pub fn conditions(&self) -> Conditions {
+        [
+            (self.has(MONITOR_ALL | MONITOR_SOME), Conditions::MONITORING),
+            (self.has(LEARN_REPLIES), Conditions::REPLIES),
+            (self.rate.is_set(), Conditions::LIMITS),
+            (self.has(NAT64), Conditions::NAT64),
+        ]
+        .into_iter()
+        .filter(|(is_set, _)| *is_set)
+        .fold(Conditions::NONE, |all, (_, one)| all.and(one))
+    }
+
     /// Whether replies to flows of the host's own pass.
     #[inline(always)]
     pub fn learns_replies(&self) -> bool {
@@ -260,6 +274,26 @@ mod tests {
             assert_eq!(parameters.policy(), policy);
             assert!(!parameters.monitors(1) && !parameters.learns_replies());
         }
+    }
+
+    #[test]
+    fn conditions_name_what_is_set_and_nothing_else() {
+        let default = Parameters::default();
+        assert_eq!(default.conditions(), Conditions::NONE);
+        let mut monitored = default;
+        monitored.monitor_some(true);
+        assert_eq!(monitored.conditions(), Conditions::MONITORING);
+        let mut learning = default;
+        learning.learn_replies(true);
+        assert_eq!(learning.conditions(), Conditions::REPLIES);
+        let mut limited = default;
+        limited.rate.syns_per_second = 1;
+        assert_eq!(limited.conditions(), Conditions::LIMITS);
+        let nat64 = Parameters::new(Policy {
+            nat64: true,
+            ..Policy::default()
+        });
+        assert_eq!(nat64.conditions(), Conditions::NAT64);
     }
 
     #[test]

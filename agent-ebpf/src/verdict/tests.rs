@@ -1,3 +1,5 @@
+mod settled;
+
 use std::{net::IpAddr, vec::Vec};
 
 use proptest::prelude::*;

@@ -38,7 +38,13 @@ pub(super) struct Generation {
 impl Generation {
     /// The word that puts it in force.
     pub(super) fn active(&self) -> Active {
-        Active::new(self.number, self.v4.place, self.v6.place, self.slot)
+        Active::new(
+            self.number,
+            self.v4.place,
+            self.v6.place,
+            self.slot,
+            self.parameters.conditions(),
+        )
     }
 }
 

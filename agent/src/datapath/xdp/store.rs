@@ -304,7 +304,13 @@ impl Store {
         let number = self.number + 1;
         Ok(Prepared {
             number,
-            active: Active::new(number, v4.place(), v6.place(), slot),
+            active: Active::new(
+                number,
+                v4.place(),
+                v6.place(),
+                slot,
+                parameters.conditions(),
+            ),
             rules: Rules::new(rules, compiled),
             settings: settings.clone(),
             slot,
