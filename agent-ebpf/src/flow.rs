@@ -15,6 +15,14 @@ pub const BUCKET_FLOWS: usize = 8;
 /// A bucket, one cache line. An entry has 48 bits of hash above 16 bits of time; 0 is free.
 pub type Bucket = [u64; BUCKET_FLOWS];
 
+/// Local ports that a flow was ever opened from, one byte each, a cache line an element. Most uninvited packets are for another port, and
+/// then the flows themselves, which are too many for the cache, need not be looked at.
+pub type Ports = [u8; PORTS_OF_ELEMENT];
+/// Ports of one [`Ports`].
+pub const PORTS_OF_ELEMENT: usize = 64;
+/// So many [`Ports`] hold all.
+pub const PORT_ELEMENTS: u32 = (1 << 16) / PORTS_OF_ELEMENT as u32;
+
 /// Both ends of a flow, as seen from this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
@@ -177,6 +185,16 @@ impl Flow {
         } else {
             (false, 0, low & 0xffff_ffff)
         }
+    }
+
+    /// Where the local port has its byte: the element of all [`Ports`], and the place in it.
+    #[inline(always)]
+    pub fn port_place(&self) -> (u32, usize) {
+        let port = u16::from_be_bytes(self.local_port);
+        (
+            u32::from(port) / PORTS_OF_ELEMENT as u32,
+            usize::from(port) % PORTS_OF_ELEMENT,
+        )
     }
 
     /// SipHash-1-3 over all of it. Without the key nobody finds a flow whose hash is that of another.

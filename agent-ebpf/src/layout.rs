@@ -16,7 +16,7 @@ use core::mem::{offset_of, size_of};
 
 use crate::{
     class::SCOPE_SETS,
-    flow::{self, FLOW_BUCKETS},
+    flow::{self, FLOW_BUCKETS, PORT_ELEMENTS},
     limit::{self, BUCKETS},
     packet::Oddity,
     scope::ScopeSet,
@@ -55,7 +55,7 @@ pub const fn flags4(size: usize) -> u32 {
 
 /// As [`flags4`], of an IPv6 table.
 pub const fn flags6(size: usize) -> u32 {
-    if size < 2 {
+    if size < 3 {
         MMAPABLE
     } else {
         MMAPABLE | ANY_SIZE
@@ -159,6 +159,7 @@ pub const MAPS: [MapSpec; 19] = [
     array("SCOPES", size_of::<ScopeSet>(), SLOTS * SCOPE_SETS),
     array("CPUS", size_of::<Cpu>(), PER_CPU),
     array("FLOWS", size_of::<flow::Bucket>(), FLOW_BUCKETS),
+    array("PORTS", size_of::<flow::Ports>(), PORT_ELEMENTS),
     array("BUCKETS", size_of::<limit::Bucket>(), BUCKETS),
     MapSpec {
         name: "EVENTS",

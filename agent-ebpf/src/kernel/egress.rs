@@ -79,6 +79,10 @@ fn learn<L: Lookup>(context: *mut __sk_buff, rest: u64, active: u64) -> u32 {
     if is_new && flow.protocol != TCP && is_listed::<L>(&flow, Active(active)) {
         return 0;
     }
+    if is_new && let Some(port) = maps::port_byte(&flow) {
+        // SAFETY: the pointer is into the map; a byte is written whole, and never with anything else.
+        unsafe { port.write_volatile(1) };
+    }
     let is_eviction = is_new && *there != 0;
     *there = entry;
     if is_new && let Some(cpu) = maps::cpu() {

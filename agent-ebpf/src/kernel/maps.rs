@@ -2,7 +2,7 @@
 
 use agent_ebpf::{
     class::SCOPE_SETS,
-    flow::{self, FLOW_BUCKETS},
+    flow::{self, FLOW_BUCKETS, Flow, PORT_ELEMENTS, PORTS_OF_ELEMENT},
     layout::{
         Active, COUNTER_PLACES, Control, Cpu, EVENT_BYTES, MMAPABLE, PacketEvent, Parameters,
         SLOTS, oddity_counter,
@@ -30,6 +30,8 @@ static SCOPES: Array<ScopeSet, { (SLOTS * SCOPE_SETS) as usize }, FLAGS> = Array
 static CPUS: Array<Cpu, 1, FLAGS> = Array::new();
 #[btf_map]
 static FLOWS: Array<flow::Bucket, { FLOW_BUCKETS as usize }, FLAGS> = Array::new();
+#[btf_map]
+static PORTS: Array<flow::Ports, { PORT_ELEMENTS as usize }, FLAGS> = Array::new();
 #[btf_map]
 static BUCKETS: Array<limit::Bucket, { LIMIT_BUCKETS as usize }, FLAGS> = Array::new();
 #[btf_map]
@@ -70,8 +72,6 @@ pub(super) fn active(control: *const Control) -> Active {
     Active(word)
 }
 
-#[inline(always)]
-pub(super) fn parameters(active: Active) -> Option<&'static Parameters> {
 /// As [`active`], if there is nothing else that the daemon asks to be looked at for each packet: no revert that is due some day, no passes
 /// to be observed, no made-up packet under way.
 #[inline(always)]
@@ -92,6 +92,8 @@ pub(super) fn active_alone(control: *const Control) -> Option<Active> {
     Some(Active(active))
 }
 
+#[inline(always)]
+pub(super) fn parameters(active: Active) -> Option<&'static Parameters> {
     PARAMETERS.get(active.parameters())
 }
 
@@ -128,6 +130,16 @@ pub(super) fn count_oddities(cpu: &mut Cpu, oddities: Oddities) {
 #[inline(always)]
 pub(super) fn flow_bucket(index: u32) -> Option<*mut flow::Bucket> {
     FLOWS.get_ptr_mut(index)
+}
+
+/// The byte of a flow's local port: 0 as long as this host opened no flow from it.
+#[inline(always)]
+pub(super) fn port_byte(flow: &Flow) -> Option<*mut u8> {
+    let (element, place) = flow.port_place();
+    let ports = PORTS.get_ptr_mut(element)?;
+    // SAFETY: the mask, which the compiler may not leave out, keeps the place within the element.
+    let place = unsafe { (&raw const place).read_volatile() } & (PORTS_OF_ELEMENT - 1);
+    Some(ports.cast::<u8>().wrapping_add(place))
 }
 
 #[inline(always)]

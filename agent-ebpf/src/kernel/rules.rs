@@ -112,6 +112,13 @@ extern "C" fn is_reply(context: *mut xdp_md, rest: u64, timeouts: u64) -> u32 {
 
 #[inline(always)]
 fn is_known(flow: &Flow, timeouts: FlowTimeouts) -> bool {
+    let Some(port) = maps::port_byte(flow) else {
+        return false;
+    };
+    // SAFETY: the pointer is into the map; a byte is read whole.
+    if unsafe { port.read_volatile() } == 0 {
+        return false;
+    }
     let Some(hash) = flow_hash(flow) else {
         return false;
     };
