@@ -26,7 +26,7 @@ use crate::{
         server::{self, Remotes, Service, tls::Tls},
     },
     datapath::{
-        InterfaceState, InterfaceStatus,
+        self, InterfaceState, InterfaceStatus,
         pins::Pins,
         xdp::{Options, XdpDatapath},
     },
@@ -260,7 +260,7 @@ fn refuse_unusable(interfaces: &[InterfaceStatus]) -> Result<()> {
                 program,
                 program_name,
                 ..
-            } if program_name == agent_ebpf::layout::PROGRAM => bail!(
+            } if datapath::is_ours(program_name) => bail!(
                 "interface {name} is held by another portcullis-agent, or by pins in another pin_dir (XDP program {program}); it is left alone. Stop that agent and `unload` its pins first"
             ),
             InterfaceState::Occupied {

@@ -367,3 +367,8 @@ pub enum DatapathError {
     #[error("refused")]
     Refused,
 }
+
+/// Whether an XDP program of this name is one of this agent's, whichever table it uses.
+pub fn is_ours(program: &str) -> bool {
+    [layout::PROGRAM, layout::LPM_PROGRAM].contains(&program)
+}

@@ -7,7 +7,10 @@ use super::{
     host::{BpfFs, Host},
     link::Link,
 };
-use crate::{datapath::mode::AttachMode, interface::AttachedMode};
+use crate::{
+    datapath::{self, mode::AttachMode},
+    interface::AttachedMode,
+};
 
 /// `NETDEV_XDP_ACT_BASIC`: pass, drop, abort and send back.
 const XDP_BASIC: u64 = 1;
@@ -267,7 +270,7 @@ fn occupied(observation: &Observation) -> Finding {
         format!("pinned at {}", pins.join(", "))
     };
     let who = format!("XDP program {} ({called}), {mode}, {pinned}", program.id);
-    if program.name.as_deref() == Some(agent_ebpf::layout::PROGRAM) {
+    if program.name.as_deref().is_some_and(datapath::is_ours) {
         return Finding::ok(TOPIC, format!("this agent's own: {who}"));
     }
     let finding = Finding::blocker(TOPIC, format!("{name} is taken: {who}. It is left alone"));

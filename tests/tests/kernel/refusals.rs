@@ -56,8 +56,16 @@ fn a_hook_with_another_program_is_named_and_left_alone() {
 
 #[test]
 fn a_second_agent_is_refused_with_the_same_pins_and_with_others() {
+    for table in ["compiled", "lpm"] {
+        second_agent_is_refused(table);
+    }
+}
+
+fn second_agent_is_refused(table: &str) {
     let wire = Wire::new();
-    let first = wire.agent();
+    let table = format!("table = \"{table}\"");
+    let first =
+        Agent::start_configured(wire.place(), &["gw0"], &[address(ADMIN)], &table, "").unwrap();
     let before = wire.attached();
 
     let program = locate::binary("portcullis-agent").unwrap();

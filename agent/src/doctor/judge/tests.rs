@@ -381,13 +381,15 @@ fn another_program_is_a_blocker_that_says_whose_it_is_and_our_own_is_none() {
         "ask as root",
         "ip link set dev eth0 xdp off",
     );
-    native(
-        &occupied(Some(agent_ebpf::layout::PROGRAM), &[]),
-        Severity::Ok,
-        "program",
-        "this agent's own",
-        "",
-    );
+    for own in [agent_ebpf::layout::PROGRAM, agent_ebpf::layout::LPM_PROGRAM] {
+        native(
+            &occupied(Some(own), &[]),
+            Severity::Ok,
+            "program",
+            "this agent's own",
+            "",
+        );
+    }
     native(&card(), Severity::Ok, "program", "no other XDP program", "");
 }
 
