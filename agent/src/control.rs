@@ -19,7 +19,9 @@ use crate::{
 
 pub use self::{
     failure::{Code, Failure, FailureReply},
-    status::{ListStatus, OutageStatus, PendingStatus, ReadbackStatus, StatusReply},
+    status::{
+        ListStatus, OutageStatus, PendingStatus, ProtectedStatus, ReadbackStatus, StatusReply,
+    },
 };
 
 /// Body of `POST /v1/bans`.

@@ -48,6 +48,8 @@ pub const REQUESTS: usize = 64;
 const PASSES: usize = 4096;
 /// How often ends are looked for, interfaces looked at and a lagging kernel retried.
 const TICK: Duration = Duration::from_millis(500);
+/// What protects a source that the configuration names.
+const CONFIGURED: &str = "`protected` of the configuration";
 /// Edits beyond which all rules are built anew.
 const MAX_EDITS: usize = 4096;
 
@@ -334,10 +336,16 @@ impl Engine {
     }
 
     fn protected(&self) -> BTreeSet<IpNet> {
-        let configured = self.settings.protected.iter().copied();
+        self.protections().map(|(prefix, _)| prefix).collect()
+    }
+
+    /// The protected sources, each with what makes it so; one that has two reasons comes twice.
+    fn protections(&self) -> impl Iterator<Item = (IpNet, &str)> {
+        let configured = self.settings.protected.iter();
+        let facts = self.facts.protected.iter();
         configured
-            .chain(self.facts.protected.keys().copied())
-            .collect()
+            .map(|prefix| (*prefix, CONFIGURED))
+            .chain(facts.map(|(prefix, origin)| (*prefix, origin.as_str())))
     }
 
     /// Whether an administrator would get in with empty lists. A gateway or a name server is of no help there.

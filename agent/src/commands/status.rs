@@ -15,13 +15,16 @@ use super::render;
 use crate::{
     config::Config,
     control::{
-        StatusReply,
+        ProtectedStatus, StatusReply,
         client::{Client, ClientError},
     },
     datapath::{InterfaceState, InterfaceStatus, RunsAs, TableKind, pins::Pins},
     record,
     state::heartbeat::Life,
 };
+
+/// Protected sources that are shown one by one.
+const MAX_PROTECTED: usize = 16;
 
 pub(super) async fn status(client: &Client, config: &Path, json: bool) -> Result<String> {
     match client.get::<StatusReply>("/v1/status").await {
@@ -121,6 +124,7 @@ fn text(status: &StatusReply) -> String {
     for list in status.lists.iter().filter(|_| status.lists.len() > 1) {
         let _ = writeln!(text, "           {}: {} entries", list.name, list.entries);
     }
+    write_protected(&mut text, &status.protected_sources);
     let table = match &status.table.table {
         TableKind::Compiled => "compiled".to_owned(),
         TableKind::LpmTrie { reason } => format!("LPM trie of the kernel: {reason}"),
@@ -182,6 +186,27 @@ fn text(status: &StatusReply) -> String {
         write_counters(&mut text, title, counters);
     }
     text
+}
+
+fn write_protected(text: &mut String, sources: &[ProtectedStatus]) {
+    let (shown, left_out) = sources.split_at(sources.len().min(MAX_PROTECTED));
+    for (at, source) in shown.iter().enumerate() {
+        let title = if at == 0 { "protected" } else { "" };
+        let prefix = source.prefix.to_string();
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{title:<10} {prefix:<22} {}",
+            source.origins.join(", ")
+        );
+    }
+    if !left_out.is_empty() {
+        let _ = writeln!(
+            text,
+            "           and {} more: --json has all",
+            left_out.len()
+        );
+    }
 }
 
 fn describe(status: &InterfaceStatus) -> String {

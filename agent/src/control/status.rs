@@ -33,7 +33,7 @@ pub struct StatusReply {
     pub sources: Vec<SourceStatus>,
     /// Protected sources, of the configuration and of live facts.
     pub protected: usize,
-    pub protected_sources: Vec<IpNet>,
+    pub protected_sources: Vec<ProtectedStatus>,
     pub banned: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingStatus>,
@@ -57,6 +57,14 @@ pub struct ListStatus {
     pub entries: usize,
     /// Entries with an end.
     pub ending: usize,
+}
+
+/// A protected source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectedStatus {
+    pub prefix: IpNet,
+    /// What makes it so: the configuration, live facts, or both.
+    pub origins: Vec<String>,
 }
 
 /// A change that waits for its confirmation.

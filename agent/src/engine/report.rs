@@ -1,15 +1,19 @@
 //! What the engine tells: status, interfaces, drops.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use agent_ebpf::verdict::Verdict;
 use chrono::{DateTime, Utc};
+use ipnet::IpNet;
 
 use super::{Engine, Observation};
 use crate::{
     answers::report::DropReport,
     clock::Moment,
-    control::{Failure, ListStatus, PendingStatus, StatusReply},
+    control::{Failure, ListStatus, PendingStatus, ProtectedStatus, StatusReply},
     datapath::{InterfaceState, InterfaceStatus, MonitoredSet, PacketEvent},
     metrics,
 };
@@ -81,7 +85,7 @@ impl Engine {
             lists,
             sources: self.parts.sources.all(),
             protected: protected.len(),
-            protected_sources: protected.into_iter().collect(),
+            protected_sources: self.protected_sources(),
             banned: self.bans.len(),
             pending: self.pending.as_ref().map(|pending| PendingStatus {
                 revision: pending.revision,
@@ -96,6 +100,17 @@ impl Engine {
             outage: self.parts.outage.clone(),
             counters,
         })
+    }
+
+    fn protected_sources(&self) -> Vec<ProtectedStatus> {
+        let mut origins: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
+        for (prefix, origin) in self.protections() {
+            origins.entry(prefix).or_default().push(origin.to_owned());
+        }
+        origins
+            .into_iter()
+            .map(|(prefix, origins)| ProtectedStatus { prefix, origins })
+            .collect()
     }
 
     fn warnings(&self, now: Moment) -> Vec<String> {

@@ -44,16 +44,10 @@ impl Engine {
 
     fn covering(&self, address: IpAddr) -> Vec<Cover> {
         let covers = |prefix: &IpNet| prefix.contains(&address);
-        let configured = self.settings.protected.iter().filter(|net| covers(net));
-        let configured = configured.map(|prefix| Cover::Protected {
-            prefix: *prefix,
-            origin: "`protected` of the configuration".into(),
-        });
-        let facts = self.facts.protected.iter();
-        let facts = facts.filter(|(prefix, _)| covers(prefix));
-        let facts = facts.map(|(prefix, origin)| Cover::Protected {
-            prefix: *prefix,
-            origin: origin.clone().into(),
+        let protections = self.protections().filter(|(prefix, _)| covers(prefix));
+        let protections = protections.map(|(prefix, origin)| Cover::Protected {
+            prefix,
+            origin: origin.to_owned().into(),
         });
         let bans = self.bans.bans().filter(|ban| covers(&ban.source));
         let entries = self.lists.covering(address).into_iter();
@@ -62,8 +56,7 @@ impl Engine {
             list,
             entry,
         });
-        configured
-            .chain(facts)
+        protections
             .chain(bans.cloned().map(Cover::Ban))
             .chain(entries)
             .collect()

@@ -12,8 +12,8 @@ use crate::{
     control::{
         AllowEntry, AllowRequest, BanRequest, BansReply, ChangeOptions, ChangeReply, ChangedEntry,
         Code, DiffReply, DisallowRequest, Failure, FailureReply, HistoryReply, ListReply,
-        ListStatus, ListedEntry, OutageStatus, PendingStatus, ReadbackStatus, RollbackRequest,
-        SettleRequest, StatusReply, UnbanRequest, server::routes::PATHS,
+        ListStatus, ListedEntry, OutageStatus, PendingStatus, ProtectedStatus, ReadbackStatus,
+        RollbackRequest, SettleRequest, StatusReply, UnbanRequest, server::routes::PATHS,
     },
     entry::Entry,
     guard::{Examples, Impact, ObservedSource, Preview},
@@ -388,7 +388,10 @@ fn other_answers_are_as_described() {
             entries: 1,
             ending: 0,
         }],
-        protected_sources: vec!["192.0.2.1/32".parse().unwrap()],
+        protected_sources: vec![ProtectedStatus {
+            prefix: "192.0.2.1/32".parse().unwrap(),
+            origins: vec!["default gateway on eth0".to_owned()],
+        }],
         pending: Some(PendingStatus {
             revision: 1,
             by: "root".to_owned(),
