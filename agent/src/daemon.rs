@@ -30,7 +30,7 @@ use crate::{
         pins::Pins,
         xdp::{Options, XdpDatapath},
     },
-    engine::{Engine, Parts, REQUESTS, Settings},
+    engine::{Engine, Parts, REQUESTS, Refresh, Settings},
     facts::Facts,
     interface::Changes,
     metrics::{self, endpoint},
@@ -148,8 +148,10 @@ pub async fn run(config: Config) -> Result<()> {
 
     let stop = CancellationToken::new();
     let (requests, queue) = mpsc::channel(REQUESTS);
+    let (refresh, asks) = Refresh::new();
     let service = Service::new(
         requests.clone(),
+        refresh.clone(),
         engine.reports(),
         config.control.clone(),
         stop.clone(),
@@ -158,9 +160,10 @@ pub async fn run(config: Config) -> Result<()> {
         &config.sources,
         engine.source_lists(),
         config.state_dir.join("feeds"),
-        live,
+        (live, asks),
         &Shared {
             requests: requests.clone(),
+            refresh,
             board,
             acceptance: service.acceptance(),
             remotes: service.remotes(),

@@ -6,6 +6,7 @@
 mod bans;
 mod change;
 mod confirm;
+mod refresh;
 mod report;
 mod request;
 mod source;
@@ -25,6 +26,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use self::{confirm::Pending, upkeep::Schedule};
 pub use self::{
+    refresh::{Asks, Refresh},
     request::{Change, LiveFacts, Observation, Reply, Request, Terms},
     source::SourceSink,
 };

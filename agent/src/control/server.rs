@@ -43,7 +43,7 @@ use super::{
 use crate::{
     answers::feed::Feed,
     config,
-    engine::{Reply, Request},
+    engine::{Refresh, Reply, Request},
     sources::feed::Acceptance,
 };
 
@@ -56,6 +56,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Service {
     requests: mpsc::Sender<Request>,
+    refresh: Refresh,
     reports: Feed,
     /// Ends the streams of events, which would otherwise hold up the end of the daemon.
     stop: CancellationToken,
@@ -71,12 +72,14 @@ pub struct Service {
 impl Service {
     pub fn new(
         requests: mpsc::Sender<Request>,
+        refresh: Refresh,
         reports: Feed,
         control: config::Control,
         stop: CancellationToken,
     ) -> Self {
         Self {
             requests,
+            refresh,
             reports,
             stop,
             limiter: Arc::new(Limiter::new(control.rate)),

@@ -3,20 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Sources,
     control::server::Remotes,
-    engine::{LiveFacts, Request, SourceSink},
+    engine::{Asks, LiveFacts, Refresh, Request, SourceSink},
     facts::{Facts, Origin},
     lists::ListName,
     sources::{
@@ -26,9 +27,13 @@ use crate::{
     },
 };
 
+/// Facts that are younger are not read again for a change: all processes are looked through for them.
+const YOUNG: Duration = Duration::from_secs(1);
+
 /// What they share.
 pub(super) struct Shared {
     pub(super) requests: mpsc::Sender<Request>,
+    pub(super) refresh: Refresh,
     pub(super) board: Board,
     pub(super) acceptance: Acceptance,
     pub(super) remotes: Remotes,
@@ -43,11 +48,11 @@ pub(super) fn follow(
     sources: &Sources,
     lists: BTreeMap<ListName, usize>,
     feeds: PathBuf,
-    facts: Facts,
+    (facts, asks): (Facts, Asks),
     shared: &Shared,
 ) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
-    let sink = SourceSink::new(shared.requests.clone());
+    let sink = SourceSink::new(shared.requests.clone(), shared.refresh.clone());
     let of_kind = |kind: &str| -> BTreeMap<String, usize> {
         lists
             .iter()
@@ -108,6 +113,7 @@ pub(super) fn follow(
     tasks.spawn(end(sink, ended));
     tasks.spawn(protect(
         facts,
+        asks,
         sources.facts.interval,
         shared.remotes.clone(),
         shared.requests.clone(),
@@ -137,19 +143,27 @@ async fn end(sink: SourceSink, lists: BTreeSet<String>) {
 /// Keeps the engine told of the sources that live facts protect.
 async fn protect(
     mut facts: Facts,
-    every: std::time::Duration,
+    mut asks: Asks,
+    every: Duration,
     remotes: Remotes,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {
     let mut clock = interval(every);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut begun: Option<Instant> = None;
     loop {
-        tokio::select! {
-            _ = clock.tick() => {}
-            () = remotes.changed() => {}
+        let asked = tokio::select! {
+            _ = clock.tick() => None,
+            () = remotes.changed() => None,
+            Some(ask) = asks.recv() => Some(ask),
             () = stop.cancelled() => return,
+        };
+        if asked.is_some() && begun.is_some_and(|begun| begun.elapsed() < YOUNG) {
+            // Dropped, it is answered.
+            continue;
         }
+        begun = Some(Instant::now());
         let read = tokio::task::spawn_blocking(move || {
             facts.refresh();
             facts
@@ -172,6 +186,7 @@ async fn protect(
         }
         // Logged where it happens.
         let _ = answer.await;
+        drop(asked);
     }
 }
 
@@ -195,5 +210,81 @@ pub(super) fn live(facts: &Facts, remotes: &Remotes) -> LiveFacts {
                     .map(|remote| (remote, ON_TLS.to_owned())),
             )
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use tokio::time;
+
+    use super::*;
+    use crate::facts::Settings;
+
+    fn name_server(root: &Path, address: &str) {
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(
+            root.join("etc/resolv.conf"),
+            format!("nameserver {address}\n"),
+        )
+        .unwrap();
+    }
+
+    /// Takes the next facts that the engine is told.
+    async fn told(queue: &mut mpsc::Receiver<Request>) -> Vec<String> {
+        let Some(Request::Protect { facts, reply }) = queue.recv().await else {
+            panic!("facts");
+        };
+        reply.send(Ok(())).unwrap();
+        facts.protected.keys().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn facts_are_read_anew_when_a_change_asks_and_not_if_they_are_young() {
+        let root = tempfile::tempdir().unwrap();
+        name_server(root.path(), "192.0.2.53");
+        let facts = Facts::new(Settings {
+            ssh_ports: BTreeSet::new(),
+            gateways: false,
+            ntp: false,
+            root: root.path().to_owned(),
+            ..Settings::default()
+        });
+        let (refresh, asks) = Refresh::new();
+        let (requests, mut queue) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let follower = tokio::spawn(protect(
+            facts,
+            asks,
+            Duration::from_secs(3600),
+            Remotes::default(),
+            requests,
+            stop.clone(),
+        ));
+        assert_eq!(told(&mut queue).await, ["192.0.2.53/32"]);
+
+        name_server(root.path(), "192.0.2.54");
+        refresh.done().await;
+        assert!(queue.try_recv().is_err(), "they are young");
+
+        time::sleep(YOUNG).await;
+        let change = tokio::spawn({
+            let refresh = refresh.clone();
+            async move { refresh.done().await }
+        });
+        let Some(Request::Protect { facts, reply }) = queue.recv().await else {
+            panic!("facts");
+        };
+        assert!(!change.is_finished(), "the engine does not know them yet");
+        reply.send(Ok(())).unwrap();
+        change.await.unwrap();
+        assert_eq!(
+            facts.protected.keys().next().unwrap().to_string(),
+            "192.0.2.54/32"
+        );
+        stop.cancel();
+        follower.await.unwrap();
+        refresh.done().await;
     }
 }

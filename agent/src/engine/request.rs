@@ -113,6 +113,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether somebody may be cut off by it who was let in before.
+    pub(crate) fn may_cut(&self) -> bool {
+        match self {
+            Self::Add(entries) => entries.iter().any(|entry| entry.deny),
+            Self::Remove(_) | Self::Replace(_) | Self::Rollback(_) | Self::Sync(_) => true,
+        }
+    }
+
     pub(super) fn action(&self) -> &'static str {
         match self {
             Self::Add(_) => "add",

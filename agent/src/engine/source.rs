@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Change, Request, Terms};
+use super::{Change, Refresh, Request, Terms};
 use crate::{
     control::peer::Peer,
     lists::ListName,
@@ -13,11 +13,12 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SourceSink {
     requests: mpsc::Sender<Request>,
+    refresh: Refresh,
 }
 
 impl SourceSink {
-    pub fn new(requests: mpsc::Sender<Request>) -> Self {
-        Self { requests }
+    pub fn new(requests: mpsc::Sender<Request>, refresh: Refresh) -> Self {
+        Self { requests, refresh }
     }
 }
 
@@ -32,6 +33,7 @@ impl Sink for SourceSink {
                 Ok((name, entries.unwrap_or_default().into_iter().collect()))
             })
             .collect::<Result<_, String>>()?;
+        self.refresh.done().await;
         let (reply, answer) = oneshot::channel();
         let request = Request::Change {
             change: Change::Sync(lists),

@@ -9,7 +9,13 @@ use std::{
 use portcullis_agent::facts::{self, Facts, Settings};
 use portcullis_tests::netns::{End, Namespace, veth_pair};
 
-use crate::stage::address;
+use serde_json::json;
+
+use crate::{
+    flows::begin_to_connect,
+    stage::{ADMIN, GATEWAY, PARTNER, STRANGER, Wire, address},
+    wire::gets_through,
+};
 
 const SERVER: &str = "192.0.2.1";
 const CLIENT: &str = "192.0.2.7";
@@ -207,4 +213,46 @@ fn live_flows_are_the_connections_with_other_machines() {
         "the host's own conversations are left out"
     );
     drop((inside, kept));
+}
+
+#[test]
+fn a_session_that_has_just_begun_is_protected_before_a_list_without_it_is_in_force() {
+    let wire = Wire::new();
+    let agent = wire.agent_with(
+        "[protected_facts]\nssh_ports = [2222]\ngateways = false\ndns = false\nntp = false\nevery = \"1h\"\n",
+    );
+    let listener = wire
+        .gateway
+        .inside(|| TcpListener::bind((GATEWAY, 2222)).expect("bind"))
+        .expect("namespace");
+    let _client = begin_to_connect(
+        &wire.outside,
+        PARTNER,
+        0,
+        SocketAddr::new(address(GATEWAY), 2222),
+    );
+    let (_accepted, peer) = listener.accept().expect("accept");
+    // This takes longer than facts stay young.
+    assert!(!gets_through(&wire, STRANGER));
+    let protected = || agent.status().expect("status")["protected_sources"].clone();
+    let admin =
+        json!({"prefix": format!("{ADMIN}/32"), "origins": ["`protected` of the configuration"]});
+    let _shell = Shell::new(&format!("{PARTNER} {} {GATEWAY} 2222", peer.port()));
+    assert_eq!(protected(), json!([admin]), "nobody has looked yet");
+
+    let list = agent.folder().join("list.txt");
+    std::fs::write(&list, "198.51.100.0/24\n").expect("list");
+    let list = list.display().to_string();
+    agent
+        .command(&["allow", "replace", &list, "--force"])
+        .expect("replace");
+    let session = json!({"prefix": format!("{PARTNER}/32"), "origins": ["peer of a live SSH session (port 2222)"]});
+    assert_eq!(protected(), json!([admin, session]));
+    assert!(gets_through(&wire, PARTNER) && !gets_through(&wire, STRANGER));
+    let said = agent.command(&["status"]).expect("status");
+    assert!(
+        said.contains(&format!("{PARTNER}/32"))
+            && said.contains("peer of a live SSH session (port 2222)"),
+        "{said}"
+    );
 }

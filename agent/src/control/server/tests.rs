@@ -93,6 +93,8 @@ impl Daemon {
         let stop = CancellationToken::new();
         let service = Service::new(
             requests,
+            // Nobody reads live facts here.
+            Refresh::new().0,
             engine.reports(),
             config.control.clone(),
             stop.clone(),

@@ -55,6 +55,7 @@ pub(super) async fn ban(
         force,
         ..Terms::default()
     };
+    service.refresh.done().await;
     let ban = service
         .ask(|reply| Request::Ban {
             source,

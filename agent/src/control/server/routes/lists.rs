@@ -225,6 +225,9 @@ async fn change(
         if_revision: if_match(headers)?,
         observed,
     };
+    if change.may_cut() {
+        service.refresh.done().await;
+    }
     let done = service
         .ask(|reply| Request::Change {
             change,
