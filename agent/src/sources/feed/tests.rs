@@ -327,6 +327,42 @@ async fn a_signed_list_is_taken_with_its_signature_and_not_without() {
     Stage::refused(stage.fetch().await, "more than 4096 bytes");
 }
 
+/// What minisign writes for this content at this time.
+fn minisign(key: &SigningKey, content: &str, time: u64) -> Vec<u8> {
+    let signature = key.sign(content.as_bytes()).to_bytes();
+    let comment = format!("timestamp:{time}");
+    let whole = key.sign(&[&signature[..], comment.as_bytes()].concat());
+    let [first, last] = [
+        BASE64_STANDARD.encode([b"Ed", &[1; 8][..], &signature].concat()),
+        BASE64_STANDARD.encode(whole.to_bytes()),
+    ];
+    format!("untrusted comment: -\n{first}\ntrusted comment: {comment}\n{last}\n").into_bytes()
+}
+
+#[tokio::test]
+async fn a_list_that_was_signed_before_the_one_in_force_is_refused_and_a_later_one_is_not() {
+    let server = Server::new().await;
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = [b"Ed", &[1; 8][..], key.verifying_key().as_bytes()].concat();
+    let mut settings = server.settings();
+    let public = BASE64_STANDARD.encode(public);
+    settings.signed_by = Some(format!("minisign:{public}").parse().unwrap());
+    let mut stage = Stage::new(settings);
+    let serve = |content: &str, time| {
+        let signature = minisign(&key, content, time);
+        server.serve(content);
+        server.set("/list.txt.minisig", response("200 OK", "", &signature));
+    };
+    serve(&list(0..3), 1_700_000_000);
+    stage.takes().await;
+    serve(&list(0..4), 1_699_999_999);
+    Stage::refused(stage.fetch().await, "an old copy is being served");
+    assert_eq!(stage.in_force(), 3);
+    serve(&list(0..4), 1_700_000_001);
+    stage.takes().await;
+    assert_eq!(stage.in_force(), 4);
+}
+
 #[tokio::test]
 async fn a_list_that_is_too_large_is_not_read_to_its_end() {
     let server = Server::new().await;
