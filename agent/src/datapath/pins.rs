@@ -11,7 +11,7 @@ use std::{
 use agent_ebpf::layout::{FINGERPRINT, MAPS, MapKind, MapSpec, PER_CPU};
 use aya::maps::{MapError, MapInfo, MapType};
 use rustix::{
-    fs::{FlockOperation, flock, statfs},
+    fs::{FlockOperation, StatVfsMountFlags, flock, statfs, statvfs},
     mount::{MountFlags, mount},
 };
 
@@ -39,7 +39,7 @@ pub enum PinsError {
         directory: PathBuf,
         source: io::Error,
     },
-    #[error("{} is on a BPF file system that is mounted read-only, where nothing can be pinned; `mount -o remount,rw {BPF_FS}`, or set pin_dir to another", directory.display())]
+    #[error("{} is on a BPF file system that is mounted read-only, where nothing can be pinned; `mount -o remount,rw` what it is on, or set pin_dir to another", directory.display())]
     ReadOnly { directory: PathBuf },
     #[error("another portcullis-agent already runs with pin directory {}; stop it first, or give this one a pin_dir and interfaces of its own", directory.display())]
     Locked { directory: PathBuf },
@@ -88,6 +88,12 @@ impl Pins {
         }
         if !is_bpf_fs(directory) {
             return Err(PinsError::NotBpfFs {
+                directory: directory.to_owned(),
+            });
+        }
+        // Directories that an earlier run made hide it until something is to be pinned.
+        if statvfs(directory).is_ok_and(|info| info.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+            return Err(PinsError::ReadOnly {
                 directory: directory.to_owned(),
             });
         }

@@ -39,7 +39,7 @@ fn a_start_without_what_it_needs_says_so_and_enforcement_goes_on() {
     let error = agent.start_again(wire.place()).unwrap_err().to_string();
     remount("rw");
     assert!(
-        error.contains("bpf/portcullis") && error.contains("Read-only"),
+        error.contains("bpf/portcullis is on a BPF file system that is mounted read-only"),
         "{error}"
     );
     assert_eq!(wire.attached(), attached);
