@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::{
+    bad_input::Enforced,
     stage::{PARTNER, PARTNER6, STRANGER, STRANGER6, Wire},
     traffic::Traffic,
 };
@@ -65,4 +66,34 @@ fn a_list_file_with_one_bad_line_changes_nothing() {
         .to_string();
     assert!(error.contains("--empty"), "{error}");
     assert_eq!(agent.command(&["allow", "list"]).unwrap(), before);
+}
+
+#[test]
+fn sources_that_are_seen_to_pass_and_would_be_cut_are_named_before_it_happens() {
+    let wire = Wire::new();
+    let agent = wire.agent();
+    let before = Enforced::by(&agent);
+    let file = agent.folder().join("list.txt");
+    fs::write(&file, format!("{PARTNER6}\n")).unwrap();
+    let file = file.display().to_string();
+    let traffic = Traffic::start(&wire, &[PARTNER, PARTNER6], &[STRANGER, STRANGER6]);
+    let arguments = ["allow", "replace", &file, "--observe", "2s", "--dry-run"];
+    let said = agent.command(&arguments).unwrap();
+    let (_, cut) = said
+        .split_once("cuts sources that pass now")
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(cut.contains(PARTNER), "{said}");
+    for other in [PARTNER6, STRANGER, STRANGER6] {
+        assert!(!cut.contains(other), "{other}: {said}");
+    }
+    assert_eq!(Enforced::by(&agent), before);
+    let count = traffic.count();
+    assert_eq!(
+        (count.forbidden_received, count.allowed_lost),
+        (0, 0),
+        "{count:?}"
+    );
+    agent.command(&arguments[..5]).unwrap();
+    let list = agent.command(&["allow", "list"]).unwrap();
+    assert!(list.contains(PARTNER6) && !list.contains(PARTNER), "{list}");
 }

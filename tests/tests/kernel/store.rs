@@ -218,6 +218,70 @@ fn an_edit_that_fails_changes_nothing() {
 }
 
 #[test]
+fn a_single_edit_that_fails_at_any_call_changes_nothing_and_works_afterwards() {
+    let everybody = Rule {
+        prefix: "0.0.0.0/0".parse().unwrap(),
+        action: Action::Allow(None),
+    };
+    let edits = [
+        (
+            Edit::Add(rule(SECOND[0], Action::Allow(None))),
+            [true, true, true, false],
+        ),
+        (
+            Edit::Add(rule(SECOND[1], Action::Allow(None))),
+            [true, true, false, true],
+        ),
+        (
+            Edit::Add(rule(FIRST[0], Action::Ban)),
+            [false, true, false, false],
+        ),
+        (
+            Edit::Remove(rule(FIRST[1], Action::Allow(None))),
+            [true, false, false, false],
+        ),
+        // Not made in place.
+        (Edit::Add(everybody), [true, true, true, false]),
+    ];
+    for table in [TableChoice::Compiled, TableChoice::Lpm] {
+        let kernel = Arc::new(Faulty::default());
+        let mut loaded = Loaded::through(kernel.clone(), &[], table).unwrap();
+        let mut refused = [0; 5];
+        for error in [Errno::NOMEM, Errno::NOSPC] {
+            for (at, (edit, expected)) in edits.iter().enumerate() {
+                let edit = std::slice::from_ref(edit);
+                let settings = Settings::default();
+                let before = loaded.datapath.switch(allow(&FIRST), &settings).unwrap();
+                for call in 1.. {
+                    kernel.fail(call, usize::MAX, error);
+                    let result = loaded.datapath.edit(edit);
+                    kernel.fail(0, 0, Errno::INTR);
+                    // What could not be freed is freed then.
+                    loaded.datapath.tend();
+                    if result.is_ok() {
+                        break;
+                    }
+                    refused[at] += 1;
+                    assert_eq!(loaded.datapath.generation(), before);
+                    assert_eq!(
+                        passing(&mut loaded, &all()),
+                        [true, true, false, false],
+                        "{edit:?}, {error}, call {call}"
+                    );
+                    assert!(!loaded.datapath.verify().unwrap().drifted);
+                }
+                assert!(loaded.datapath.generation() > before);
+                assert_eq!(passing(&mut loaded, &all()), expected, "{edit:?}, {error}");
+                assert!(!loaded.datapath.verify().unwrap().drifted);
+            }
+        }
+        println!("{table:?}: refused {refused:?} times");
+        // Of one family at least: make, map, put into the slot.
+        assert!(refused[4] >= 2 * 3, "{table:?}: {refused:?}");
+    }
+}
+
+#[test]
 fn a_change_of_the_tables_by_someone_else_is_found_and_repaired() {
     let mut loaded = Loaded::new(TableChoice::Compiled).unwrap();
     loaded
