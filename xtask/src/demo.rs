@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the product at work in five steps, with the real daemons, a real legacy
+//! `cargo xtask demo`: the product at work in seven steps, with the real daemons, a real legacy
 //! server and Debian's own OpenSSH client, each host in its own network namespace.
 
 mod leftovers;
@@ -21,10 +21,14 @@ struct Step {
     show: fn(&mut Stage) -> Result<String>,
 }
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 7] = [
     Step {
         claim: "A stranger's packets die at XDP",
         show: steps::a_stranger_is_dropped,
+    },
+    Step {
+        claim: "The agent says why, and what would let him in",
+        show: steps::the_agent_says_why,
     },
     Step {
         claim: "A partner's file reaches the legacy server after two factors",
@@ -37,6 +41,10 @@ const STEPS: [Step; 5] = [
     Step {
         claim: "The allowlist changes live",
         show: steps::the_allowlist_changes_live,
+    },
+    Step {
+        claim: "A list that locks the partner out takes itself back",
+        show: steps::a_change_takes_itself_back,
     },
     Step {
         claim: "Wrong codes end in a ban on the wire",

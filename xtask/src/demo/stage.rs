@@ -37,7 +37,7 @@ pub(super) struct Stage {
     pub(super) desk: TempDir,
     partner: Namespace,
     stranger: Namespace,
-    _gateway: Namespace,
+    gateway: Namespace,
     _legacy: Namespace,
 }
 
@@ -104,13 +104,17 @@ impl Stage {
             desk: files::folder("desk")?,
             partner,
             stranger,
-            _gateway: gateway,
+            gateway,
             _legacy: legacy,
         })
     }
 
     pub(super) fn at_partner(&self) -> Place<'_> {
         Place::Namespace(&self.partner, PARTNER.into())
+    }
+
+    pub(super) fn at_gateway(&self) -> Place<'_> {
+        Place::Namespace(&self.gateway, GATEWAY_TO_PARTNER.into())
     }
 
     pub(super) fn at_stranger(&self) -> Place<'_> {

@@ -1,16 +1,16 @@
-//! The five steps. Each says what it does, shows evidence from outside the product where there is
+//! The seven steps. Each says what it does, shows evidence from outside the product where there is
 //! any, and fails when the evidence is missing.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_tests::account::Factors;
 use portcullis_tests::client::{OpensshConnection, ssh_answers};
 use portcullis_tests::files;
-use portcullis_tests::process::{PATIENCE, wait_for};
+use portcullis_tests::process::{PATIENCE, finish_within, wait_for};
 use portcullis_tests::proxy::records;
 use serde_json::Value;
 
@@ -45,6 +45,32 @@ pub(super) fn a_stranger_is_dropped(stage: &mut Stage) -> Result<String> {
     Ok(format!(
         "{dropped} packets dropped, 0 connections reached the proxy"
     ))
+}
+
+pub(super) fn the_agent_says_why(stage: &mut Stage) -> Result<String> {
+    let stranger = STRANGER.to_string();
+    let port = stage.proxy.address.port().to_string();
+    let arguments = ["why", &stranger, "--proto", "tcp", "--port", &port];
+    let before = agent_says(stage, &arguments)?;
+    ensure!(
+        before.status.code() == Some(3),
+        "the stranger isn't said to be dropped: {}",
+        before.status
+    );
+    let said = String::from_utf8_lossy(&before.stdout);
+    ensure!(
+        said.contains("not_listed") && said.contains(&format!("allow add {stranger}")),
+        "neither the reason nor the remedy is named"
+    );
+    let partner = PARTNER.to_string();
+    let arguments = ["why", &partner, "--proto", "tcp", "--port", &port];
+    ensure!(
+        agent_says(stage, &arguments)?.status.success(),
+        "the partner isn't said to pass"
+    );
+    let examined = agent_says(stage, &["doctor", "internet0"])?;
+    ensure!(examined.status.success(), "doctor has no answer");
+    Ok("not_listed, with the command that lets him in; nothing was sent for it".to_owned())
 }
 
 pub(super) fn a_partner_uploads_and_downloads(stage: &mut Stage) -> Result<String> {
@@ -174,6 +200,55 @@ pub(super) fn the_allowlist_changes_live(stage: &mut Stage) -> Result<String> {
     Ok("allowed: answer; removed: silence; no restart".to_owned())
 }
 
+pub(super) fn a_change_takes_itself_back(stage: &mut Stage) -> Result<String> {
+    let list = stage.desk.path().join("list.txt");
+    fs::write(&list, format!("{STRANGER} ticket=NET-7\n"))?;
+    let list = list.display().to_string();
+    let arguments = ["allow", "replace", &list, "--confirm-within", "10s"];
+    let changed = agent_says(stage, &arguments)?;
+    ensure!(
+        changed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&changed.stderr)
+    );
+    let answers = |stage: &Stage| ssh_answers(stage.at_partner(), stage.proxy.address, TRY);
+    ensure!(!answers(stage)?, "the partner is still let in");
+    println!("partner:  no answer, and nobody confirms");
+    wait_for("the change to be taken back", || {
+        answers(stage).ok()?.then_some(())
+    })?;
+    println!("partner:  the proxy answers again");
+
+    // The kernel went back by itself; the daemon notes it within half a second.
+    wait_for("the history to say so", || {
+        let history = stage.agent.command(&["allow", "history"]).ok()?;
+        history.contains("taken back").then_some(())
+    })?;
+    agent_says(stage, &["allow", "history"])?;
+
+    ensure!(
+        agent_says(stage, &arguments)?.status.success()
+            && agent_says(stage, &["allow", "confirm"])?.status.success(),
+        "the change isn't confirmed"
+    );
+    let revision = stage
+        .agent
+        .status()?
+        .get("revision")
+        .and_then(Value::as_u64)
+        .context("the lists have a revision")?;
+    let before = revision.saturating_sub(1).to_string();
+    ensure!(
+        agent_says(stage, &["allow", "rollback", &before])?
+            .status
+            .success()
+            && answers(stage)?,
+        "the partner is not let in after the rollback"
+    );
+    println!("partner:  the proxy answers");
+    Ok("unconfirmed: taken back after 10 s; confirmed: rolled back".to_owned())
+}
+
 pub(super) fn wrong_codes_end_in_a_ban(stage: &mut Stage) -> Result<String> {
     let before = stage.agent.dropped("banned")?;
     let from_guesser = format!("BindAddress={GUESSER}");
@@ -205,6 +280,8 @@ pub(super) fn wrong_codes_end_in_a_ban(stage: &mut Stage) -> Result<String> {
         said.contains("timed out").then(|| said.trim().to_owned())
     })?;
     println!("guesser:  {dropped}");
+    agent_says(stage, &["bans"])?;
+    agent_says(stage, &["top", "--once"])?;
     let banned = stage.agent.dropped("banned")?.saturating_sub(before);
     println!("gateway:  portcullis-agent counts {banned} drops as banned");
     ensure!(banned > 0, "the agent counted no drop of the banned source");
@@ -216,6 +293,22 @@ pub(super) fn wrong_codes_end_in_a_ban(stage: &mut Stage) -> Result<String> {
     Ok(format!(
         "{FAILURES} wrong codes, then {banned} packets of {GUESSER} dropped"
     ))
+}
+
+/// Runs a command of the agent, and shows it with what it says.
+fn agent_says(stage: &Stage, arguments: &[&str]) -> Result<Output> {
+    println!("gateway:  portcullis-agent {}", arguments.join(" "));
+    let mut command = stage
+        .at_gateway()
+        .command(&stage.agent.program().display().to_string());
+    command
+        .args(arguments)
+        .arg("--socket")
+        .arg(&stage.agent.socket);
+    let output = finish_within(&mut command, PATIENCE)?;
+    print_indented(&output.stdout);
+    print_indented(&output.stderr);
+    Ok(output)
 }
 
 /// A record in one line: number, time, event, outcome, and what the event is about.
