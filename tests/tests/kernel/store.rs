@@ -256,8 +256,6 @@ fn a_single_edit_that_fails_at_any_call_changes_nothing_and_works_afterwards() {
                     kernel.fail(call, usize::MAX, error);
                     let result = loaded.datapath.edit(edit);
                     kernel.fail(0, 0, Errno::INTR);
-                    // What could not be freed is freed then.
-                    loaded.datapath.tend();
                     if result.is_ok() {
                         break;
                     }

@@ -250,6 +250,8 @@ impl Store {
         settings: &Settings,
         keep: Keep,
     ) -> Result<Prepared, DatapathError> {
+        // Tables that could not be taken out of their slots would leave none for new ones.
+        self.retire_lingering();
         let parameters = parameters(settings, self.fixed)?;
         let mut compiled = compile(&rules)?;
         let scopes = compiled.scope_sets();
@@ -348,8 +350,7 @@ impl Store {
     /// Work that waited, and parameters whose interfaces have other numbers now.
     pub(super) fn tend(&mut self) {
         self.complete_revert();
-        self.tables4.retire_lingering(&self.reaper);
-        self.tables6.retire_lingering(&self.reaper);
+        self.retire_lingering();
         for generation in self.current.iter_mut().chain(&mut self.previous) {
             if let Ok(parameters) = parameters(&generation.settings, self.fixed)
                 && parameters != generation.parameters
@@ -359,6 +360,11 @@ impl Store {
                     .write(generation.slot, &parameters, &generation.scopes);
             }
         }
+    }
+
+    fn retire_lingering(&mut self) {
+        self.tables4.retire_lingering(&self.reaper);
+        self.tables6.retire_lingering(&self.reaper);
     }
 
     /// Bytes in the kernel, and prefixes of both families, of the generation in force.
