@@ -75,6 +75,7 @@ fn a_list_with_any_fault_is_refused_with_its_place_and_nothing_changes() {
     let before = Enforced::by(&agent);
     let traffic = Traffic::start(&wire, &[PARTNER, PARTNER6], &[STRANGER, STRANGER6]);
     let long_line = format!("{PARTNER} # {}\n", "x".repeat(10_000_000));
+    let deep = "[".repeat(200_000);
     let cases: &[(&str, &[u8], &[&str])] = &[
         (
             "host-bits.txt",
@@ -130,6 +131,32 @@ fn a_list_with_any_fault_is_refused_with_its_place_and_nothing_changes() {
             "field.json",
             br#"[{"prefix":"192.0.2.20","prot":"tcp"}]"#,
             &["field.json:1:", "prot"],
+        ),
+        (
+            "range.txt",
+            b"192.0.2.20\n192.0.2.21-192.0.2.29\n",
+            &[":2:1:"],
+        ),
+        (
+            "netmask.txt",
+            b"192.0.2.0/255.255.255.0\n",
+            &[":1:1:", "192.0.2.0/24"],
+        ),
+        (
+            "escape.txt",
+            b"192.0.2.20 # \x1b[2J\x1b]0;gone\x07\n",
+            &["escape.txt:1:"],
+        ),
+        ("deep.json", deep.as_bytes(), &["deep.json:1:"]),
+        (
+            "twice.json",
+            br#"[{"prefix":"192.0.2.20","prefix":"192.0.2.66"}]"#,
+            &["twice.json:1:", "prefix"],
+        ),
+        (
+            "quote.csv",
+            b"prefix,comment\n192.0.2.20,\"never closed\n192.0.2.66,x\n",
+            &["quote.csv:2:"],
         ),
         (
             "header.csv",
