@@ -40,6 +40,31 @@ impl<M: Memory + ?Sized> Memory for Arc<M> {
     }
 }
 
+/// How a writer waits for lookups that began before, and may be looking at what it took out.
+pub trait Readers {
+    /// Begins to wait for those under way now, and goes on meanwhile.
+    fn begin(&mut self);
+
+    /// Whether those are through that the last [`Readers::begin`] was about.
+    fn are_through(&mut self) -> bool;
+
+    /// Returns when they are; without [`Readers::begin`], when those are through that are under way now.
+    fn wait(&mut self);
+}
+
+/// Waits at once, and only when it must.
+impl<F: FnMut()> Readers for F {
+    fn begin(&mut self) {}
+
+    fn are_through(&mut self) -> bool {
+        false
+    }
+
+    fn wait(&mut self) {
+        self();
+    }
+}
+
 /// The edit cannot be done in place: build the table anew. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NeedsRebuild {

@@ -7,6 +7,7 @@ mod inner;
 mod links;
 mod page;
 mod probe;
+mod readers;
 mod reaper;
 mod store;
 mod tables;

@@ -12,9 +12,13 @@ pub(super) struct Space {
     runs: [Vec<u32>; LONGEST as usize],
     /// A bit for each length of which there are runs, by the same index.
     lengths: u64,
+    /// Runs that readers may see, and how many cells they are.
     quarantine: Vec<(u32, u32)>,
     quarantined: u32,
+    /// Of those, the runs that are awaited.
+    awaited: Vec<(u32, u32)>,
     used: u32,
+    end: u32,
 }
 
 impl Space {
@@ -26,7 +30,9 @@ impl Space {
             lengths: 0,
             quarantine: Vec::new(),
             quarantined: 0,
+            awaited: Vec::new(),
             used: next,
+            end,
         };
         space.mark(next, end - next, true);
         space.find_runs();
@@ -59,7 +65,7 @@ impl Space {
         self.add_run(first, length);
     }
 
-    /// Gives back a run that readers may still see until [`Space::reclaim`].
+    /// Gives back a run that readers may still see until [`Space::await_readers`] and then [`Space::reclaim`].
     pub(super) fn retire(&mut self, first: u32, length: u32) {
         if length > 0 {
             self.used -= length;
@@ -68,19 +74,35 @@ impl Space {
         }
     }
 
-    /// Cells that a grace period would free.
+    /// Cells that were retired, and are not awaited yet.
     pub(super) fn quarantined(&self) -> u32 {
         self.quarantined
     }
 
-    /// Frees what was retired, and joins neighbouring runs. Call after a grace period.
-    pub(super) fn reclaim(&mut self) {
+    /// Cells that may be allocated.
+    pub(super) fn free_cells(&self) -> u32 {
+        let awaited: u32 = self.awaited.iter().map(|(_, length)| length).sum();
+        self.end - self.used - self.quarantined - awaited
+    }
+
+    /// Whether [`Space::reclaim`] would free anything.
+    pub(super) fn awaits_readers(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// What was retired until now will be free when the readers of now are through.
+    pub(super) fn await_readers(&mut self) {
         self.quarantined = 0;
-        let mut quarantine = std::mem::take(&mut self.quarantine);
-        for (first, length) in quarantine.drain(..) {
+        self.awaited.append(&mut self.quarantine);
+    }
+
+    /// Frees what was awaited, and joins neighbouring runs.
+    pub(super) fn reclaim(&mut self) {
+        let mut awaited = std::mem::take(&mut self.awaited);
+        for (first, length) in awaited.drain(..) {
             self.mark(first, length, true);
         }
-        self.quarantine = quarantine;
+        self.awaited = awaited;
         self.find_runs();
     }
 
@@ -163,8 +185,26 @@ mod tests {
         assert_eq!(space.allocate(4), None);
         assert_eq!(space.quarantined(), 4);
         space.reclaim();
+        assert_eq!(space.allocate(4), None, "nobody has waited");
+        space.await_readers();
+        assert_eq!(space.allocate(4), None);
+        space.reclaim();
         assert_eq!(space.allocate(4), Some(10));
         assert_eq!(space.used(), 14);
+    }
+
+    #[test]
+    fn what_is_retired_while_readers_are_awaited_waits_for_the_next() {
+        let mut space = Space::new(0, 8);
+        assert_eq!(space.allocate(8), Some(0));
+        space.retire(0, 3);
+        space.await_readers();
+        space.retire(3, 5);
+        assert_eq!((space.free_cells(), space.quarantined()), (0, 5));
+        space.reclaim();
+        assert_eq!((space.free_cells(), space.quarantined()), (3, 5));
+        assert_eq!(space.allocate(5), None);
+        assert_eq!(space.allocate(3), Some(0));
     }
 
     #[test]
@@ -175,6 +215,7 @@ mod tests {
         assert_eq!(space.allocate(1), None);
         space.retire(0, 3);
         space.retire(3, 5);
+        space.await_readers();
         space.reclaim();
         assert_eq!(space.allocate(8), Some(0));
     }

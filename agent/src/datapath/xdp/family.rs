@@ -10,7 +10,7 @@ use agent_ebpf::{
 
 use super::inner::Inner;
 use crate::table::{
-    Change6, Classed4, Classed6, NeedsRebuild, Plan4, Plan6, Table4, Table6, TooLarge,
+    Change6, Classed4, Classed6, NeedsRebuild, Plan4, Plan6, Readers, Table4, Table6, TooLarge,
 };
 
 /// An address family.
@@ -39,7 +39,7 @@ pub(super) trait Family: Sized {
     fn edit(
         table: &mut Self::Table,
         changes: &[Self::Change],
-        wait: &mut dyn FnMut(),
+        readers: &mut dyn Readers,
     ) -> Result<(), NeedsRebuild>;
     fn inner(table: &Self::Table) -> &Inner;
     fn image(table: &Self::Table) -> &[AtomicU64];
@@ -97,9 +97,9 @@ impl Family for V4 {
     fn edit(
         table: &mut Self::Table,
         changes: &[Classed4],
-        wait: &mut dyn FnMut(),
+        readers: &mut dyn Readers,
     ) -> Result<(), NeedsRebuild> {
-        table.edit(changes, wait)
+        table.edit(changes, readers)
     }
 
     fn inner(table: &Self::Table) -> &Inner {
@@ -172,9 +172,9 @@ impl Family for V6 {
     fn edit(
         table: &mut Self::Table,
         changes: &[Change6],
-        wait: &mut dyn FnMut(),
+        readers: &mut dyn Readers,
     ) -> Result<(), NeedsRebuild> {
-        table.edit(changes, wait)
+        table.edit(changes, &mut || readers.wait())
     }
 
     fn inner(table: &Self::Table) -> &Inner {

@@ -8,7 +8,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use agent_ebpf::{class::Class, layout::Place};
@@ -17,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     family::Family,
     inner::{Inner, Outer, clear, put},
+    readers::{SlotReaders, Waiting},
     reaper::{Discarded, Reaper},
     trie,
 };
@@ -45,6 +45,8 @@ pub(super) struct Placed<F: Family> {
     prefixes: usize,
     /// Of the content as built, until it is edited.
     digest: Option<[u8; 32]>,
+    /// For packets that may see what edits took out of it.
+    waiting: Waiting,
 }
 
 /// A family's part of a generation that is not in force yet.
@@ -168,6 +170,7 @@ impl<F: Family> Tables<F> {
             prefixes: classed.len(),
             classed: Some(classed),
             digest: Some(digest),
+            waiting: Waiting::default(),
         })
     }
 
@@ -190,12 +193,14 @@ impl<F: Family> Tables<F> {
             prefixes: entries,
             classed: Some(classed),
             digest: None,
+            waiting: Waiting::default(),
         })
     }
 
     /// Takes a table that no packet will ask for any more out of its slot. When this returns, no packet is asking either, and the rest is
     /// left to the reaper.
-    pub(super) fn retire(&mut self, placed: Placed<F>, reaper: &Reaper) {
+    pub(super) fn retire(&mut self, mut placed: Placed<F>, reaper: &Reaper) {
+        placed.waiting.end();
         let kernel = Arc::clone(&self.kernel);
         let place = placed.place;
         let Some(outer) = self.outer(place) else {
@@ -278,15 +283,14 @@ impl<F: Family> Tables<F> {
         let Some(outer) = self.outers.get(place.size as usize) else {
             return Err(NeedsRebuild::Full);
         };
-        // A slot that is written as it is: the kernel waits for all readers.
-        let mut wait = || {
-            if let Err(error) = put(&*kernel, outer.as_fd(), place.slot, inner.as_fd()) {
-                // A program runs for microseconds, and can't be interrupted by a process.
-                tracing::warn!(%error, "can't ask the kernel to wait for the packets under way");
-                thread::sleep(GRACE);
-            }
+        let mut readers = SlotReaders {
+            kernel,
+            outer: outer.as_fd(),
+            slot: place.slot,
+            inner,
+            waiting: &mut placed.waiting,
         };
-        F::edit(table, changes, &mut wait)?;
+        F::edit(table, changes, &mut readers)?;
         placed.classed = None;
         placed.digest = None;
         Ok(())
@@ -366,9 +370,6 @@ impl<F: Family> Placed<F> {
         }
     }
 }
-
-/// Longer than any packet is under way in the program.
-const GRACE: Duration = Duration::from_millis(100);
 
 fn digest(words: &[AtomicU64]) -> [u8; 32] {
     let mut hash = Sha256::new();

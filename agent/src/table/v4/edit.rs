@@ -13,7 +13,7 @@ use super::{
     build::paint,
     draft::{Draft, draft_node, draft_one, form},
 };
-use crate::table::{Memory, NeedsRebuild, Words, space::Space};
+use crate::table::{Memory, NeedsRebuild, Readers, Words, space::Space};
 
 /// The length of the widest prefix that is edited in place.
 pub(crate) const SHORTEST_EDIT: u8 = 16;
@@ -24,14 +24,15 @@ impl<M: Memory> Table4<M> {
     /// Gives addresses new classes: the first change is the widest prefix and covers the others, of which wider ones come
     /// before narrower ones. In force when this returns. A packet that comes meanwhile sees the old or the new class of its source.
     ///
-    /// Calls `wait` when cells must be reused; it returns when all lookups are over that began before.
+    /// Cells that were replaced are reused when their readers are through. They are awaited in good time, beside further edits, and only an edit
+    /// that finds no room stands still for them.
     ///
     /// # Errors
     /// If the table must be built anew; then nothing has changed.
     pub fn edit(
         &mut self,
         changes: &[Classed4],
-        wait: &mut dyn FnMut(),
+        readers: &mut dyn Readers,
     ) -> Result<(), NeedsRebuild> {
         let Some(widest) = changes.first() else {
             return Ok(());
@@ -40,19 +41,47 @@ impl<M: Memory> Table4<M> {
             return Err(NeedsRebuild::TooWide);
         }
         self.set_presence(widest.address, widest.last());
+        if self.space.awaits_readers() && readers.are_through() {
+            self.space.reclaim();
+        }
         if self.try_edit(widest, changes) {
+            self.make_room_ahead(readers);
             return Ok(());
         }
-        if self.space.quarantined() < cells_of(self.size) / WORTH_A_WAIT {
+        if self.space.awaits_readers() {
+            readers.wait();
+            self.space.reclaim();
+            if self.try_edit(widest, changes) {
+                return Ok(());
+            }
+        }
+        if self.space.quarantined() < self.worth_a_wait() {
             return Err(NeedsRebuild::Full);
         }
-        wait();
+        self.space.await_readers();
+        readers.wait();
         self.space.reclaim();
         if self.try_edit(widest, changes) {
             Ok(())
         } else {
             Err(NeedsRebuild::Full)
         }
+    }
+
+    /// Begins to wait for readers when as many cells could be freed as are free.
+    fn make_room_ahead(&mut self, readers: &mut dyn Readers) {
+        let quarantined = self.space.quarantined();
+        if quarantined >= self.worth_a_wait()
+            && !self.space.awaits_readers()
+            && quarantined >= self.space.free_cells()
+        {
+            self.space.await_readers();
+            readers.begin();
+        }
+    }
+
+    fn worth_a_wait(&self) -> u32 {
+        cells_of(self.size) / WORTH_A_WAIT
     }
 
     /// Whether there was room.

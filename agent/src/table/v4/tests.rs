@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::table::{
-    NeedsRebuild,
+    NeedsRebuild, Readers,
     testing::{Random, Until, memory},
 };
 
@@ -214,8 +214,8 @@ fn cells_are_reused_after_a_grace_period_and_a_full_table_says_so() {
         };
         table.edit(&[gone], &mut || waits += 1).unwrap();
     }
-    // Each pair of edits retires five cells of some 20,000.
-    assert!((20..30).contains(&waits), "{waits}");
+    // Each pair of edits retires five cells of some 20,000; half of them are awaited while the other half is used up.
+    assert!((40..60).contains(&waits), "{waits}");
 
     let mut refused = None;
     for host in 0..1_u32 << 16 {
@@ -229,6 +229,55 @@ fn cells_are_reused_after_a_grace_period_and_a_full_table_says_so() {
     assert_eq!(error, NeedsRebuild::Full);
     assert_eq!(table.class_of(host.address), Class::NOT_LISTED);
     assert_eq!(table.class_of(host.address - (1 << 16)), Class::ALLOWED);
+}
+
+/// Readers that are through when the test says so.
+#[derive(Default)]
+struct Told {
+    begun: u32,
+    waited: u32,
+    through: bool,
+}
+
+impl Readers for Told {
+    fn begin(&mut self) {
+        self.begun += 1;
+    }
+
+    fn are_through(&mut self) -> bool {
+        std::mem::take(&mut self.through)
+    }
+
+    fn wait(&mut self) {
+        self.waited += 1;
+    }
+}
+
+#[test]
+fn readers_are_awaited_beside_edits_and_no_edit_stands_still_while_they_are_through_in_time() {
+    let mut table = table(&[]);
+    let mut readers = Told::default();
+    let host = classed(0x0a00_0001, 32, Class::ALLOWED);
+    let gone = Classed4 {
+        class: Class::NOT_LISTED,
+        ..host
+    };
+    for _ in 0..100_000 {
+        table.edit(&[host], &mut readers).unwrap();
+        table.edit(&[gone], &mut readers).unwrap();
+        readers.through = true;
+    }
+    assert!((40..60).contains(&readers.begun), "{}", readers.begun);
+    assert_eq!(readers.waited, 0);
+
+    // The same when they never are: each wait is one that was begun.
+    let mut slow = Told::default();
+    for _ in 0..100_000 {
+        table.edit(&[host], &mut slow).unwrap();
+        table.edit(&[gone], &mut slow).unwrap();
+    }
+    assert!(slow.begun.abs_diff(slow.waited) <= 1);
+    assert!(slow.waited >= 20, "{}", slow.waited);
 }
 
 #[test]
