@@ -4,7 +4,11 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::render;
-use crate::{cli::UnloadArguments, config::Config, datapath::pins::Pins};
+use crate::{
+    cli::UnloadArguments,
+    config::Config,
+    datapath::{pins::Pins, xdp},
+};
 
 pub(super) fn unload(arguments: &UnloadArguments, json: bool) -> Result<String> {
     let config = Config::load(&arguments.file.config)?;
@@ -21,6 +25,10 @@ pub(super) fn unload(arguments: &UnloadArguments, json: bool) -> Result<String> 
     let pins = Pins::lock(directory)?;
     let released = pins.linked();
     pins.remove_all()?;
+    for interface in released.iter().chain(&config.interfaces) {
+        // Not pinned, and so not gone with the pins.
+        xdp::remove_filters(interface);
+    }
     render(
         &json!({ "pin_dir": directory, "released": released }),
         json,

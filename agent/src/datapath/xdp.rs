@@ -13,6 +13,8 @@ mod store;
 mod tables;
 mod trie;
 
+pub(crate) use self::egress::remove_filters;
+
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     bad_input::Enforced,
+    preload,
     stage::{PARTNER, PARTNER6, STRANGER, STRANGER6, Wire},
     traffic::Traffic,
     wire::gets_through,
@@ -173,21 +174,16 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 
 /// The wall clock of one daemon.
 struct Clock {
-    library: PathBuf,
+    library: String,
     shift: PathBuf,
 }
 
 impl Clock {
     fn new(agent: &Agent) -> Self {
-        let source = agent.folder().join("clock.c");
-        fs::write(&source, SHIFTED_CLOCK).unwrap();
         let clock = Self {
-            library: agent.folder().join("clock.so"),
+            library: preload::library(agent, "clock", SHIFTED_CLOCK),
             shift: agent.folder().join("shift"),
         };
-        let mut compile = Command::new("cc");
-        compile.args(["-shared", "-fPIC", "-o"]).arg(&clock.library);
-        succeed(compile.arg(source).arg("-ldl")).unwrap();
         clock.set(TimeDelta::zero());
         clock
     }
@@ -196,7 +192,7 @@ impl Clock {
     fn wrapper(&self) -> [String; 3] {
         [
             "env".to_owned(),
-            format!("LD_PRELOAD={}", self.library.display()),
+            self.library.clone(),
             format!("SHIFTED_BY={}", self.shift.display()),
         ]
     }

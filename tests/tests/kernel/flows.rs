@@ -28,9 +28,9 @@ use crate::{
 /// A packet that does not come over a veth pair in this time was dropped.
 const LOST: Duration = Duration::from_millis(300);
 
-struct Stage {
-    wire: Wire,
-    loaded: Loaded,
+pub(crate) struct Stage {
+    pub(crate) wire: Wire,
+    pub(crate) loaded: Loaded,
 }
 
 pub(crate) fn rule(prefix: &str, action: Action) -> Rule {
@@ -41,7 +41,7 @@ pub(crate) fn rule(prefix: &str, action: Action) -> Rule {
 }
 
 impl Stage {
-    fn new(learn_replies: bool, table: TableChoice) -> Self {
+    pub(crate) fn new(learn_replies: bool, table: TableChoice) -> Self {
         let wire = Wire::new();
         let mut loaded = Loaded::on(&["gw0"], table).unwrap();
         let rules: Arc<[Rule]> = [
@@ -85,7 +85,7 @@ impl Stage {
     }
 }
 
-fn udp(namespace: &Namespace, local: &str, port: u16) -> UdpSocket {
+pub(crate) fn udp(namespace: &Namespace, local: &str, port: u16) -> UdpSocket {
     let socket = namespace
         .inside(|| UdpSocket::bind(SocketAddr::new(address(local), port)))
         .unwrap()
@@ -95,7 +95,7 @@ fn udp(namespace: &Namespace, local: &str, port: u16) -> UdpSocket {
 }
 
 /// Where the next packet comes from, if one does.
-fn received(socket: &UdpSocket) -> Option<SocketAddr> {
+pub(crate) fn received(socket: &UdpSocket) -> Option<SocketAddr> {
     match socket.recv_from(&mut [0; 16]) {
         Ok((_, from)) => Some(from),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,

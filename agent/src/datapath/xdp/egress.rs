@@ -25,6 +25,8 @@ const FILTERS: [&str; 2] = [
 pub(super) struct Held {
     /// The index of the interface that has a filter of this daemon's.
     filtered: Option<u32>,
+    /// The index of the interface that has no filter of an earlier daemon's.
+    cleared: Option<u32>,
 }
 
 /// Why nothing is learned.
@@ -49,7 +51,7 @@ impl Held {
     ) -> Egress {
         let result = match program {
             Some(program) => self.hold(interface, index, program, pin),
-            None => self.release(interface, pin).map(|()| Egress::Off),
+            None => self.release(interface, index, pin).map(|()| Egress::Off),
         };
         result.unwrap_or_else(|failure| Egress::Failed {
             error: chain(&failure),
@@ -69,6 +71,7 @@ impl Held {
                 if Some(pinned) != own {
                     update(program, pin)?;
                 }
+                self.clear(interface, index);
                 return Ok(Egress::Tcx);
             }
             // The interface was replaced by another of the same name.
@@ -79,7 +82,10 @@ impl Held {
             return Ok(Egress::Clsact);
         }
         match attach_link(interface, program, pin) {
-            Ok(()) => Ok(Egress::Tcx),
+            Ok(()) => {
+                self.clear(interface, index);
+                Ok(Egress::Tcx)
+            }
             Err(error) => {
                 tracing::debug!(
                     interface,
@@ -93,12 +99,21 @@ impl Held {
         }
     }
 
-    fn release(&mut self, interface: &str, pin: &Path) -> Result<(), EgressFailure> {
+    fn release(&mut self, interface: &str, index: u32, pin: &Path) -> Result<(), EgressFailure> {
         unpin(pin)?;
         if self.filtered.take().is_some() {
-            remove_filters(interface);
+            self.cleared = None;
         }
+        self.clear(interface, index);
         Ok(())
+    }
+
+    /// Removes what an earlier daemon left, which had no links. Asked of the kernel once for each interface.
+    fn clear(&mut self, interface: &str, index: u32) {
+        if self.cleared != Some(index) {
+            remove_filters(interface);
+            self.cleared = Some(index);
+        }
     }
 }
 
@@ -162,7 +177,7 @@ fn attach_filter(interface: &str, program: &mut SchedClassifier) -> Result<(), E
 }
 
 /// Takes away the filters of this program's name. There may be none.
-fn remove_filters(interface: &str) {
+pub(crate) fn remove_filters(interface: &str) {
     for name in FILTERS {
         if let Err(error) = qdisc_detach_program(interface, TcAttachType::Egress, name) {
             tracing::debug!(interface, %error, "no filter of an earlier run");
