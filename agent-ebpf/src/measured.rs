@@ -17,6 +17,7 @@ const MMAPABLE: usize = 1 << 10;
 /// Where the source address stands in a frame without tags.
 const SOURCE4_AT: usize = 14 + 12;
 const SOURCE6_AT: usize = 14 + 8;
+const CHECKSUM4_AT: usize = 14 + 10;
 
 /// IPv4 addresses, in the low half of each word, as they stand in a packet.
 #[btf_map]
@@ -27,9 +28,9 @@ static SOURCES6: Array<[u64; 2], SOURCES, MMAPABLE> = Array::new();
 /// How many sources were taken.
 #[btf_map]
 static POSITION: Array<u64, 1> = Array::new();
-/// The interface that a flood goes out of.
+/// The interface that a flood goes out of, and the sum over the header of its packets without source and checksum.
 #[btf_map]
-static OUT: Array<u64, 1> = Array::new();
+static OUT: Array<u64, 2> = Array::new();
 /// Packets that the floor of a flood dropped.
 #[btf_map]
 static DROPPED: Array<[u64; 8], 64, MMAPABLE> = Array::new();
@@ -57,9 +58,10 @@ fn write<T: Copy>(context: &XdpContext, at: usize, value: T) -> Option<()> {
 }
 
 #[inline(always)]
-fn draw4(context: &XdpContext) -> Option<()> {
-    let source = SOURCES4.get(next()?)?;
-    write(context, SOURCE4_AT, *source as u32)
+fn draw4(context: &XdpContext) -> Option<u32> {
+    let source = *SOURCES4.get(next()?)? as u32;
+    write(context, SOURCE4_AT, source)?;
+    Some(source)
 }
 
 #[inline(always)]
@@ -84,7 +86,7 @@ fn drop_parsed(context: &XdpContext) -> u32 {
 #[xdp]
 fn floor4(context: XdpContext) -> u32 {
     match draw4(&context) {
-        Some(()) => drop_parsed(&context),
+        Some(_) => drop_parsed(&context),
         None => XDP_ABORTED,
     }
 }
@@ -100,7 +102,7 @@ fn floor6(context: XdpContext) -> u32 {
 #[xdp]
 fn judge4(context: XdpContext) -> u32 {
     match draw4(&context) {
-        Some(()) => kernel::by_tables(&context),
+        Some(_) => kernel::by_tables(&context),
         None => XDP_ABORTED,
     }
 }
@@ -116,7 +118,7 @@ fn judge6(context: XdpContext) -> u32 {
 #[xdp]
 fn tries4(context: XdpContext) -> u32 {
     match draw4(&context) {
-        Some(()) => kernel::by_tries(&context),
+        Some(_) => kernel::by_tries(&context),
         None => XDP_ABORTED,
     }
 }
@@ -147,12 +149,23 @@ fn pass(_context: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Sends the frame with another source each time.
+/// Sends the frame with another source each time, and the right checksum: without it no packet gets as far as the network stack's filters.
 #[xdp]
 fn flood4(context: XdpContext) -> u32 {
-    match (draw4(&context), OUT.get(0)) {
+    match flood(&context) {
         // SAFETY: the helper takes plain numbers.
-        (Some(()), Some(interface)) => unsafe { bpf_redirect(*interface as u32, 0) as u32 },
-        _ => XDP_ABORTED,
+        Some(interface) => unsafe { bpf_redirect(interface, 0) as u32 },
+        None => XDP_ABORTED,
     }
+}
+
+#[inline(always)]
+fn flood(context: &XdpContext) -> Option<u32> {
+    let source = draw4(context)?;
+    // RFC 1071: sums of 16 bits in whatever order of bytes, carried round.
+    let sum = *OUT.get(1)? as u32 + (source & 0xffff) + (source >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    write(context, CHECKSUM4_AT, !sum as u16)?;
+    Some(*OUT.get(0)? as u32)
 }

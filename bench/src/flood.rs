@@ -216,7 +216,7 @@ impl Receiver {
         let (begun, ended) = thread::scope(|scope| -> Result<_> {
             let sending = scope.spawn(|| {
                 wire.sender.inside(|| -> Result<()> {
-                    lab::stay_on_sending_core()?;
+                    let _pinned = lab::stay_on_sending_core()?;
                     let program = sender.program("flood4")?;
                     while !stop.load(Ordering::Relaxed) {
                         program.test_run(TestRunOptions {

@@ -9,8 +9,10 @@ use portcullis_tests::{
     netns::{End, Namespace, veth_pair},
     process::succeed,
 };
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use tempfile::TempDir;
+
+use crate::traffic::Random;
 
 /// A BPF file system.
 #[derive(Debug)]
@@ -173,14 +175,32 @@ fn core(number: usize) -> CpuSet {
     set
 }
 
+/// A thread that stays on one core until the value is dropped. What it starts meanwhile stays there too.
+#[must_use]
+pub(crate) struct Pinned(CpuSet);
+
+impl Pinned {
+    fn to(number: usize) -> Result<Self> {
+        let before = sched_getaffinity(None).context("ask for the thread's cores")?;
+        sched_setaffinity(None, &core(number)).context("pin the thread")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
 /// Keeps the calling thread on the sender's core.
-pub(crate) fn stay_on_sending_core() -> Result<()> {
-    sched_setaffinity(None, &core(SENDING_CORE)).context("pin the sender")
+pub(crate) fn stay_on_sending_core() -> Result<Pinned> {
+    Pinned::to(SENDING_CORE)
 }
 
 /// Keeps the calling thread on the receiver's core.
-pub(crate) fn stay_on_receiving_core() -> Result<()> {
-    sched_setaffinity(None, &core(RECEIVING_CORE)).context("pin the thread")
+pub(crate) fn stay_on_receiving_core() -> Result<Pinned> {
+    Pinned::to(RECEIVING_CORE)
 }
 
 /// Nanoseconds that a thread has run.
@@ -197,4 +217,27 @@ pub(crate) fn own_time() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
         + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Nanoseconds of a load that the next one depends on, at random places of 16 MiB: what each step of a lookup in a large table costs here.
+pub(crate) fn dependent_load() -> f64 {
+    const WORDS: usize = 1 << 21;
+    const LOADS: u32 = 1 << 20;
+    // One word of each cache line names the next; a step through all of them that looks like none.
+    let lines = WORDS / 8;
+    let mut words = vec![0_usize; WORDS];
+    let (mut line, mut random) = (0, Random::new(3));
+    let mut order: Vec<usize> = (1..lines).collect();
+    while !order.is_empty() {
+        let next = order.swap_remove(random.below(order.len()));
+        if let Some(word) = words.get_mut(line * 8) {
+            *word = next * 8;
+        }
+        line = next;
+    }
+    let begin = std::time::Instant::now();
+    let last = (0..LOADS).fold(0, |at, _| words.get(at).copied().unwrap_or(0));
+    let nanoseconds = begin.elapsed().as_nanos() as f64 / f64::from(LOADS);
+    std::hint::black_box(last);
+    nanoseconds
 }

@@ -48,7 +48,7 @@ fn bars_against_tries(is_v6: bool, size: usize, kind: Kind) -> Option<(f64, f64)
 }
 
 pub(crate) fn run(rounds: u32, report: &mut Report, curves: &mut Curves) -> Result<()> {
-    lab::stay_on_receiving_core()?;
+    let _pinned = lab::stay_on_receiving_core()?;
     let bpf = BpfFs::mount()?;
     let mut table = rules::open(&bpf, Side::Compiled)?;
     let mut tries = rules::open(&bpf, Side::Tries)?;

@@ -112,6 +112,13 @@ fn conditions(report: &mut Report, rounds: u32) -> Result<()> {
             std::thread::available_parallelism()?
         ),
     );
+    report.condition(
+        "memory",
+        format!(
+            "{:.0} ns for a dependent load at random in 16 MiB",
+            lab::dependent_load()
+        ),
+    );
     report.condition("load at start", read("/proc/loadavg")?);
     report.condition(
         "rounds",

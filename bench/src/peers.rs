@@ -1,10 +1,10 @@
 //! The packet filters that the agent is measured against, in the receiver's namespace.
 
-use std::{fmt::Write as _, fs, process::Command};
+use std::{fmt::Write as _, fs, process::Command, time::Duration};
 
 use anyhow::Result;
 use ipnet::IpNet;
-use portcullis_tests::{files, netns::Namespace, process::succeed};
+use portcullis_tests::{files, netns::Namespace, process::succeed_within};
 
 use crate::lab::IN;
 
@@ -112,6 +112,11 @@ fn ipset(text: &mut String, list: &[IpNet]) -> std::fmt::Result {
         writeln!(text, "add listed {prefix} -exist")?;
     }
     Ok(())
+}
+
+/// Runs a peer's own tool, which takes minutes for a large set.
+pub(crate) fn succeed(command: &mut Command) -> Result<String> {
+    succeed_within(command, Duration::from_secs(600))
 }
 
 /// Takes the peer's rules away again.

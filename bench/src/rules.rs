@@ -120,7 +120,7 @@ pub(crate) fn plain() -> Settings {
 }
 
 pub(crate) fn run(rounds: u32, report: &mut Report) -> Result<()> {
-    lab::stay_on_receiving_core()?;
+    let _pinned = lab::stay_on_receiving_core()?;
     let bpf = BpfFs::mount()?;
     let list = prefixes(false, SIZE);
     let mut bare = open_at(&bpf, "bare", Side::Compiled, &[])?;

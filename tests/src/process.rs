@@ -73,7 +73,15 @@ pub fn finish_within(command: &mut Command, patience: Duration) -> Result<Output
 /// # Errors
 /// When it fails or isn't done within [`PATIENCE`]; the message has all that it printed.
 pub fn succeed(command: &mut Command) -> Result<String> {
-    let output = finish_within(command, PATIENCE)?;
+    succeed_within(command, PATIENCE)
+}
+
+/// As [`succeed`], for what takes longer than a test should.
+///
+/// # Errors
+/// When it fails or isn't done within `patience`.
+pub fn succeed_within(command: &mut Command, patience: Duration) -> Result<String> {
+    let output = finish_within(command, patience)?;
     if !output.status.success() {
         bail!(
             "{:?} ended with {}\n{}{}",
