@@ -109,6 +109,13 @@ fn replaces(
                 .copied()
                 .collect();
             let rules = rules::allow(&list);
+            // The list before is indexed for single edits on a thread of its own. An edit waits for that.
+            let host = Rule {
+                prefix: "203.0.113.77/32".parse()?,
+                action: Action::Ban,
+            };
+            datapath.edit(&[Edit::Add(host.clone())])?;
+            datapath.edit(&[Edit::Remove(host)])?;
             let begin = Instant::now();
             datapath.switch(rules, &rules::plain())?;
             times.push(begin.elapsed().as_secs_f64() * 1_000.0);

@@ -12,8 +12,8 @@ use crate::datapath::kernel::Kernel;
 
 /// What is not needed any more.
 pub(super) enum Discarded {
-    /// Unmapped and closed when dropped.
-    Table(Box<dyn Any + Send>),
+    /// A table, unmapped and closed when dropped; or rules, whose index is a million small pieces.
+    Memory(Box<dyn Any + Send>),
     Trie {
         map: OwnedFd,
         key_bytes: usize,
@@ -25,7 +25,7 @@ pub(super) struct Reaper {
     discarded: mpsc::SyncSender<Discarded>,
 }
 
-/// Things that may wait: a generation has two.
+/// Things that may wait: a generation has three.
 const WAITING: usize = 16;
 
 impl Reaper {
@@ -36,7 +36,7 @@ impl Reaper {
             .spawn(move || {
                 for discarded in receiver {
                     match discarded {
-                        Discarded::Table(table) => drop(table),
+                        Discarded::Memory(memory) => drop(memory),
                         Discarded::Trie { map, key_bytes } => {
                             trie::empty(&*kernel, &map, key_bytes)
                         }

@@ -14,7 +14,7 @@ use super::{
     family::{V4, V6},
     generation::{Fixed, Generation, Rules, parameters},
     page::{Page, boot_time, boot_time_after},
-    reaper::Reaper,
+    reaper::{Discarded, Reaper},
     tables::{Part, Tables},
 };
 use crate::{
@@ -127,6 +127,8 @@ impl Store {
         let (before4, before6) = match before {
             Some(before) => {
                 self.slots.remove(&before.slot);
+                self.reaper
+                    .discard(Discarded::Memory(Box::new(before.rules)));
                 (Some(before.v4), Some(before.v6))
             }
             None => (None, None),
@@ -331,6 +333,7 @@ impl Store {
             reaper,
             ..
         } = self;
+        reaper.discard(Discarded::Memory(Box::new(generation.rules)));
         thread::scope(|scope| {
             scope.spawn(|| tables4.retire(generation.v4, reaper));
             tables6.retire(generation.v6, reaper);

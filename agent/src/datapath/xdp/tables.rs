@@ -213,7 +213,7 @@ impl<F: Family> Tables<F> {
         }
         outer.release(place.slot);
         match placed.content {
-            Content::Compiled(table) => reaper.discard(Discarded::Table(Box::new(table))),
+            Content::Compiled(table) => reaper.discard(Discarded::Memory(Box::new(table))),
             Content::Trie { map, .. } => reaper.discard(Discarded::Trie {
                 map,
                 key_bytes: 4 + F::BYTES,
