@@ -2,9 +2,18 @@
 //!
 //! Payload is never looked at. Every read may fail, and where it does the packet is [`Malformed`].
 
+mod chain;
+mod oddity;
 pub mod plain;
+pub mod transport;
 
 use core::net::IpAddr;
+
+use self::chain::is_extension;
+pub use self::{
+    chain::{Chain, MAX_EXTENSION_HEADERS, extensions},
+    oddity::{Oddities, Oddity},
+};
 
 /// A packet's bytes, from the first of the Ethernet header on.
 pub trait Bytes {
@@ -102,68 +111,6 @@ pub enum Kind {
     NeighbourDiscovery,
     /// IP from this source.
     Ip(Source),
-}
-
-/// What makes a packet uncertain beyond its source. Each has a policy and a counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Oddity {
-    /// A fragment, the first or a later one.
-    Fragment,
-    /// More than [`MAX_EXTENSION_HEADERS`] IPv6 extension headers: what follows was not looked at.
-    LongExtensionChain,
-    /// An IPv6 next header that is experimental (253, 254) or not assigned: what follows can't be told.
-    UnknownExtensionHeader,
-    /// More than [`SHALLOW_TAGS`] VLAN tags.
-    DeepTags,
-    /// Neither IP nor essential to the link.
-    OtherEthernet,
-}
-
-impl Oddity {
-    pub const ALL: [Self; 5] = [
-        Self::Fragment,
-        Self::LongExtensionChain,
-        Self::UnknownExtensionHeader,
-        Self::DeepTags,
-        Self::OtherEthernet,
-    ];
-
-    /// Its name, as in metrics and `status`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fragment => "fragment",
-            Self::LongExtensionChain => "long_extension_chain",
-            Self::UnknownExtensionHeader => "unknown_extension_header",
-            Self::DeepTags => "vlan_depth",
-            Self::OtherEthernet => "other_ethernet",
-        }
-    }
-}
-
-/// A set of [`Oddity`], one bit each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Oddities(pub u8);
-
-impl Oddities {
-    pub const NONE: Self = Self(0);
-
-    /// Of this one.
-    #[inline(always)]
-    pub const fn of(oddity: Oddity) -> Self {
-        Self(1 << oddity as u32)
-    }
-
-    /// Those of both.
-    #[inline(always)]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    #[inline(always)]
-    pub const fn has(self, oddity: Oddity) -> bool {
-        self.0 & Self::of(oddity).0 != 0
-    }
 }
 
 /// What the headers say.
@@ -285,8 +232,6 @@ pub enum Malformed {
 pub const SHALLOW_TAGS: usize = 2;
 /// VLAN tags that are read.
 pub const MAX_TAGS: usize = 5;
-/// IPv6 extension headers that are read. RFC 8200 section 4.1 knows of seven in a sane packet.
-pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 const ETHERNET_HEADER: usize = 14;
 const TAG: usize = 4;
@@ -305,19 +250,11 @@ const MAX_LENGTH_FIELD: u16 = 1500;
 /// The bridge group address of spanning tree; the reserved block is its first 16 addresses (802.1D table 7-10).
 const BRIDGE_GROUP: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
-const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
-const HOST_IDENTITY: u8 = 139;
-const SHIM6: u8 = 140;
 
 /// Reads the headers of `packet`.
 ///
@@ -500,189 +437,4 @@ fn ipv6<B: Bytes + ?Sized>(packet: &B, at: usize, tags: u8) -> Result<Headers, M
         network_at: network_at as u16,
         transport_at: chain.transport_at,
     })
-}
-
-/// What stands behind the IPv6 extension headers of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chain {
-    /// The packet ends within one of them.
-    pub is_short: bool,
-    pub oddities: Oddities,
-    /// 0 when it is not known.
-    pub protocol: u8,
-    /// 0 when there is no transport header to be read.
-    pub transport_at: u16,
-}
-
-impl Chain {
-    const SHORT: Self = Self {
-        is_short: true,
-        oddities: Oddities::NONE,
-        protocol: 0,
-        transport_at: 0,
-    };
-
-    #[inline(always)]
-    fn end(protocol: u8, at: usize, is_fragment: usize) -> Self {
-        let oddities = if is_fragment == 0 {
-            Oddities::NONE
-        } else {
-            Oddities::of(Oddity::Fragment)
-        };
-        // 148-252 are not assigned, 255 is reserved (IANA, "Protocol Numbers").
-        if protocol >= 148 {
-            Self {
-                is_short: false,
-                oddities: oddities.and(Oddities::of(Oddity::UnknownExtensionHeader)),
-                protocol,
-                transport_at: 0,
-            }
-        } else {
-            Self {
-                is_short: false,
-                oddities,
-                protocol,
-                transport_at: at as u16,
-            }
-        }
-    }
-
-    /// All of it in one word.
-    #[inline(always)]
-    pub fn to_word(self) -> u64 {
-        self.transport_at as u64
-            | (self.protocol as u64) << 16
-            | (self.oddities.0 as u64) << 24
-            | (self.is_short as u64) << 32
-    }
-
-    /// What [`Chain::to_word`] made a word of.
-    #[inline(always)]
-    pub fn from_word(word: u64) -> Self {
-        Self {
-            is_short: word >> 32 & 1 != 0,
-            oddities: Oddities((word >> 24) as u8),
-            protocol: (word >> 16) as u8,
-            // The kernel's side reads nothing beyond; as a mask it tells the verifier so.
-            transport_at: word as u16 & 0x3fff,
-        }
-    }
-}
-
-/// Follows IPv6 extension headers from offset `at`, where one of type `next` begins.
-#[inline(always)]
-pub fn extensions<B: Bytes + ?Sized>(packet: &B, at: usize, next: u8) -> Chain {
-    let mut at = at;
-    let mut protocol = next;
-    let mut is_fragment = 0;
-    for _ in 0..MAX_EXTENSION_HEADERS {
-        if !is_extension(protocol) {
-            return Chain::end(protocol, at, is_fragment);
-        }
-        // Every extension header has at least eight bytes.
-        let Some([next, length, offset_high, offset_low, ..]) = packet.read::<8>(at) else {
-            return Chain::SHORT;
-        };
-        // Arithmetic in place of branches: the kernel's verifier follows every way through every round of this loop.
-        let is_authentication = equal(protocol, AUTHENTICATION);
-        let is_fragment_header = equal(protocol, FRAGMENT);
-        // In units of eight bytes beyond the first; RFC 4302 counts in words of four, less two. A fragment header has no length.
-        let units = usize::from(length) * (1 - is_fragment_header) + 1 + is_authentication;
-        let length = units << (3 - is_authentication);
-        if !packet.reaches(at + length) {
-            return Chain::SHORT;
-        }
-        at += length;
-        protocol = next;
-        is_fragment |= is_fragment_header;
-        // RFC 8200 section 4.5: 13 bits of offset; only the first fragment has the headers that follow.
-        let offset = usize::from(u16::from_be_bytes([offset_high, offset_low]) & 0xfff8);
-        if offset * is_fragment_header != 0 {
-            return Chain {
-                is_short: false,
-                oddities: Oddities::of(Oddity::Fragment),
-                protocol,
-                transport_at: 0,
-            };
-        }
-    }
-    if !is_extension(protocol) {
-        return Chain::end(protocol, at, is_fragment);
-    }
-    let mut oddities = Oddities::of(Oddity::LongExtensionChain);
-    if is_fragment != 0 {
-        oddities = oddities.and(Oddities::of(Oddity::Fragment));
-    }
-    Chain {
-        is_short: false,
-        oddities,
-        protocol: 0,
-        transport_at: 0,
-    }
-}
-
-/// Whether what follows is an extension header whose length can be told.
-#[inline(always)]
-fn is_extension(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        HOP_BY_HOP
-            | ROUTING
-            | FRAGMENT
-            | AUTHENTICATION
-            | DESTINATION_OPTIONS
-            | MOBILITY
-            | HOST_IDENTITY
-            | SHIM6
-    )
-}
-
-/// 1 if they are equal, else 0, without a branch.
-#[inline(always)]
-fn equal(a: u8, b: u8) -> usize {
-    (usize::from(a ^ b).wrapping_sub(1) >> 63) & 1
-}
-
-/// Transport headers, as far as a verdict asks.
-pub mod transport {
-    use super::{Bytes, Headers, SCTP, TCP, UDP};
-
-    /// Offset of the two bytes in a TCP header whose second is the flags. One byte alone at an offset that varies can't be read in the
-    /// kernel: LLVM's check of the end would be one that the verifier learns nothing from.
-    pub(crate) const TCP_FLAGS: usize = 12;
-
-    /// The destination port, for a scope. `None` in a later fragment. Protocols without ports, and headers that end before it, have
-    /// port 0: a scope that permits it permits every port.
-    #[inline(always)]
-    pub fn scope_port<B: Bytes + ?Sized>(packet: &B, headers: &Headers) -> Option<u16> {
-        let at = headers.transport_at as usize;
-        if !matches!(headers.protocol, TCP | UDP | SCTP) {
-            return Some(0);
-        }
-        if at == 0 {
-            return None;
-        }
-        match packet.read::<2>(at + 2) {
-            Some(port) => Some(u16::from_be_bytes(port)),
-            None => Some(0),
-        }
-    }
-
-    /// Whether it is the first packet of a TCP connection.
-    #[inline(always)]
-    pub fn is_connection_attempt<B: Bytes + ?Sized>(packet: &B, headers: &Headers) -> bool {
-        let at = headers.transport_at as usize;
-        headers.protocol == TCP
-            && at != 0
-            && match packet.read::<2>(at + TCP_FLAGS) {
-                Some(flags) => opens_connection(flags),
-                None => false,
-            }
-    }
-
-    /// Whether the flags at [`TCP_FLAGS`] have SYN and not ACK.
-    #[inline(always)]
-    pub(crate) fn opens_connection([_, flags]: [u8; 2]) -> bool {
-        flags & 0x12 == 0x02
-    }
 }
