@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::traffic::Kind;
+use crate::{lookup::short, traffic::Kind};
 
 /// Nanoseconds a packet, by panel, side and list size.
 #[derive(Default)]
@@ -15,14 +15,18 @@ pub(crate) struct Curves {
 
 const PANEL: (u32, u32) = (460, 340);
 const COLUMNS: u32 = 3;
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(0x77, 0x77, 0x77),
-    RGBColor(0xd5, 0x5e, 0x00),
-    RGBColor(0x00, 0x72, 0xb2),
-    RGBColor(0xcc, 0x79, 0xa7),
-    RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xe6, 0x9f, 0x00),
-];
+
+/// A side has the same colour in every panel; what only drops is grey, and ours is orange.
+fn colour(side: &str) -> RGBColor {
+    match side {
+        "compiled table" => RGBColor(0xd5, 0x5e, 0x00),
+        "LPM tries" => RGBColor(0x00, 0x72, 0xb2),
+        "nftables netdev ingress" => RGBColor(0x00, 0x9e, 0x73),
+        "nftables inet raw" => RGBColor(0xcc, 0x79, 0xa7),
+        "iptables raw + ipset" => RGBColor(0xe6, 0x9f, 0x00),
+        _ => RGBColor(0x77, 0x77, 0x77),
+    }
+}
 
 impl Curves {
     pub(crate) fn lookup(
@@ -84,6 +88,7 @@ fn draw(
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 15))
         .margin(10)
+        .margin_right(30)
         .x_label_area_size(34)
         .y_label_area_size(46)
         .build_cartesian_2d(
@@ -95,19 +100,20 @@ fn draw(
         .configure_mesh()
         .x_desc("prefixes in the list")
         .y_desc("ns a packet")
-        .x_label_formatter(&|size| format!("{size}"))
+        .x_label_formatter(&|size| short(*size as usize))
         .y_label_formatter(&|nanoseconds| format!("{nanoseconds}"))
         .light_line_style(WHITE)
         .draw()
         .map_err(broken)?;
-    for ((side, points), colour) in sides.iter().zip(COLOURS.iter().cycle()) {
+    for (side, points) in sides {
+        let colour = colour(side);
         chart
             .draw_series(
                 LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3),
             )
             .map_err(broken)?
             .label(side)
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(2)));
     }
     chart
         .configure_series_labels()
