@@ -15,6 +15,41 @@ pub const MAX_OPEN_HANDLES: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandleId(pub u64);
 
+impl HandleId {
+    /// Bytes of a handle on the wire.
+    pub const WIRE_LENGTH: usize = 16;
+
+    /// As clients get it: hexadecimal digits, since some take the draft's opaque string for text.
+    pub fn to_wire(self) -> [u8; Self::WIRE_LENGTH] {
+        let mut digits = [0; Self::WIRE_LENGTH];
+        for (index, digit) in digits.iter_mut().enumerate() {
+            let value = (self.0 >> (60 - 4 * index) & 15) as u8;
+            *digit = if value < 10 {
+                b'0' + value
+            } else {
+                b'a' + value - 10
+            };
+        }
+        digits
+    }
+
+    /// What [`HandleId::to_wire`] gave; `None` for anything else.
+    pub fn from_wire(wire: &[u8]) -> Option<Self> {
+        let digits = <[u8; Self::WIRE_LENGTH]>::try_from(wire).ok()?;
+        digits
+            .into_iter()
+            .try_fold(0, |value, digit| {
+                let digit = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return None,
+                };
+                Some(value << 4 | u64::from(digit))
+            })
+            .map(Self)
+    }
+}
+
 /// How a file is opened: the SFTP v3 `pflags` (filexfer-02 section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
@@ -284,4 +319,32 @@ pub enum Outcome {
         users: Vec<Bytes>,
         groups: Vec<Bytes>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_text_that_leads_back_to_it_and_nothing_else_does() {
+        for (id, wire) in [
+            (0, b"0000000000000000"),
+            (0x1234_5678_90ab_cdef, b"1234567890abcdef"),
+            (u64::MAX, b"ffffffffffffffff"),
+        ] {
+            assert_eq!(&HandleId(id).to_wire(), wire);
+            assert_eq!(HandleId::from_wire(wire), Some(HandleId(id)));
+        }
+        for wire in [
+            &b""[..],
+            b"\0\0\0\0\0\0\0\x01",
+            b"000000000000000",
+            b"00000000000000000",
+            b"000000000000000F",
+            b"+00000000000000f",
+            b"000000000000000g",
+        ] {
+            assert_eq!(HandleId::from_wire(wire), None, "{wire:?}");
+        }
+    }
 }

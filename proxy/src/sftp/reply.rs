@@ -89,7 +89,7 @@ pub fn outcome(
         Outcome::Opened => match opened {
             Some(handle) => {
                 let mut packet = Packet::answer(kind::HANDLE, id);
-                packet.string(&handle.0.to_be_bytes());
+                packet.string(&handle.to_wire());
                 packet.finish()
             }
             // A backend that "opened" something on another request.

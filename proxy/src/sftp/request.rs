@@ -41,7 +41,7 @@ pub enum Reason {
     Path(#[from] PathError),
     #[error("only one's own home directory can be named with ~")]
     ForeignHome,
-    #[error("a handle has {length} bytes; ours have 8")]
+    #[error("a handle of {length} bytes is none of ours, which are 16 hexadecimal digits")]
     Handle { length: usize },
     #[error("request type {kind} is not of version 3")]
     UnknownType { kind: u8 },
@@ -102,8 +102,8 @@ impl Reason {
     }
 }
 
-/// The length of a WRITE up to its data, for a handle of 8 bytes: type, id, handle, offset, length.
-const WRITE_HEADER: usize = 1 + 4 + (4 + 8) + 8 + 4;
+/// The length of a WRITE up to its data, for a handle of ours: type, id, handle, offset, length.
+const WRITE_HEADER: usize = 1 + 4 + (4 + HandleId::WIRE_LENGTH) + 8 + 4;
 
 /// Understands one packet. `new_handle` is the handle that an OPEN or OPENDIR gets.
 ///
@@ -384,14 +384,11 @@ impl Body {
 
     fn handle(&mut self) -> Result<HandleId, Reason> {
         let raw = self.fields.string()?;
-        match <[u8; 8]>::try_from(&raw[..]) {
-            Ok(bytes) => Ok(HandleId(u64::from_be_bytes(bytes))),
-            Err(_) => {
-                let length = raw.len();
-                self.evidence = Some(raw);
-                Err(Reason::Handle { length })
-            }
-        }
+        HandleId::from_wire(&raw).ok_or_else(|| {
+            let length = raw.len();
+            self.evidence = Some(raw);
+            Reason::Handle { length }
+        })
     }
 
     /// filexfer-02 section 5.
@@ -507,11 +504,7 @@ mod tests {
     fn the_data_of_a_write_is_not_copied() {
         let frame = packet(
             kind::WRITE,
-            &[
-                &string(&[0, 0, 0, 0, 0, 0, 0, 1]),
-                &[0; 8],
-                &string(b"payload"),
-            ],
+            &[&string(&NEW.to_wire()), &[0; 8], &string(b"payload")],
         );
         let Operation::Write { data, .. } = parsed(frame.clone()) else {
             panic!("a WRITE");
@@ -576,7 +569,7 @@ mod tests {
     fn a_read_is_cut_to_what_is_announced() {
         let frame = packet(
             kind::READ,
-            &[&string(&[0; 8]), &[0; 8], &u32::MAX.to_be_bytes()],
+            &[&string(&NEW.to_wire()), &[0; 8], &u32::MAX.to_be_bytes()],
         );
         assert!(matches!(
             parsed(frame),

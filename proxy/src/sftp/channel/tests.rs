@@ -291,7 +291,7 @@ impl Packet {
     }
 
     fn handle(self, handle: HandleId) -> Self {
-        self.string(&handle.0.to_be_bytes())
+        self.string(&handle.to_wire())
     }
 
     fn with_id(&self, id: u32) -> Vec<u8> {
@@ -361,7 +361,7 @@ impl Reply {
             }
             102 => {
                 let handle = fields.string().unwrap();
-                Self::Handle(HandleId(u64::from_be_bytes(handle[..].try_into().unwrap())))
+                Self::Handle(HandleId::from_wire(&handle).unwrap())
             }
             103 => {
                 let data = fields.string().unwrap();
