@@ -6,6 +6,7 @@ mod clients;
 mod edge;
 mod peers;
 mod promises;
+mod russh_client;
 mod sessions;
 mod ssh_audit;
 mod wire;
