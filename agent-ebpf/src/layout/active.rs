@@ -135,6 +135,7 @@ mod tests {
                 assert_eq!(active.parameters(), 3 - slot);
                 let next = active.numbered(7);
                 assert_eq!((next.number(), next.v4(), next.v6()), (7, v4, v6));
+                assert_eq!(next.conditions(), conditions);
             }
         }
     }
