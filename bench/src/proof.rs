@@ -57,7 +57,7 @@ fn in_threads(table: TableChoice, lists: u32, frames: u32) -> Result<Tally> {
                     frames,
                     rules: 60,
                 };
-                differential::run(plan, &mut Loaded::new(table)?)
+                differential::run(plan, &mut Loaded::both_ways(table)?)
             })
         })
         .collect();

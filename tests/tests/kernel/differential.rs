@@ -15,7 +15,7 @@ const PLAN: Plan = Plan {
 
 #[test]
 fn the_compiled_table_decides_as_the_host_and_the_oracle_do() {
-    check(&mut Loaded::new(TableChoice::Compiled).unwrap(), PLAN);
+    check(&mut Loaded::both_ways(TableChoice::Compiled).unwrap(), PLAN);
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn the_kernels_own_tries_decide_as_the_host_and_the_oracle_do() {
         seed: PLAN.seed + 1,
         ..PLAN
     };
-    check(&mut Loaded::new(TableChoice::Lpm).unwrap(), plan);
+    check(&mut Loaded::both_ways(TableChoice::Lpm).unwrap(), plan);
 }
 
 fn check(loaded: &mut Loaded, plan: Plan) {

@@ -1,6 +1,6 @@
 //! The program loaded and attached to nothing, fed with frames one at a time, beside the verdict on the host.
 
-use std::{path::PathBuf, process::Command, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, process::Command, sync::Arc};
 
 use agent_ebpf::{
     class::Class,
@@ -8,12 +8,17 @@ use agent_ebpf::{
     limit::Excess,
     packet::{Bytes, Headers, Source},
     scope::{ScopeRange, ScopeSet},
-    verdict::{self, Rules, Verdict},
+    verdict::{self, Rules, VERDICTS, Verdict},
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    maps::MapData,
+    programs::{TestRun as _, TestRunOptions, Xdp, loaded_programs},
+};
+use aya_obj::programs::XdpAttachType;
 use portcullis_agent::{
     datapath::{
-        self, Datapath as _, Settings,
+        self, Counters, Datapath as _, Settings,
         kernel::{Kernel, Linux},
         mode::{AttachMode, TableChoice},
         pins::Pins,
@@ -30,6 +35,10 @@ use portcullis_tests::{
     process::succeed,
 };
 use tempfile::TempDir;
+
+/// Actions of the kernel's `enum xdp_action`.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 
 /// A BPF file system of the test's own.
 struct Mounted(TempDir);
@@ -62,6 +71,8 @@ pub(crate) struct Loaded {
     // Before the file system that its pins are in.
     pub(crate) datapath: XdpDatapath,
     host: Host,
+    /// The same program, to be fed with frames that are not marked as made up; and the counters after the last one.
+    unmarked: Option<(Xdp, Counters)>,
     mounted: Mounted,
 }
 
@@ -72,6 +83,75 @@ impl Loaded {
     /// Without root.
     pub(crate) fn new(table: TableChoice) -> Result<Self> {
         Self::on(&[], table)
+    }
+
+    /// Attached to nothing, for [`Subject::judge`] to feed each frame twice: marked as made up, which the program judges on its long
+    /// way, and as one from a wire. So rare are events that no drop takes the long way for one.
+    ///
+    /// # Errors
+    /// Without root.
+    pub(crate) fn both_ways(table: TableChoice) -> Result<Self> {
+        let mut loaded = Self::sampled(Arc::new(Linux), &[], table, 1 << 30)?;
+        let program = loaded.program()?;
+        // The first drop is an event, and sets when the next one is.
+        for _ in 0..2 {
+            program.test_run(TestRunOptions {
+                data_in: Some(&[0; SHORTEST]),
+                ..TestRunOptions::default()
+            })?;
+        }
+        loaded.unmarked = Some((program, loaded.datapath.counters()?));
+        Ok(loaded)
+    }
+
+    /// The program that has this datapath's maps.
+    fn program(&self) -> Result<Xdp> {
+        let control = MapData::from_pin(self.pin("CONTROL"))?.info()?.id();
+        for info in loaded_programs() {
+            // Programs of others may end meanwhile.
+            let Ok(info) = info else { continue };
+            let is_ours = info.name_as_str().is_some_and(datapath::is_ours)
+                && info.map_ids()?.is_some_and(|maps| maps.contains(&control));
+            if is_ours {
+                return Ok(Xdp::from_program_info(
+                    info,
+                    Cow::Borrowed("judged"),
+                    XdpAttachType::Interface,
+                )?);
+            }
+        }
+        bail!("the program is not among those that are loaded")
+    }
+
+    /// Feeds the program with a frame as from a wire. The reason it counted.
+    fn counted(&mut self, frame: &[u8]) -> Result<Option<&'static str>> {
+        let Some((program, before)) = &mut self.unmarked else {
+            return Ok(None);
+        };
+        let action = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                ..TestRunOptions::default()
+            })?
+            .return_value;
+        let after = self.datapath.counters()?;
+        let before = std::mem::replace(before, after.clone());
+        let mut found = Vec::new();
+        for index in 0..VERDICTS {
+            let verdict = Verdict::from_index(index).context("a verdict for each index")?;
+            let (counts, counted, wanted) = match verdict {
+                Verdict::Pass(_) => (&before.passed, &after.passed, XDP_PASS),
+                Verdict::Drop(_) => (&before.dropped, &after.dropped, XDP_DROP),
+            };
+            if counts.get(verdict.name()) != counted.get(verdict.name()) {
+                ensure!(action == wanted, "{} with action {action}", verdict.name());
+                found.push(verdict.name());
+            }
+        }
+        match found.as_slice() {
+            [one] => Ok(Some(one)),
+            _ => bail!("counted as {found:?}"),
+        }
     }
 
     /// For these interfaces; nothing is attached before the datapath is tended.
@@ -91,17 +171,27 @@ impl Loaded {
         interfaces: &[&str],
         table: TableChoice,
     ) -> Result<Self> {
+        Self::sampled(kernel, interfaces, table, 1)
+    }
+
+    fn sampled(
+        kernel: Arc<dyn Kernel>,
+        interfaces: &[&str],
+        table: TableChoice,
+        sample_one_in: u32,
+    ) -> Result<Self> {
         let mounted = Mounted::new()?;
         let options = Options {
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
             mode: AttachMode::Native,
             table,
-            sample_one_in: 1,
+            sample_one_in,
             events_per_second: 10_000_000,
         };
         Ok(Self {
             datapath: XdpDatapath::open_on(kernel, &options, Pins::lock(&mounted.path())?)?,
             host: Host::default(),
+            unmarked: None,
             mounted,
         })
     }
@@ -171,6 +261,7 @@ impl Subject for Loaded {
                 "{probe:?}"
             );
             reasons.push(probe.verdict.name());
+            reasons.extend(self.counted(frame)?);
         }
         Ok(reasons)
     }
