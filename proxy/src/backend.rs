@@ -36,10 +36,26 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn end(&self) -> BoxFuture<'static, ()>;
 }
 
+/// Whose uploads a session's are. Backends know no users: they only compare.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner(Box<[u8]>);
+
+impl Owner {
+    /// `identity` must be the same in each session of an account, and another in those of any other.
+    pub fn new(identity: impl Into<Box<[u8]>>) -> Self {
+        Self(identity.into())
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// A configured backend. It opens one [`Backend`] for each session and mount that uses it.
 pub trait BackendService: Send + Sync + fmt::Debug {
-    /// A backend whose root is `directory`. Does no I/O: a server is first reached by the first operation.
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend>;
+    /// A backend whose root is `directory`. An interrupted upload is continued by sessions of the same `owner` only. Does no
+    /// I/O: a server is first reached by the first operation.
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend>;
 }
 
 /// What a backend can do, as data.
@@ -49,6 +65,8 @@ pub struct Capabilities {
     pub random_access: bool,
     /// Existing files can be opened for writing without truncation.
     pub update: bool,
+    /// An interrupted upload can be continued by a later session of its owner.
+    pub resume: bool,
     /// Rename replaces an existing file in one step.
     pub atomic_replace: bool,
     pub symlinks: bool,

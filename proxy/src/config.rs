@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use backends::{
     BackendConfig, Credential, FtpTls, KeyPair, PlaintextException, ServerAddress, TrustAnchor,
+    Uploads,
 };
 pub use files::Secret;
 pub use section::Fault;

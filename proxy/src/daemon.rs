@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let journal = open_journal(&config.journal).await?;
-    let backends: Backends = Arc::new(backends::build(&config.backends)?);
+    let backends: Backends = Arc::new(backends::build(&config.backends, &config.journal.node)?);
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),

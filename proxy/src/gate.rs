@@ -19,7 +19,7 @@ use portcullis_journal::{
 use serde_json::{Map, Value};
 
 use crate::{
-    backend::{Backend, BackendError, BackendService, ErrorKind, Origin, gateway::Gateway},
+    backend::{Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway},
     metrics,
     operation::{Operation, Outcome},
     policy::{Denied, Mount, MountId, OpenHandle, Permit, Requester, Route, authorize, describe},
@@ -230,7 +230,7 @@ impl Gate {
                     mount.backend, mount.backend
                 ))
             })?;
-        let backend = service.session(&mount.directory);
+        let backend = service.session(&mount.directory, &self.requester.owner());
         sessions.insert(id, Arc::clone(&backend));
         Ok(backend)
     }
@@ -244,6 +244,15 @@ impl Requester {
             user: session.user.actor(),
             source: session.source,
         }
+    }
+
+    /// Ids are never given twice, and names keep the accounts of one database from those of another.
+    fn owner(&self) -> Owner {
+        let id = self
+            .user
+            .uid
+            .map_or_else(String::new, |uid| uid.to_string());
+        Owner::new(format!("{id}:{}", self.user.name).into_bytes())
     }
 }
 

@@ -295,6 +295,10 @@ pub struct FilesystemStatus {
 pub enum Outcome {
     /// Nothing to say but that it is done.
     Done,
+    /// An upload stands under its name. The SHA-256 is that of the staging file, read again before it was published.
+    Published {
+        sha256: [u8; 32],
+    },
     /// The file or directory is open under the handle that the operation named.
     Opened,
     /// At least one byte.

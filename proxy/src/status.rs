@@ -64,6 +64,7 @@ impl From<&Outcome> for Status {
         match outcome {
             Outcome::End => Self::Eof,
             Outcome::Done
+            | Outcome::Published { .. }
             | Outcome::Opened
             | Outcome::Data(_)
             | Outcome::Names(_)

@@ -12,7 +12,7 @@ use std::{
 use portcullis_journal::{AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId};
 
 use crate::{
-    backend::{Backend, BackendError},
+    backend::{Backend, BackendError, Owner},
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
     policy::{Mount, OpenHandle, Permissions, Permit, Requester, authorize},
@@ -141,6 +141,11 @@ pub(crate) fn requester() -> Requester {
     }
 }
 
+/// Whose uploads a test's are, where it is all the same.
+pub(crate) fn owner() -> Owner {
+    Owner::new(*b"alice")
+}
+
 /// A mount with every permission.
 pub(crate) fn everything(at: &str, backend: &str) -> Mount {
     Mount {
@@ -174,7 +179,7 @@ mod tests {
     async fn an_upload_is_seen_once_close_has_published_it_and_never_without() {
         let fixture = Fixture::new();
         let memory = Memory::new();
-        let backend = memory.session(b"/");
+        let backend = memory.session(b"/", &owner());
         let open = |name: &str, handle| Operation::Open {
             path: VirtualPath::clean(name.as_bytes()).unwrap(),
             handle: HandleId(handle),

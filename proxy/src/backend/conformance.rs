@@ -7,12 +7,14 @@
 mod client;
 mod files;
 mod names;
+mod resumption;
 mod uploads;
 
 use std::{any::Any, fmt, path::PathBuf, sync::Arc};
 
 pub(crate) use self::client::{Client, READ, REPLACE, WRITE, opened_handle};
-use super::BackendService;
+use super::{BackendService, Owner};
+use crate::testing;
 
 /// A backend under test, with an empty directory for the suite.
 pub(crate) struct Subject {
@@ -34,8 +36,13 @@ impl fmt::Debug for Subject {
 impl Subject {
     /// A new session.
     pub(crate) fn client(&self) -> Client {
+        self.client_of(&testing::owner())
+    }
+
+    /// A new session of another account.
+    pub(crate) fn client_of(&self, owner: &Owner) -> Client {
         let _ = &self.keep;
-        Client::new(self.service.session(&self.directory))
+        Client::new(self.service.session(&self.directory, owner))
     }
 
     /// The names that stand in the directory on disk, sorted, uploads in progress included.
@@ -103,6 +110,16 @@ rules! {
     pipelined_writes_arrive_in_order_and_whole in uploads;
     writes_out_of_order_land_where_they_belong in uploads;
     mode_and_time_set_while_uploading_survive_publication in uploads;
+    an_interrupted_upload_is_resumed_and_ends_byte_identical in resumption;
+    an_upload_that_is_interrupted_twice_is_resumed_twice in resumption;
+    another_account_neither_sees_nor_continues_an_interrupted_upload in resumption;
+    an_open_that_truncates_discards_the_interrupted_upload in resumption;
+    a_write_from_the_beginning_does_not_keep_the_interrupted_end in resumption;
+    a_file_that_stands_hides_the_interrupted_upload in resumption;
+    an_interrupted_upload_that_is_closed_unwritten_is_not_published in resumption;
+    an_upload_with_a_gap_can_not_be_resumed in resumption;
+    two_uploads_to_one_path_at_once_do_not_mix in resumption;
+    what_was_not_written_in_order_is_digested_from_the_file in resumption;
     three_megabytes_come_back_as_they_went in files;
     a_read_past_the_end_is_an_end_and_not_an_error in files;
     a_handle_is_good_until_it_is_closed in files;

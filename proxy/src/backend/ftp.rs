@@ -42,7 +42,8 @@ pub use self::{
 };
 use crate::{
     backend::{
-        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, staging,
+        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+        staging,
     },
     operation::{HandleId, Operation, Outcome},
     path::RelativePath,
@@ -69,7 +70,7 @@ impl FtpService {
 }
 
 impl BackendService for FtpService {
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+    fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
         Arc::new(FtpBackend {
             pool: Arc::new(Pool::new(Arc::clone(&self.server), directory)),
             handles: Mutex::new(HashMap::new()),
@@ -120,6 +121,7 @@ impl Backend for FtpBackend {
         Capabilities {
             random_access: false,
             update: false,
+            resume: false,
             atomic_replace: false,
             symlinks: false,
             set_times: true,

@@ -126,6 +126,7 @@ impl Backend for Gateway {
         Capabilities {
             random_access: false,
             update: false,
+            resume: false,
             atomic_replace: false,
             symlinks: false,
             set_times: false,

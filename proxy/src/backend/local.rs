@@ -9,6 +9,7 @@ mod download;
 mod fault;
 mod lane;
 mod listing;
+mod partial;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -16,11 +17,12 @@ mod tree;
 mod upload;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -31,14 +33,14 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use self::{
     download::Download,
     fault::Fault,
-    lane::{Lane, Pool},
+    lane::{Lane, Lost, Pool, Pulse},
     listing::Listing,
     tree::Tree,
     upload::Upload,
 };
 use super::{
-    Backend, BackendError, BackendService, Capabilities, Execution,
-    staging::{self, Intention},
+    Backend, BackendError, BackendService, Capabilities, Execution, Owner,
+    staging::{self, Intention, SessionNames, StagingNames, UploadSettings},
 };
 use crate::{
     operation::{Access, Attributes, HandleId, Operation, Outcome},
@@ -53,6 +55,9 @@ const DEFAULT_DIRECTORY_MODE: u32 = 0o777;
 pub struct LocalSettings {
     /// The mounts' directories are below it. It must exist.
     pub directory: PathBuf,
+    pub uploads: UploadSettings,
+    /// How long an operation may take without a sign of progress.
+    pub timeout: Duration,
 }
 
 /// Why a local backend can't be used.
@@ -74,6 +79,7 @@ pub enum OpenError {
 pub struct LocalService {
     root: Arc<OwnedFd>,
     directory: PathBuf,
+    names: StagingNames,
     pool: Pool,
 }
 
@@ -83,7 +89,11 @@ impl LocalService {
     /// # Errors
     /// If it can't be opened.
     pub fn new(settings: LocalSettings) -> Result<Self, OpenError> {
-        let LocalSettings { directory } = settings;
+        let LocalSettings {
+            directory,
+            uploads,
+            timeout,
+        } = settings;
         match rustix::fs::open(
             &directory,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -92,7 +102,8 @@ impl LocalService {
             Ok(root) => Ok(Self {
                 root: Arc::new(root),
                 directory,
-                pool: Pool::new(),
+                names: StagingNames::new(uploads, &boot_id()),
+                pool: Pool::new(timeout),
             }),
             Err(errno) => Err(OpenError::Directory {
                 directory,
@@ -101,19 +112,40 @@ impl LocalService {
         }
     }
 
-    /// Removes the staging files that a crash left behind: those that nobody wrote to for [`staging::LEFTOVER_AGE`].
-    /// Walks the whole tree and blocks; returns how many it removed.
+    /// Removes the staging files that crashes and interrupted uploads left behind, once nobody has touched them for the
+    /// retention time. Walks the whole tree and blocks; returns how many it removed.
     pub fn sweep_leftovers(&self, now: std::time::SystemTime) -> usize {
-        sweep::sweep(&self.root, now)
+        sweep::sweep(&self.root, &self.names, now)
     }
 }
 
+/// Tells this run of the kernel from every other: what was not synced is good as long as it runs, since its page cache has
+/// it. After a power cut a partial may hold zeros in place of what was acknowledged, so it must not be found again.
+fn boot_id() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|error| {
+        tracing::warn!(%error, "the kernel's boot id can't be read; uploads are not resumed beyond a restart");
+        let mut random = vec![0; 16];
+        // Without randomness either, no upload can begin: staging files need it too.
+        let _ = getrandom::fill(&mut random);
+        random
+    })
+}
+
 impl BackendService for LocalService {
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
-        Arc::new(LocalBackend {
-            lane: Lane::new(self.pool.clone()),
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        Arc::new(self.backend(directory, owner))
+    }
+}
+
+impl LocalService {
+    fn backend(&self, directory: &[u8], owner: &Owner) -> LocalBackend {
+        let lane = Lane::new(self.pool.clone());
+        LocalBackend {
             pool: self.pool.clone(),
             session: Arc::new(Session {
+                names: self.names.session(owner, directory),
+                pulse: lane.pulse(),
+                given_up: Mutex::default(),
                 root: self.root.clone(),
                 directory: directory.to_vec(),
                 place: format!(
@@ -124,7 +156,8 @@ impl BackendService for LocalService {
                 tree: OnceLock::new(),
                 handles: Mutex::new(Handles::default()),
             }),
-        })
+            lane,
+        }
     }
 }
 
@@ -140,6 +173,7 @@ impl Backend for LocalBackend {
         Capabilities {
             random_access: true,
             update: true,
+            resume: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,
@@ -149,7 +183,7 @@ impl Backend for LocalBackend {
     }
 
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
-        let permit = recorded.into_intent();
+        let permit = Arc::new(recorded.into_intent());
         let session = self.session.clone();
         if let &Operation::Read {
             handle,
@@ -160,23 +194,30 @@ impl Backend for LocalBackend {
         {
             return read_beside(self.pool.clone(), session, permit, download, offset, length);
         }
-        let done = self.lane.run(move || session.perform(&permit));
+        let done = {
+            let permit = Arc::clone(&permit);
+            self.lane.run(move || session.perform(&permit))
+        };
         let session = self.session.clone();
+        let patience = self.pool.patience();
         async move {
-            done.await
-                .unwrap_or_else(|_| Err(Fault::ThreadDied.on("operation", &session.place)))
+            done.await.unwrap_or_else(|lost| {
+                let fault = session.lose(lost, &permit, patience);
+                Err(session.blame(&fault, &permit))
+            })
         }
         .boxed()
     }
 
     fn end(&self) -> BoxFuture<'static, ()> {
         let session = self.session.clone();
-        let ended = self.lane.run(move || {
+        let ended = self.lane.run_at_any_rate(move || {
             let left = std::mem::replace(&mut *session.handles(), Handles::Ended);
             drop(left);
         });
         async move {
-            // An error means that the thread died; the handles are dropped, and their uploads withdrawn, all the same.
+            // Should the thread have died, the handles are dropped all the same; should the file system hang, they are as
+            // soon as it answers.
             let _ = ended.await;
         }
         .boxed()
@@ -186,7 +227,7 @@ impl Backend for LocalBackend {
 fn read_beside(
     pool: Pool,
     session: Arc<Session>,
-    permit: Permit,
+    permit: Arc<Permit>,
     download: Download,
     offset: u64,
     length: u32,
@@ -198,7 +239,7 @@ fn read_beside(
             None => pool
                 .run(move || download.read(offset, length))
                 .await
-                .unwrap_or(Err(Fault::ThreadDied)),
+                .unwrap_or_else(|lost| Err(session.lose(lost, &permit, pool.patience()))),
         };
         data.map(data_or_end)
             .map_err(|fault| session.blame(&fault, &permit))
@@ -221,7 +262,11 @@ struct Session {
     /// For messages.
     place: String,
     tree: OnceLock<Tree>,
+    names: SessionNames,
+    pulse: Arc<Pulse>,
     handles: Mutex<Handles>,
+    /// Handles with an operation that got no answer in time: nobody knows what became of it.
+    given_up: Mutex<HashSet<HandleId>>,
 }
 
 enum Handles {
@@ -261,7 +306,27 @@ impl Session {
         }
     }
 
+    /// What is to be said of an operation that was not waited for; its handle is good for nothing more.
+    fn lose(&self, lost: Lost, permit: &Permit, patience: Duration) -> Fault {
+        match lost {
+            Lost::Died => Fault::ThreadDied,
+            Lost::Hangs => {
+                let handle = permit.operation().handle();
+                let opened = || permit.opens().map(|opened| opened.id());
+                lock(&self.given_up).extend(handle.or_else(opened));
+                Fault::Hangs(patience)
+            }
+        }
+    }
+
+    fn is_given_up(&self, id: HandleId) -> bool {
+        lock(&self.given_up).contains(&id)
+    }
+
     fn handle(&self, id: HandleId) -> Result<Handle, Fault> {
+        if self.is_given_up(id) {
+            return Err(Fault::GivenUp);
+        }
         match &*self.handles() {
             Handles::Open(open) => open.get(&id).cloned().ok_or(Fault::NoSuchHandle),
             Handles::Ended => Err(Fault::Ended),
@@ -270,6 +335,8 @@ impl Session {
 
     fn insert(&self, id: HandleId, handle: Handle) -> Result<Outcome, Fault> {
         match &mut *self.handles() {
+            // The client has been told that it did not open.
+            Handles::Open(_) if self.is_given_up(id) => Err(Fault::GivenUp),
             Handles::Open(open) => {
                 open.insert(id, handle);
                 Ok(Outcome::Opened)
@@ -383,6 +450,9 @@ impl Session {
                 Ok(Outcome::FilesystemStatus(attributes::from_statvfs(&status)))
             }),
             Operation::Fsync { handle } => self.on_descriptor(*handle, |descriptor| {
+                if let Ok(upload) = self.upload(*handle) {
+                    self.pulse.expect(lock(&upload).sync_allowance());
+                }
                 rustix::fs::fsync(descriptor)?;
                 Ok(Outcome::Done)
             }),
@@ -394,12 +464,12 @@ impl Session {
                 Handle::Listing(listing) => set_attributes(lock(&listing).directory(), attributes),
             },
             Operation::Stat { .. } => {
-                let stat = rustix::fs::fstat(self.tree()?.reference(target)?)?;
-                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+                let tree = self.tree()?;
+                self.attributes(target, tree.reference(target))
             }
             Operation::Lstat { .. } => {
-                let stat = rustix::fs::fstat(self.tree()?.reference_link(target)?)?;
-                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+                let tree = self.tree()?;
+                self.attributes(target, tree.reference_link(target))
             }
             Operation::Statvfs { .. } => {
                 let status = rustix::fs::fstatvfs(self.tree()?.reference(target)?)?;
@@ -417,7 +487,12 @@ impl Session {
                 set_attributes(&tree.reference(target)?, &rest)
             }
             Operation::Lsetstat { attributes, .. } => self.set_link_attributes(target, attributes),
-            Operation::Remove { .. } => self.unlink(target, AtFlags::empty()),
+            Operation::Remove { .. } => match self.unlink(target, AtFlags::empty()) {
+                Err(Fault::Os(rustix::io::Errno::NOENT)) if self.discard_partial(target) => {
+                    Ok(Outcome::Done)
+                }
+                removed => removed,
+            },
             Operation::Rmdir { .. } => self.unlink(target, AtFlags::REMOVEDIR),
             Operation::Mkdir { attributes, .. } => {
                 if target.is_empty() {
@@ -465,7 +540,7 @@ impl Session {
                 Handle::Download(Download(Arc::new(file)))
             }
             Intention::Upload => {
-                let upload = Upload::begin(tree, target, access, wanted)?;
+                let upload = Upload::begin(tree, &self.names, target, access, wanted, &self.pulse)?;
                 Handle::Upload(Arc::new(Mutex::new(upload)))
             }
         };
@@ -473,18 +548,49 @@ impl Session {
     }
 
     fn close(&self, handle: HandleId) -> Result<Outcome, Fault> {
-        match self.remove(handle)? {
-            Handle::Download(_) | Handle::Listing(_) => {}
+        let closed = self.remove(handle)?;
+        if lock(&self.given_up).remove(&handle) {
+            return Err(Fault::GivenUp);
+        }
+        let digest = match closed {
+            Handle::Download(_) | Handle::Listing(_) => None,
             Handle::Upload(upload) => {
                 // The table held the only other reference, and the lane runs nothing beside this.
                 let upload = Arc::into_inner(upload).ok_or(Fault::NoSuchHandle)?;
                 upload
                     .into_inner()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .publish()?;
+                    .publish(&self.pulse)?
             }
+        };
+        Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
+    }
+
+    /// What stands at the path; if nothing does, what an interrupted upload of the same account left for it.
+    fn attributes(
+        &self,
+        target: &RelativePath,
+        reference: Result<OwnedFd, Fault>,
+    ) -> Result<Outcome, Fault> {
+        match reference {
+            Ok(reference) => {
+                let stat = rustix::fs::fstat(&reference)?;
+                Ok(Outcome::Attributes(attributes::from_stat(&stat)))
+            }
+            Err(missing @ Fault::Os(rustix::io::Errno::NOENT)) => {
+                let place = self.tree()?.place_behind_links(target);
+                match place.and_then(|place| partial::attributes(&place, &self.names, target)) {
+                    Ok(Some(attributes)) => Ok(Outcome::Attributes(attributes)),
+                    Ok(None) | Err(_) => Err(missing),
+                }
+            }
+            Err(fault) => Err(fault),
         }
-        Ok(Outcome::Done)
+    }
+
+    fn discard_partial(&self, target: &RelativePath) -> bool {
+        let place = self.tree().and_then(|tree| tree.place(target));
+        place.is_ok_and(|place| partial::discard(&place, &self.names, target))
     }
 
     fn on_descriptor(

@@ -3,6 +3,7 @@
 //! Tests can look at what clients see, hold operations back, make them fail, and watch each one arrive.
 
 mod tree;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -17,8 +18,14 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::Recorded;
 use tokio::sync::watch;
 
-use self::tree::{Node, Tree, join};
-use super::{Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin};
+use self::{
+    tree::{Node, Tree, join},
+    upload::{Partials, Upload},
+};
+use super::{
+    Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+    staging::{SessionNames, StagingNames, UploadSettings},
+};
 use crate::{
     operation::{Access, Attributes, Entry, FilesystemStatus, HandleId, Operation, Outcome},
     policy::Permit,
@@ -31,6 +38,8 @@ type Observer = Arc<dyn Fn(&Recorded<Permit>) + Send + Sync>;
 #[derive(Clone)]
 pub struct Memory {
     tree: Arc<Mutex<Tree>>,
+    names: StagingNames,
+    partials: Partials,
     arrivals: Arc<AtomicU64>,
     observer: Arc<Mutex<Option<Observer>>>,
     failure: Arc<Mutex<Option<BackendError>>>,
@@ -41,6 +50,8 @@ impl Memory {
     pub fn new() -> Self {
         Self {
             tree: Arc::default(),
+            names: StagingNames::new(UploadSettings::default(), b""),
+            partials: Partials::default(),
             arrivals: Arc::default(),
             observer: Arc::default(),
             failure: Arc::default(),
@@ -107,7 +118,8 @@ impl Default for Memory {
 }
 
 impl BackendService for Memory {
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        let names = self.names.session(owner, directory);
         let directory = directory
             .split(|&byte| byte == b'/')
             .filter(|component| !component.is_empty())
@@ -115,6 +127,7 @@ impl BackendService for Memory {
         Arc::new(MemorySession {
             state: Arc::new(Mutex::new(State {
                 memory: self.clone(),
+                names,
                 directory,
                 open: HashMap::new(),
                 ended: false,
@@ -132,6 +145,7 @@ struct MemorySession {
 #[derive(Debug)]
 struct State {
     memory: Memory,
+    names: SessionNames,
     directory: Vec<u8>,
     open: HashMap<HandleId, Open>,
     ended: bool,
@@ -139,19 +153,9 @@ struct State {
 
 #[derive(Debug)]
 enum Open {
-    Directory {
-        rest: Vec<Entry>,
-    },
-    Reading {
-        path: Vec<u8>,
-    },
-    /// Bytes that are seen by nobody until CLOSE publishes them.
-    Writing {
-        path: Vec<u8>,
-        access: Access,
-        attributes: Attributes,
-        data: Vec<u8>,
-    },
+    Directory { rest: Vec<Entry> },
+    Reading { path: Vec<u8> },
+    Writing(Upload),
 }
 
 impl Backend for MemorySession {
@@ -159,6 +163,7 @@ impl Backend for MemorySession {
         Capabilities {
             random_access: true,
             update: true,
+            resume: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,
@@ -220,7 +225,7 @@ impl State {
                 attributes,
                 ..
             } => {
-                let open = open(&tree, target, *access, attributes)?;
+                let open = self.begin(&tree, target, permit, *access, attributes)?;
                 self.open.insert(*handle, open);
                 Ok(Outcome::Opened)
             }
@@ -231,20 +236,15 @@ impl State {
             }
             Operation::Close { handle } => match self.open.remove(handle).ok_or_else(closed)? {
                 Open::Directory { .. } | Open::Reading { .. } => Ok(Outcome::Done),
-                Open::Writing {
-                    path,
-                    access,
-                    attributes,
-                    data,
-                } => {
-                    if access.exclusive && tree.get(&path).is_some() {
+                Open::Writing(upload) => {
+                    if upload.access.exclusive && tree.get(&upload.path).is_some() {
                         return Err(error(ErrorKind::AlreadyExists));
                     }
-                    tree.parent_must_exist(&path)?;
-                    let mut node = Node::file(data);
-                    node.set(&attributes);
+                    tree.parent_must_exist(&upload.path)?;
+                    let path = upload.path.clone();
+                    let (node, digest) = upload.finish()?;
                     tree.insert(&path, node);
-                    Ok(Outcome::Done)
+                    Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
                 }
             },
             Operation::Read {
@@ -258,7 +258,7 @@ impl State {
                     };
                     Ok(slice(data, *offset, *length))
                 }
-                Open::Writing { data, .. } => Ok(slice(data, *offset, *length)),
+                Open::Writing(upload) => Ok(slice(&upload.data, *offset, *length)),
                 Open::Directory { .. } => Err(closed()),
             },
             Operation::Write {
@@ -266,45 +266,32 @@ impl State {
                 offset,
                 data: written,
             } => {
-                let Some(Open::Writing { access, data, .. }) = self.open.get_mut(handle) else {
+                let Some(Open::Writing(upload)) = self.open.get_mut(handle) else {
                     return Err(closed());
                 };
-                let at = if access.append {
-                    data.len()
-                } else {
-                    usize::try_from(*offset).map_err(|_| error(ErrorKind::NoSpace))?
-                };
-                let end = at
-                    .checked_add(written.len())
-                    .filter(|&end| end <= 1 << 30)
-                    .ok_or_else(|| error(ErrorKind::NoSpace))?;
-                if data.len() < end {
-                    data.resize(end, 0);
-                }
-                if let Some(range) = data.get_mut(at..end) {
-                    range.copy_from_slice(written);
-                }
+                upload.write(*offset, written)?;
                 Ok(Outcome::Done)
             }
             Operation::Stat { .. } => {
-                let target = tree.follow(&target)?;
-                Ok(Outcome::Attributes(tree.existing(&target)?.attributes()))
+                let found = tree
+                    .follow(&target)
+                    .and_then(|path| tree.existing(&path).map(Node::attributes));
+                self.or_partial(found, permit).map(Outcome::Attributes)
             }
             Operation::Lstat { .. } => {
-                Ok(Outcome::Attributes(tree.existing(&target)?.attributes()))
+                let found = tree.existing(&target).map(Node::attributes);
+                self.or_partial(found, permit).map(Outcome::Attributes)
             }
             Operation::Fstat { handle } => match self.open.get(handle).ok_or_else(closed)? {
                 Open::Directory { .. } => Ok(Outcome::Attributes(Node::directory().attributes())),
                 Open::Reading { path } => {
                     Ok(Outcome::Attributes(tree.existing(path)?.attributes()))
                 }
-                Open::Writing {
-                    data, attributes, ..
-                } => {
+                Open::Writing(upload) => {
                     let mut node = Node::file(Vec::new());
-                    node.set(attributes);
+                    node.set(&upload.attributes);
                     let mut attributes = node.attributes();
-                    attributes.size = Some(data.len() as u64);
+                    attributes.size = Some(upload.data.len() as u64);
                     Ok(Outcome::Attributes(attributes))
                 }
             },
@@ -326,15 +313,8 @@ impl State {
                     tree.existing_mut(path)?.set(new);
                     Ok(Outcome::Done)
                 }
-                Open::Writing {
-                    attributes, data, ..
-                } => {
-                    if let Some(size) = new.size.and_then(|size| usize::try_from(size).ok()) {
-                        data.resize(size.min(1 << 30), 0);
-                    }
-                    attributes.permissions = new.permissions.or(attributes.permissions);
-                    attributes.times = new.times.or(attributes.times);
-                    attributes.owner = new.owner.or(attributes.owner);
+                Open::Writing(upload) => {
+                    upload.set(new);
                     Ok(Outcome::Done)
                 }
             },
@@ -350,10 +330,18 @@ impl State {
                 })
             }
             Operation::Remove { .. } => {
-                if let Node::Directory { .. } = tree.existing(&target)? {
-                    return Err(error(ErrorKind::IsADirectory));
+                match tree.existing(&target) {
+                    Ok(Node::Directory { .. }) => return Err(error(ErrorKind::IsADirectory)),
+                    Ok(Node::File { .. } | Node::Link { .. }) => tree.remove(&target),
+                    Err(missing) => {
+                        let partial = permit
+                            .target()
+                            .and_then(|target| self.names.interrupted(target));
+                        if !partial.is_some_and(|name| self.memory.partials.remove(&name)) {
+                            return Err(missing);
+                        }
+                    }
                 }
-                tree.remove(&target);
                 Ok(Outcome::Done)
             }
             Operation::Mkdir { attributes, .. } => {
@@ -427,45 +415,62 @@ impl State {
             | Operation::UsersGroupsById { .. } => Err(error(ErrorKind::Unsupported)),
         }
     }
-}
 
-fn open(
-    tree: &Tree,
-    target: Vec<u8>,
-    access: Access,
-    attributes: &Attributes,
-) -> Result<Open, BackendError> {
-    let path = match tree.follow(&target) {
-        Ok(path) => path,
-        Err(missing) if missing.kind == ErrorKind::NotFound && access.create => target,
-        Err(failure) => return Err(failure),
-    };
-    let existing = match tree.get(&path) {
-        Some(Node::File { data, .. }) => Some(data.clone()),
-        Some(Node::Directory { .. }) => return Err(error(ErrorKind::IsADirectory)),
-        Some(Node::Link { .. }) => return Err(error(ErrorKind::Failure)),
-        None => None,
-    };
-    if !access.writes() {
-        return match existing {
-            Some(_) => Ok(Open::Reading { path }),
-            None => Err(error(ErrorKind::NotFound)),
-        };
+    fn or_partial(
+        &self,
+        found: Result<Attributes, BackendError>,
+        permit: &Permit,
+    ) -> Result<Attributes, BackendError> {
+        found.or_else(|missing| {
+            permit
+                .target()
+                .and_then(|target| self.names.interrupted(target))
+                .and_then(|name| self.memory.partials.attributes(&name))
+                .ok_or(missing)
+        })
     }
-    let data = match existing {
-        Some(_) if access.exclusive => return Err(error(ErrorKind::AlreadyExists)),
-        Some(_) if access.truncate => Vec::new(),
-        Some(data) => data,
-        None if access.create => Vec::new(),
-        None => return Err(error(ErrorKind::NotFound)),
-    };
-    tree.parent_must_exist(&path)?;
-    Ok(Open::Writing {
-        path,
-        access,
-        attributes: attributes.clone(),
-        data,
-    })
+
+    fn begin(
+        &self,
+        tree: &Tree,
+        target: Vec<u8>,
+        permit: &Permit,
+        access: Access,
+        attributes: &Attributes,
+    ) -> Result<Open, BackendError> {
+        let path = match tree.follow(&target) {
+            Ok(path) => path,
+            Err(missing) if missing.kind == ErrorKind::NotFound && access.create => target,
+            Err(failure) => return Err(failure),
+        };
+        let existing = match tree.get(&path) {
+            Some(Node::File { data, .. }) => Some(data.clone()),
+            Some(Node::Directory { .. }) => return Err(error(ErrorKind::IsADirectory)),
+            Some(Node::Link { .. }) => return Err(error(ErrorKind::Failure)),
+            None => None,
+        };
+        if !access.writes() {
+            return match existing {
+                Some(_) => Ok(Open::Reading { path }),
+                None => Err(error(ErrorKind::NotFound)),
+            };
+        }
+        tree.parent_must_exist(&path)?;
+        let relative = permit.target().ok_or_else(closed)?;
+        let own = (&self.names, &self.memory.partials);
+        Ok(Open::Writing(match existing {
+            Some(_) if access.exclusive => return Err(error(ErrorKind::AlreadyExists)),
+            Some(_) if access.truncate => {
+                if let Some(name) = self.names.interrupted(relative) {
+                    self.memory.partials.remove(&name);
+                }
+                Upload::replacing(path, access, attributes)
+            }
+            Some(data) => Upload::updating(path, access, attributes, data),
+            None if access.create => Upload::new(path, access, attributes, own, relative),
+            None => return Err(error(ErrorKind::NotFound)),
+        }))
+    }
 }
 
 fn slice(data: &[u8], offset: u64, length: u32) -> Outcome {

@@ -25,7 +25,9 @@ use portcullis_journal::Recorded;
 
 pub use self::login::Credential;
 use self::session::Session;
-use super::{Backend, BackendError, BackendService, Capabilities, Execution};
+use super::{
+    Backend, BackendError, BackendService, Capabilities, Execution, Owner, staging::UploadSettings,
+};
 use crate::{operation::Outcome, policy::Permit};
 
 /// Settings of an SFTP backend.
@@ -38,6 +40,7 @@ pub struct SftpSettings {
     /// The one key that the server must prove.
     pub host_key: ssh_key::PublicKey,
     pub credential: Credential,
+    pub uploads: UploadSettings,
     /// For connecting and logging in, and for an answer while no bytes move.
     pub timeout: Duration,
 }
@@ -57,7 +60,7 @@ impl SftpService {
 }
 
 impl BackendService for SftpService {
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
+    fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
         Arc::new(SftpBackend(Session::new(self.settings.clone(), directory)))
     }
 }
@@ -71,6 +74,7 @@ impl Backend for SftpBackend {
         Capabilities {
             random_access: true,
             update: false,
+            resume: false,
             atomic_replace: true,
             symlinks: true,
             set_times: true,

@@ -1,57 +1,17 @@
 //! Uploads that are not yet published: their names and their rules, the same on every backend.
 //!
-//! What a client writes goes to a staging file beside the path it named. CLOSE renames it into place; everything else
-//! that ends the upload (an abort, a lost connection, a failed write) removes it. So a file under its own name is always
-//! one that its writer closed.
+//! What a client writes goes to a staging file beside the path it named. CLOSE renames it into place. An upload that is
+//! interrupted leaves its staging file behind if the account can resume it, and is removed otherwise; either way a file under
+//! its own name is always one that its writer closed.
 
-use crate::{
-    backend::ErrorKind,
-    operation::Access,
-    path::{RESERVED_PREFIX, RelativePath},
+mod name;
+mod progress;
+
+pub use self::{
+    name::{Claim, SessionNames, StagingName, StagingNames, UploadSettings},
+    progress::{Beginning, Landing, Progress, shown_length},
 };
-
-/// How old a staging file must be before it counts as left behind by a crash. An upload in progress touches its file
-/// with every write.
-pub const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-
-const SUFFIX: &[u8] = b".part";
-const RANDOM_BYTES: usize = 8;
-
-/// The name of one staging file: `.portcullis-<16 hex digits>.part`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StagingName(Vec<u8>);
-
-impl StagingName {
-    /// A name that no other upload has.
-    ///
-    /// # Errors
-    /// If the system has no randomness to give.
-    pub fn random() -> Result<Self, getrandom::Error> {
-        let mut random = [0; RANDOM_BYTES];
-        getrandom::fill(&mut random)?;
-        Ok(Self(
-            [RESERVED_PREFIX, hex::encode(random).as_bytes(), SUFFIX].concat(),
-        ))
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The staging file's path beside `published`.
-    pub fn beside(&self, published: &RelativePath) -> RelativePath {
-        published.sibling(&self.0)
-    }
-
-    /// True if `name` is a staging file's.
-    pub fn matches(name: &[u8]) -> bool {
-        name.strip_prefix(RESERVED_PREFIX)
-            .and_then(|rest| rest.strip_suffix(SUFFIX))
-            .is_some_and(|middle| {
-                middle.len() == 2 * RANDOM_BYTES && middle.iter().all(u8::is_ascii_hexdigit)
-            })
-    }
-}
+use crate::{backend::ErrorKind, operation::Access, path::RESERVED_PREFIX};
 
 /// True for the names that clients neither see nor use.
 pub fn is_reserved(name: &[u8]) -> bool {
@@ -175,7 +135,6 @@ pub fn plan(access: Access, found: Found) -> Result<UploadPlan, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::VirtualPath;
 
     const WRITE: Access = Access {
         read: false,
@@ -185,36 +144,6 @@ mod tests {
         truncate: false,
         exclusive: false,
     };
-
-    #[test]
-    fn a_staging_name_is_reserved_unique_and_beside_the_published_file() {
-        let (one, two) = (
-            StagingName::random().unwrap(),
-            StagingName::random().unwrap(),
-        );
-        assert_ne!(one, two);
-        assert!(is_reserved(one.as_bytes()) && StagingName::matches(one.as_bytes()));
-        assert!(
-            VirtualPath::clean(one.as_bytes()).is_err(),
-            "no client can name it"
-        );
-        let file = VirtualPath::clean(b"/in/a.csv")
-            .unwrap()
-            .below(&VirtualPath::root())
-            .unwrap();
-        assert_eq!(
-            one.beside(&file).as_bytes(),
-            [b"in/", one.as_bytes()].concat()
-        );
-        for near in [
-            &b".portcullis-.part"[..],
-            b".portcullis-0123456789abcdeg.part",
-            b"portcullis-0123456789abcdef.part",
-            b".portcullis-0123456789abcdef.par",
-        ] {
-            assert!(!StagingName::matches(near));
-        }
-    }
 
     #[test]
     fn an_upload_begins_and_ends_as_its_flags_and_the_existing_file_say() {

@@ -13,6 +13,9 @@ use super::{
     section::Section,
 };
 
+/// How long what interrupted uploads left is kept: a partner may come back the next day.
+const PARTIAL_RETENTION_HOURS: u64 = 24;
+
 /// Longest wait for an answer of a server: longer than a slow disk array takes to wake.
 const TIMEOUT_SECONDS: u64 = 30;
 
@@ -21,6 +24,8 @@ const TIMEOUT_SECONDS: u64 = 30;
 pub enum BackendConfig {
     Local {
         directory: PathBuf,
+        uploads: Uploads,
+        timeout: Duration,
     },
     Ftp {
         address: ServerAddress,
@@ -35,8 +40,17 @@ pub enum BackendConfig {
         /// The one key that the server must prove.
         host_key: Box<ssh_key::PublicKey>,
         credential: Credential,
+        uploads: Uploads,
         timeout: Duration,
     },
+}
+
+/// What becomes of interrupted uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploads {
+    /// The account can continue them.
+    pub resume: bool,
+    pub retention: Duration,
 }
 
 /// Host name or address, and port.
@@ -148,9 +162,13 @@ fn local(mut section: Section<'_>) -> Option<BackendConfig> {
             );
         }
     }
+    let uploads = uploads(&mut section);
+    let timeout = timeout(&mut section);
     section.finish();
     Some(BackendConfig::Local {
         directory: PathBuf::from(directory?),
+        uploads,
+        timeout,
     })
 }
 
@@ -313,6 +331,7 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
             None
         }
     };
+    let uploads = uploads(&mut section);
     let timeout = timeout(&mut section);
     section.finish();
     Some(BackendConfig::Sftp {
@@ -320,8 +339,18 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
         user: user?.to_owned(),
         host_key: Box::new(host_key?),
         credential: credential?,
+        uploads,
         timeout,
     })
+}
+
+fn uploads(section: &mut Section<'_>) -> Uploads {
+    const YEAR: u64 = 366 * 24;
+    let hours = section.number("partial_retention_hours", 1..=YEAR, PARTIAL_RETENTION_HOURS);
+    Uploads {
+        resume: section.flag("resume", true),
+        retention: Duration::from_secs(hours * 60 * 60),
+    }
 }
 
 fn timeout(section: &mut Section<'_>) -> Duration {

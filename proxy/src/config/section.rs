@@ -193,6 +193,17 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// `true`, `false`, or `default`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        let Some(value) = self.value(key) else {
+            return default;
+        };
+        value.as_bool().unwrap_or_else(|| {
+            self.wrong_type(key, "true or false", value);
+            default
+        })
+    }
+
     /// Notes a fault for each key that is not among those asked for.
     pub(super) fn finish(self) {
         let known: Vec<_> = self.known.iter().copied().collect();

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::exception::Dated;
@@ -13,6 +13,7 @@ use crate::{
         ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust},
         local::{LocalService, LocalSettings},
         sftp::{Credential, SftpService, SftpSettings},
+        staging::UploadSettings,
     },
     config::{self, BackendConfig, KeyPair, TrustAnchor},
 };
@@ -25,14 +26,18 @@ pub struct BuildError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Makes a service for each section. No server is reached yet.
+/// How often local directories are searched for what interrupted uploads left.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Makes a service for each section; `node` is this gateway's name. No server is reached yet.
 pub(super) fn build(
     configs: &BTreeMap<String, BackendConfig>,
+    node: &str,
 ) -> Result<HashMap<String, Arc<dyn BackendService>>, BuildError> {
     configs
         .iter()
         .map(|(name, config)| {
-            let service = service(config).map_err(|source| BuildError {
+            let service = service(config, node).map_err(|source| BuildError {
                 name: name.clone(),
                 source,
             })?;
@@ -43,17 +48,29 @@ pub(super) fn build(
 
 fn service(
     config: &BackendConfig,
+    node: &str,
 ) -> Result<Arc<dyn BackendService>, Box<dyn std::error::Error + Send + Sync>> {
     match config {
-        BackendConfig::Local { directory } => {
+        BackendConfig::Local {
+            directory,
+            uploads,
+            timeout,
+        } => {
             let service = Arc::new(LocalService::new(LocalSettings {
                 directory: directory.clone(),
+                uploads: upload_settings(uploads, node),
+                timeout: *timeout,
             })?);
             let swept = service.clone();
-            // Beside the start: a large tree takes minutes, and nothing waits for it.
+            // Beside everything else: a large tree takes minutes, and nothing waits for it.
             std::thread::Builder::new()
                 .name("staging-sweep".to_owned())
-                .spawn(move || swept.sweep_leftovers(SystemTime::now()))?;
+                .spawn(move || {
+                    loop {
+                        swept.sweep_leftovers(SystemTime::now());
+                        std::thread::sleep(SWEEP_INTERVAL);
+                    }
+                })?;
             Ok(service)
         }
         BackendConfig::Ftp {
@@ -91,6 +108,7 @@ fn service(
             user,
             host_key,
             credential,
+            uploads,
             timeout,
         } => Ok(Arc::new(SftpService::new(SftpSettings {
             host: address.host.clone(),
@@ -105,7 +123,16 @@ fn service(
                     Credential::Password(password.expose().to_owned().into())
                 }
             },
+            uploads: upload_settings(uploads, node),
             timeout: *timeout,
         }))),
+    }
+}
+
+fn upload_settings(uploads: &config::Uploads, node: &str) -> UploadSettings {
+    UploadSettings {
+        resume: uploads.resume,
+        retention: uploads.retention,
+        node: node.to_owned(),
     }
 }

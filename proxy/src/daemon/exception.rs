@@ -7,7 +7,9 @@ use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use portcullis_journal::Recorded;
 
 use crate::{
-    backend::{Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin},
+    backend::{
+        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+    },
     policy::Permit,
 };
 
@@ -31,8 +33,8 @@ impl Dated {
 }
 
 impl BackendService for Dated {
-    fn session(&self, directory: &[u8]) -> Arc<dyn Backend> {
-        let session = self.service.session(directory);
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        let session = self.service.session(directory, owner);
         if (self.today)() <= self.last {
             session
         } else {
@@ -73,7 +75,12 @@ impl Backend for Expired {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::local::{LocalService, LocalSettings};
+    use std::time::Duration;
+
+    use crate::backend::{
+        local::{LocalService, LocalSettings},
+        staging::UploadSettings,
+    };
 
     #[test]
     fn a_session_is_opened_on_the_last_day_and_not_on_the_day_after() {
@@ -81,14 +88,17 @@ mod tests {
         let service = Arc::new(
             LocalService::new(LocalSettings {
                 directory: directory.path().to_owned(),
+                uploads: UploadSettings::default(),
+                timeout: Duration::from_secs(30),
             })
             .unwrap(),
         );
         let last = NaiveDate::from_ymd_opt(2027, 6, 30).unwrap();
+        let owner = Owner::new(*b"alice");
         let mut dated = Dated::new(service, last);
         dated.today = || NaiveDate::from_ymd_opt(2027, 6, 30).unwrap();
-        assert!(!format!("{:?}", dated.session(b"/")).starts_with("Expired"));
+        assert!(!format!("{:?}", dated.session(b"/", &owner)).starts_with("Expired"));
         dated.today = || NaiveDate::from_ymd_opt(2027, 7, 1).unwrap();
-        assert!(format!("{:?}", dated.session(b"/")).starts_with("Expired"));
+        assert!(format!("{:?}", dated.session(b"/", &owner)).starts_with("Expired"));
     }
 }

@@ -84,7 +84,7 @@ pub fn outcome(
     rest: &mut Vec<Entry>,
 ) -> Reply {
     match outcome {
-        Outcome::Done => status(id, Status::Ok),
+        Outcome::Done | Outcome::Published { .. } => status(id, Status::Ok),
         Outcome::End => status(id, Status::Eof),
         Outcome::Opened => match opened {
             Some(handle) => {

@@ -190,7 +190,16 @@ impl Client {
     }
 
     pub(crate) async fn close(&self, handle: HandleId) {
-        self.done(Operation::Close { handle }).await;
+        self.close_digested(handle).await;
+    }
+
+    /// The SHA-256 with which CLOSE answers if the backend had to read an upload again.
+    pub(crate) async fn close_digested(&self, handle: HandleId) -> Option<[u8; 32]> {
+        match self.ask(Operation::Close { handle }).await {
+            Ok(Outcome::Done) => None,
+            Ok(Outcome::Published { sha256 }) => Some(sha256),
+            other => panic!("CLOSE gave {other:?}"),
+        }
     }
 
     pub(crate) async fn put(&self, name: impl AsRef<[u8]>, content: impl Into<Bytes>) {

@@ -5,7 +5,7 @@ use super::{
     client::{opened_handle, path},
 };
 use crate::{
-    backend::{ErrorKind, staging},
+    backend::{ErrorKind, Owner, staging},
     operation::{Access, Attributes, Operation, Outcome},
 };
 
@@ -42,15 +42,24 @@ pub(crate) async fn an_empty_upload_is_an_empty_file(subject: &Subject) {
 }
 
 pub(crate) async fn an_upload_that_is_not_closed_is_withdrawn_with_its_session(subject: &Subject) {
-    let (writer, reader) = (subject.client(), subject.client());
+    let writer = subject.client();
     writer.put("/kept", "old").await;
     for name in ["/new", "/kept"] {
         let handle = writer.open(name, REPLACE).await;
         writer.write(handle, 0, "half of it").await;
     }
     writer.end().await;
+    let reader = subject.client_of(&Owner::new(*b"mallory"));
     assert!(reader.is_missing("/new").await);
     assert_eq!(reader.get("/kept").await, b"old");
+    assert_eq!(reader.names("/").await, [b"kept"]);
+    if writer.can().resume {
+        // Its account may come back for it.
+        subject
+            .client()
+            .done(Operation::Remove { path: path("/new") })
+            .await;
+    }
     subject.expect_on_disk(&["kept"]);
 }
 

@@ -1,5 +1,7 @@
 //! Why an operation on the disk failed, and what the client hears of it.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use crate::backend::{BackendError, ErrorKind, Origin, staging::Refusal};
@@ -41,6 +43,17 @@ pub(super) enum Fault {
     NoRandomness,
     #[error("the thread that did the work died")]
     ThreadDied,
+    #[error(
+        "the file system did not answer within {} s; whether the operation was carried out is not known",
+        .0.as_secs_f32()
+    )]
+    Hangs(Duration),
+    #[error("an earlier operation on this handle got no answer from the file system")]
+    GivenUp,
+    #[error(
+        "an interrupted upload was opened and nothing written to it; it stays as it was: remove it, or upload the file again"
+    )]
+    NothingWritten,
 }
 
 impl Fault {
@@ -68,6 +81,8 @@ impl Fault {
             Self::ForTheGateway => (ErrorKind::Unsupported, Origin::Gateway),
             Self::Ended => (ErrorKind::Unavailable, Origin::Gateway),
             Self::NoRandomness | Self::ThreadDied => (ErrorKind::Failure, Origin::Gateway),
+            Self::Hangs(_) | Self::GivenUp => (ErrorKind::TimedOut, Origin::Backend),
+            Self::NothingWritten => (ErrorKind::Failure, Origin::Client),
         }
     }
 }

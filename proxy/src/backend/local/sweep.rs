@@ -8,20 +8,21 @@ use std::{
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::tree;
-use crate::backend::staging::{self, StagingName};
+use crate::backend::staging::{StagingName, StagingNames};
 
 /// Deeper trees are left alone: each level holds a descriptor open.
 const MAX_DEPTH: usize = 64;
 
-/// Removes stale staging files below `root`, which may be open with `O_PATH`; returns how many.
-pub(super) fn sweep(root: &OwnedFd, now: SystemTime) -> usize {
+/// Removes staging files below `root`, which may be open with `O_PATH`, that nobody has touched for the retention time and
+/// that no upload uses; returns how many.
+pub(super) fn sweep(root: &OwnedFd, names: &StagingNames, now: SystemTime) -> usize {
     let horizon = now
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
-        .saturating_sub(staging::LEFTOVER_AGE)
+        .saturating_sub(names.retention())
         .as_secs();
     let removed = match open_directory(root, b".") {
-        Ok(directory) => sweep_directory(&directory, horizon, MAX_DEPTH),
+        Ok(directory) => sweep_directory(&directory, names, horizon, MAX_DEPTH),
         Err(error) => {
             tracing::warn!(%error, "can't look for left-over staging files");
             0
@@ -36,7 +37,7 @@ pub(super) fn sweep(root: &OwnedFd, now: SystemTime) -> usize {
     removed
 }
 
-fn sweep_directory(directory: &OwnedFd, horizon: u64, depth: usize) -> usize {
+fn sweep_directory(directory: &OwnedFd, names: &StagingNames, horizon: u64, depth: usize) -> usize {
     let Ok(mut entries) = Dir::read_from(directory) else {
         return 0;
     };
@@ -54,10 +55,15 @@ fn sweep_directory(directory: &OwnedFd, horizon: u64, depth: usize) -> usize {
         match tree::file_type(&stat) {
             FileType::Directory if depth > 0 => {
                 if let Ok(below) = open_directory(directory, name) {
-                    removed += sweep_directory(&below, horizon, depth - 1);
+                    removed += sweep_directory(&below, names, horizon, depth - 1);
                 }
             }
-            FileType::RegularFile if is_stale && StagingName::matches(name) => {
+            FileType::RegularFile if is_stale => {
+                // The claim keeps an upload from taking it up at this moment.
+                let Some(_claim) = StagingName::parse(name).and_then(|name| names.claim(name))
+                else {
+                    continue;
+                };
                 match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
                     Ok(()) => removed += 1,
                     Err(error) => tracing::warn!(

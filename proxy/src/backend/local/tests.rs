@@ -30,10 +30,15 @@ async fn subject() -> Subject {
 }
 
 fn service(directory: &Path) -> LocalService {
-    LocalService::new(LocalSettings {
+    LocalService::new(settings(directory)).unwrap()
+}
+
+fn settings(directory: &Path) -> LocalSettings {
+    LocalSettings {
         directory: directory.to_owned(),
-    })
-    .unwrap()
+        uploads: UploadSettings::default(),
+        timeout: Duration::from_secs(30),
+    }
 }
 
 /// A mount `inside` with a forbidden neighbour `outside`.
@@ -49,7 +54,8 @@ impl Walls {
             std::fs::create_dir(directory.path().join(name)).unwrap();
             std::fs::write(directory.path().join(name).join("file"), name).unwrap();
         }
-        let client = Client::new(service(directory.path()).session(b"/inside"));
+        let client =
+            Client::new(service(directory.path()).session(b"/inside", &crate::testing::owner()));
         Self { directory, client }
     }
 
@@ -255,12 +261,12 @@ async fn a_session_sees_nothing_of_a_mount_directory_that_leads_out_or_is_missin
         (b"missing", ErrorKind::NotFound),
         (b"file", ErrorKind::NotADirectory),
     ] {
-        let client = Client::new(service.session(directory));
+        let client = Client::new(service.session(directory, &crate::testing::owner()));
         let stat = Operation::Stat { path: path("/") };
         assert_eq!(client.refusal(stat).await, expected);
     }
     assert!(
-        Client::new(service.session(b"/"))
+        Client::new(service.session(b"/", &crate::testing::owner()))
             .stat("/file")
             .await
             .is_ok()
@@ -294,7 +300,7 @@ async fn an_update_of_a_file_that_someone_else_changed_meanwhile_is_withdrawn() 
     let walls = Walls::new();
     let (one, two) = (
         &walls.client,
-        Client::new(service(walls.directory.path()).session(b"/inside")),
+        Client::new(service(walls.directory.path()).session(b"/inside", &crate::testing::owner())),
     );
     let handle = one.open("/file", WRITE).await;
     one.write(handle, 0, "ONE").await;
@@ -373,9 +379,171 @@ async fn only_staging_files_that_nobody_wrote_to_for_a_day_are_swept() {
     assert_eq!(service.sweep_leftovers(now), 0);
     assert!(walls.inside("d").join(&leftover).exists());
     assert_eq!(
-        service.sweep_leftovers(now + staging::LEFTOVER_AGE + Duration::from_secs(60)),
+        service.sweep_leftovers(now + UploadSettings::DEFAULT_RETENTION + Duration::from_secs(60)),
         1
     );
     assert!(!walls.inside("d").join(&leftover).exists());
     assert!(walls.inside(".portcullis-notes").exists() && walls.inside("file").exists());
+}
+
+#[tokio::test]
+async fn a_staging_file_in_use_is_never_swept_however_old() {
+    let walls = Walls::new();
+    let service = service(walls.directory.path());
+    let client = Client::new(service.session(b"/inside", &crate::testing::owner()));
+    let handle = client.open("/new", REPLACE).await;
+    client.write(handle, 0, "slowly").await;
+    let later = SystemTime::now() + UploadSettings::DEFAULT_RETENTION + Duration::from_secs(60);
+    assert_eq!(service.sweep_leftovers(later), 0);
+    client.end().await;
+    assert_eq!(
+        service.sweep_leftovers(SystemTime::now()),
+        0,
+        "interrupted, and kept for the retention time"
+    );
+    assert!(client_of(&service).stat("/new").await.is_ok());
+    assert_eq!(service.sweep_leftovers(later), 1);
+    assert!(client_of(&service).is_missing("/new").await);
+}
+
+fn client_of(service: &LocalService) -> Client {
+    Client::new(service.session(b"/inside", &crate::testing::owner()))
+}
+
+async fn interrupt(client: &Client, content: &'static str) {
+    let handle = client.open("/new", REPLACE).await;
+    client.write(handle, 0, content).await;
+    client.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_gateway_finds_its_partials_again_and_another_node_or_kernel_does_not() {
+    let walls = Walls::new();
+    interrupt(&client_of(&service(walls.directory.path())), "half of it").await;
+    // Another service has no memory of the first: only the name on disk leads back.
+    assert!(
+        client_of(&service(walls.directory.path()))
+            .stat("/new")
+            .await
+            .is_ok()
+    );
+    let elsewhere = LocalService::new(LocalSettings {
+        uploads: UploadSettings {
+            node: "elsewhere".to_owned(),
+            ..UploadSettings::default()
+        },
+        ..settings(walls.directory.path())
+    });
+    let mut after_power_cut = service(walls.directory.path());
+    after_power_cut.names = StagingNames::new(UploadSettings::default(), b"another boot");
+    for service in [elsewhere.unwrap(), after_power_cut] {
+        let client = client_of(&service);
+        assert!(client.is_missing("/new").await);
+        client.put("/new", "whole").await;
+        assert_eq!(client.get("/new").await, b"whole");
+        client.done(Operation::Remove { path: path("/new") }).await;
+    }
+}
+
+#[tokio::test]
+async fn without_resume_an_interrupted_upload_is_removed_at_once() {
+    let walls = Walls::new();
+    let service = LocalService::new(LocalSettings {
+        uploads: UploadSettings {
+            resume: false,
+            ..UploadSettings::default()
+        },
+        ..settings(walls.directory.path())
+    })
+    .unwrap();
+    interrupt(&client_of(&service), "half of it").await;
+    assert!(client_of(&service).is_missing("/new").await);
+    let left = std::fs::read_dir(walls.directory.path().join("inside")).unwrap();
+    assert_eq!(left.count(), 1);
+}
+
+#[tokio::test]
+async fn a_link_planted_under_a_partials_name_is_neither_shown_nor_written_to() {
+    let walls = Walls::new();
+    let service = service(walls.directory.path());
+    interrupt(&client_of(&service), "half of it").await;
+    let partial = std::fs::read_dir(walls.directory.path().join("inside"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap() != "file")
+        .unwrap();
+    let append = Access {
+        append: true,
+        create: true,
+        ..WRITE
+    };
+    for is_symbolic in [false, true] {
+        std::fs::remove_file(&partial).unwrap();
+        let forbidden = walls.outside("file");
+        if is_symbolic {
+            symlink(forbidden, &partial).unwrap();
+        } else {
+            std::fs::hard_link(forbidden, &partial).unwrap();
+        }
+        let client = client_of(&service);
+        assert!(client.is_missing("/new").await);
+        let handle = client.open("/new", append).await;
+        client.write(handle, 0, "whole").await;
+        client.close(handle).await;
+        assert_eq!(client.get("/new").await, b"whole");
+        client.done(Operation::Remove { path: path("/new") }).await;
+        std::fs::write(&partial, "").unwrap();
+    }
+    assert_eq!(
+        std::fs::read_to_string(walls.outside("file")).unwrap(),
+        "outside"
+    );
+}
+
+#[tokio::test]
+async fn an_operation_that_hangs_is_answered_in_time_and_its_handle_is_good_for_nothing_more() {
+    let walls = Walls::new();
+    let service = LocalService::new(LocalSettings {
+        timeout: Duration::from_millis(200),
+        ..settings(walls.directory.path())
+    })
+    .unwrap();
+    let all = service.pool.free();
+    let backend = service.backend(b"/inside", &crate::testing::owner());
+    let lane = backend.lane.clone();
+    let client = Client::new(Arc::new(backend));
+    let reading = client.open("/file", READ).await;
+    let handle = client.open("/new", REPLACE).await;
+    client.write(handle, 0, "acknowledged").await;
+    // Stands for a disk that does not answer: the session's thread waits within it.
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+    let hanging = lane.run_at_any_rate(move || {
+        let _ = held.recv();
+    });
+    let write = |offset| Operation::Write {
+        handle,
+        offset,
+        data: "lost".into(),
+    };
+    let late = client.open_operation("/late", REPLACE);
+    let late_handle = opened_handle(&late);
+    assert_eq!(client.refusal(write(12)).await, ErrorKind::TimedOut);
+    assert_eq!(client.refusal(late).await, ErrorKind::TimedOut);
+    assert_eq!(service.pool.free(), all - 1, "the thread is still taken");
+    assert_eq!(
+        client_of(&service).get("/file").await,
+        b"inside",
+        "other sessions go on"
+    );
+    release.send(()).unwrap();
+    hanging.await.unwrap();
+    assert_eq!(client.refusal(write(12)).await, ErrorKind::TimedOut);
+    let close = Operation::Close { handle };
+    assert_eq!(client.refusal(close).await, ErrorKind::TimedOut);
+    let close = Operation::Close {
+        handle: late_handle,
+    };
+    client.refusal(close).await;
+    assert_eq!(client.read(reading, 0, 10).await, "inside");
+    assert_eq!(client.names("/").await, [b"file"], "nothing is published");
 }

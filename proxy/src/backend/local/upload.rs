@@ -1,20 +1,26 @@
 //! One upload: a staging file, what may be done to it, and how it ends.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use bytes::Bytes;
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat},
     io::Errno,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     attributes,
     fault::Fault,
+    lane::Pulse,
+    partial,
     tree::{self, Place, Tree},
 };
 use crate::{
-    backend::staging::{self, Content, Found, Publish, StagingName, UploadPlan},
+    backend::staging::{
+        self, Beginning, Claim, Content, Found, Landing, Progress, Publish, SessionNames,
+        UploadPlan,
+    },
     operation::{Access, Attributes},
     path::RelativePath,
 };
@@ -22,8 +28,11 @@ use crate::{
 /// As open(2) in OpenSSH's sftp-server: the umask takes the rest.
 const DEFAULT_MODE: u32 = 0o666;
 const COPY_CHUNK: usize = 1 << 20;
+/// Bytes per second that even a slow disk syncs.
+const SYNC_RATE: u64 = 4 << 20;
 
-/// An upload in progress. Dropped before it is published, it removes its staging file.
+/// An upload in progress. Dropped before it is published, it leaves its staging file to a later session if that can resume
+/// it, and removes it otherwise.
 #[derive(Debug)]
 pub(super) struct Upload {
     file: OwnedFd,
@@ -32,37 +41,28 @@ pub(super) struct Upload {
     access: Access,
     /// The existing file that this one began as a copy of.
     origin: Option<Version>,
-    /// False while CLOSE would publish what is there anyway.
-    touched: bool,
+    progress: Progress,
+    attributes_set: bool,
     /// The first write that failed: CLOSE must not make the rest look complete.
     spoiled: Option<Errno>,
 }
 
-/// The staging file's name; removed when dropped, unless it is no longer ours.
+/// The staging file's name and what becomes of it.
 #[derive(Debug)]
 struct Staged {
     place: Place,
-    name: StagingName,
-    exists: bool,
+    names: SessionNames,
+    claim: Claim,
+    fate: Fate,
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if self.exists
-            && let Err(error) = rustix::fs::unlinkat(
-                &self.place.directory,
-                self.name.as_bytes(),
-                AtFlags::empty(),
-            )
-        {
-            tracing::warn!(
-                staging_file = %String::from_utf8_lossy(self.name.as_bytes()),
-                published_name = %String::from_utf8_lossy(&self.place.name),
-                %error,
-                "a withdrawn upload's staging file can't be removed; the next start removes it once it is a day old"
-            );
-        }
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// A later session may find it and go on.
+    Resumable,
+    Remove,
+    /// It has its final name.
+    Published,
 }
 
 /// Tells a file and its content from another.
@@ -89,12 +89,15 @@ impl Version {
 }
 
 impl Upload {
-    /// Begins an upload to `path`: makes the staging file and, for an update, copies what is there.
+    /// Begins an upload to `path`: makes the staging file or takes up the one that an interrupted upload left; for an update,
+    /// copies what is there.
     pub(super) fn begin(
         tree: &Tree,
+        names: &SessionNames,
         path: &RelativePath,
         access: Access,
         wanted: &Attributes,
+        pulse: &Pulse,
     ) -> Result<Self, Fault> {
         let place = if access.create && access.exclusive || path.is_empty() {
             tree.place(path)?
@@ -103,32 +106,41 @@ impl Upload {
         };
         let found = place.stat()?;
         let plan = staging::plan(access, found.as_ref().map_or(Found::Nothing, kind))?;
-        let existing = match found {
-            Some(_) => Some(open_existing(&place, plan.content)?),
-            None => None,
+        let Some(found) = found else {
+            let mode = attributes::creation_mode(wanted, DEFAULT_MODE);
+            let (file, staged, progress) = stage_new(place, names, path, access, mode)?;
+            return Ok(Self {
+                file,
+                staged,
+                plan,
+                access,
+                origin: None,
+                progress,
+                attributes_set: false,
+                spoiled: None,
+            });
         };
-        let mode = match &existing {
-            Some((_, stat)) => Mode::from_raw_mode(stat.st_mode & 0o777),
-            None => attributes::creation_mode(wanted, DEFAULT_MODE),
-        };
-        let (file, staged) = stage(place, mode)?;
+        partial::discard(&place, names, path);
+        let (existing, stat) = open_existing(&place, plan.content)?;
+        let mode = Mode::from_raw_mode(found.st_mode & 0o777);
+        let (file, staged) = stage(place, names, mode)?;
         let mut upload = Self {
             file,
             staged,
             plan,
             access,
             origin: None,
-            touched: existing.is_none() || plan.content == Content::Empty,
+            progress: Progress::new(Beginning::Nothing, 0),
+            attributes_set: false,
             spoiled: None,
         };
-        if let Some((existing, stat)) = existing {
-            // The umask must not change the mode that the file already has.
-            rustix::fs::fchmod(&upload.file, mode)?;
-            if plan.content == Content::Existing {
-                copy(&existing, &upload.file)?;
-                upload.origin = Some(Version::of(&stat));
-                upload.keep_times(&stat)?;
-            }
+        // The umask must not change the mode that the file already has.
+        rustix::fs::fchmod(&upload.file, mode)?;
+        if plan.content == Content::Existing {
+            let length = copy(&existing, &upload.file, pulse)?;
+            upload.progress = Progress::new(Beginning::Copy, length);
+            upload.origin = Some(Version::of(&stat));
+            upload.keep_times(&stat)?;
         }
         Ok(upload)
     }
@@ -144,8 +156,17 @@ impl Upload {
         if let Some(errno) = self.spoiled {
             return Err(Fault::Spoiled(errno));
         }
-        self.touched = true;
-        let written = self.write_fully(offset, data);
+        // With `append` the offset does not count (filexfer-02 section 6.3).
+        let offset = if self.access.append {
+            self.progress.length()
+        } else {
+            offset
+        };
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        let landing = self.progress.write(offset, length);
+        let written = self
+            .prepare(landing)
+            .and_then(|()| self.write_fully(offset, data));
         if let Err(errno) = written {
             self.spoiled = Some(errno);
             return Err(errno.into());
@@ -153,13 +174,15 @@ impl Upload {
         Ok(())
     }
 
-    fn write_fully(&self, offset: u64, mut data: &[u8]) -> Result<(), Errno> {
-        // With `append` the offset does not count (filexfer-02 section 6.3).
-        let mut offset = if self.access.append {
-            u64::try_from(rustix::fs::fstat(&self.file)?.st_size).unwrap_or(0)
-        } else {
-            offset
-        };
+    fn prepare(&mut self, landing: Landing) -> Result<(), Errno> {
+        match landing {
+            Landing::InOrder | Landing::OutOfOrder => Ok(()),
+            Landing::Cut(length) => rustix::fs::ftruncate(&self.file, length),
+            Landing::FirstOutOfOrder => self.staged.hide(),
+        }
+    }
+
+    fn write_fully(&self, mut offset: u64, mut data: &[u8]) -> Result<(), Errno> {
         while !data.is_empty() {
             match rustix::io::pwrite(&self.file, data, offset) {
                 Ok(0) => return Err(Errno::IO),
@@ -180,23 +203,52 @@ impl Upload {
         &self.file
     }
 
+    /// How long syncing may take.
+    pub(super) fn sync_allowance(&self) -> Duration {
+        Duration::from_secs(self.progress.length() / SYNC_RATE)
+    }
+
     pub(super) fn set_attributes(&mut self, wanted: &Attributes) -> Result<(), Fault> {
-        self.touched = true;
         if let Some(size) = wanted.size {
-            rustix::fs::ftruncate(&self.file, size)?;
+            let landing = self.progress.resize(size);
+            let resized = self
+                .prepare(landing)
+                .and_then(|()| rustix::fs::ftruncate(&self.file, size));
+            if let Err(errno) = resized {
+                self.spoiled = Some(errno);
+                return Err(errno.into());
+            }
         }
+        self.attributes_set = true;
         attributes::apply(&self.file, wanted)
     }
 
-    /// Ends the upload: everything on disk, then the name. Withdraws it if that fails.
-    pub(super) fn publish(mut self) -> Result<(), Fault> {
+    /// Ends the upload: everything on disk, then the name. Withdraws it if that fails. Gives the SHA-256 of what is published
+    /// if that had to be read again.
+    pub(super) fn publish(mut self, pulse: &Pulse) -> Result<Option<[u8; 32]>, Fault> {
+        if !self.progress.is_touched() {
+            match self.progress.beginning() {
+                // Neither complete nor withdrawn by anybody's wish: it stays what it was.
+                Beginning::Partial => return Err(Fault::NothingWritten),
+                Beginning::Copy if !self.attributes_set => {
+                    self.staged.fate = Fate::Remove;
+                    return Ok(None);
+                }
+                Beginning::Copy | Beginning::Nothing => {}
+            }
+        }
+        self.staged.fate = Fate::Remove;
         if let Some(errno) = self.spoiled {
             return Err(Fault::Spoiled(errno));
         }
-        if !self.touched {
-            return Ok(());
-        }
+        pulse.expect(self.sync_allowance());
         rustix::fs::fsync(&self.file)?;
+        pulse.beat();
+        let digest = if self.progress.needs_reread(self.access) {
+            Some(digest(&self.file, pulse)?)
+        } else {
+            None
+        };
         let place = &self.staged.place;
         if let Some(origin) = self.origin
             && place.stat()?.as_ref().map(Version::of) != Some(origin)
@@ -204,20 +256,22 @@ impl Upload {
             return Err(Fault::ChangedMeanwhile);
         }
         let (directory, name) = (&place.directory, place.name.as_slice());
+        let staging_name = self.staged.claim.name().as_bytes();
         match self.plan.publish {
             Publish::Replace => {
-                rustix::fs::renameat(directory, self.staged.name.as_bytes(), directory, name)?;
+                rustix::fs::renameat(directory, staging_name, directory, name)?;
             }
             Publish::MustNotExist => {
-                rename_to_free(directory, self.staged.name.as_bytes(), directory, name)?;
+                rename_to_free(directory, staging_name, directory, name)?;
             }
         }
-        self.staged.exists = false;
+        self.staged.fate = Fate::Published;
         match rustix::fs::fsync(directory) {
             // A directory that we may search but not read: the file's own sync commits its name on ext4, xfs and btrfs.
-            Err(Errno::BADF) => Ok(rustix::fs::fsync(&self.file)?),
-            synced => Ok(synced?),
+            Err(Errno::BADF) => rustix::fs::fsync(&self.file)?,
+            synced => synced?,
         }
+        Ok(digest)
     }
 
     fn keep_times(&self, stat: &Stat) -> Result<(), Fault> {
@@ -227,6 +281,57 @@ impl Upload {
             ..Attributes::default()
         };
         attributes::apply(&self.file, &times)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        match self.staged.fate {
+            Fate::Published => {}
+            Fate::Resumable if self.spoiled.is_none() && self.progress.is_resumable() => {
+                tracing::info!(
+                    staging_file = %String::from_utf8_lossy(self.staged.claim.name().as_bytes()),
+                    published_name = %String::from_utf8_lossy(&self.staged.place.name),
+                    bytes = self.progress.length(),
+                    "an upload was interrupted; its account can resume it"
+                );
+            }
+            Fate::Resumable | Fate::Remove => self.staged.remove(),
+        }
+    }
+}
+
+impl Staged {
+    /// Gives the staging file a name under which no resume finds it, unless it has one.
+    fn hide(&mut self) -> Result<(), Errno> {
+        if self.fate != Fate::Resumable {
+            return Ok(());
+        }
+        let hidden = self.names.all().claim_random().map_err(|_| Errno::IO)?;
+        rustix::fs::renameat(
+            &self.place.directory,
+            self.claim.name().as_bytes(),
+            &self.place.directory,
+            hidden.name().as_bytes(),
+        )?;
+        self.claim = hidden;
+        self.fate = Fate::Remove;
+        Ok(())
+    }
+
+    fn remove(&self) {
+        if let Err(error) = rustix::fs::unlinkat(
+            &self.place.directory,
+            self.claim.name().as_bytes(),
+            AtFlags::empty(),
+        ) {
+            tracing::warn!(
+                staging_file = %String::from_utf8_lossy(self.claim.name().as_bytes()),
+                published_name = %String::from_utf8_lossy(&self.place.name),
+                %error,
+                "a withdrawn upload's staging file can't be removed; it is tried again once the file is older than partial_retention_hours"
+            );
+        }
     }
 }
 
@@ -294,29 +399,87 @@ fn open_existing(place: &Place, content: Content) -> Result<(OwnedFd, Stat), Fau
     Ok((file, stat))
 }
 
-fn stage(place: Place, mode: Mode) -> Result<(OwnedFd, Staged), Fault> {
-    let name = StagingName::random().map_err(|_| Fault::NoRandomness)?;
-    let file = rustix::fs::openat(
-        &place.directory,
-        name.as_bytes(),
-        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        mode,
-    )?;
+/// The staging file of an upload to a path where nothing stands: what an interrupted upload left, or an empty one.
+fn stage_new(
+    place: Place,
+    names: &SessionNames,
+    path: &RelativePath,
+    access: Access,
+    mode: Mode,
+) -> Result<(OwnedFd, Staged, Progress), Fault> {
+    let fresh = Progress::new(Beginning::Nothing, 0);
+    let claim = names
+        .resumable(path)
+        .and_then(|name| names.all().claim(name));
+    let Some(claim) = claim else {
+        let (file, staged) = stage(place, names, mode)?;
+        return Ok((file, staged, fresh));
+    };
+    let (file, progress) = if !access.truncate
+        && let Some((file, length)) = partial::take_up(&place, claim.name())?
+    {
+        (file, Progress::new(Beginning::Partial, length))
+    } else {
+        partial::remove(&place, claim.name())?;
+        (create(&place, &claim, mode)?, fresh)
+    };
     let staged = Staged {
         place,
-        name,
-        exists: true,
+        names: names.clone(),
+        claim,
+        fate: Fate::Resumable,
+    };
+    Ok((file, staged, progress))
+}
+
+/// An empty staging file that nobody finds again.
+fn stage(place: Place, names: &SessionNames, mode: Mode) -> Result<(OwnedFd, Staged), Fault> {
+    let claim = names
+        .all()
+        .claim_random()
+        .map_err(|_| Fault::NoRandomness)?;
+    let file = create(&place, &claim, mode)?;
+    let staged = Staged {
+        place,
+        names: names.clone(),
+        claim,
+        fate: Fate::Remove,
     };
     Ok((file, staged))
 }
 
-/// Copies all of `from` to the empty file `to`: by sharing blocks where the file system can, else inside the kernel.
-fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Fault> {
+fn create(place: &Place, claim: &Claim, mode: Mode) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(
+        &place.directory,
+        claim.name().as_bytes(),
+        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        mode,
+    )
+}
+
+fn digest(file: &OwnedFd, pulse: &Pulse) -> Result<[u8; 32], Fault> {
+    let mut digest = Sha256::new();
+    let mut done = 0;
+    loop {
+        let chunk = super::download::read_fully(file, done, COPY_CHUNK)?;
+        if chunk.is_empty() {
+            return Ok(digest.finalize().into());
+        }
+        digest.update(&chunk);
+        done += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        pulse.beat();
+    }
+}
+
+/// Copies all of `from` to the empty file `to`: by sharing blocks where the file system can, else inside the kernel. Returns
+/// how many bytes that are.
+fn copy(from: &OwnedFd, to: &OwnedFd, pulse: &Pulse) -> Result<u64, Fault> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
+        return Ok(u64::try_from(rustix::fs::fstat(to)?.st_size).unwrap_or(0));
     }
     let mut done = 0;
     loop {
+        pulse.beat();
         let mut position = done;
         match rustix::fs::copy_file_range(from, Some(&mut position), to, None, COPY_CHUNK) {
             Ok(0) => break,
@@ -327,9 +490,10 @@ fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Fault> {
     }
     // Some file systems (procfs-like, old NFS) refuse copy_file_range or copy nothing: the rest goes through memory.
     loop {
+        pulse.beat();
         let chunk = super::download::read_fully(from, done, COPY_CHUNK)?;
         if chunk.is_empty() {
-            return Ok(());
+            return Ok(done);
         }
         let mut rest = chunk.as_ref();
         while !rest.is_empty() {

@@ -64,6 +64,7 @@ impl Server {
             user: portcullis_tests::server::USER.to_owned(),
             host_key: ssh_key::PublicKey::from_openssh(&self.sshd.host_key).unwrap(),
             credential: Credential::Key(Arc::new(self.key.clone())),
+            uploads: UploadSettings::default(),
             timeout: PATIENCE,
         }
     }
@@ -144,7 +145,7 @@ impl Relay {
 }
 
 fn client(settings: SftpSettings) -> Client {
-    Client::new(SftpService::new(settings).session(b""))
+    Client::new(SftpService::new(settings).session(b"", &crate::testing::owner()))
 }
 
 fn stat(name: &str) -> Operation {
@@ -215,6 +216,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
         user: "gateway".to_owned(),
         host_key: key,
         credential: Credential::Password("unused".to_owned().into()),
+        uploads: UploadSettings::default(),
         timeout: SHORT,
     };
     let begun = Instant::now();
@@ -317,7 +319,7 @@ async fn what_the_mount_names_is_below_the_login_directory_or_absolute() {
         b"./inbox/",
         absolute.as_os_str().as_encoded_bytes(),
     ] {
-        let client = Client::new(service.session(directory));
+        let client = Client::new(service.session(directory, &crate::testing::owner()));
         client.put("/a", directory.to_vec()).await;
         assert_eq!(std::fs::read(absolute.join("a")).unwrap(), directory);
         assert!(client.stat("/").await.unwrap().is_directory());
@@ -424,6 +426,7 @@ mod proftpd {
             host_key: ssh_key::PublicKey::from_openssh(server.host_key.as_deref().unwrap())
                 .unwrap(),
             credential: Credential::Key(Arc::new(key)),
+            uploads: UploadSettings::default(),
             timeout: PATIENCE,
         };
         Subject {

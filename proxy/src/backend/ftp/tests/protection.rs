@@ -90,7 +90,7 @@ async fn tls_that_the_server_refuses_is_not_replaced_by_plain_text() {
         trust: TlsTrust::Pinned([0; 32]),
     };
     let service = FtpService::new(settings).unwrap();
-    let error = Client::new(service.session(b"/"))
+    let error = Client::new(service.session(b"/", &crate::testing::owner()))
         .stat("/a")
         .await
         .unwrap_err();
@@ -120,7 +120,11 @@ async fn an_authority_vouches_for_its_server_and_for_no_other_name_over_either_v
                 server_name: server_name.to_owned(),
                 trust: TlsTrust::authorities_in(file.path()).unwrap(),
             };
-            Client::new(FtpService::new(settings).unwrap().session(b"/"))
+            Client::new(
+                FtpService::new(settings)
+                    .unwrap()
+                    .session(b"/", &crate::testing::owner()),
+            )
         };
         let right = client("localhost");
         right.put("/a", "content").await;

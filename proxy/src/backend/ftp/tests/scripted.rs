@@ -123,7 +123,7 @@ impl Scripted {
 
     /// A session whose mount is the root.
     pub(super) fn client(&self) -> Client {
-        Client::new(self.service.session(b"/"))
+        Client::new(self.service.session(b"/", &crate::testing::owner()))
     }
 
     pub(super) fn has(&self, name: &str, content: &[u8]) {

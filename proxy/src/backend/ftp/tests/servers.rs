@@ -90,7 +90,7 @@ mod transfers {
     fn client(address: impl ToString, tls: FtpTls) -> Client {
         use crate::backend::BackendService as _;
         let service = FtpService::new(settings(address, tls)).unwrap();
-        Client::new(service.session(b""))
+        Client::new(service.session(b"", &crate::testing::owner()))
     }
 
     async fn eight_uploads_and_downloads(client: &Client) {
