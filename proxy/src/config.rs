@@ -25,7 +25,10 @@ pub use backends::{
 pub use files::Secret;
 pub use section::Fault;
 
-use crate::cipher_policy::{CipherPolicy, Purpose};
+use crate::{
+    cipher_policy::{CipherPolicy, Purpose},
+    sftp::request::Extensions,
+};
 use section::{Faults, Section};
 
 /// Time from the connection's first byte to the last factor. OpenSSH gives 120 s; a person with a phone needs less.
@@ -55,6 +58,7 @@ const BAN_LIFETIME_SECONDS: u64 = 900;
 #[derive(Debug)]
 pub struct Config {
     pub server: ServerConfig,
+    pub sftp: SftpConfig,
     pub accounts: AccountsConfig,
     pub journal: JournalConfig,
     pub bans: Option<BansConfig>,
@@ -78,6 +82,23 @@ pub struct ServerConfig {
     pub max_unauthenticated: usize,
     pub max_unauthenticated_per_source: usize,
     pub max_auth_failures: u32,
+    pub scp: ScpMode,
+}
+
+/// What becomes of `scp -O`, that is, of an exec request for `scp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScpMode {
+    /// Done as SFTP operations.
+    Serve,
+    /// Refused with a record, as every other command.
+    Refuse,
+}
+
+/// `[sftp]`
+#[derive(Debug, Default)]
+pub struct SftpConfig {
+    /// Those of the extensions that are off by default.
+    pub extensions: Extensions,
 }
 
 /// A key that the gateway proves itself with.
@@ -190,6 +211,7 @@ impl Config {
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
         let server = root.required_section("server").map(server);
+        let sftp = root.section("sftp").map(sftp).unwrap_or_default();
         let accounts = root.required_section("accounts").map(accounts);
         let journal = root.required_section("journal").map(journal);
         let bans = root.section("bans").map(bans);
@@ -210,6 +232,7 @@ impl Config {
             {
                 Ok(Self {
                     server,
+                    sftp,
                     accounts,
                     journal,
                     bans: bans.flatten(),
@@ -280,6 +303,7 @@ fn server(mut section: Section<'_>) -> Option<ServerConfig> {
     let max_auth_failures =
         u32::try_from(section.number("max_auth_failures", 1..=100, MAX_AUTH_FAILURES))
             .unwrap_or(u32::MAX);
+    let scp = scp_mode(&mut section);
     section.finish();
     Some(ServerConfig {
         listen: listen?,
@@ -293,7 +317,45 @@ fn server(mut section: Section<'_>) -> Option<ServerConfig> {
         max_unauthenticated,
         max_unauthenticated_per_source,
         max_auth_failures,
+        scp: scp?,
     })
+}
+
+fn scp_mode(section: &mut Section<'_>) -> Option<ScpMode> {
+    const CHOICE: &str = "\"serve\" or \"refuse\"";
+    if !section.has("scp") {
+        // Known even where it is left out.
+        let _ = section.text("scp", CHOICE);
+        return Some(ScpMode::Serve);
+    }
+    match section.text("scp", CHOICE)? {
+        "serve" => Some(ScpMode::Serve),
+        "refuse" => Some(ScpMode::Refuse),
+        other => {
+            section.fault("scp", format!("expected {CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn sftp(mut section: Section<'_>) -> SftpConfig {
+    const NAMES: &str = "\"hardlink@openssh.com\" and \"copy-data\"";
+    let mut extensions = Extensions::default();
+    for (index, name) in section
+        .texts("extensions", "a list of extension names")
+        .unwrap_or_default()
+    {
+        match name {
+            "hardlink@openssh.com" => extensions.hardlink = true,
+            "copy-data" => extensions.copy_data = true,
+            other => section.fault(
+                &format!("extensions[{index}]"),
+                format!("{other:?} can't be switched on; {NAMES} can, and all others that are served are on"),
+            ),
+        }
+    }
+    section.finish();
+    SftpConfig { extensions }
 }
 
 fn listen_addresses(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {

@@ -96,6 +96,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let server = ssh::Server::new(
         &config.server,
+        &config.sftp,
         authenticator,
         Arc::clone(&backends),
         journal.clone(),

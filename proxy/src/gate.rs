@@ -22,8 +22,9 @@ use crate::{
     backend::{Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway},
     metrics,
     operation::{Operation, Outcome},
-    policy::{Denied, Mount, MountId, OpenHandle, Permit, Requester, Route, authorize, describe},
+    policy::{Denied, Mount, MountId, Named, Permit, Requester, Route, authorize, describe},
     session::{Backends, Session},
+    sftp::request::Extensions,
     status::Status,
 };
 
@@ -36,6 +37,7 @@ pub struct Gate {
     requester: Arc<Requester>,
     mounts: Arc<Vec<Mount>>,
     services: Backends,
+    extensions: Extensions,
     journal: Journal,
     gateway: Arc<dyn Backend>,
     sessions: Mutex<BTreeMap<MountId, Arc<dyn Backend>>>,
@@ -59,6 +61,7 @@ impl Gate {
             Requester::of(session),
             Arc::clone(&session.mounts),
             Arc::clone(&session.backends),
+            session.extensions,
             session.journal.clone(),
         )
     }
@@ -67,6 +70,7 @@ impl Gate {
         requester: Requester,
         mounts: Arc<Vec<Mount>>,
         services: Backends,
+        extensions: Extensions,
         journal: Journal,
     ) -> Self {
         let points = mounts.iter().map(|mount| mount.at.clone()).collect();
@@ -74,6 +78,7 @@ impl Gate {
             requester: Arc::new(requester),
             mounts,
             services,
+            extensions,
             journal,
             gateway: Arc::new(Gateway::new(points)),
             sessions: Mutex::default(),
@@ -84,11 +89,7 @@ impl Gate {
     ///
     /// # Errors
     /// If no rule grants the operation.
-    pub fn authorize(
-        &self,
-        operation: Operation,
-        handle: Option<&OpenHandle>,
-    ) -> Result<Permit, Denied> {
+    pub fn authorize(&self, operation: Operation, named: Named<'_>) -> Result<Permit, Denied> {
         let mut asked = Map::new();
         describe(&operation, &mut asked);
         let name = operation.name();
@@ -97,7 +98,7 @@ impl Gate {
             &self.mounts,
             next_operation(),
             operation,
-            handle,
+            named,
         )
         .inspect_err(|denied| {
             metrics::operation(name, "denied");
@@ -167,6 +168,21 @@ impl Gate {
         }
     }
 
+    /// Records the end of an operation that was carried out as several others. `moved` are the bytes that those read.
+    pub fn conclude(
+        &self,
+        permit: &Permit,
+        result: &Result<Outcome, BackendError>,
+        moved: u64,
+        latency: Duration,
+    ) {
+        let name = permit.operation().name();
+        metrics::operation(name, if result.is_ok() { "success" } else { "failure" });
+        let moved = usize::try_from(moved).ok();
+        let event = outcome_event(permit.requester(), permit.id(), result, moved, latency);
+        self.append(event);
+    }
+
     /// Ends an operation that the gateway can answer from what a backend said before; the outcome is recorded.
     pub fn answer(
         &self,
@@ -189,6 +205,11 @@ impl Gate {
     /// Puts an event of this session on record, without waiting for it.
     pub fn append(&self, event: Event) {
         drop(self.journal.append(event));
+    }
+
+    /// What was switched on beside the usual extensions.
+    pub fn extensions(&self) -> Extensions {
+        self.extensions
     }
 
     pub fn requester(&self) -> &Arc<Requester> {
@@ -285,6 +306,7 @@ fn acknowledges_change(operation: &Operation) -> bool {
         | Operation::Lsetstat { .. }
         | Operation::Fsetstat { .. }
         | Operation::Symlink { .. }
+        | Operation::Hardlink { .. }
         | Operation::Fsync { .. } => true,
         Operation::Open { .. }
         | Operation::Read { .. }
@@ -298,6 +320,9 @@ fn acknowledges_change(operation: &Operation) -> bool {
         | Operation::Readlink { .. }
         | Operation::Statvfs { .. }
         | Operation::Fstatvfs { .. }
+        | Operation::CheckFile { .. }
+        | Operation::CheckFileName { .. }
+        | Operation::CopyData { .. }
         | Operation::Limits
         | Operation::HomeDirectory
         | Operation::UsersGroupsById { .. } => false,

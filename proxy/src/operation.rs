@@ -190,6 +190,31 @@ pub enum Operation {
     Fsync {
         handle: HandleId,
     },
+    /// `hardlink@openssh.com`: fails if `to` exists.
+    Hardlink {
+        from: VirtualPath,
+        to: VirtualPath,
+    },
+    /// `check-file-handle`: digests of a range. Carried out as READs of it.
+    CheckFile {
+        handle: HandleId,
+        check: Check,
+    },
+    /// `check-file-name`: as an OPEN for reading under `handle`, a [`CheckFile`](Self::CheckFile) and a CLOSE.
+    CheckFileName {
+        path: VirtualPath,
+        handle: HandleId,
+        check: Check,
+    },
+    /// `copy-data`: carried out as READs and WRITEs.
+    CopyData {
+        source: HandleId,
+        offset: u64,
+        /// Bytes; `None` for all up to the end.
+        length: Option<u64>,
+        target: HandleId,
+        target_offset: u64,
+    },
     /// `limits@openssh.com`
     Limits,
     /// `home-directory`
@@ -228,13 +253,18 @@ impl Operation {
             Self::Statvfs { .. } => "statvfs",
             Self::Fstatvfs { .. } => "fstatvfs",
             Self::Fsync { .. } => "fsync",
+            Self::Hardlink { .. } => "hardlink",
+            Self::CheckFile { .. } => "check_file",
+            Self::CheckFileName { .. } => "check_file_name",
+            Self::CopyData { .. } => "copy_data",
             Self::Limits => "limits",
             Self::HomeDirectory => "home_directory",
             Self::UsersGroupsById { .. } => "users_groups_by_id",
         }
     }
 
-    /// The open handle that the request names. OPEN and OPENDIR name one that does not exist yet.
+    /// The open handle that the request names, of two the one that is read. OPEN, OPENDIR and `check-file-name` name one that
+    /// does not exist yet.
     pub fn handle(&self) -> Option<HandleId> {
         match self {
             Self::Close { handle }
@@ -244,7 +274,9 @@ impl Operation {
             | Self::Fsetstat { handle, .. }
             | Self::Readdir { handle }
             | Self::Fstatvfs { handle }
-            | Self::Fsync { handle } => Some(*handle),
+            | Self::Fsync { handle }
+            | Self::CheckFile { handle, .. }
+            | Self::CopyData { source: handle, .. } => Some(*handle),
             Self::Open { .. }
             | Self::Opendir { .. }
             | Self::Stat { .. }
@@ -260,9 +292,61 @@ impl Operation {
             | Self::Readlink { .. }
             | Self::Symlink { .. }
             | Self::Statvfs { .. }
+            | Self::Hardlink { .. }
+            | Self::CheckFileName { .. }
             | Self::Limits
             | Self::HomeDirectory
             | Self::UsersGroupsById { .. } => None,
+        }
+    }
+
+    /// The second open handle that the request names: the one that is written.
+    pub fn second_handle(&self) -> Option<HandleId> {
+        if let Self::CopyData { target, .. } = self {
+            Some(*target)
+        } else {
+            None
+        }
+    }
+}
+
+/// What `check-file` asks for (filexfer-extensions-00 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Check {
+    pub algorithm: DigestAlgorithm,
+    pub offset: u64,
+    /// Bytes; `None` for all up to the end.
+    pub length: Option<u64>,
+    /// Bytes that each digest covers; `None` for one digest over all.
+    pub block_size: Option<u32>,
+}
+
+/// The digests that are computed. MD5, SHA-1 and CRC-32 prove nothing and are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DigestAlgorithm {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl DigestAlgorithm {
+    pub const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// The draft's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// Bytes of one digest.
+    pub fn length(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
         }
     }
 }
@@ -322,6 +406,11 @@ pub enum Outcome {
     UsersGroups {
         users: Vec<Bytes>,
         groups: Vec<Bytes>,
+    },
+    /// One after the other, as many as the range has blocks.
+    Digests {
+        algorithm: DigestAlgorithm,
+        digests: Bytes,
     },
 }
 

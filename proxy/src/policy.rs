@@ -143,6 +143,8 @@ pub enum Denied {
     WrongHandle,
     #[error("a link may only name something below its own directory")]
     LinkTarget,
+    #[error("a file can't be copied onto itself")]
+    SameFile,
 }
 
 impl Denied {
@@ -157,12 +159,44 @@ impl Denied {
             Self::UnknownHandle => "unknown_handle",
             Self::WrongHandle => "wrong_handle",
             Self::LinkTarget => "link_target",
+            Self::SameFile => "same_file",
         }
     }
 }
 
-/// Decides whether `requester`, who sees `mounts`, may do `operation`. `handle` is what stands in the channel's handle
-/// table under the handle that the operation names, if it names one.
+/// What stands in a channel's handle table under the handles that an operation names, as far as it names any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Named<'a> {
+    pub handle: Option<&'a OpenHandle>,
+    /// Of [`Operation::second_handle`].
+    pub second: Option<&'a OpenHandle>,
+}
+
+impl<'a> Named<'a> {
+    pub fn one(handle: Option<&'a OpenHandle>) -> Self {
+        Self {
+            handle,
+            second: None,
+        }
+    }
+
+    fn file(handle: Option<&'a OpenHandle>) -> Result<(&'a OpenHandle, Access), Denied> {
+        let handle = handle.ok_or(Denied::UnknownHandle)?;
+        Ok((handle, handle.file().ok_or(Denied::WrongHandle)?))
+    }
+
+    fn read(&self) -> Result<&'a OpenHandle, Denied> {
+        let (handle, access) = Self::file(self.handle)?;
+        access.read.then_some(handle).ok_or(Denied::WrongHandle)
+    }
+
+    fn written(handle: Option<&'a OpenHandle>) -> Result<&'a OpenHandle, Denied> {
+        let (handle, access) = Self::file(handle)?;
+        access.writes().then_some(handle).ok_or(Denied::WrongHandle)
+    }
+}
+
+/// Decides whether `requester`, who sees `mounts`, may do `operation` on the handles that it names.
 ///
 /// # Errors
 /// If no rule grants it.
@@ -171,11 +205,11 @@ pub fn authorize(
     mounts: &[Mount],
     id: OperationId,
     operation: Operation,
-    handle: Option<&OpenHandle>,
+    named: Named<'_>,
 ) -> Result<Permit, Denied> {
     let asked = std::mem::discriminant(&operation);
     let exclusive_asked = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
-    let (operation, route) = decide(mounts, operation, handle)?;
+    let (operation, route) = decide(mounts, operation, named)?;
     let exclusive_now = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
     let decision =
         if std::mem::discriminant(&operation) != asked || exclusive_now != exclusive_asked {
@@ -276,8 +310,9 @@ impl OpenHandle {
 fn decide(
     mounts: &[Mount],
     operation: Operation,
-    handle: Option<&OpenHandle>,
+    named: Named<'_>,
 ) -> Result<(Operation, Route), Denied> {
+    let handle = named.handle;
     let route = match &operation {
         Operation::Open {
             path,
@@ -354,21 +389,22 @@ fn decide(
             route
         }
 
-        Operation::Read { .. } => {
-            let handle = handle.ok_or(Denied::UnknownHandle)?;
-            handle
-                .file()
-                .filter(|access| access.read)
-                .ok_or(Denied::WrongHandle)?;
-            handle.route.clone()
+        Operation::Hardlink { from, to } => link_route(mounts, from, to)?,
+        // As the READs of the range would be.
+        Operation::Read { .. } | Operation::CheckFile { .. } => named.read()?.route.clone(),
+        Operation::CheckFileName { path, .. } => {
+            let place = Place::of(mounts, path)?.on_mount()?;
+            place.needs(Permission::Read)?;
+            place.route(None)
         }
-        Operation::Write { .. } => {
-            let handle = handle.ok_or(Denied::UnknownHandle)?;
-            handle
-                .file()
-                .filter(Access::writes)
-                .ok_or(Denied::WrongHandle)?;
-            handle.route.clone()
+        Operation::Write { .. } => Named::written(handle)?.route.clone(),
+        Operation::CopyData { .. } => {
+            let source = named.read()?;
+            let target = Named::written(named.second)?;
+            if source.path == target.path {
+                return Err(Denied::SameFile);
+            }
+            source.route.clone()
         }
         Operation::Fsync { .. } => {
             let handle = handle.ok_or(Denied::UnknownHandle)?;
@@ -521,6 +557,18 @@ fn rename_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Resul
         return Err(Denied::AcrossMounts);
     }
     from.needs(Permission::Rename)?;
+    Ok(from.route(Some(to.target)))
+}
+
+/// A second name for a file: the name is made as an upload's is, never over an existing one.
+fn link_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<Route, Denied> {
+    let from = Place::of(mounts, from)?.on_mount()?.not_its_directory()?;
+    let to = Place::of(mounts, to)?.on_mount()?.not_its_directory()?;
+    if from.id != to.id {
+        return Err(Denied::AcrossMounts);
+    }
+    from.needs(Permission::Read)?;
+    from.needs(Permission::Write)?;
     Ok(from.route(Some(to.target)))
 }
 

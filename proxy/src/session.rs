@@ -5,7 +5,9 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use portcullis_journal::{Journal, SessionId};
 use tokio::sync::Semaphore;
 
-use crate::{auth::Authenticated, backend::BackendService, policy::Mount};
+use crate::{
+    auth::Authenticated, backend::BackendService, policy::Mount, sftp::request::Extensions,
+};
 
 /// The configured backends by name.
 pub type Backends = Arc<HashMap<String, Arc<dyn BackendService>>>;
@@ -18,6 +20,8 @@ pub struct Session {
     pub user: Arc<Authenticated>,
     pub mounts: Arc<Vec<Mount>>,
     pub backends: Backends,
+    /// Those that are off by default and switched on.
+    pub extensions: Extensions,
     pub journal: Journal,
     pub activity: Activity,
     pub budget: Budget,

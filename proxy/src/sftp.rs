@@ -1,9 +1,10 @@
 //! The SFTP version 3 engine: bytes of a channel in, bytes out, every request through the [gate](crate::gate).
 //!
-//! [`framing`], [`request`], [`reply`], [`schedule`], [`handles`] and [`transfer`] are values without I/O; [`channel`] drives
+//! [`framing`], [`request`], [`reply`], [`schedule`], [`compound`], [`handles`] and [`transfer`] are values without I/O; [`channel`] drives
 //! them. Nothing here knows the SSH library.
 
 pub mod channel;
+pub mod compound;
 pub mod framing;
 pub mod handles;
 pub mod reply;

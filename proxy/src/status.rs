@@ -73,7 +73,8 @@ impl From<&Outcome> for Status {
             | Outcome::FilesystemStatus(_)
             | Outcome::Path(_)
             | Outcome::Limits { .. }
-            | Outcome::UsersGroups { .. } => Self::Ok,
+            | Outcome::UsersGroups { .. }
+            | Outcome::Digests { .. } => Self::Ok,
         }
     }
 }
@@ -114,7 +115,7 @@ impl From<&Denied> for Status {
             | Denied::LinkTarget
             | Denied::WrongHandle => Self::PermissionDenied,
             // Clients copy and delete when a rename across file systems fails so.
-            Denied::AcrossMounts | Denied::UnknownHandle => Self::Failure,
+            Denied::AcrossMounts | Denied::UnknownHandle | Denied::SameFile => Self::Failure,
         }
     }
 }

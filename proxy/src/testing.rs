@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, BackendError, Owner},
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
-    policy::{Mount, OpenHandle, Permissions, Permit, Requester, authorize},
+    policy::{Mount, Named, OpenHandle, Permissions, Permit, Requester, authorize},
 };
 
 /// Takes operations on the usual way to a backend: authorised, recorded, executed.
@@ -54,7 +54,7 @@ impl Fixture {
             &self.mounts,
             id,
             operation,
-            handle.as_ref(),
+            Named::one(handle.as_ref()),
         )
         .expect(
             "an account that may do everything is refused; open the handle through this fixture",

@@ -134,6 +134,7 @@ rules! {
     a_listing_names_everything_once_and_nothing_else in names;
     a_name_that_is_not_utf8_is_kept_byte_for_byte in names;
     links_are_stored_as_they_were_given in names;
+    a_hard_link_is_the_same_file_and_never_replaces in names;
 }
 
 pub(crate) use suite;

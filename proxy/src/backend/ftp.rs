@@ -200,7 +200,11 @@ impl Backend for FtpBackend {
             }
             // Done would claim that the bytes are on the server's disk.
             Operation::Fsync { .. } => self.refuse(unsupported("fsync")),
-            Operation::Realpath { .. }
+            Operation::Hardlink { .. } => self.refuse(unsupported("hard links")),
+            Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => {

@@ -93,6 +93,10 @@ impl Gateway {
             | Operation::PosixRename { .. }
             | Operation::Readlink { .. }
             | Operation::Symlink { .. }
+            | Operation::Hardlink { .. }
+            | Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
             | Operation::Fsync { .. } => Err(BackendError::new(
                 ErrorKind::Unsupported,
                 Origin::Client,

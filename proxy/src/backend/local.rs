@@ -519,7 +519,11 @@ impl Session {
                 rustix::fs::symlinkat(&stored[..], &place.directory, place.name.as_slice())?;
                 Ok(Outcome::Done)
             }
-            Operation::Realpath { .. }
+            Operation::Hardlink { .. } => self.link(target, second),
+            Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),
@@ -655,6 +659,26 @@ impl Session {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Gives a regular file a second name. The file is held while it is judged, so that no other can take its place.
+    fn link(&self, from: &RelativePath, to: Option<&RelativePath>) -> Result<Outcome, Fault> {
+        let tree = self.tree()?;
+        let file = tree.reference_regular(from)?;
+        let to = tree.place(to.ok_or(Fault::MountItself)?)?;
+        match rustix::fs::linkat(
+            rustix::fs::CWD,
+            tree::path_of(&file),
+            &to.directory,
+            to.name.as_slice(),
+            AtFlags::SYMLINK_FOLLOW,
+        ) {
+            Err(rustix::io::Errno::XDEV) => Err(Fault::OtherFileSystem),
+            linked => {
+                linked?;
+                Ok(Outcome::Done)
+            }
+        }
     }
 }
 

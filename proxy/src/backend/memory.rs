@@ -409,7 +409,12 @@ impl State {
                 self.open.get(handle).ok_or_else(closed)?;
                 Ok(Outcome::Done)
             }
-            Operation::Realpath { .. }
+            // Its files have one name each.
+            Operation::Hardlink { .. }
+            | Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => Err(error(ErrorKind::Unsupported)),

@@ -72,6 +72,25 @@ fn what_is_left_out_has_the_documented_default() {
 }
 
 #[test]
+fn extensions_are_off_until_they_are_named_and_scp_is_served_until_it_is_refused() {
+    let files = Files::new();
+    let config = files.parse(MINIMAL).unwrap();
+    assert_eq!(config.sftp.extensions, Extensions::default());
+    assert_eq!(config.server.scp, ScpMode::Serve);
+    let text = MINIMAL.replace("[accounts]", "scp = \"refuse\"\n[accounts]")
+        + "[sftp]\nextensions = [\"copy-data\"]\n";
+    let config = files.parse(&text).unwrap();
+    assert!(config.sftp.extensions.copy_data && !config.sftp.extensions.hardlink);
+    assert_eq!(config.server.scp, ScpMode::Refuse);
+    let text = MINIMAL.replace("[accounts]", "scp = \"off\"\n[accounts]")
+        + "[sftp]\nextensions = [\"copy-data\", \"fsync@openssh.com\"]\n";
+    let faults = files.faults(&text);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].starts_with("server.scp: expected"));
+    assert!(faults[1].starts_with("sftp.extensions[1]: \"fsync@openssh.com\" can't"));
+}
+
+#[test]
 fn every_fault_is_reported_at_once_with_its_key_and_the_way_out() {
     let files = Files::new();
     files.write("open_password", "x\n", 0o644);

@@ -4,7 +4,7 @@ use portcullis_journal::{Event, EventKind, Intent, Verdict, record::untrusted};
 use serde_json::{Map, Value, json};
 
 use super::{Decision, Permit, Requester, Route};
-use crate::operation::{Access, Attributes, Operation};
+use crate::operation::{Access, Attributes, Check, Operation};
 
 impl Intent for Permit {
     fn event(&self) -> Event {
@@ -107,7 +107,9 @@ pub fn describe(operation: &Operation, body: &mut Map<String, Value>) {
             field("path", untrusted(path.as_bytes()));
             field("attrs", attrs(attributes));
         }
-        Operation::Rename { from, to } | Operation::PosixRename { from, to } => {
+        Operation::Rename { from, to }
+        | Operation::PosixRename { from, to }
+        | Operation::Hardlink { from, to } => {
             field("path", untrusted(from.as_bytes()));
             field("path2", untrusted(to.as_bytes()));
         }
@@ -115,11 +117,45 @@ pub fn describe(operation: &Operation, body: &mut Map<String, Value>) {
             field("path", untrusted(link.as_bytes()));
             field("path2", untrusted(target));
         }
+        Operation::CheckFile { handle, check } => {
+            field("handle_id", handle.0.into());
+            describe_check(check, &mut field);
+        }
+        Operation::CheckFileName {
+            path,
+            handle,
+            check,
+        } => {
+            field("path", untrusted(path.as_bytes()));
+            field("handle_id", handle.0.into());
+            describe_check(check, &mut field);
+        }
+        Operation::CopyData {
+            source,
+            offset,
+            length,
+            target,
+            target_offset,
+        } => {
+            field("handle_id", source.0.into());
+            field("offset", (*offset).into());
+            field("len", (*length).into());
+            field("handle_id2", target.0.into());
+            field("offset2", (*target_offset).into());
+        }
         Operation::UsersGroupsById { users, groups } => {
             field("len", (users.len() + groups.len()).into());
         }
         Operation::Limits | Operation::HomeDirectory => {}
     }
+}
+
+/// A length of `null` is all up to the end.
+fn describe_check(check: &Check, field: &mut impl FnMut(&str, Value)) {
+    field("algorithm", check.algorithm.name().into());
+    field("offset", check.offset.into());
+    field("len", check.length.into());
+    field("block_size", check.block_size.into());
 }
 
 fn flags(access: Access) -> Value {

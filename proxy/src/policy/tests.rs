@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use portcullis_journal::{AccountKind, Intent as _};
 
 use super::*;
+use crate::operation::{Check, DigestAlgorithm};
 
 fn requester() -> Arc<Requester> {
     Arc::new(Requester {
@@ -59,7 +60,13 @@ fn mount(at: &str, granted: &[Permission]) -> Mount {
 }
 
 fn ask(mounts: &[Mount], operation: Operation) -> Result<Permit, Denied> {
-    authorize(&requester(), mounts, OperationId(1), operation, None)
+    authorize(
+        &requester(),
+        mounts,
+        OperationId(1),
+        operation,
+        Named::default(),
+    )
 }
 
 fn open(raw: &str, access: Access) -> Operation {
@@ -101,6 +108,15 @@ fn mode() -> Attributes {
     }
 }
 
+fn check() -> Check {
+    Check {
+        algorithm: DigestAlgorithm::Sha256,
+        offset: 0,
+        length: None,
+        block_size: None,
+    }
+}
+
 fn size() -> Attributes {
     Attributes {
         size: Some(0),
@@ -124,6 +140,21 @@ fn matrix() -> Vec<(Operation, Vec<Vec<Permission>>)> {
                     ..upload()
                 },
             ),
+            vec![vec![Read, Write]],
+        ),
+        (
+            Operation::CheckFileName {
+                path: at(),
+                handle: HandleId(1),
+                check: check(),
+            },
+            vec![vec![Read]],
+        ),
+        (
+            Operation::Hardlink {
+                from: at(),
+                to: path("/inbox/b"),
+            },
             vec![vec![Read, Write]],
         ),
         (Operation::Stat { path: at() }, vec![vec![List], vec![Read]]),
@@ -332,7 +363,11 @@ fn the_directory_of_a_mount_itself_stays_and_its_content_can_change() {
             },
             Operation::Symlink {
                 target: "a".into(),
-                link: at,
+                link: at.clone(),
+            },
+            Operation::Hardlink {
+                from: path("/inbox/z"),
+                to: at,
             },
         ]
     };
@@ -438,7 +473,7 @@ fn a_handle_serves_only_what_it_was_opened_for() {
         handle: HandleId(1),
     });
     let id = HandleId(1);
-    let table: [(Operation, [bool; 3]); 9] = [
+    let table: [(Operation, [bool; 3]); 10] = [
         (
             Operation::Read {
                 handle: id,
@@ -471,6 +506,13 @@ fn a_handle_serves_only_what_it_was_opened_for() {
             },
             [true, true, false],
         ),
+        (
+            Operation::CheckFile {
+                handle: id,
+                check: check(),
+            },
+            [true, false, false],
+        ),
         (Operation::Fstat { handle: id }, [true, true, true]),
         (Operation::Fstatvfs { handle: id }, [true, true, true]),
         (Operation::Close { handle: id }, [true, true, true]),
@@ -482,7 +524,7 @@ fn a_handle_serves_only_what_it_was_opened_for() {
                 &mounts,
                 OperationId(1),
                 operation.clone(),
-                Some(open),
+                Named::one(Some(open)),
             );
             assert_eq!(
                 verdict.is_ok(),
@@ -512,7 +554,7 @@ fn attributes_through_a_handle_need_the_permission_that_they_need_through_a_name
                 handle: HandleId(1),
                 attributes,
             },
-            Some(&handle),
+            Named::one(Some(&handle)),
         )
         .map(|_| ())
     };

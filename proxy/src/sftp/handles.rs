@@ -79,6 +79,11 @@ impl Handles {
         self.open.get_mut(&id)
     }
 
+    /// As [`slot`](Self::slot), to look at.
+    pub fn slot_ref(&self, id: HandleId) -> Option<&Slot> {
+        self.open.get(&id)
+    }
+
     /// Marks a handle as closing, or takes that back.
     pub fn set_closing(&mut self, id: HandleId, closing: bool) {
         if let Some(slot) = self.open.get_mut(&id) {

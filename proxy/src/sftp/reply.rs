@@ -3,6 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use chrono::DateTime;
 
+use super::request::Extensions;
 use crate::{
     operation::{Attributes, Entry, HandleId, Outcome},
     path::RESERVED_PREFIX,
@@ -15,7 +16,7 @@ const NAMES_BYTES: usize = 128 * 1024;
 const HALF_A_YEAR: i64 = 182 * 24 * 3600;
 
 /// The extensions that are announced: those that are audited.
-const EXTENSIONS: [(&str, &str); 9] = [
+const EXTENSIONS: [(&str, &str); 11] = [
     ("posix-rename@openssh.com", "1"),
     ("statvfs@openssh.com", "2"),
     ("fstatvfs@openssh.com", "2"),
@@ -25,7 +26,11 @@ const EXTENSIONS: [(&str, &str); 9] = [
     ("expand-path@openssh.com", "1"),
     ("home-directory", "1"),
     ("users-groups-by-id@openssh.com", "1"),
+    ("check-file-handle", CHECK_FILE_ALGORITHMS),
+    ("check-file-name", CHECK_FILE_ALGORITHMS),
 ];
+/// The version field of both names, which no draft defines for version 3.
+const CHECK_FILE_ALGORITHMS: &str = "sha256,sha384,sha512";
 
 mod kind {
     pub(super) const VERSION: u8 = 2;
@@ -55,11 +60,11 @@ impl Reply {
     }
 }
 
-/// The answer to INIT.
-pub fn version() -> Reply {
+/// The answer to INIT; `optional` are the extensions that the configuration switches on.
+pub fn version(optional: Extensions) -> Reply {
     let mut packet = Packet::new(kind::VERSION);
     packet.0.put_u32(3);
-    for (name, version) in EXTENSIONS {
+    for (name, version) in EXTENSIONS.into_iter().chain(optional.announced()) {
         packet.string(name.as_bytes());
         packet.string(version.as_bytes());
     }
@@ -138,6 +143,12 @@ pub fn outcome(
                 packet.0.put_u64(field);
             }
             packet.finish()
+        }
+        Outcome::Digests { algorithm, digests } => {
+            let mut packet = Packet::answer(kind::EXTENDED_REPLY, id);
+            packet.string(b"check-file");
+            packet.string(algorithm.name().as_bytes());
+            packet.finish_with(digests)
         }
         Outcome::UsersGroups { users, groups } => {
             let mut packet = Packet::answer(kind::EXTENDED_REPLY, id);

@@ -3,14 +3,20 @@
 //! Only the header of a WRITE is looked at; its data stays where the network put it. What can't be understood, or isn't
 //! served, is [`Refused`] with what a record needs.
 
+mod extensions;
+mod fields;
+
 use bytes::Bytes;
 
+use self::fields::{access, within_range};
 use super::framing::{Fields, Truncated};
 use crate::{
-    operation::{Access, Attributes, HandleId, MAX_DATA, Operation},
-    path::{PathError, VirtualPath},
+    operation::{HandleId, MAX_DATA, Operation},
+    path::PathError,
     status::Status,
 };
+
+pub use self::extensions::Extensions;
 
 /// One packet.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +53,14 @@ pub enum Reason {
     UnknownType { kind: u8 },
     #[error("the extension is not served")]
     UnknownExtension,
-    #[error("the extension is switched off: it moves data past the record of reads and writes")]
+    #[error("the extension is switched off; [sftp] extensions in the configuration switches it on")]
     DisabledExtension,
+    #[error(
+        "none of the digests that the client takes is computed here: sha256, sha384 and sha512 are"
+    )]
+    DigestAlgorithm,
+    #[error("blocks of {size} bytes; the draft has 256 as the fewest")]
+    BlockSize { size: u32 },
 }
 
 /// A packet that is answered with a status, or ends the channel if it has no `id` to answer to.
@@ -79,6 +91,8 @@ impl Reason {
             Self::UnknownType { .. } => "unknown_type",
             Self::UnknownExtension => "unknown_extension",
             Self::DisabledExtension => "disabled_extension",
+            Self::DigestAlgorithm => "digest_algorithm",
+            Self::BlockSize { .. } => "block_size",
         }
     }
 
@@ -89,15 +103,17 @@ impl Reason {
             | Self::TrailingBytes
             | Self::AttributeFlags { .. }
             | Self::Range
+            | Self::BlockSize { .. }
             | Self::Path(PathError::Nul | PathError::TooLong | PathError::ComponentTooLong) => {
                 Status::BadMessage
             }
             Self::Path(PathError::Reserved) => Status::PermissionDenied,
             Self::ForeignHome => Status::NoSuchFile,
             Self::Handle { .. } => Status::Failure,
-            Self::UnknownType { .. } | Self::UnknownExtension | Self::DisabledExtension => {
-                Status::OpUnsupported
-            }
+            Self::UnknownType { .. }
+            | Self::UnknownExtension
+            | Self::DisabledExtension
+            | Self::DigestAlgorithm => Status::OpUnsupported,
         }
     }
 }
@@ -105,15 +121,20 @@ impl Reason {
 /// The length of a WRITE up to its data, for a handle of ours: type, id, handle, offset, length.
 const WRITE_HEADER: usize = 1 + 4 + (4 + HandleId::WIRE_LENGTH) + 8 + 4;
 
-/// Understands one packet. `new_handle` is the handle that an OPEN or OPENDIR gets.
+/// Understands one packet. `new_handle` is the handle that an OPEN or OPENDIR gets, or that `check-file-name` opens for itself.
 ///
 /// # Errors
 /// If the packet is malformed, or asks for something that no policy could grant.
-pub fn parse(frame: Bytes, new_handle: HandleId) -> Result<Request, Refused> {
+pub fn parse(
+    frame: Bytes,
+    new_handle: HandleId,
+    extensions: Extensions,
+) -> Result<Request, Refused> {
     let mut body = Body {
         fields: Fields::new(frame.clone()),
         name: "unknown",
         evidence: None,
+        extensions,
     };
     let mut id = None;
     body.request(&mut id, new_handle).map_err(|reason| Refused {
@@ -154,6 +175,7 @@ struct Body {
     fields: Fields,
     name: &'static str,
     evidence: Option<Bytes>,
+    extensions: Extensions,
 }
 
 impl Body {
@@ -201,7 +223,7 @@ impl Body {
                 let handle = self.handle()?;
                 let offset = self.fields.long()?;
                 let length = self.fields.number()?.min(MAX_DATA);
-                within_range(offset, length as usize)?;
+                within_range(offset, length.into())?;
                 Operation::Read {
                     handle,
                     offset,
@@ -213,7 +235,7 @@ impl Body {
                 let handle = self.handle()?;
                 let offset = self.fields.long()?;
                 let data = self.fields.string()?;
-                within_range(offset, data.len())?;
+                within_range(offset, data.len() as u64)?;
                 Operation::Write {
                     handle,
                     offset,
@@ -299,163 +321,9 @@ impl Body {
                     link: self.path()?,
                 }
             }
-            kind::EXTENDED => return self.extended(),
+            kind::EXTENDED => return self.extended(new_handle),
             kind => return Err(Reason::UnknownType { kind }),
         })
-    }
-
-    fn extended(&mut self) -> Result<Operation, Reason> {
-        self.name = "extended";
-        let extension = self.fields.string()?;
-        self.evidence = Some(extension.clone());
-        Ok(match &extension[..] {
-            b"posix-rename@openssh.com" => {
-                self.name = "posix_rename";
-                Operation::PosixRename {
-                    from: self.path()?,
-                    to: self.path()?,
-                }
-            }
-            b"statvfs@openssh.com" => {
-                self.name = "statvfs";
-                Operation::Statvfs { path: self.path()? }
-            }
-            b"fstatvfs@openssh.com" => {
-                self.name = "fstatvfs";
-                Operation::Fstatvfs {
-                    handle: self.handle()?,
-                }
-            }
-            b"fsync@openssh.com" => {
-                self.name = "fsync";
-                Operation::Fsync {
-                    handle: self.handle()?,
-                }
-            }
-            b"lsetstat@openssh.com" => {
-                self.name = "lsetstat";
-                Operation::Lsetstat {
-                    path: self.path()?,
-                    attributes: self.attributes()?,
-                }
-            }
-            b"limits@openssh.com" => {
-                self.name = "limits";
-                Operation::Limits
-            }
-            b"expand-path@openssh.com" => {
-                self.name = "expand_path";
-                let raw = self.fields.string()?;
-                self.evidence = Some(raw.clone());
-                let below_home = match raw.strip_prefix(b"~") {
-                    None => &raw,
-                    Some(rest) if rest.is_empty() || rest.starts_with(b"/") => rest,
-                    Some(_) => return Err(Reason::ForeignHome),
-                };
-                Operation::Realpath {
-                    path: VirtualPath::clean(below_home)?,
-                }
-            }
-            b"home-directory" => {
-                self.name = "home_directory";
-                // Everyone's home is the root of what they see, whatever name they ask for.
-                let _user = self.fields.string()?;
-                Operation::HomeDirectory
-            }
-            b"users-groups-by-id@openssh.com" => {
-                self.name = "users_groups_by_id";
-                Operation::UsersGroupsById {
-                    users: self.numbers()?,
-                    groups: self.numbers()?,
-                }
-            }
-            b"hardlink@openssh.com" | b"copy-data" => return Err(Reason::DisabledExtension),
-            _ => return Err(Reason::UnknownExtension),
-        })
-    }
-
-    fn path(&mut self) -> Result<VirtualPath, Reason> {
-        let raw = self.fields.string()?;
-        VirtualPath::clean(&raw).map_err(|error| {
-            self.evidence = Some(raw);
-            error.into()
-        })
-    }
-
-    fn handle(&mut self) -> Result<HandleId, Reason> {
-        let raw = self.fields.string()?;
-        HandleId::from_wire(&raw).ok_or_else(|| {
-            let length = raw.len();
-            self.evidence = Some(raw);
-            Reason::Handle { length }
-        })
-    }
-
-    /// filexfer-02 section 5.
-    fn attributes(&mut self) -> Result<Attributes, Reason> {
-        const SIZE: u32 = 0x1;
-        const OWNER: u32 = 0x2;
-        const PERMISSIONS: u32 = 0x4;
-        const TIMES: u32 = 0x8;
-        const EXTENDED: u32 = 0x8000_0000;
-        let flags = self.fields.number()?;
-        if flags & !(SIZE | OWNER | PERMISSIONS | TIMES | EXTENDED) != 0 {
-            return Err(Reason::AttributeFlags { flags });
-        }
-        let mut attributes = Attributes::default();
-        if flags & SIZE != 0 {
-            attributes.size = Some(self.fields.long()?);
-        }
-        if flags & OWNER != 0 {
-            attributes.owner = Some((self.fields.number()?, self.fields.number()?));
-        }
-        if flags & PERMISSIONS != 0 {
-            attributes.permissions = Some(self.fields.number()?);
-        }
-        if flags & TIMES != 0 {
-            attributes.times = Some((self.fields.number()?, self.fields.number()?));
-        }
-        if flags & EXTENDED != 0 {
-            for _ in 0..self.fields.number()? {
-                self.fields.string()?;
-                self.fields.string()?;
-            }
-        }
-        if attributes.size.is_some_and(|size| size > i64::MAX as u64) {
-            return Err(Reason::Range);
-        }
-        Ok(attributes)
-    }
-
-    fn numbers(&mut self) -> Result<Vec<u32>, Reason> {
-        let packed = self.fields.string()?;
-        let mut fields = Fields::new(packed);
-        let mut numbers = Vec::new();
-        while !fields.is_empty() {
-            numbers.push(fields.number()?);
-        }
-        Ok(numbers)
-    }
-}
-
-/// filexfer-02 section 6.3. Bits that the draft does not know are left out, and an OPEN for nothing reads, as in OpenSSH.
-fn access(flags: u32) -> Access {
-    let mut access = Access {
-        read: flags & 0x01 != 0,
-        write: flags & 0x02 != 0,
-        append: flags & 0x04 != 0,
-        create: flags & 0x08 != 0,
-        truncate: flags & 0x10 != 0,
-        exclusive: flags & 0x20 != 0,
-    };
-    access.read |= !access.writes();
-    access
-}
-
-fn within_range(offset: u64, length: usize) -> Result<(), Reason> {
-    match offset.checked_add(length as u64) {
-        Some(end) if end <= i64::MAX as u64 => Ok(()),
-        Some(_) | None => Err(Reason::Range),
     }
 }
 
@@ -466,175 +334,4 @@ impl From<Truncated> for Reason {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::{BufMut as _, BytesMut};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const NEW: HandleId = HandleId(99);
-
-    fn packet(kind: u8, fields: &[&[u8]]) -> Bytes {
-        let mut packet = BytesMut::new();
-        packet.put_u8(kind);
-        packet.put_u32(7);
-        for field in fields {
-            packet.put_slice(field);
-        }
-        packet.freeze()
-    }
-
-    fn string(bytes: &[u8]) -> Vec<u8> {
-        let mut field = (bytes.len() as u32).to_be_bytes().to_vec();
-        field.extend(bytes);
-        field
-    }
-
-    fn parsed(frame: Bytes) -> Operation {
-        match parse(frame, NEW).unwrap() {
-            Request::Operation { id, operation } => {
-                assert_eq!(id, 7);
-                operation
-            }
-            Request::Init { .. } => panic!("an INIT"),
-        }
-    }
-
-    #[test]
-    fn the_data_of_a_write_is_not_copied() {
-        let frame = packet(
-            kind::WRITE,
-            &[&string(&NEW.to_wire()), &[0; 8], &string(b"payload")],
-        );
-        let Operation::Write { data, .. } = parsed(frame.clone()) else {
-            panic!("a WRITE");
-        };
-        assert_eq!(data, "payload");
-        assert!(frame.as_ptr_range().contains(&data.as_ptr()));
-    }
-
-    #[test]
-    fn the_flags_of_an_open_mean_what_the_draft_says() {
-        let access = |flags: u32| {
-            let frame = packet(kind::OPEN, &[&string(b"/a"), &flags.to_be_bytes(), &[0; 4]]);
-            let Operation::Open { access, handle, .. } = parsed(frame) else {
-                panic!("an OPEN");
-            };
-            assert_eq!(handle, NEW);
-            access
-        };
-        let nothing = Access::default();
-        assert_eq!(
-            access(0x01),
-            Access {
-                read: true,
-                ..nothing
-            }
-        );
-        assert_eq!(
-            access(0x00),
-            Access {
-                read: true,
-                ..nothing
-            }
-        );
-        assert_eq!(
-            access(0x02),
-            Access {
-                write: true,
-                ..nothing
-            }
-        );
-        assert_eq!(
-            access(0x04),
-            Access {
-                append: true,
-                ..nothing
-            }
-        );
-        assert_eq!(
-            access(0x3b),
-            Access {
-                read: true,
-                write: true,
-                create: true,
-                truncate: true,
-                exclusive: true,
-                ..nothing
-            }
-        );
-    }
-
-    #[test]
-    fn a_read_is_cut_to_what_is_announced() {
-        let frame = packet(
-            kind::READ,
-            &[&string(&NEW.to_wire()), &[0; 8], &u32::MAX.to_be_bytes()],
-        );
-        assert!(matches!(
-            parsed(frame),
-            Operation::Read {
-                length: MAX_DATA,
-                ..
-            }
-        ));
-    }
-
-    #[test]
-    fn extended_attributes_are_skipped_and_what_follows_them_is_seen() {
-        let extended = [
-            &string(b"/a")[..],
-            &0x8000_0004_u32.to_be_bytes(),
-            &0o600_u32.to_be_bytes(),
-            &1_u32.to_be_bytes(),
-            &string(b"name"),
-            &string(b"value"),
-        ];
-        let Operation::Setstat { attributes, .. } = parsed(packet(kind::SETSTAT, &extended)) else {
-            panic!("a SETSTAT");
-        };
-        assert_eq!(attributes.permissions, Some(0o600));
-        let mut longer = extended.to_vec();
-        longer.push(b"x");
-        assert_eq!(
-            parse(packet(kind::SETSTAT, &longer), NEW)
-                .unwrap_err()
-                .reason,
-            Reason::TrailingBytes
-        );
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(20_000))]
-
-        #[test]
-        fn whatever_a_client_sends_is_understood_or_refused(
-            kind in prop_oneof![0_u8..22, Just(kind::EXTENDED), any::<u8>()],
-            extension in prop_oneof![
-                Just(&b""[..]),
-                Just(&b"\0\0\0\x18posix-rename@openssh.com"[..]),
-                Just(&b"\0\0\0\x1fusers-groups-by-id@openssh.com"[..]),
-                Just(&b"\0\0\0\x17expand-path@openssh.com"[..]),
-            ],
-            noise in proptest::collection::vec(prop_oneof![Just(0_u8), 0_u8..9, any::<u8>()], 0..80),
-        ) {
-            let frame = packet(kind, &[extension, &noise]);
-            if let Err(refused) = parse(frame.clone(), NEW) {
-                prop_assert_eq!(refused.id, Some(7));
-                prop_assert!(refused.evidence.len() <= frame.len());
-            }
-        }
-
-        #[test]
-        fn a_path_comes_through_as_the_bytes_it_is(name in proptest::collection::vec(any::<u8>(), 1..100)) {
-            let frame = packet(kind::STAT, &[&string(&name)]);
-            match (parse(frame, NEW), VirtualPath::clean(&name)) {
-                (Ok(Request::Operation { operation, .. }), Ok(path)) => {
-                    prop_assert_eq!(operation, Operation::Stat { path });
-                }
-                (Err(refused), Err(error)) => prop_assert_eq!(refused.reason, Reason::Path(error)),
-                (parsed, cleaned) => prop_assert!(false, "{:?} but {:?}", parsed, cleaned),
-            }
-        }
-    }
-}
+mod tests;

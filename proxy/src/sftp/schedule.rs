@@ -1,6 +1,6 @@
 //! Which of the requests that have arrived may run now. A value: the channel tells it what arrived and what is done.
 //!
-//! A request claims up to two lanes: its handle, and the names of its mount. It runs once nothing that arrived before
+//! A request claims up to three lanes: its handles, the names of its mount, and that of compound requests. It runs once nothing that arrived before
 //! it on one of its lanes conflicts with it. Requests that don't conflict run together and end in any order.
 
 use std::{
@@ -21,6 +21,8 @@ pub const MAX_RUNNING: usize = 256;
 pub enum Lane {
     Handle(HandleId),
     Names(MountId),
+    /// Requests that are carried out as several: one at a time.
+    Compound,
 }
 
 /// What a request does on a lane.
@@ -52,7 +54,7 @@ impl Use {
 
 /// The lanes that one request claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Claims([Option<(Lane, Use)>; 2]);
+pub struct Claims([Option<(Lane, Use)>; 3]);
 
 impl Claims {
     pub fn none() -> Self {
@@ -60,12 +62,16 @@ impl Claims {
     }
 
     pub fn one(lane: Lane, usage: Use) -> Self {
-        Self([Some((lane, usage)), None])
+        Self([Some((lane, usage)), None, None])
     }
 
-    pub fn and(self, lane: Lane, usage: Use) -> Self {
-        let [first, _] = self.0;
-        Self([first, Some((lane, usage))])
+    /// With one lane more; a request has three at most.
+    #[must_use]
+    pub fn and(mut self, lane: Lane, usage: Use) -> Self {
+        if let Some(place) = self.0.iter_mut().find(|place| place.is_none()) {
+            *place = Some((lane, usage));
+        }
+        self
     }
 
     pub fn lanes(&self) -> impl Iterator<Item = (Lane, Use)> {
@@ -97,9 +103,21 @@ impl Claims {
             | Operation::Rmdir { .. }
             | Operation::Rename { .. }
             | Operation::PosixRename { .. }
-            | Operation::Symlink { .. } => names(Use::Exclusive),
+            | Operation::Symlink { .. }
+            | Operation::Hardlink { .. } => names(Use::Exclusive),
 
             Operation::Read { handle, .. } => Self::one(Lane::Handle(*handle), Use::Shared),
+            Operation::CheckFile { handle, .. } => {
+                Self::one(Lane::Handle(*handle), Use::Shared).and(Lane::Compound, Use::Exclusive)
+            }
+            Operation::CheckFileName { .. } => {
+                names(Use::Shared).and(Lane::Compound, Use::Exclusive)
+            }
+            Operation::CopyData { source, target, .. } => {
+                Self::one(Lane::Handle(*source), Use::Shared)
+                    .and(Lane::Handle(*target), Use::Exclusive)
+                    .and(Lane::Compound, Use::Exclusive)
+            }
             Operation::Write {
                 handle: id,
                 offset,
@@ -117,8 +135,11 @@ impl Claims {
             }
             // Publishes what was written: a change of names too.
             Operation::Close { handle: id } if handle.is_some_and(OpenHandle::is_written) => {
-                let [names, _] = names(Use::Exclusive).0;
-                Self([Some((Lane::Handle(*id), Use::Exclusive)), names])
+                let own = Self::one(Lane::Handle(*id), Use::Exclusive);
+                match permit.route() {
+                    Route::Gateway => own,
+                    Route::Mount { mount, .. } => own.and(Lane::Names(*mount), Use::Exclusive),
+                }
             }
             Operation::Close { handle }
             | Operation::Fstat { handle }

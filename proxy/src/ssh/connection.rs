@@ -26,6 +26,7 @@ use crate::{
     auth::Authenticator,
     metrics::{self, Present, Stage},
     session::{Backends, Session},
+    sftp::request::Extensions,
 };
 
 /// How long a client gets to read why it is disconnected.
@@ -41,6 +42,7 @@ pub(super) struct Services {
     pub(super) library: Arc<server::Config>,
     pub(super) authenticator: Authenticator,
     pub(super) backends: Backends,
+    pub(super) extensions: Extensions,
     pub(super) journal: Journal,
     pub(super) timers: Timers,
     /// Cancelled when no new work may begin.
@@ -161,6 +163,7 @@ pub(super) async fn serve(
         attempt: services.authenticator.attempt(source, id),
         authenticator: services.authenticator.clone(),
         backends: Arc::clone(&services.backends),
+        extensions: services.extensions,
         notices,
         cut: cut.clone(),
         channels_end: channels_end.clone(),

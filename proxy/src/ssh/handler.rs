@@ -25,6 +25,7 @@ use crate::{
     auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
     metrics,
     session::{Activity, Backends, Budget, Session},
+    sftp::request::Extensions,
 };
 
 /// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
@@ -53,6 +54,7 @@ pub(super) struct Handler {
     pub(super) attempt: Attempt,
     pub(super) authenticator: Authenticator,
     pub(super) backends: Backends,
+    pub(super) extensions: Extensions,
     /// To the task that owns the connection.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Cancelled when the connection is cut.
@@ -141,6 +143,7 @@ impl Handler {
             user,
             mounts: Arc::new(mounts),
             backends: Arc::clone(&self.backends),
+            extensions: self.extensions,
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),

@@ -20,7 +20,12 @@ use super::{
     limits::Limits,
     record::RefusalRecorder,
 };
-use crate::{auth::Authenticator, config::ServerConfig, metrics, session::Backends};
+use crate::{
+    auth::Authenticator,
+    config::{ServerConfig, SftpConfig},
+    metrics,
+    session::Backends,
+};
 
 /// Wait after an accept that failed for want of descriptors or memory; others have to end first.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -50,6 +55,7 @@ impl Server {
     /// If the cipher policy names an algorithm that the library does not have.
     pub fn new(
         config: &ServerConfig,
+        sftp: &SftpConfig,
         authenticator: Authenticator,
         backends: Backends,
         journal: Journal,
@@ -64,6 +70,7 @@ impl Server {
                 library: Arc::new(library_config(config)?),
                 authenticator,
                 backends,
+                extensions: sftp.extensions,
                 journal,
                 timers: Timers {
                     login_grace: config.login_grace,

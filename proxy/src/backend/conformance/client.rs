@@ -15,7 +15,7 @@ use crate::{
     backend::{Backend, BackendError, Capabilities, ErrorKind, Execution},
     operation::{Access, Attributes, Entry, HandleId, Operation, Outcome},
     path::VirtualPath,
-    policy::{OpenHandle, Permit, authorize},
+    policy::{Named, OpenHandle, Permit, authorize},
     testing,
 };
 
@@ -95,7 +95,7 @@ impl Client {
             &[testing::everything("/", "subject")],
             OperationId(self.number()),
             operation,
-            handle.as_ref(),
+            Named::one(handle.as_ref()),
         )
         .expect("an account that may do everything is refused");
         if let Some(opened) = permit.opens() {

@@ -185,3 +185,26 @@ pub(crate) async fn links_are_stored_as_they_were_given(subject: &Subject) {
         .await;
     assert_eq!(client.get("/d/a").await, b"a");
 }
+
+pub(crate) async fn a_hard_link_is_the_same_file_and_never_replaces(subject: &Subject) {
+    let client = subject.client();
+    client.put("/a", "content").await;
+    client.put("/taken", "old").await;
+    let link = |to: &str| Operation::Hardlink {
+        from: path("/a"),
+        to: path(to),
+    };
+    match client.ask(link("/b")).await {
+        Ok(outcome) => assert_eq!(outcome, Outcome::Done),
+        Err(refused) => {
+            assert_eq!(refused.kind, ErrorKind::Unsupported, "{refused}");
+            assert!(client.is_missing("/b").await);
+            return;
+        }
+    }
+    assert_eq!(client.get("/b").await, b"content");
+    client.refusal(link("/taken")).await;
+    assert_eq!(client.get("/taken").await, b"old");
+    client.done(Operation::Remove { path: path("/a") }).await;
+    assert_eq!(client.get("/b").await, b"content");
+}

@@ -56,6 +56,13 @@ impl Tree {
         self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)
     }
 
+    /// A reference to a regular file; a symbolic link as the last name is refused and not followed.
+    pub(super) fn reference_regular(&self, path: &RelativePath) -> Result<OwnedFd, Fault> {
+        let file = self.reference_link(path)?;
+        require_regular(&file)?;
+        Ok(file)
+    }
+
     /// Opens a regular file, and refuses everything that isn't before it could notice.
     pub(super) fn open_regular(
         &self,

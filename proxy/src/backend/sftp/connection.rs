@@ -39,6 +39,7 @@ pub(super) struct Abilities {
     pub(super) fstatvfs: bool,
     pub(super) fsync: bool,
     pub(super) lsetstat: bool,
+    pub(super) hardlink: bool,
     /// Most bytes of one READ.
     pub(super) read: u32,
     /// Most bytes of one WRITE.
@@ -190,6 +191,7 @@ impl Connection {
                 fstatvfs: announces("fstatvfs@openssh.com"),
                 fsync: announces("fsync@openssh.com"),
                 lsetstat: announces("lsetstat@openssh.com"),
+                hardlink: announces("hardlink@openssh.com"),
                 read: DATA_WITHOUT_LIMITS,
                 write: DATA_WITHOUT_LIMITS,
             },

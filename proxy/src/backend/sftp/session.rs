@@ -361,7 +361,18 @@ impl Session {
                 let request = Request::extended("statvfs@openssh.com");
                 filesystem_status(connection.send(request.string(&self.on_server(target)))).await
             }
-            Operation::Realpath { .. }
+            Operation::Hardlink { .. } => {
+                let (from, to) = self.both(target, second)?;
+                if !self.connection().await?.abilities.hardlink {
+                    return Err(Fault::NotAnnounced("hardlink@openssh.com"));
+                }
+                let request = Request::extended("hardlink@openssh.com");
+                self.ask(request.string(&from).string(&to)).await
+            }
+            Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),

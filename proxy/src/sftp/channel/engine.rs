@@ -1,5 +1,6 @@
 //! The reading task: parses, authorises, announces, schedules, runs and answers.
 
+mod compound;
 mod execution;
 mod intake;
 
@@ -20,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    compound::Underway,
     execution::{Finished, grant},
     intake::{Announced, Parked, first_durable, take_parked},
 };
@@ -32,7 +34,7 @@ use crate::{
     operation::Operation,
     policy::Permit,
     session::{Activity, Budget},
-    sftp::{framing::Framer, handles::Handles, reply::Reply, schedule::Schedule},
+    sftp::{compound::Part, framing::Framer, handles::Handles, reply::Reply, schedule::Schedule},
 };
 
 pub(super) struct Engine {
@@ -46,6 +48,8 @@ pub(super) struct Engine {
     schedule: Schedule<Job>,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
     running_ids: BTreeSet<OperationId>,
+    /// The request that is being carried out as several.
+    underway: Option<Underway>,
     places: Arc<Semaphore>,
     budget: Budget,
     /// A WRITE that has arrived and waits for budget; nothing behind it is looked at.
@@ -65,8 +69,15 @@ struct RequestId {
     _written: Option<OwnedSemaphorePermit>,
 }
 
+/// Who gets the outcome of an operation.
+enum Asker {
+    Client(RequestId),
+    /// The request that is carried out as several, of which this is a part.
+    Compound(Part),
+}
+
 struct Job {
-    request: RequestId,
+    asker: Asker,
     recorded: Recorded<Permit>,
 }
 
@@ -93,6 +104,7 @@ impl Engine {
             schedule: Schedule::default(),
             running: FuturesUnordered::new(),
             running_ids: BTreeSet::new(),
+            underway: None,
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
             budget,
             parked: None,
@@ -146,7 +158,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Ended {
         loop {
-            self.start();
+            self.start(outbox);
             let reads = self.parked.is_none();
             let event = {
                 let Self {
@@ -207,7 +219,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) {
         while !(self.announced.is_empty() && self.schedule.is_idle()) {
-            self.start();
+            self.start(outbox);
             let Self {
                 announced,
                 running,
@@ -244,6 +256,7 @@ impl Engine {
             unfinished(&self.gate, id, Verdict::Failure, "not_forwarded");
         }
         self.running.clear();
+        self.underway = None;
         for id in std::mem::take(&mut self.running_ids) {
             unfinished(&self.gate, id, Verdict::Unknown, ended.code());
         }

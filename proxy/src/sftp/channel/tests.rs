@@ -5,6 +5,7 @@
 )]
 
 mod bounds;
+mod compound;
 mod endings;
 mod malformed;
 mod records;
@@ -23,7 +24,10 @@ use crate::{
     backend::{BackendService, memory::Memory},
     operation::HandleId,
     policy::Mount,
-    sftp::framing::{Fields, Framer},
+    sftp::{
+        framing::{Fields, Framer},
+        request::Extensions,
+    },
     status::Status,
     testing,
 };
@@ -72,24 +76,55 @@ impl Client {
     }
 
     async fn with(mounts: Vec<Mount>, journal: impl FnOnce(&std::path::Path) -> Journal) -> Self {
-        let mut client = Self::raw(mounts, journal);
-        client.send(&[1, 0, 0, 0, 3]).await;
-        let version = client.frame().await.expect("a VERSION packet");
-        assert_eq!(version[..5], [2, 0, 0, 0, 3]);
-        client
+        Self::raw(mounts, journal).greeted().await
     }
 
     /// Before INIT.
     fn raw(mounts: Vec<Mount>, journal: impl FnOnce(&std::path::Path) -> Journal) -> Self {
+        Self::raw_with(mounts, Extensions::default(), journal)
+    }
+
+    /// With every permission on a mount at `/` and extensions that are off by default, greeted.
+    async fn with_extensions(extensions: Extensions) -> Self {
+        let mounts = vec![testing::everything("/", "memory")];
+        Self::raw_with(mounts, extensions, testing::journal)
+            .greeted()
+            .await
+    }
+
+    async fn greeted(mut self) -> Self {
+        self.send(&[1, 0, 0, 0, 3]).await;
+        let version = self.frame().await.expect("a VERSION packet");
+        assert_eq!(version[..5], [2, 0, 0, 0, 3]);
+        self
+    }
+
+    fn raw_with(
+        mounts: Vec<Mount>,
+        extensions: Extensions,
+        journal: impl FnOnce(&std::path::Path) -> Journal,
+    ) -> Self {
+        let memory = Memory::new();
+        let services = HashMap::from([("memory".to_owned(), Arc::new(memory.clone()) as _)]);
+        Self {
+            memory,
+            ..Self::serving(services, mounts, extensions, journal)
+        }
+    }
+
+    fn serving(
+        services: HashMap<String, Arc<dyn BackendService>>,
+        mounts: Vec<Mount>,
+        extensions: Extensions,
+        journal: impl FnOnce(&std::path::Path) -> Journal,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let journal = journal(directory.path());
-        let memory = Memory::new();
-        let services: HashMap<String, Arc<dyn BackendService>> =
-            HashMap::from([("memory".to_owned(), Arc::new(memory.clone()) as _)]);
         let gate = Gate::of(
             testing::requester(),
             Arc::new(mounts),
             Arc::new(services),
+            extensions,
             journal.clone(),
         );
         let (to_server, source) = mpsc::channel(2);
@@ -104,7 +139,7 @@ impl Client {
             cancel.clone(),
         ));
         Self {
-            memory,
+            memory: Memory::new(),
             journal,
             directory,
             to_server: Some(to_server),

@@ -11,7 +11,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::{OperationId, Recorded, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Engine, Job, RequestId, send};
+use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, send};
 use crate::{
     gate::{Failed, Summary},
     operation::{HandleId, Operation, Outcome},
@@ -31,7 +31,7 @@ const READDIR_COST: u32 = 128 * 1024;
 pub(super) struct Finished {
     ticket: Ticket,
     operation: OperationId,
-    request: RequestId,
+    asker: Asker,
     credit: Option<OwnedSemaphorePermit>,
     after: After,
     result: Result<Outcome, Failed>,
@@ -49,7 +49,7 @@ enum After {
 
 impl Engine {
     /// Starts all that may run now.
-    pub(super) fn start(&mut self) {
+    pub(super) fn start(&mut self, outbox: &mpsc::Sender<Outgoing>) {
         loop {
             let Self {
                 schedule,
@@ -81,17 +81,30 @@ impl Engine {
             let Some((ticket, job, credit)) = next else {
                 return;
             };
-            self.run(ticket, job, credit.flatten());
+            self.run(ticket, job, credit.flatten(), outbox);
         }
     }
 
-    fn run(&mut self, ticket: Ticket, job: Job, credit: Option<OwnedSemaphorePermit>) {
-        let Job { request, recorded } = job;
+    fn run(
+        &mut self,
+        ticket: Ticket,
+        job: Job,
+        credit: Option<OwnedSemaphorePermit>,
+        outbox: &mpsc::Sender<Outgoing>,
+    ) {
+        let Job { asker, recorded } = job;
         let operation = recorded.intent().id();
-        if self.lost && cost(recorded.intent().operation()) > 0 {
+        if self.lost && cost(recorded.intent().operation()) > 0 && !self.is_copying(&asker) {
             unfinished(&self.gate, operation, Verdict::Failure, "not_forwarded");
-            return self.schedule.done(ticket);
+            self.schedule.done(ticket);
+            if let Asker::Compound(part) = asker {
+                self.part_failed(part, gateway_error("the client is gone".to_owned()), outbox);
+            }
+            return;
         }
+        let Some((asker, recorded)) = self.begin_compound(ticket, asker, recorded, outbox) else {
+            return;
+        };
         let (after, summary, already) = self.begin(&recorded);
         let performed = match already {
             Some(outcome) => self.gate.answer(recorded, outcome).boxed(),
@@ -103,7 +116,7 @@ impl Engine {
                 .map(move |result| Finished {
                     ticket,
                     operation,
-                    request,
+                    asker,
                     credit,
                     after,
                     result,
@@ -116,7 +129,7 @@ impl Engine {
         let Finished {
             ticket,
             operation,
-            request,
+            asker,
             credit,
             after,
             result,
@@ -160,6 +173,10 @@ impl Engine {
                 }
             }
         }
+        let request = match asker {
+            Asker::Client(request) => request,
+            Asker::Compound(part) => return self.part_ended(part, result, opened, credit, outbox),
+        };
         let reply = match result {
             Ok(outcome) => {
                 let mut rest = Vec::new();
@@ -226,6 +243,19 @@ impl Engine {
         Some(Box::new(move |result| {
             transfer.summary(&slot.handle, &requester, Some(result), Instant::now())
         }))
+    }
+}
+
+/// What to take back if an operation is not run.
+pub(super) fn undo_of(operation: &Operation) -> Undo {
+    if let Operation::Open { .. } | Operation::Opendir { .. } | Operation::CheckFileName { .. } =
+        operation
+    {
+        Undo::Reservation
+    } else if let Operation::Close { handle } = operation {
+        Undo::Closing(*handle)
+    } else {
+        Undo::Nothing
     }
 }
 

@@ -13,10 +13,15 @@ use portcullis_journal::{AppendError, OperationId, PendingIntent, Recorded, reco
 use serde_json::Map;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
-use super::{Engine, Job, RequestId, execution::cost, send};
+use super::{
+    Asker, Engine, Job, RequestId,
+    compound::gateway_error,
+    execution::{cost, undo_of},
+    send,
+};
 use crate::{
     operation::{HandleId, MAX_OPEN_HANDLES, Operation},
-    policy::{Permit, describe},
+    policy::{Named, Permit, describe},
     sftp::{
         channel::{Ended, writer::Outgoing},
         reply,
@@ -32,14 +37,15 @@ const EVIDENCE: usize = 4096;
 /// A permitted request whose intent is on its way to the disk.
 pub(super) struct Announced {
     pub(super) operation: OperationId,
-    request: RequestId,
-    claims: Claims,
-    intent: PendingIntent<Permit>,
-    undo: Undo,
+    pub(super) asker: Asker,
+    pub(super) claims: Claims,
+    pub(super) intent: PendingIntent<Permit>,
+    pub(super) undo: Undo,
 }
 
 /// What to take back when an intent can't be recorded.
-enum Undo {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Undo {
     Nothing,
     Reservation,
     Closing(HandleId),
@@ -56,7 +62,8 @@ impl Engine {
     /// Takes in every packet that is complete, up to a WRITE that has to wait for budget.
     pub(super) fn take_frames(&mut self, outbox: &mpsc::Sender<Outgoing>) -> Result<(), Ended> {
         while let Some(frame) = self.framer.next_frame().map_err(Ended::Framing)? {
-            let parsed = request::parse(frame, self.handles.next_id());
+            let extensions = self.gate.extensions();
+            let parsed = request::parse(frame, self.handles.next_id(), extensions);
             let place = Arc::clone(&self.places)
                 .try_acquire_owned()
                 .map_err(|_| Ended::TooManyRequests)?;
@@ -66,7 +73,7 @@ impl Engine {
                         return Err(Ended::Version { version });
                     }
                     self.greeted = true;
-                    send(outbox, reply::version(), place, None);
+                    send(outbox, reply::version(extensions), place, None);
                 }
                 Ok(Request::Init { .. }) => return Err(Ended::NotInit),
                 Ok(Request::Operation { .. }) | Err(Refused { .. }) if !self.greeted => {
@@ -131,14 +138,11 @@ impl Engine {
         operation: Operation,
         outbox: &mpsc::Sender<Outgoing>,
     ) {
-        let handle = operation
-            .handle()
-            .and_then(|id| self.handles.find(id))
-            .cloned();
-        let opens = matches!(
-            operation,
-            Operation::Open { .. } | Operation::Opendir { .. }
-        );
+        let find = |id: Option<HandleId>| id.and_then(|id| self.handles.find(id)).cloned();
+        let handle = find(operation.handle());
+        let second = find(operation.second_handle());
+        let undo = undo_of(&operation);
+        let opens = matches!(undo, Undo::Reservation);
         if opens && self.handles.is_full() {
             let mut asked = Map::new();
             describe(&operation, &mut asked);
@@ -150,7 +154,11 @@ impl Engine {
             let reply = reply::status(request.id, Status::Failure);
             return send(outbox, reply, request.place, None);
         }
-        let permit = match self.gate.authorize(operation, handle.as_deref()) {
+        let named = Named {
+            handle: handle.as_deref(),
+            second: second.as_deref(),
+        };
+        let permit = match self.gate.authorize(operation, named) {
             Ok(permit) => permit,
             Err(denied) => {
                 let reply = reply::status(request.id, Status::from(&denied));
@@ -158,22 +166,27 @@ impl Engine {
             }
         };
         let claims = Claims::of(&permit, handle.as_deref());
-        let undo = if let Operation::Close { handle } = permit.operation() {
-            self.handles.set_closing(*handle, true);
-            Undo::Closing(*handle)
-        } else if opens {
-            self.handles.reserve();
-            Undo::Reservation
-        } else {
-            Undo::Nothing
-        };
+        match undo {
+            Undo::Nothing => {}
+            Undo::Reservation => self.handles.reserve(),
+            Undo::Closing(handle) => self.handles.set_closing(handle, true),
+        }
         self.announced.push_back(Announced {
             operation: permit.id(),
-            request,
+            asker: Asker::Client(request),
             claims,
             intent: self.gate.announce(permit),
             undo,
         });
+    }
+
+    /// Takes back what was booked for an operation that is not run.
+    pub(super) fn take_back(&mut self, undo: Undo) {
+        match undo {
+            Undo::Nothing => {}
+            Undo::Reservation => self.handles.settle(None),
+            Undo::Closing(handle) => self.handles.set_closing(handle, false),
+        }
     }
 
     /// The oldest intent is on record, or can't be.
@@ -183,7 +196,7 @@ impl Engine {
         outbox: &mpsc::Sender<Outgoing>,
     ) {
         let Some(Announced {
-            request,
+            asker,
             claims,
             undo,
             ..
@@ -194,17 +207,20 @@ impl Engine {
         match durable {
             Ok(recorded) => {
                 let cost = cost(recorded.intent().operation());
-                self.schedule.push(Job { request, recorded }, claims, cost);
+                self.schedule.push(Job { asker, recorded }, claims, cost);
             }
             Err(error) => {
                 tracing::error!(%error, "an operation is refused: its intent can't be recorded");
-                match undo {
-                    Undo::Nothing => {}
-                    Undo::Reservation => self.handles.settle(None),
-                    Undo::Closing(handle) => self.handles.set_closing(handle, false),
+                self.take_back(undo);
+                match asker {
+                    Asker::Client(request) => {
+                        let reply = reply::status(request.id, Status::Failure);
+                        send(outbox, reply, request.place, None);
+                    }
+                    Asker::Compound(part) => {
+                        self.part_failed(part, gateway_error(error.to_string()), outbox);
+                    }
                 }
-                let reply = reply::status(request.id, Status::Failure);
-                send(outbox, reply, request.place, None);
             }
         }
     }

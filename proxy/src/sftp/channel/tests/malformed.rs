@@ -87,7 +87,7 @@ async fn what_is_understood_but_refused_is_answered_and_recorded_and_the_channel
             "unknown_extension",
         ),
         (
-            Packet::extended("check-file"),
+            Packet::extended("check-file@example.com"),
             Status::OpUnsupported,
             "unknown_extension",
         ),
