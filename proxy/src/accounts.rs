@@ -117,8 +117,6 @@ pub enum AccountsError {
         name: AccountName,
         fingerprint: String,
     },
-    #[error("{at} and the mount {other} of the same account would nest")]
-    MountsNest { at: String, other: String },
     #[error("account {name} has no mount at {at}")]
     NoSuchMount { name: AccountName, at: String },
     #[error(transparent)]

@@ -12,6 +12,7 @@ pub mod local;
 pub mod memory;
 pub mod sftp;
 pub mod staging;
+pub mod union;
 
 use std::{fmt, sync::Arc};
 

@@ -19,7 +19,10 @@ use portcullis_journal::{
 use serde_json::{Map, Value};
 
 use crate::{
-    backend::{Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway},
+    backend::{
+        Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway,
+        union::Union,
+    },
     metrics,
     operation::{Operation, Outcome},
     policy::{Denied, Mount, MountId, Named, Permit, Requester, Route, authorize, describe},
@@ -251,7 +254,12 @@ impl Gate {
                     mount.backend, mount.backend
                 ))
             })?;
-        let backend = service.session(&mount.directory, &self.requester.owner());
+        let others = self.mounts.iter().filter(|other| other.at != mount.at);
+        let backend = Union::over(
+            service.session(&mount.directory, &self.requester.owner()),
+            &mount.at,
+            others.map(|other| other.at.clone()),
+        );
         sessions.insert(id, Arc::clone(&backend));
         Ok(backend)
     }

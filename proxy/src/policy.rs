@@ -36,7 +36,7 @@ pub struct Permissions {
     pub symlink: bool,
 }
 
-/// A directory of a backend, shown to an account at a virtual path. Mounts of one account do not nest.
+/// A directory of a backend, shown to an account at a virtual path. A mount below another one hides what the other has there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub at: VirtualPath,
@@ -131,7 +131,9 @@ pub enum Denied {
     Nowhere,
     #[error("the directories above the mounts can only be listed")]
     AboveMounts,
-    #[error("the directory of a mount can't be changed, removed or replaced")]
+    #[error(
+        "the directory of a mount, or one on the way to it, can't be changed, removed or replaced"
+    )]
     MountPoint,
     #[error("the account lacks the permission {0} on the mount")]
     Missing(Permission),
@@ -459,6 +461,8 @@ struct OnMount<'a> {
     id: MountId,
     mount: &'a Mount,
     target: RelativePath,
+    /// Another mount lies below the path.
+    leads_to_mount: bool,
 }
 
 impl<'a> Place<'a> {
@@ -471,6 +475,9 @@ impl<'a> Place<'a> {
         if let Some((index, mount, target)) = innermost {
             return Ok(Self::Below(OnMount {
                 id: MountId(index),
+                leads_to_mount: mounts
+                    .iter()
+                    .any(|other| other.at != mount.at && other.at.below(path).is_some()),
                 mount,
                 target,
             }));
@@ -518,8 +525,9 @@ impl OnMount<'_> {
         self.needs(other).or_else(|_| self.needs(one))
     }
 
+    /// Neither the directory of a mount nor one on the way to a mount below: those stay as they are.
     fn not_its_directory(self) -> Result<Self, Denied> {
-        if self.target.is_empty() {
+        if self.target.is_empty() || self.leads_to_mount {
             Err(Denied::MountPoint)
         } else {
             Ok(self)
@@ -577,7 +585,7 @@ fn granted_access(place: &OnMount<'_>, mut access: Access) -> Result<Access, Den
         place.needs(Permission::Read)?;
     }
     if access.writes() || access.create || access.truncate {
-        if place.target.is_empty() {
+        if place.target.is_empty() || place.leads_to_mount {
             return Err(Denied::MountPoint);
         }
         place.needs(Permission::Write)?;

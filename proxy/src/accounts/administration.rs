@@ -175,7 +175,7 @@ impl<'a> Administration<'a> {
     /// Adds a mount, or replaces the one at the same place.
     ///
     /// # Errors
-    /// If it would nest with another.
+    /// If the account does not exist.
     pub fn mount(&self, name: &AccountName, mount: &Mount) -> Result<(), AccountsError> {
         self.accounts.transaction(|transaction| {
             let uid = uid_of(transaction, name)?;

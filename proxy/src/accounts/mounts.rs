@@ -112,17 +112,6 @@ pub(super) fn store(
     uid: UserId,
     mount: &Mount,
 ) -> Result<bool, AccountsError> {
-    let mut others = transaction.prepare("SELECT at FROM mount WHERE account = ?1 AND at <> ?2")?;
-    let others = others.query_map((uid.0, mount.at.as_bytes()), |row| row.get::<_, Vec<u8>>(0))?;
-    for other in others {
-        let other = place(&other?)?;
-        if other.below(&mount.at).is_some() || mount.at.below(&other).is_some() {
-            return Err(AccountsError::MountsNest {
-                at: String::from_utf8_lossy(mount.at.as_bytes()).into_owned(),
-                other: String::from_utf8_lossy(other.as_bytes()).into_owned(),
-            });
-        }
-    }
     let replaced = transaction
         .query_row(
             "SELECT 1 FROM mount WHERE account = ?1 AND at = ?2",

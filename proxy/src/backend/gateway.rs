@@ -115,13 +115,7 @@ impl Gateway {
                 below.components().next().map(Bytes::copy_from_slice)
             })
             .collect();
-        names
-            .into_iter()
-            .map(|name| Entry {
-                name,
-                attributes: directory(),
-            })
-            .collect()
+        names.into_iter().map(directory_entry).collect()
     }
 }
 
@@ -152,7 +146,15 @@ impl Backend for Gateway {
     }
 }
 
-fn directory() -> Attributes {
+/// A directory that is there because a mount lies below it, or is mounted there.
+pub(super) fn directory_entry(name: Bytes) -> Entry {
+    Entry {
+        name,
+        attributes: directory(),
+    }
+}
+
+pub(super) fn directory() -> Attributes {
     Attributes {
         size: Some(0),
         owner: Some((0, 0)),

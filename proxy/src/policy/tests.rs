@@ -609,3 +609,69 @@ fn the_intent_says_who_what_and_where_in_bytes_that_a_log_can_hold() {
         BTreeSet::from(["sftp_op", "path", "path2", "mount", "decision"])
     );
 }
+
+#[test]
+fn the_nearest_mount_decides_and_what_leads_to_one_below_stays_as_it_is() {
+    use Permission::*;
+    let mounts = [mount("/a", &ALL), mount("/a/b/c", &[Read])];
+    let target = |operation| {
+        ask(&mounts, operation).map(|permit| match permit.route() {
+            Route::Mount { mount, target, .. } => (mount.0, target.as_bytes().to_vec()),
+            Route::Gateway => panic!("the gateway serves it"),
+        })
+    };
+    assert_eq!(target(open("/a/b/x", upload())), Ok((0, b"b/x".to_vec())));
+    assert_eq!(target(open("/a/b/c/x", download())), Ok((1, b"x".to_vec())));
+    assert_eq!(
+        target(open("/a/b/c/x", upload())),
+        Err(Denied::Missing(Write))
+    );
+    let change = |at: &str| {
+        let at = path(at);
+        [
+            Operation::Rmdir { path: at.clone() },
+            Operation::Remove { path: at.clone() },
+            Operation::Mkdir {
+                path: at.clone(),
+                attributes: Attributes::default(),
+            },
+            Operation::Setstat {
+                path: at.clone(),
+                attributes: mode(),
+            },
+            Operation::Rename {
+                from: at.clone(),
+                to: path("/a/z"),
+            },
+            Operation::PosixRename {
+                from: path("/a/z"),
+                to: at.clone(),
+            },
+            Operation::Symlink {
+                target: "z".into(),
+                link: at.clone(),
+            },
+            open(std::str::from_utf8(at.as_bytes()).unwrap(), upload()),
+        ]
+    };
+    for operation in change("/a/b").into_iter().chain(change("/a")) {
+        assert_eq!(
+            ask(&mounts, operation.clone()).unwrap_err(),
+            Denied::MountPoint,
+            "{}",
+            operation.name()
+        );
+    }
+    for operation in change("/a/bb") {
+        assert!(
+            ask(&mounts, operation.clone()).is_ok(),
+            "{}",
+            operation.name()
+        );
+    }
+    let into = Operation::Rename {
+        from: path("/a/z"),
+        to: path("/a/b/c/z"),
+    };
+    assert_eq!(ask(&mounts, into).unwrap_err(), Denied::AcrossMounts);
+}

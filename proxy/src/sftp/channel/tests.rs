@@ -10,6 +10,7 @@ mod endings;
 mod malformed;
 mod records;
 mod requests;
+mod tree;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
