@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod operation;
 pub mod path;
 pub mod policy;
+pub mod scp;
 pub mod session;
 pub mod sftp;
 pub mod ssh;

@@ -18,6 +18,8 @@ use crate::place::Place;
 use crate::proxy::Proxy;
 
 pub use openssh::{Connection as OpensshConnection, scan as ssh_answers};
+pub use paramiko::remote_digest as paramiko_digest;
+pub use psftp::pscp;
 
 /// One thing that a client does in a session. Remote paths are absolute and need no quoting.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod upload;
-mod wire;
+pub(crate) mod wire;
 
 use std::{
     future::Future,

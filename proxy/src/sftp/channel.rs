@@ -126,7 +126,7 @@ impl Ended {
 pub async fn serve_frames<R, W>(
     source: R,
     sink: W,
-    gate: Gate,
+    gate: impl Into<Arc<Gate>>,
     activity: Activity,
     budget: Budget,
     cancel: CancellationToken,
@@ -135,7 +135,7 @@ where
     R: Source + 'static,
     W: Sink + 'static,
 {
-    let gate = Arc::new(gate);
+    let gate = gate.into();
     let engine = Engine::new(Arc::clone(&gate), activity, budget);
     // A task of its own, so that a panic ends the channel and not the withdrawal of what it left open.
     let serving = tokio::spawn(engine.serve(source, sink, cancel));

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     auth::Authenticator,
+    config::ScpMode,
     metrics::{self, Present, Stage},
     session::{Backends, Session},
     sftp::request::Extensions,
@@ -43,6 +44,7 @@ pub(super) struct Services {
     pub(super) authenticator: Authenticator,
     pub(super) backends: Backends,
     pub(super) extensions: Extensions,
+    pub(super) scp: ScpMode,
     pub(super) journal: Journal,
     pub(super) timers: Timers,
     /// Cancelled when no new work may begin.
@@ -164,6 +166,7 @@ pub(super) async fn serve(
         authenticator: services.authenticator.clone(),
         backends: Arc::clone(&services.backends),
         extensions: services.extensions,
+        scp: services.scp,
         notices,
         cut: cut.clone(),
         channels_end: channels_end.clone(),

@@ -1,4 +1,4 @@
-//! Callbacks of the SSH library, translated: authentication requests into [`Attempt`] calls, channels into SFTP
+//! Callbacks of the SSH library, translated: authentication requests into [`Attempt`] calls, channels into SFTP or scp
 //! sessions, and everything else into a refusal that is on record.
 //!
 //! What the library leaves to its user and is therefore done here: the list of methods that it is told is sent, not
@@ -23,7 +23,9 @@ use super::{
 };
 use crate::{
     auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
+    config::ScpMode,
     metrics,
+    scp::{self, command::Command},
     session::{Activity, Backends, Budget, Session},
     sftp::request::Extensions,
 };
@@ -55,6 +57,7 @@ pub(super) struct Handler {
     pub(super) authenticator: Authenticator,
     pub(super) backends: Backends,
     pub(super) extensions: Extensions,
+    pub(super) scp: ScpMode,
     /// To the task that owns the connection.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Cancelled when the connection is cut.
@@ -71,7 +74,7 @@ pub(super) enum State {
     Authenticating,
     Authenticated {
         session: Session,
-        /// Channels on which the subsystem was started.
+        /// Channels on which the subsystem or scp was started.
         started: Vec<ChannelId>,
     },
     Ending,
@@ -217,17 +220,37 @@ fn nothing() -> Auth {
     reject(&[], false)
 }
 
-/// A channel from its opening to its end. Until the subsystem starts its messages are taken and dropped: a full queue
+/// A channel from its opening to its end. Until the subsystem or scp starts its messages are taken and dropped: a full queue
 /// would stop the whole connection.
-async fn serve_channel(mut channel: Channel<Msg>, session: Session, end: CancellationToken) {
+async fn serve_channel(
+    mut channel: Channel<Msg>,
+    session: Session,
+    scp: ScpMode,
+    end: CancellationToken,
+) {
     loop {
         match end.run_until_cancelled(channel.wait()).await {
-            Some(Some(ChannelMsg::RequestSubsystem { name, .. })) if name == SUBSYSTEM => break,
+            Some(Some(ChannelMsg::RequestSubsystem { name, .. })) if name == SUBSYSTEM => {
+                subsystem::serve(channel, session, end).await;
+                return;
+            }
+            Some(Some(ChannelMsg::Exec { command, .. })) => {
+                if let Some(command) = scp_command(&command, scp) {
+                    return subsystem::serve_scp(channel, command, session, end).await;
+                }
+            }
             Some(Some(ChannelMsg::Close)) | Some(None) | None => return,
             Some(Some(_)) => {}
         }
     }
-    subsystem::serve(channel, session, end).await;
+}
+
+/// The scp that an exec request stands for, if it is one that is served.
+fn scp_command(command: &[u8], mode: ScpMode) -> Option<Command> {
+    match mode {
+        ScpMode::Serve => scp::command::parse(command).ok(),
+        ScpMode::Refuse => None,
+    }
 }
 
 impl server::Handler for Handler {
@@ -344,7 +367,8 @@ impl server::Handler for Handler {
         }
         let session = session.clone();
         let end = self.channels_end.clone();
-        self.channels.spawn(serve_channel(channel, session, end));
+        self.channels
+            .spawn(serve_channel(channel, session, self.scp, end));
         reply.accept().await;
         Ok(())
     }
@@ -392,6 +416,14 @@ impl server::Handler for Handler {
         data: &[u8],
         session: &mut server::Session,
     ) -> Result<(), Self::Error> {
+        if let State::Authenticated { started, .. } = &mut self.state
+            && !started.contains(&channel)
+            && scp_command(data, self.scp).is_some()
+        {
+            started.push(channel);
+            session.channel_success(channel)?;
+            return Ok(());
+        }
         self.refuse_on_channel("exec", data, channel, session).await
     }
 

@@ -71,6 +71,7 @@ impl Server {
                 authenticator,
                 backends,
                 extensions: sftp.extensions,
+                scp: config.scp,
                 journal,
                 timers: Timers {
                     login_grace: config.login_grace,

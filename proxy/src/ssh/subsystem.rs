@@ -1,4 +1,4 @@
-//! The `sftp` subsystem on a channel of the SSH library.
+//! The `sftp` subsystem, and `scp`, on a channel of the SSH library.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     gate::Gate,
+    scp::{self, command::Command},
     session::Session,
     sftp::{Ended, Sink, Source, serve_frames},
 };
@@ -37,7 +38,37 @@ pub(super) async fn serve(
         cancel,
     )
     .await;
-    let status = u32::from(ended != Ended::ClosedByClient);
+    farewell(&write, u32::from(ended != Ended::ClosedByClient)).await;
+    tracing::debug!(session = ?session.id, %ended, "an SFTP channel ended");
+    ended
+}
+
+/// Serves `scp -t` or `scp -f` on `channel`, with the same ends as [`serve`].
+pub(super) async fn serve_scp(
+    channel: Channel<Msg>,
+    command: Command,
+    session: Session,
+    cancel: CancellationToken,
+) {
+    let (read, write) = channel.split();
+    let write = Arc::new(write);
+    let status = scp::serve(
+        command,
+        ChannelSource {
+            read,
+            closed: false,
+        },
+        ChannelSink(Arc::clone(&write)),
+        Arc::new(Gate::new(&session)),
+        session.activity,
+        session.budget,
+        cancel,
+    )
+    .await;
+    farewell(&write, status).await;
+}
+
+async fn farewell(write: &ChannelWriteHalf<Msg>, status: u32) {
     let farewell = async {
         write.exit_status(status).await?;
         write.eof().await?;
@@ -45,8 +76,6 @@ pub(super) async fn serve(
     };
     // The client may be gone already.
     let _ = timeout(FAREWELL_DEADLINE, farewell).await;
-    tracing::debug!(session = ?session.id, %ended, "an SFTP channel ended");
-    ended
 }
 
 struct ChannelSource {

@@ -114,6 +114,21 @@ impl Connection {
         finish_within(self.answering(&mut command), patience)
     }
 
+    /// `scp -O`, the old protocol; `HOST:` in an argument stands for this login's host.
+    ///
+    /// # Errors
+    /// When it can't start or isn't done within `patience`.
+    pub fn scp(&self, place: Place<'_>, arguments: &[&str], patience: Duration) -> Result<Output> {
+        let host = format!("{}:", self.host);
+        let mut command = place.command("scp");
+        command.arg("-O").args(&self.options).args(
+            arguments
+                .iter()
+                .map(|argument| argument.replacen("HOST:", &host, 1)),
+        );
+        finish_within(self.answering(&mut command), patience)
+    }
+
     /// `ssh` with a remote command or none.
     ///
     /// # Errors

@@ -40,6 +40,9 @@ for verb, *paths in orders["steps"]:
     if verb == "list":
         for entry in sftp.listdir_attr(*paths):
             print(entry)
+    elif verb == "check":
+        with sftp.open(*paths) as file:
+            print(file.check("sha256").hex())
     elif verb == "rename":
         sftp.posix_rename(*paths)
     else:

@@ -1,6 +1,7 @@
 //! Python's paramiko: the library does what its documentation shows.
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::{Step, python};
 use crate::account::{Account, Factors};
@@ -22,4 +23,25 @@ pub(super) fn session(
         factors,
         steps,
     )
+}
+
+/// The SHA-256 of a remote file, as the server computes it for `check-file`.
+///
+/// # Errors
+/// When the login or the request fails.
+pub fn remote_digest(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    remote: &str,
+) -> Result<String> {
+    let printed = python::run(
+        include_str!("paramiko.py"),
+        place,
+        proxy,
+        account,
+        Factors::KeyThenPassword,
+        vec![json!(["check", remote])],
+    )?;
+    Ok(printed.trim().to_owned())
 }

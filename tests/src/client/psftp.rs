@@ -1,7 +1,8 @@
-//! PuTTY's `psftp`: it asks two questions only on a terminal, which `expect` provides.
+//! PuTTY's `psftp` and `pscp`. They ask two questions only on a terminal, which `expect` provides.
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use anyhow::{Result, bail};
 
@@ -22,31 +23,11 @@ pub(super) fn session(
     let scratch = files::folder("psftp")?;
     let batch = scratch.path().join("batch");
     fs::write(&batch, openssh_to_psftp(&openssh::batch(steps)))?;
-    let mut words = vec![
-        "-P".to_owned(),
-        proxy.address.port().to_string(),
-        "-hostkey".to_owned(),
-        proxy.host_key_fingerprint()?,
-        "-noagent".to_owned(),
-        "-b".to_owned(),
-        batch.display().to_string(),
-    ];
+    let mut words = server(proxy)?;
+    words.extend(["-b".to_owned(), batch.display().to_string()]);
     let mut command = match factors {
         Factors::KeyThenPassword => {
-            let key = scratch.path().join("key.ppk");
-            succeed(
-                Command::new("puttygen")
-                    .arg(&account.key)
-                    .args(["-O", "private", "-o"])
-                    .arg(&key),
-            )?;
-            words.extend([
-                "-batch".to_owned(),
-                "-i".to_owned(),
-                key.display().to_string(),
-                "-pw".to_owned(),
-                account.password.clone(),
-            ]);
+            words.extend(key_and_password(account, scratch.path())?);
             let mut command = place.command("psftp");
             command.args(&words);
             command
@@ -90,6 +71,59 @@ pub(super) fn session(
         bail!("psftp ended with {}\n{printed}", output.status);
     }
     Ok(printed)
+}
+
+/// `pscp -scp` with a key and a password; `HOST:` in an argument stands for the account at the proxy.
+///
+/// # Errors
+/// When it can't start or isn't done in time.
+pub fn pscp(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &Account,
+    arguments: &[&str],
+) -> Result<Output> {
+    let scratch = files::folder("pscp")?;
+    let host = format!("{}@{}:", account.name, proxy.address.ip());
+    let mut command = place.command("pscp");
+    command
+        .arg("-scp")
+        .args(server(proxy)?)
+        .args(key_and_password(account, scratch.path())?)
+        .args(
+            arguments
+                .iter()
+                .map(|argument| argument.replacen("HOST:", &host, 1)),
+        )
+        .env("HOME", scratch.path());
+    finish_within(&mut command, 4 * PATIENCE)
+}
+
+fn server(proxy: &Proxy) -> Result<Vec<String>> {
+    Ok(vec![
+        "-P".to_owned(),
+        proxy.address.port().to_string(),
+        "-hostkey".to_owned(),
+        proxy.host_key_fingerprint()?,
+        "-noagent".to_owned(),
+    ])
+}
+
+fn key_and_password(account: &Account, scratch: &Path) -> Result<Vec<String>> {
+    let key = scratch.join("key.ppk");
+    succeed(
+        Command::new("puttygen")
+            .arg(&account.key)
+            .args(["-O", "private", "-o"])
+            .arg(&key),
+    )?;
+    Ok(vec![
+        "-batch".to_owned(),
+        "-i".to_owned(),
+        key.display().to_string(),
+        "-pw".to_owned(),
+        account.password.clone(),
+    ])
 }
 
 /// psftp's commands are OpenSSH's, but for `mv` and a plain `ls`.

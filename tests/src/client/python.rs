@@ -22,6 +22,19 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
+    let orders = steps.iter().map(order).collect();
+    run(script, place, proxy, account, factors, orders)
+}
+
+/// As [`session`], with steps as the script understands them.
+pub(super) fn run(
+    script: &str,
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    steps: Vec<Value>,
+) -> Result<String> {
     let scratch = files::folder("python")?;
     let orders = json!({
         "host": proxy.address.ip().to_string(),
@@ -34,7 +47,7 @@ pub(super) fn session(
             Factors::PasswordThenCode => account.phone.next_code()?,
             Factors::KeyThenPassword => String::new(),
         },
-        "steps": steps.iter().map(order).collect::<Vec<Value>>(),
+        "steps": steps,
     });
     let input = scratch.path().join("orders.json");
     fs::write(&input, orders.to_string())?;

@@ -7,6 +7,7 @@ mod edge;
 mod peers;
 mod promises;
 mod russh_client;
+mod scp;
 mod sessions;
 mod ssh_audit;
 mod wire;

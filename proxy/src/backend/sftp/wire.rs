@@ -8,21 +8,21 @@ use crate::{
 };
 
 /// The version that is asked for and the only one that is spoken.
-pub(super) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 3;
 
 /// OPEN's `pflags` (section 6.3).
-pub(super) mod flags {
-    pub(in crate::backend::sftp) const READ: u32 = 0x01;
-    pub(in crate::backend::sftp) const WRITE: u32 = 0x02;
-    pub(in crate::backend::sftp) const APPEND: u32 = 0x04;
-    pub(in crate::backend::sftp) const CREATE: u32 = 0x08;
-    pub(in crate::backend::sftp) const EXCLUSIVE: u32 = 0x20;
+pub(crate) mod flags {
+    pub(crate) const READ: u32 = 0x01;
+    pub(crate) const WRITE: u32 = 0x02;
+    pub(crate) const APPEND: u32 = 0x04;
+    pub(crate) const CREATE: u32 = 0x08;
+    pub(crate) const EXCLUSIVE: u32 = 0x20;
 }
 
 /// A request's packet type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Init = 1,
     Open = 3,
     Close = 4,
@@ -48,20 +48,20 @@ const ID_AT: std::ops::Range<usize> = 5..9;
 
 /// A packet ready to be sent. A WRITE's data follows its head without having been copied.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) head: Bytes,
-    pub(super) data: Bytes,
+pub(crate) struct Frame {
+    pub(crate) head: Bytes,
+    pub(crate) data: Bytes,
 }
 
 /// A request that has no id yet.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     packet: BytesMut,
     data: Bytes,
 }
 
 impl Request {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         let mut packet = BytesMut::with_capacity(128);
         packet.put_u32(0);
         packet.put_u8(kind as u8);
@@ -72,28 +72,28 @@ impl Request {
         }
     }
 
-    pub(super) fn extended(name: &str) -> Self {
+    pub(crate) fn extended(name: &str) -> Self {
         Self::new(Kind::Extended).string(name.as_bytes())
     }
 
-    pub(super) fn string(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn string(mut self, bytes: &[u8]) -> Self {
         self.packet.put_u32(length(bytes.len()));
         self.packet.put_slice(bytes);
         self
     }
 
-    pub(super) fn number(mut self, number: u32) -> Self {
+    pub(crate) fn number(mut self, number: u32) -> Self {
         self.packet.put_u32(number);
         self
     }
 
-    pub(super) fn long(mut self, number: u64) -> Self {
+    pub(crate) fn long(mut self, number: u64) -> Self {
         self.packet.put_u64(number);
         self
     }
 
     /// Section 5; absent fields are not sent.
-    pub(super) fn attributes(mut self, attributes: &Attributes) -> Self {
+    pub(crate) fn attributes(mut self, attributes: &Attributes) -> Self {
         let present = u32::from(attributes.size.is_some())
             | u32::from(attributes.owner.is_some()) << 1
             | u32::from(attributes.permissions.is_some()) << 2
@@ -117,13 +117,13 @@ impl Request {
     }
 
     /// The last field of a WRITE.
-    pub(super) fn data(mut self, data: Bytes) -> Self {
+    pub(crate) fn data(mut self, data: Bytes) -> Self {
         self.packet.put_u32(length(data.len()));
         self.data = data;
         self
     }
 
-    pub(super) fn finish(mut self, id: u32) -> Frame {
+    pub(crate) fn finish(mut self, id: u32) -> Frame {
         let whole = length(self.packet.len() - 4 + self.data.len());
         self.fill(0..4, whole);
         self.fill(ID_AT, id);
@@ -141,12 +141,12 @@ impl Request {
 }
 
 /// INIT has the version where others have their id.
-pub(super) fn init() -> Bytes {
+pub(crate) fn init() -> Bytes {
     Request::new(Kind::Init).finish(VERSION).head
 }
 
 /// What the server announced in VERSION: its version and the extensions with theirs.
-pub(super) fn parse_version(frame: Bytes) -> Result<(u32, Vec<(Bytes, Bytes)>), Malformed> {
+pub(crate) fn parse_version(frame: Bytes) -> Result<(u32, Vec<(Bytes, Bytes)>), Malformed> {
     const VERSION_PACKET: u8 = 2;
     let mut fields = Fields::new(frame);
     let kind = fields.byte()?;
@@ -163,7 +163,7 @@ pub(super) fn parse_version(frame: Bytes) -> Result<(u32, Vec<(Bytes, Bytes)>), 
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Status { code: u32, message: String },
     Handle(Bytes),
     Data(Bytes),
@@ -174,7 +174,7 @@ pub(super) enum Reply {
 
 /// An answer that can't be understood; what follows it can't be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("a packet that ends within a field")]
     Truncated,
     #[error("a packet of the unknown type {0}")]
@@ -188,7 +188,7 @@ impl From<Truncated> for Malformed {
 }
 
 /// The id and content of an answer.
-pub(super) fn parse(frame: Bytes) -> Result<(u32, Reply), Malformed> {
+pub(crate) fn parse(frame: Bytes) -> Result<(u32, Reply), Malformed> {
     /// The type byte and the id.
     const ANSWER_HEAD: usize = 5;
     let rest = frame.clone();
@@ -251,7 +251,7 @@ fn attributes(fields: &mut Fields) -> Result<Attributes, Malformed> {
 }
 
 /// The answer to `statvfs@openssh.com`.
-pub(super) fn filesystem_status(payload: Bytes) -> Result<FilesystemStatus, Malformed> {
+pub(crate) fn filesystem_status(payload: Bytes) -> Result<FilesystemStatus, Malformed> {
     let mut fields = Fields::new(payload);
     let mut next = || fields.long();
     Ok(FilesystemStatus {
@@ -270,7 +270,7 @@ pub(super) fn filesystem_status(payload: Bytes) -> Result<FilesystemStatus, Malf
 }
 
 /// Longest packet, longest READ and longest WRITE: the begin of the answer to `limits@openssh.com`.
-pub(super) fn limits(payload: Bytes) -> Result<(u64, u64, u64), Malformed> {
+pub(crate) fn limits(payload: Bytes) -> Result<(u64, u64, u64), Malformed> {
     let mut fields = Fields::new(payload);
     Ok((fields.long()?, fields.long()?, fields.long()?))
 }

@@ -1,3 +1,8 @@
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the operations that it answers"
+)]
+
 use std::sync::Arc;
 
 use portcullis_journal::OperationId;
