@@ -287,7 +287,11 @@ fn each_change_leaves_a_note_and_a_refused_one_leaves_none() {
         .set_password(&name("alice"), "$argon2id$secret")
         .unwrap();
     admin.mount(&name("alice"), &mount("/in", "lab")).unwrap();
-    assert!(admin.mount(&name("alice"), &mount("/in/x", "lab")).is_err());
+    assert!(
+        admin
+            .unmount(&name("alice"), &mount("/in/x", "lab").at)
+            .is_err()
+    );
     assert!(admin.disable(&name("bob")).is_err());
 
     let changes = accounts.pending_changes().unwrap();

@@ -7,6 +7,7 @@ use crate::{
     backend::{
         BackendError, ErrorKind, Origin,
         local::{LocalService, LocalSettings},
+        staging::UploadSettings,
     },
     operation::MAX_DATA,
 };
@@ -283,6 +284,8 @@ async fn what_is_off_by_default_is_announced_and_served_only_once_it_is_on() {
 fn local(directory: &std::path::Path, permissions: &str) -> Client {
     let service = LocalService::new(LocalSettings {
         directory: directory.to_owned(),
+        uploads: UploadSettings::default(),
+        timeout: PATIENCE,
     })
     .unwrap();
     let mut mount = testing::everything("/", "local");
