@@ -27,7 +27,7 @@ pub use section::Fault;
 
 use crate::{
     cipher_policy::{CipherPolicy, Purpose},
-    sftp::request::Extensions,
+    sftp::{Digests, request::Extensions},
 };
 use section::{Faults, Section};
 
@@ -39,6 +39,8 @@ const IDLE_TIMEOUT_SECONDS: u64 = 600;
 const SESSION_LIMIT_SECONDS: u64 = 12 * 3600;
 /// Time that transfers under way get at shutdown; systemd kills after 90 s.
 const SHUTDOWN_GRACE_SECONDS: u64 = 30;
+/// What `journal.digests` may say.
+const DIGESTS: &str = "\"uploads\" or \"all\"";
 /// An idle session costs about 200 KiB: 1024 of them fit in 256 MiB.
 const MAX_CONNECTIONS: u64 = 1024;
 /// Unauthenticated connections together: each may announce a packet of 256 KiB.
@@ -130,6 +132,7 @@ pub struct JournalConfig {
     pub signing_key: PathBuf,
     /// Name of this machine in the records.
     pub node: String,
+    pub digests: Digests,
 }
 
 /// `[bans]`: ask the agent to drop a source after repeated failures.
@@ -454,11 +457,23 @@ fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
     let node = section
         .text("node", "the name of this machine in the records")
         .map_or_else(files::host_name, str::to_owned);
+    let digests = section
+        .text("digests", DIGESTS)
+        .and_then(|text| match text {
+            "uploads" => Some(Digests::OfUploads),
+            "all" => Some(Digests::OfAll),
+            _ => {
+                section.fault("digests", format!("{text:?}: expected {DIGESTS}"));
+                None
+            }
+        })
+        .unwrap_or_default();
     section.finish();
     Some(JournalConfig {
         directory: PathBuf::from(directory?),
         signing_key: PathBuf::from(signing_key?),
         node,
+        digests,
     })
 }
 

@@ -100,6 +100,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         authenticator,
         Arc::clone(&backends),
         journal.clone(),
+        config.journal.digests,
     )?;
     let listeners = ssh::bind(&config.server.listen).await?;
     if let Some(endpoint) = &config.metrics {

@@ -27,7 +27,7 @@ use crate::{
     operation::{Operation, Outcome},
     policy::{Denied, Mount, MountId, Named, Permit, Requester, Route, authorize, describe},
     session::{Backends, Session},
-    sftp::request::Extensions,
+    sftp::{Digests, request::Extensions},
     status::Status,
 };
 
@@ -41,6 +41,7 @@ pub struct Gate {
     mounts: Arc<Vec<Mount>>,
     services: Backends,
     extensions: Extensions,
+    digests: Digests,
     journal: Journal,
     gateway: Arc<dyn Backend>,
     sessions: Mutex<BTreeMap<MountId, Arc<dyn Backend>>>,
@@ -67,6 +68,7 @@ impl Gate {
             session.extensions,
             session.journal.clone(),
         )
+        .with_digests(session.digests)
     }
 
     pub(crate) fn of(
@@ -82,10 +84,20 @@ impl Gate {
             mounts,
             services,
             extensions,
+            digests: Digests::default(),
             journal,
             gateway: Arc::new(Gateway::new(points)),
             sessions: Mutex::default(),
         }
+    }
+
+    pub(crate) fn with_digests(self, digests: Digests) -> Self {
+        Self { digests, ..self }
+    }
+
+    /// Of which transfers the records carry the SHA-256.
+    pub fn digests(&self) -> Digests {
+        self.digests
     }
 
     /// Asks the policy. A refusal is recorded here.

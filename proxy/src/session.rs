@@ -6,7 +6,10 @@ use portcullis_journal::{Journal, SessionId};
 use tokio::sync::Semaphore;
 
 use crate::{
-    auth::Authenticated, backend::BackendService, policy::Mount, sftp::request::Extensions,
+    auth::Authenticated,
+    backend::BackendService,
+    policy::Mount,
+    sftp::{Digests, request::Extensions},
 };
 
 /// The configured backends by name.
@@ -25,6 +28,7 @@ pub struct Session {
     pub journal: Journal,
     pub activity: Activity,
     pub budget: Budget,
+    pub digests: Digests,
 }
 
 /// Bytes that all channels of one session may hold together.

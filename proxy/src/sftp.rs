@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod compound;
+mod digest;
 pub mod framing;
 pub mod handles;
 pub mod reply;
@@ -13,3 +14,4 @@ pub mod schedule;
 pub mod transfer;
 
 pub use channel::{Ended, Sink, Source, serve_frames};
+pub use transfer::Digests;

@@ -57,6 +57,25 @@ signing_key = "%/journal.key"
 "#;
 
 #[test]
+fn digests_are_of_uploads_unless_all_are_asked_for() {
+    let files = Files::new();
+    let digests = |line: &str| {
+        let text = MINIMAL.replace("[journal]", &format!("[journal]\n{line}"));
+        files.parse(&text).map(|config| config.journal.digests)
+    };
+    assert_eq!(digests("").unwrap(), Digests::OfUploads);
+    assert_eq!(
+        digests("digests = \"uploads\"").unwrap(),
+        Digests::OfUploads
+    );
+    assert_eq!(digests("digests = \"all\"").unwrap(), Digests::OfAll);
+    assert_eq!(
+        files.faults(&MINIMAL.replace("[journal]", "[journal]\ndigests = \"none\"")),
+        ["journal.digests: \"none\": expected \"uploads\" or \"all\""]
+    );
+}
+
+#[test]
 fn what_is_left_out_has_the_documented_default() {
     let config = Files::new().parse(MINIMAL).unwrap();
     assert_eq!(config.server.cipher_policy.name(), "hipaa-2026");

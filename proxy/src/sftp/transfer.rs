@@ -8,16 +8,24 @@ use std::{
 use bytes::Bytes;
 use portcullis_journal::{Event, EventKind, Verdict, record::untrusted};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
+use super::digest::Digest;
 use crate::{
     backend::BackendError,
     operation::{Access, Outcome},
     policy::{HandleKind, OpenHandle, Requester},
 };
 
-/// Bytes of READs that came back before an earlier one, kept for the digest.
-const MAX_AHEAD: usize = 4 << 20;
+/// Of which transfers the records carry the SHA-256. It costs about one second of one core for each gigabyte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Digests {
+    #[default]
+    OfUploads,
+    OfAll,
+}
+
+/// Bytes of READs that came back before an earlier one, waited for with the digest.
+const MAX_AHEAD: u64 = 4 << 20;
 
 /// The record of one open file.
 #[derive(Debug)]
@@ -29,22 +37,32 @@ pub struct Transfer {
     upload: Stream,
     download: Stream,
     /// READs that came back before an earlier one did.
-    ahead: BTreeMap<u64, Bytes>,
-    ahead_bytes: usize,
+    ahead: BTreeMap<u64, Ahead>,
+    ahead_bytes: u64,
     /// The lowest offset at which a READ found no more bytes.
     end: Option<u64>,
 }
 
-/// A digest of bytes that come in order.
+/// Bytes that come in order.
 #[derive(Debug)]
 struct Stream {
     next: u64,
-    digest: Result<Sha256, WithoutDigest>,
+    is_sequential: bool,
+    digest: Result<Digest, WithoutDigest>,
+}
+
+/// Bytes that came early.
+#[derive(Debug)]
+struct Ahead {
+    length: u64,
+    /// Absent where no digest is wanted.
+    data: Option<Bytes>,
 }
 
 /// Why a transfer has no digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WithoutDigest {
+    SwitchedOff,
     NotSequential,
     /// The file may hold bytes from before.
     NotFromNothing,
@@ -55,6 +73,7 @@ enum WithoutDigest {
 impl WithoutDigest {
     fn code(self) -> &'static str {
         match self {
+            Self::SwitchedOff => "switched_off",
             Self::NotSequential => "not_sequential",
             Self::NotFromNothing => "not_from_nothing",
             Self::WriteFailed => "write_failed",
@@ -65,21 +84,26 @@ impl WithoutDigest {
 
 impl Transfer {
     /// `None` for a directory.
-    pub fn of(handle: &OpenHandle, now: Instant) -> Option<Self> {
+    pub fn of(handle: &OpenHandle, digests: Digests, now: Instant) -> Option<Self> {
         let HandleKind::File(access) = handle.kind() else {
             return None;
         };
-        let mut upload = Stream::new();
-        if !(access.truncate || access.exclusive) {
-            upload.digest = Err(WithoutDigest::NotFromNothing);
-        }
+        let upload = if access.truncate || access.exclusive {
+            Stream::hashed()
+        } else {
+            Stream::without(WithoutDigest::NotFromNothing)
+        };
+        let download = match digests {
+            Digests::OfAll => Stream::hashed(),
+            Digests::OfUploads => Stream::without(WithoutDigest::SwitchedOff),
+        };
         Some(Self {
             begun: now,
             access,
             written: 0,
             read: 0,
             upload,
-            download: Stream::new(),
+            download,
             ahead: BTreeMap::new(),
             ahead_bytes: 0,
             end: None,
@@ -87,13 +111,14 @@ impl Transfer {
     }
 
     /// A WRITE goes to the backend.
-    pub fn writing(&mut self, offset: u64, data: &[u8]) {
+    pub fn writing(&mut self, offset: u64, data: &Bytes) {
         let offset = if self.access.append {
             self.upload.next
         } else {
             offset
         };
-        self.upload.add(offset, data);
+        self.upload
+            .add(offset, data.len() as u64, Some(data.clone()));
     }
 
     pub fn wrote(&mut self, bytes: u64) {
@@ -110,29 +135,28 @@ impl Transfer {
 
     /// A READ has come back with `data`; READs come back in any order.
     pub fn read(&mut self, offset: u64, data: &Bytes) {
-        self.read += data.len() as u64;
-        if self.download.digest.is_err() {
+        let length = data.len() as u64;
+        self.read += length;
+        if !self.download.is_sequential {
             return;
         }
-        if offset > self.download.next && self.ahead_bytes + data.len() <= MAX_AHEAD {
-            self.ahead_bytes += data.len();
-            if let Some(before) = self.ahead.insert(offset, data.clone()) {
-                self.ahead_bytes -= before.len();
-                self.download.digest = Err(WithoutDigest::NotSequential);
+        let data = self.download.digest.is_ok().then(|| data.clone());
+        if offset > self.download.next && self.ahead_bytes + length <= MAX_AHEAD {
+            self.ahead_bytes += length;
+            if self.ahead.insert(offset, Ahead { length, data }).is_some() {
+                self.download.out_of_order();
+                self.ahead.clear();
             }
             return;
         }
-        self.download.add(offset, data);
+        self.download.add(offset, length, data);
         while let Some(entry) = self.ahead.first_entry() {
-            if *entry.key() > self.download.next && self.download.digest.is_ok() {
-                break;
+            if *entry.key() > self.download.next && self.download.is_sequential {
+                return;
             }
-            let (offset, data) = entry.remove_entry();
-            self.ahead_bytes -= data.len();
-            self.download.add(offset, &data);
-        }
-        if self.download.digest.is_err() {
-            self.ahead.clear();
+            let (offset, Ahead { length, data }) = entry.remove_entry();
+            self.ahead_bytes -= length;
+            self.download.add(offset, length, data);
         }
     }
 
@@ -164,7 +188,7 @@ impl Transfer {
         event.reason = reason.map(str::to_owned);
         let is_upload = self.access.writes();
         if !self.ahead.is_empty() {
-            self.download.digest = Err(WithoutDigest::NotSequential);
+            self.download.out_of_order();
         }
         let (direction, bytes, stream) = if is_upload {
             ("upload", self.written, self.upload)
@@ -177,12 +201,12 @@ impl Transfer {
         field("handle_id", handle.id().0.into());
         field("bytes", bytes.into());
         if !is_upload {
-            let complete = stream.digest.is_ok() && self.end == Some(stream.next);
+            let complete = stream.is_sequential && self.end == Some(stream.next);
             field("ranges_complete", complete.into());
         }
         match stream.digest {
             Ok(digest) => {
-                field("sha256", hex::encode(digest.finalize()).into());
+                field("sha256", hex::encode(digest.finish()).into());
             }
             Err(why) => {
                 field("sha256", Value::Null);
@@ -196,21 +220,36 @@ impl Transfer {
 }
 
 impl Stream {
-    fn new() -> Self {
+    fn hashed() -> Self {
         Self {
             next: 0,
-            digest: Ok(Sha256::new()),
+            is_sequential: true,
+            digest: Ok(Digest::new()),
         }
     }
 
-    fn add(&mut self, offset: u64, data: &[u8]) {
-        if let Ok(digest) = &mut self.digest {
-            if offset == self.next {
-                digest.update(data);
-                self.next += data.len() as u64;
-            } else {
-                self.digest = Err(WithoutDigest::NotSequential);
-            }
+    fn without(digest: WithoutDigest) -> Self {
+        Self {
+            next: 0,
+            is_sequential: true,
+            digest: Err(digest),
+        }
+    }
+
+    fn add(&mut self, offset: u64, length: u64, data: Option<Bytes>) {
+        if !self.is_sequential || offset != self.next {
+            return self.out_of_order();
+        }
+        self.next += length;
+        if let (Ok(digest), Some(data)) = (&self.digest, data) {
+            digest.add(data);
+        }
+    }
+
+    fn out_of_order(&mut self) {
+        self.is_sequential = false;
+        if self.digest.is_ok() {
+            self.digest = Err(WithoutDigest::NotSequential);
         }
     }
 }

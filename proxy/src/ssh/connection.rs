@@ -27,7 +27,7 @@ use crate::{
     config::ScpMode,
     metrics::{self, Present, Stage},
     session::{Backends, Session},
-    sftp::request::Extensions,
+    sftp::{Digests, request::Extensions},
 };
 
 /// How long a client gets to read why it is disconnected.
@@ -45,6 +45,7 @@ pub(super) struct Services {
     pub(super) backends: Backends,
     pub(super) extensions: Extensions,
     pub(super) scp: ScpMode,
+    pub(super) digests: Digests,
     pub(super) journal: Journal,
     pub(super) timers: Timers,
     /// Cancelled when no new work may begin.
@@ -167,6 +168,7 @@ pub(super) async fn serve(
         backends: Arc::clone(&services.backends),
         extensions: services.extensions,
         scp: services.scp,
+        digests: services.digests,
         notices,
         cut: cut.clone(),
         channels_end: channels_end.clone(),

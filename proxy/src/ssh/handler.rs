@@ -27,7 +27,7 @@ use crate::{
     metrics,
     scp::{self, command::Command},
     session::{Activity, Backends, Budget, Session},
-    sftp::request::Extensions,
+    sftp::{Digests, request::Extensions},
 };
 
 /// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
@@ -58,6 +58,7 @@ pub(super) struct Handler {
     pub(super) backends: Backends,
     pub(super) extensions: Extensions,
     pub(super) scp: ScpMode,
+    pub(super) digests: Digests,
     /// To the task that owns the connection.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Cancelled when the connection is cut.
@@ -150,6 +151,7 @@ impl Handler {
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),
+            digests: self.digests,
         };
         self.recorder.authenticated(&session.user);
         self.notices

@@ -25,6 +25,7 @@ use crate::{
     config::{ServerConfig, SftpConfig},
     metrics,
     session::Backends,
+    sftp::Digests,
 };
 
 /// Wait after an accept that failed for want of descriptors or memory; others have to end first.
@@ -59,6 +60,7 @@ impl Server {
         authenticator: Authenticator,
         backends: Backends,
         journal: Journal,
+        digests: Digests,
     ) -> Result<Self, UnknownAlgorithm> {
         Ok(Self {
             limits: Limits::new(config),
@@ -72,6 +74,7 @@ impl Server {
                 backends,
                 extensions: sftp.extensions,
                 scp: config.scp,
+                digests,
                 journal,
                 timers: Timers {
                     login_grace: config.login_grace,

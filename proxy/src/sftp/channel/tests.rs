@@ -26,6 +26,7 @@ use crate::{
     operation::HandleId,
     policy::Mount,
     sftp::{
+        Digests,
         framing::{Fields, Framer},
         request::Extensions,
     },
@@ -127,7 +128,8 @@ impl Client {
             Arc::new(services),
             extensions,
             journal.clone(),
-        );
+        )
+        .with_digests(Digests::OfAll);
         let (to_server, source) = mpsc::channel(2);
         let (sink, from_server) = mpsc::channel(2);
         let cancel = CancellationToken::new();

@@ -144,7 +144,7 @@ impl Engine {
             After::Opened(handle) => {
                 let open = matches!(result, Ok(Outcome::Opened)).then(|| {
                     opened = Some(handle.id());
-                    let transfer = Transfer::of(&handle, Instant::now());
+                    let transfer = Transfer::of(&handle, self.gate.digests(), Instant::now());
                     (handle, transfer)
                 });
                 self.handles.settle(open);
