@@ -5,6 +5,7 @@
 //! beside them.
 
 mod attributes;
+mod buffers;
 mod download;
 mod fault;
 mod lane;
@@ -15,6 +16,7 @@ mod sweep;
 mod tests;
 mod tree;
 mod upload;
+mod writeback;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,6 +33,7 @@ use portcullis_journal::Recorded;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use self::{
+    buffers::{Buffer, Buffers},
     download::Download,
     fault::Fault,
     lane::{Lane, Lost, Pool, Pulse},
@@ -81,6 +84,7 @@ pub struct LocalService {
     directory: PathBuf,
     names: StagingNames,
     pool: Pool,
+    buffers: Buffers,
 }
 
 impl LocalService {
@@ -104,6 +108,7 @@ impl LocalService {
                 directory,
                 names: StagingNames::new(uploads, &boot_id()),
                 pool: Pool::new(timeout),
+                buffers: Buffers::default(),
             }),
             Err(errno) => Err(OpenError::Directory {
                 directory,
@@ -142,11 +147,13 @@ impl LocalService {
         let lane = Lane::new(self.pool.clone());
         LocalBackend {
             pool: self.pool.clone(),
+            buffers: self.buffers.clone(),
             session: Arc::new(Session {
                 names: self.names.session(owner, directory),
                 pulse: lane.pulse(),
                 given_up: Mutex::default(),
                 root: self.root.clone(),
+                pool: self.pool.clone(),
                 directory: directory.to_vec(),
                 place: format!(
                     "local directory {}/{}",
@@ -166,6 +173,7 @@ struct LocalBackend {
     session: Arc<Session>,
     lane: Arc<Lane>,
     pool: Pool,
+    buffers: Buffers,
 }
 
 impl Backend for LocalBackend {
@@ -192,7 +200,10 @@ impl Backend for LocalBackend {
         } = permit.operation()
             && let Some(download) = session.download(handle)
         {
-            return read_beside(self.pool.clone(), session, permit, download, offset, length);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let buffer = self.buffers.take(length);
+            let read = (download, offset, length, buffer);
+            return read_beside(self.pool.clone(), session, permit, read);
         }
         let done = {
             let permit = Arc::clone(&permit);
@@ -228,13 +239,10 @@ fn read_beside(
     pool: Pool,
     session: Arc<Session>,
     permit: Arc<Permit>,
-    download: Download,
-    offset: u64,
-    length: u32,
+    (download, offset, length, buffer): (Download, u64, usize, Buffer),
 ) -> Execution {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
     async move {
-        let data = match download.read_cached(offset, length) {
+        let data = match download.read_cached(offset, length, buffer) {
             Some(data) => Ok(data),
             None => pool
                 .run(move || download.read(offset, length))
@@ -258,6 +266,7 @@ fn data_or_end(data: Bytes) -> Outcome {
 /// What one session has open in one mount.
 struct Session {
     root: Arc<OwnedFd>,
+    pool: Pool,
     directory: Vec<u8>,
     /// For messages.
     place: String,
@@ -428,7 +437,7 @@ impl Session {
                 offset,
                 data,
             } => lock(&*self.upload(*handle)?)
-                .write(*offset, data)
+                .write(*offset, data, &self.pool)
                 .map(|()| Outcome::Done),
             Operation::Readdir { handle } => {
                 let Handle::Listing(listing) = self.handle(*handle)? else {

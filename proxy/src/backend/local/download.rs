@@ -5,7 +5,7 @@ use std::{io::IoSliceMut, os::fd::OwnedFd, sync::Arc};
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::fault::Fault;
+use super::{buffers::Buffer, fault::Fault};
 
 /// A file open for reading. Clones share it.
 #[derive(Debug, Clone)]
@@ -13,13 +13,17 @@ pub(super) struct Download(pub(super) Arc<OwnedFd>);
 
 impl Download {
     /// What the page cache has of the range, if that answers the request: all of it, or all up to the file's end.
-    pub(super) fn read_cached(&self, offset: u64, length: usize) -> Option<Bytes> {
+    pub(super) fn read_cached(
+        &self,
+        offset: u64,
+        length: usize,
+        mut buffer: Buffer,
+    ) -> Option<Bytes> {
         // preadv2 takes the offset -1 for the file's own position.
         i64::try_from(offset).ok()?;
-        let mut buffer = vec![0; length];
         let got = rustix::io::preadv2(
             &self.0,
-            &mut [IoSliceMut::new(&mut buffer)],
+            &mut [IoSliceMut::new(buffer.first(length))],
             offset,
             ReadWriteFlags::NOWAIT,
         )
@@ -28,8 +32,7 @@ impl Download {
         let is_complete = got == length
             || u64::try_from(rustix::fs::fstat(&self.0).ok()?.st_size)
                 .is_ok_and(|size| end >= size);
-        buffer.truncate(got);
-        is_complete.then(|| buffer.into())
+        is_complete.then(|| buffer.freeze(got))
     }
 
     /// Reads the range from disk; empty past the end.

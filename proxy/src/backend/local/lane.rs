@@ -65,7 +65,8 @@ impl Pool {
         wait(receiver, pulse)
     }
 
-    fn start(&self, work: impl FnOnce() + Send + 'static) {
+    /// Runs `work` on a thread where it may block, though nobody waits for it.
+    pub(super) fn start(&self, work: impl FnOnce() + Send + 'static) {
         let on_thread = |permit: OwnedSemaphorePermit| {
             tokio::task::spawn_blocking(move || {
                 work();

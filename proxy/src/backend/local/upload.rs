@@ -1,6 +1,6 @@
 //! One upload: a staging file, what may be done to it, and how it ends.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rustix::{
@@ -12,9 +12,10 @@ use sha2::{Digest as _, Sha256};
 use super::{
     attributes,
     fault::Fault,
-    lane::Pulse,
+    lane::{Pool, Pulse},
     partial,
     tree::{self, Place, Tree},
+    writeback::Writeback,
 };
 use crate::{
     backend::staging::{
@@ -35,7 +36,8 @@ const SYNC_RATE: u64 = 4 << 20;
 /// it, and removes it otherwise.
 #[derive(Debug)]
 pub(super) struct Upload {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
+    writeback: Writeback,
     staged: Staged,
     plan: UploadPlan,
     access: Access,
@@ -110,7 +112,8 @@ impl Upload {
             let mode = attributes::creation_mode(wanted, DEFAULT_MODE);
             let (file, staged, progress) = stage_new(place, names, path, access, mode)?;
             return Ok(Self {
-                file,
+                file: Arc::new(file),
+                writeback: Writeback::default(),
                 staged,
                 plan,
                 access,
@@ -125,7 +128,8 @@ impl Upload {
         let mode = Mode::from_raw_mode(found.st_mode & 0o777);
         let (file, staged) = stage(place, names, mode)?;
         let mut upload = Self {
-            file,
+            file: Arc::new(file),
+            writeback: Writeback::default(),
             staged,
             plan,
             access,
@@ -152,7 +156,7 @@ impl Upload {
         super::download::read_fully(&self.file, offset, length)
     }
 
-    pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(&mut self, offset: u64, data: &[u8], pool: &Pool) -> Result<(), Fault> {
         if let Some(errno) = self.spoiled {
             return Err(Fault::Spoiled(errno));
         }
@@ -171,6 +175,7 @@ impl Upload {
             self.spoiled = Some(errno);
             return Err(errno.into());
         }
+        self.writeback.wrote(data.len(), &self.file, pool);
         Ok(())
     }
 
@@ -242,7 +247,7 @@ impl Upload {
             return Err(Fault::Spoiled(errno));
         }
         pulse.expect(self.sync_allowance());
-        rustix::fs::fsync(&self.file)?;
+        self.writeback.finish(&self.file)?;
         pulse.beat();
         let digest = if self.progress.needs_reread(self.access) {
             Some(digest(&self.file, pulse)?)
