@@ -12,6 +12,7 @@ mod negotiation;
 mod record;
 mod stream;
 mod subsystem;
+mod unsent;
 
 pub use algorithms::UnknownAlgorithm;
 pub use listener::{ListenError, Server, bind};

@@ -14,14 +14,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::negotiation::Tap;
+use super::{negotiation::Tap, unsent::Unsent};
 
 /// Bytes read at once: without it each packet costs two system calls.
 const READ_AHEAD: usize = 64 * 1024;
@@ -54,7 +53,7 @@ pub(crate) struct Stream {
     ahead: Vec<u8>,
     taken: usize,
     filled: usize,
-    unsent: BytesMut,
+    unsent: Unsent,
     tap: Option<Box<Tap>>,
     meter: Arc<Meter>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -73,7 +72,7 @@ impl Stream {
             ahead: Vec::new(),
             taken: 0,
             filled: 0,
-            unsent: BytesMut::new(),
+            unsent: Unsent::default(),
             tap: Some(Box::new(tap)),
             meter,
             cut: Box::pin(cut.cancelled_owned()),
@@ -101,16 +100,12 @@ impl Stream {
     /// Sends what waits, as far as the socket takes it. Ready once nothing waits.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
-            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unsent))?;
+            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, self.unsent.front()))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.count_sent(sent);
             self.unsent.advance(sent);
-        }
-        // A session that once filled the buffer does not keep it.
-        if self.unsent.capacity() > READ_AHEAD {
-            self.unsent = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -184,8 +179,7 @@ impl AsyncWrite for Stream {
         let kept = rest
             .len()
             .min(WRITE_BUFFER - this.unsent.len().min(WRITE_BUFFER));
-        this.unsent
-            .extend_from_slice(rest.get(..kept).unwrap_or_default());
+        this.unsent.extend(rest.get(..kept).unwrap_or_default());
         accepted += kept;
         if accepted == 0 && !buf.is_empty() {
             return Poll::Pending;
