@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod local;
 #[cfg(test)]
 pub mod memory;
+pub mod s3;
 pub mod sftp;
 pub mod staging;
 pub mod union;
@@ -74,6 +75,8 @@ pub struct Capabilities {
     pub set_times: bool,
     pub set_permissions: bool,
     pub filesystem_status: bool,
+    /// Names of any bytes; without it only names in UTF-8.
+    pub any_name: bool,
 }
 
 /// What kind of failure it was; decides the SFTP status.

@@ -3,6 +3,7 @@
 
 pub mod openssh;
 pub mod proftpd;
+pub mod seaweed;
 pub mod vsftpd;
 
 use std::fs;

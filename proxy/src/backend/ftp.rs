@@ -30,6 +30,7 @@ use portcullis_journal::Recorded;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(super) use self::tls::client_config;
 use self::{
     connection::Server,
     fault::Fault,
@@ -127,6 +128,7 @@ impl Backend for FtpBackend {
             set_times: true,
             set_permissions: true,
             filesystem_status: false,
+            any_name: true,
         }
     }
 

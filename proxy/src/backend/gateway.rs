@@ -130,6 +130,7 @@ impl Backend for Gateway {
             set_times: false,
             set_permissions: false,
             filesystem_status: false,
+            any_name: true,
         }
     }
 

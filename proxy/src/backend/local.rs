@@ -187,6 +187,7 @@ impl Backend for LocalBackend {
             set_times: true,
             set_permissions: true,
             filesystem_status: true,
+            any_name: true,
         }
     }
 

@@ -169,6 +169,7 @@ impl Backend for MemorySession {
             set_times: true,
             set_permissions: true,
             filesystem_status: true,
+            any_name: true,
         }
     }
 

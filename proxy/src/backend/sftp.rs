@@ -80,6 +80,7 @@ impl Backend for SftpBackend {
             set_times: true,
             set_permissions: true,
             filesystem_status: true,
+            any_name: true,
         }
     }
 

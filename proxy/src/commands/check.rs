@@ -2,7 +2,7 @@
 
 use crate::{
     cli::ConfigArgs,
-    config::{BackendConfig, Config},
+    config::{BackendConfig, Config, S3Config, S3Transport},
 };
 
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
@@ -33,9 +33,14 @@ fn trusts_public_authorities(backend: &BackendConfig) -> bool {
         BackendConfig::Ftp {
             tls: crate::config::FtpTls::Explicit { trust, .. },
             ..
-        } => *trust == crate::config::TrustAnchor::WebRoots,
-        BackendConfig::Ftp { .. } | BackendConfig::Local { .. } | BackendConfig::Sftp { .. } => {
-            false
         }
+        | BackendConfig::S3(S3Config {
+            transport: S3Transport::Tls(trust),
+            ..
+        }) => *trust == crate::config::TrustAnchor::WebRoots,
+        BackendConfig::Ftp { .. }
+        | BackendConfig::Local { .. }
+        | BackendConfig::S3(_)
+        | BackendConfig::Sftp { .. } => false,
     }
 }

@@ -1,5 +1,7 @@
 //! `[backends.NAME]`: the legacy servers and directories behind the gateway.
 
+mod s3;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -8,6 +10,7 @@ use std::{
 
 use chrono::NaiveDate;
 
+pub use self::s3::{S3Config, S3Transport};
 use super::{
     files::{self, Secret},
     section::Section,
@@ -34,6 +37,7 @@ pub enum BackendConfig {
         tls: FtpTls,
         timeout: Duration,
     },
+    S3(S3Config),
     Sftp {
         address: ServerAddress,
         user: String,
@@ -127,17 +131,22 @@ impl BackendConfig {
             Self::Ftp {
                 tls: FtpTls::Plaintext(exception),
                 ..
-            } => Some(exception),
-            Self::Ftp { .. } | Self::Local { .. } | Self::Sftp { .. } => None,
+            }
+            | Self::S3(S3Config {
+                transport: S3Transport::Plaintext(exception),
+                ..
+            }) => Some(exception),
+            Self::Ftp { .. } | Self::Local { .. } | Self::S3(_) | Self::Sftp { .. } => None,
         }
     }
 }
 
 pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
-    const KINDS: &str = "\"local\", \"ftp\" or \"sftp\"";
+    const KINDS: &str = "\"local\", \"ftp\", \"s3\" or \"sftp\"";
     match section.required_text("kind", KINDS)? {
         "local" => local(section),
         "ftp" => ftp(section, today),
+        "s3" => s3::s3(section, today).map(BackendConfig::S3),
         "sftp" => sftp(section),
         other => {
             section.fault("kind", format!("expected {KINDS}, found {other:?}"));

@@ -156,7 +156,7 @@ plaintext_exception = { reason = "old", expires = "2026-11-21" }
         "bans.exempt[0]: 192.0.2.1/24 has bits set behind the prefix; write 192.0.2.0/24 for the network or 192.0.2.1 for the address",
         "bans.exempt[1]: \"nowhere\" is not a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"",
         "metrics.listen: 192.0.2.1:9465 is not a loopback address; metrics name users' behaviour and have no login",
-        "backends.a.kind: expected \"local\", \"ftp\" or \"sftp\", found \"nfs\"",
+        "backends.a.kind: expected \"local\", \"ftp\", \"s3\" or \"sftp\", found \"nfs\"",
         "backends.b.directory: missing is not a directory that can be seen",
         "backends.c.address: expected a host with a port, such as \"ftp.example.org:21\", found \":21\"",
         "backends.c.password_file: open_password can be used by others (mode 0644); run `chmod 0600 open_password`, or 0640 for the daemon's group",
@@ -285,6 +285,47 @@ fn sending_in_clear_needs_a_dated_exception_with_reason_and_approver() {
     );
     let config = files.parse(&ftp("tls = \"explicit\"")).unwrap();
     assert_eq!(config.plaintext_exceptions().count(), 0);
+}
+
+#[test]
+fn a_bucket_in_clear_is_on_this_machine_or_has_a_dated_exception() {
+    let files = Files::new();
+    let s3 = |endpoint: &str, lines: &str| {
+        format!(
+            "{MINIMAL}[backends.store]\nkind = \"s3\"\nendpoint = \"{endpoint}\"\nbucket = \"partners\"\n\
+             access_key_file = \"%/password\"\nsecret_key_file = \"%/password\"\n{lines}\n"
+        )
+    };
+    let exception =
+        r#"plaintext_exception = { reason = "r", approver = "a", expires = "2026-11-22" }"#;
+    let exceptions = |endpoint, lines| {
+        let config = files.parse(&s3(endpoint, lines)).unwrap();
+        config.plaintext_exceptions().count()
+    };
+    assert_eq!(exceptions("https://store.example.org", ""), 0);
+    assert_eq!(exceptions("http://127.0.0.1:8333", ""), 0);
+    assert_eq!(exceptions("http://192.0.2.1:8333", exception), 1);
+    for (endpoint, lines, expected) in [
+        ("http://192.0.2.1:8333", "", "plaintext_exception: missing"),
+        (
+            "http://192.0.2.1:8333",
+            &exception.replace("11-22", "11-21"),
+            "ended on 2026-11-21",
+        ),
+        ("http://127.0.0.1:8333", exception, "has no use"),
+        ("https://store.example.org", exception, "has no use"),
+        ("http://127.0.0.1:8333", "ca_file = \"/a\"", "has no use"),
+        ("store.example.org", "", "endpoint: expected a URL"),
+        ("https://store.example.org", "region = \"a b\"", "region"),
+    ] {
+        let faults = files.faults(&s3(endpoint, lines));
+        assert!(
+            faults[0].contains(expected),
+            "{endpoint} {lines}: {faults:?}"
+        );
+    }
+    let named = s3("https://store.example.org", "").replace("\"partners\"", "\"a/../b\"");
+    assert!(files.faults(&named)[0].contains("not the name of a bucket"));
 }
 
 #[test]

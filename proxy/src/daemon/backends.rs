@@ -10,12 +10,13 @@ use super::exception::Dated;
 use crate::{
     backend::{
         BackendService,
-        ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust},
+        ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust, settings::AuthoritiesError},
         local::{LocalService, LocalSettings},
+        s3::{AccessKey, S3Service, S3Settings},
         sftp::{Credential, SftpService, SftpSettings},
         staging::UploadSettings,
     },
-    config::{self, BackendConfig, KeyPair, TrustAnchor},
+    config::{self, BackendConfig, KeyPair, S3Transport, TrustAnchor},
 };
 
 /// Why a backend can't be used.
@@ -89,14 +90,32 @@ fn service(
                     config::FtpTls::Plaintext(_) => FtpTls::None,
                     config::FtpTls::Explicit { server_name, trust } => FtpTls::Explicit {
                         server_name: server_name.clone(),
-                        trust: match trust {
-                            TrustAnchor::WebRoots => TlsTrust::WebRoots,
-                            TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
-                            TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
-                        },
+                        trust: trusted(trust)?,
                     },
                 },
                 timeout: *timeout,
+            })?);
+            Ok(match config.plaintext_exception() {
+                Some(exception) => Arc::new(Dated::new(service, exception.expires)),
+                None => service,
+            })
+        }
+        BackendConfig::S3(bucket) => {
+            let service = Arc::new(S3Service::new(&S3Settings {
+                endpoint: bucket.endpoint.clone(),
+                region: bucket.region.clone(),
+                bucket: bucket.bucket.clone(),
+                prefix: bucket.prefix.clone(),
+                access_key: AccessKey::new(
+                    bucket.access_key_id.expose(),
+                    bucket.secret_key.expose(),
+                ),
+                trust: match &bucket.transport {
+                    S3Transport::Tls(trust) => trusted(trust)?,
+                    // Not asked for: the endpoint is http://.
+                    S3Transport::Loopback | S3Transport::Plaintext(_) => TlsTrust::WebRoots,
+                },
+                timeout: bucket.timeout,
             })?);
             Ok(match config.plaintext_exception() {
                 Some(exception) => Arc::new(Dated::new(service, exception.expires)),
@@ -135,4 +154,12 @@ fn upload_settings(uploads: &config::Uploads, node: &str) -> UploadSettings {
         retention: uploads.retention,
         node: node.to_owned(),
     }
+}
+
+fn trusted(anchor: &TrustAnchor) -> Result<TlsTrust, AuthoritiesError> {
+    Ok(match anchor {
+        TrustAnchor::WebRoots => TlsTrust::WebRoots,
+        TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
+        TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
+    })
 }

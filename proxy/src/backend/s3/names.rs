@@ -1,0 +1,342 @@
+//! What is done to names. Directories are prefixes: one is there as long as its marker or anything below it is.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join, stream};
+
+use super::{
+    bucket::Bucket,
+    fault::Fault,
+    location::Key,
+    wire::{Listing, Object},
+};
+use crate::{backend::ErrorKind, operation::Attributes};
+
+/// S3 knows no permissions.
+pub(super) const FILE_MODE: u32 = Attributes::REGULAR | 0o644;
+pub(super) const DIRECTORY_MODE: u32 = Attributes::DIRECTORY | 0o755;
+
+/// Largest object that one COPY takes (S3 API reference, CopyObject).
+const COPY_MAX: u64 = 5 << 30;
+/// Most files that are moved with their directory: one page of a listing.
+const MOVED_MAX: u16 = 1000;
+/// Copies and deletions at a time.
+const AT_ONCE: usize = 8;
+
+pub(super) fn file_attributes(size: u64, modified: Option<i64>) -> Attributes {
+    let time = modified.map(|time| u32::try_from(time.max(0)).unwrap_or(u32::MAX));
+    Attributes {
+        size: Some(size),
+        permissions: Some(FILE_MODE),
+        times: time.map(|time| (time, time)),
+        ..Attributes::default()
+    }
+}
+
+pub(super) fn directory_attributes() -> Attributes {
+    Attributes {
+        permissions: Some(DIRECTORY_MODE),
+        ..Attributes::default()
+    }
+}
+
+/// What stands at a path; `None` if nothing does. A file hides a directory of the same name.
+pub(super) async fn find(bucket: &Bucket, key: &Key) -> Result<Option<Attributes>, Fault> {
+    if key.as_str().is_empty() {
+        return Ok(Some(directory_attributes()));
+    }
+    let (file, is_directory) = join(bucket.head(key), bucket.is_directory(key)).await;
+    match file? {
+        Some(meta) => Ok(Some(file_attributes(
+            meta.size,
+            Some(meta.last_modified.timestamp()),
+        ))),
+        None => Ok(is_directory?.then(directory_attributes)),
+    }
+}
+
+/// As [`find`], where something must stand.
+pub(super) async fn attributes(bucket: &Bucket, key: &Key) -> Result<Attributes, Fault> {
+    find(bucket, key).await?.ok_or_else(|| not_found(key))
+}
+
+/// Fails if nothing can be made at `key` because its directory is missing. The mount's own directory, which is a prefix
+/// that the operator chose, always counts as there.
+pub(super) async fn parent_exists(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
+    let Some(parent) = key.parent().filter(|parent| parent != root) else {
+        return Ok(());
+    };
+    if bucket.is_directory(&parent).await? {
+        return Ok(());
+    }
+    Err(match bucket.head(&parent).await? {
+        Some(_) => not_a_directory(&parent),
+        None => not_found(&parent),
+    })
+}
+
+pub(super) async fn remove(bucket: &Bucket, key: &Key) -> Result<(), Fault> {
+    match find(bucket, key).await? {
+        None => Err(not_found(key)),
+        Some(found) if found.is_directory() => Err(is_a_directory(key)),
+        Some(_) => bucket.delete(key).await,
+    }
+}
+
+pub(super) async fn make_directory(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
+    let (found, parent) = join(find(bucket, key), parent_exists(bucket, key, root)).await;
+    if found?.is_some() {
+        return Err(already_exists(key));
+    }
+    parent?;
+    bucket
+        .put(&key.marker(), object_store::PutPayload::new(), true)
+        .await
+        .map_err(|fault| {
+            if fault.is_failed_precondition() {
+                already_exists(key)
+            } else {
+                fault
+            }
+        })
+}
+
+pub(super) async fn remove_directory(bucket: &Bucket, key: &Key) -> Result<(), Fault> {
+    let marker = key.marker();
+    // The marker and one more.
+    let page = bucket
+        .list(&Listing {
+            prefix: marker.as_str(),
+            by_directory: false,
+            count: 2,
+            after: None,
+        })
+        .await?;
+    if page.objects.is_empty() {
+        return Err(match bucket.head(key).await? {
+            Some(_) => not_a_directory(key),
+            None => not_found(key),
+        });
+    }
+    if page
+        .objects
+        .iter()
+        .any(|object| object.key != marker.as_str())
+    {
+        return Err(Fault::judged(
+            ErrorKind::NotEmpty,
+            format!("{key} is not empty"),
+        ));
+    }
+    bucket.delete(&marker).await
+}
+
+/// RENAME, which never replaces.
+pub(super) async fn rename(
+    bucket: &Arc<Bucket>,
+    from: &Key,
+    to: &Key,
+    root: &Key,
+) -> Result<(), Fault> {
+    let (source, destination, parent) = tokio::join!(
+        attributes(bucket, from),
+        find(bucket, to),
+        parent_exists(bucket, to, root)
+    );
+    let source = source?;
+    if destination?.is_some() {
+        return Err(already_exists(to));
+    }
+    parent?;
+    if source.is_directory() {
+        move_directory(bucket, from, to).await
+    } else {
+        move_file(bucket, from, to, source.size, true).await
+    }
+}
+
+/// `posix-rename@openssh.com`, which replaces a file.
+pub(super) async fn replace(
+    bucket: &Arc<Bucket>,
+    from: &Key,
+    to: &Key,
+    root: &Key,
+) -> Result<(), Fault> {
+    let (source, destination, parent) = tokio::join!(
+        attributes(bucket, from),
+        find(bucket, to),
+        parent_exists(bucket, to, root)
+    );
+    let source = source?;
+    let destination = destination?;
+    if from == to {
+        return Ok(());
+    }
+    parent?;
+    match (source.is_directory(), destination) {
+        (true, None) => move_directory(bucket, from, to).await,
+        (true, Some(_)) => Err(already_exists(to)),
+        (false, Some(found)) if found.is_directory() => Err(is_a_directory(to)),
+        (false, Some(_) | None) => move_file(bucket, from, to, source.size, false).await,
+    }
+}
+
+/// A copy, then the removal of the original. If it ends between the two there are both, never neither.
+async fn move_file(
+    bucket: &Bucket,
+    from: &Key,
+    to: &Key,
+    size: Option<u64>,
+    only_if_absent: bool,
+) -> Result<(), Fault> {
+    if size.is_some_and(|size| size > COPY_MAX) {
+        return Err(Fault::judged(
+            ErrorKind::Unsupported,
+            format!(
+                "{from} is larger than 5 GiB, which S3 can't copy and so can't rename in one request"
+            ),
+        ));
+    }
+    bucket
+        .copy(from, to, only_if_absent)
+        .await
+        .map_err(|fault| {
+            if fault.is_failed_precondition() {
+                already_exists(to)
+            } else {
+                fault
+            }
+        })?;
+    bucket.delete(from).await.map_err(|fault| {
+        tracing::error!(
+            bucket = bucket.name(), %from, %to, %fault,
+            "a file was copied to its new name and the old one could not be removed: both exist"
+        );
+        Fault::judged(
+            fault.kind(),
+            format!("{from} was copied to {to}, but is still there too: {fault}"),
+        )
+    })
+}
+
+/// Copies all files below a directory, then removes the originals.
+async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<(), Fault> {
+    let (old, new) = (from.children(), to.children());
+    if new.starts_with(&old) {
+        return Err(Fault::judged(
+            ErrorKind::InvalidArgument,
+            format!("{to} is below {from}"),
+        ));
+    }
+    let page = bucket
+        .list(&Listing {
+            prefix: &old,
+            by_directory: false,
+            count: MOVED_MAX,
+            after: None,
+        })
+        .await?;
+    if page.next.is_some() {
+        return Err(Fault::judged(
+            ErrorKind::Unsupported,
+            format!(
+                "{from} holds more than {MOVED_MAX} files: S3 has no directories, and each would have to be copied"
+            ),
+        ));
+    }
+    if page.objects.iter().any(|object| object.size > COPY_MAX) {
+        return Err(Fault::judged(
+            ErrorKind::Unsupported,
+            format!("{from} holds a file larger than 5 GiB, which S3 can't copy in one request"),
+        ));
+    }
+    let moves = page
+        .objects
+        .iter()
+        .map(|object| moved(object, &old, &new))
+        .collect::<Result<Vec<_>, Fault>>()?;
+    let originals: Vec<_> = moves.iter().map(|(source, _)| source.clone()).collect();
+    let copied: Vec<_> = stream::iter(moves)
+        .map(|(source, target)| {
+            let bucket = Arc::clone(bucket);
+            async move {
+                let copied = if source.is_marker() {
+                    // Not every server copies them.
+                    let empty = object_store::PutPayload::new();
+                    bucket.put(&target, empty, true).await
+                } else {
+                    bucket.copy(&source, &target, true).await
+                };
+                copied.map(|()| target)
+            }
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let (mut ours, mut failed) = (Vec::new(), None);
+    for copy in copied {
+        match copy {
+            Ok(target) => ours.push(target),
+            Err(fault) => failed = Some(fault),
+        }
+    }
+    if let Some(fault) = failed {
+        delete_all(bucket, ours).await?;
+        return Err(fault);
+    }
+    delete_all(bucket, originals).await.map_err(|fault| {
+        tracing::error!(
+            bucket = bucket.name(), %from, %to, %fault,
+            "a directory was copied to its new name and not all of the old one could be removed"
+        );
+        Fault::judged(
+            fault.kind(),
+            format!("{from} was copied to {to}, but some of it is still there too: {fault}"),
+        )
+    })
+}
+
+fn moved(object: &Object, old: &str, new: &str) -> Result<(Key, Key), Fault> {
+    let source = Key::listed(&object.key);
+    let target = source.moved(old, new).ok_or_else(|| not_found(&source))?;
+    // Keys that the library can't name are found before anything is copied.
+    source.path()?;
+    Ok((source, target))
+}
+
+async fn delete_all(bucket: &Arc<Bucket>, keys: Vec<Key>) -> Result<(), Fault> {
+    stream::iter(keys)
+        .map(|key| {
+            let bucket = Arc::clone(bucket);
+            async move { bucket.delete(&key).await }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+pub(super) fn cannot_set_attributes() -> Fault {
+    Fault::judged(
+        ErrorKind::Unsupported,
+        "S3 can't set times, permissions, owners or sizes",
+    )
+}
+
+pub(super) fn not_found(key: &Key) -> Fault {
+    Fault::judged(ErrorKind::NotFound, format!("{key} does not exist"))
+}
+
+pub(super) fn is_a_directory(key: &Key) -> Fault {
+    Fault::judged(ErrorKind::IsADirectory, format!("{key} is a directory"))
+}
+
+fn not_a_directory(key: &Key) -> Fault {
+    Fault::judged(
+        ErrorKind::NotADirectory,
+        format!("{key} is not a directory"),
+    )
+}
+
+fn already_exists(key: &Key) -> Fault {
+    Fault::judged(ErrorKind::AlreadyExists, format!("{key} exists already"))
+}

@@ -1,0 +1,234 @@
+//! Directories, which a bucket does not have.
+
+use super::{
+    client, directory,
+    front::{Fate, Front},
+    server, session, settings,
+};
+use crate::{
+    backend::{ErrorKind, conformance::READ},
+    operation::{Attributes, Operation},
+    path::VirtualPath,
+};
+
+fn path(name: &str) -> VirtualPath {
+    VirtualPath::clean(name.as_bytes()).unwrap()
+}
+
+fn rename(from: &str, to: &str) -> Operation {
+    Operation::Rename {
+        from: path(from),
+        to: path(to),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_without_a_marker_is_a_directory_as_long_as_something_is_below() {
+    let settings = settings(server().await.endpoint());
+    let outer = String::from_utf8(directory()).unwrap();
+    // A mount's own directory needs no marker: what is put there makes the prefix `implicit` for the other mount.
+    let inner = session(&settings, format!("{outer}/implicit/deep").as_bytes());
+    inner.put("/file", "x").await;
+    let client = session(&settings, outer.as_bytes());
+    assert!(client.stat("/implicit").await.unwrap().is_directory());
+    assert!(client.stat("/implicit/deep").await.unwrap().is_directory());
+    assert_eq!(client.names("/").await, [b"implicit"]);
+    let mkdir = Operation::Mkdir {
+        path: path("/implicit"),
+        attributes: Attributes::default(),
+    };
+    assert_eq!(client.refusal(mkdir).await, ErrorKind::AlreadyExists);
+    let rmdir = |name| Operation::Rmdir { path: path(name) };
+    assert_eq!(
+        client.refusal(rmdir("/implicit")).await,
+        ErrorKind::NotEmpty
+    );
+    let remove = |name| Operation::Remove { path: path(name) };
+    assert_eq!(
+        client.refusal(remove("/implicit")).await,
+        ErrorKind::IsADirectory
+    );
+    let open = client.open_operation("/implicit", READ);
+    assert_eq!(client.refusal(open).await, ErrorKind::IsADirectory);
+    assert_eq!(
+        client.refusal(rmdir("/implicit/deep/file")).await,
+        ErrorKind::NotADirectory
+    );
+    client.put("/implicit/beside", "y").await;
+    client.done(remove("/implicit/deep/file")).await;
+    assert_eq!(client.get("/implicit/beside").await, b"y");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_moves_with_all_that_is_in_it_and_never_over_another() {
+    let client = client().await;
+    client.mkdir("/old").await;
+    client.mkdir("/old/empty").await;
+    client.mkdir("/old/sub").await;
+    for number in 0..20 {
+        client
+            .put(format!("/old/sub/{number}"), format!("{number}"))
+            .await;
+    }
+    client.mkdir("/other").await;
+    let over = client.refusal(rename("/old", "/other")).await;
+    assert_eq!(over, ErrorKind::AlreadyExists);
+    let into = client.refusal(rename("/old", "/old/sub/x")).await;
+    assert_eq!(into, ErrorKind::InvalidArgument);
+    client.done(rename("/old", "/new")).await;
+    assert!(client.is_missing("/old").await);
+    assert_eq!(
+        client.names("/new").await,
+        [b"empty".to_vec(), b"sub".to_vec()]
+    );
+    assert_eq!(client.names("/new/sub").await.len(), 20);
+    assert_eq!(client.get("/new/sub/7").await, b"7");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_cannot_be_copied_whole_stays_where_it_was() {
+    let front = Front::start(|seen| {
+        if seen.is("PUT", "/new/b") {
+            Fate::Refuse(403, "AccessDenied")
+        } else {
+            Fate::HandOn
+        }
+    })
+    .await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    client.mkdir("/old").await;
+    for name in ["/old/a", "/old/b", "/old/c"] {
+        client.put(name, name).await;
+    }
+    let refused = client.refusal(rename("/old", "/new")).await;
+    assert_eq!(refused, ErrorKind::PermissionDenied);
+    assert_eq!(client.names("/old").await, [b"a", b"b", b"c"]);
+    assert!(client.is_missing("/new/a").await);
+    assert!(client.is_missing("/new/c").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_whose_original_cannot_be_removed_leaves_both_and_says_so() {
+    let front = Front::start(|seen| {
+        if seen.is("DELETE", "/a") {
+            Fate::Refuse(403, "AccessDenied")
+        } else {
+            Fate::HandOn
+        }
+    })
+    .await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    client.put("/a", "content").await;
+    let error = client.ask(rename("/a", "/b")).await.unwrap_err();
+    assert!(error.message.contains("is still there too"), "{error}");
+    assert_eq!(client.get("/a").await, b"content");
+    assert_eq!(client.get("/b").await, b"content");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_does_not_replace_a_file_that_appears_in_the_last_moment() {
+    let front = Front::start(|seen| {
+        if seen.is("HEAD", "/b ") {
+            Fate::Refuse(404, "")
+        } else {
+            Fate::HandOn
+        }
+    })
+    .await;
+    let place = directory();
+    let client = session(&settings(front.endpoint.clone()), &place);
+    let other = session(&settings(server().await.endpoint()), &place);
+    other.put("/a", "mine").await;
+    other.put("/b", "theirs").await;
+    assert_eq!(
+        client.refusal(rename("/a", "/b")).await,
+        ErrorKind::AlreadyExists
+    );
+    assert_eq!(other.get("/a").await, b"mine");
+    assert_eq!(other.get("/b").await, b"theirs");
+}
+
+/// A page of a listing with names of some length, as a server would give it.
+fn page(number: usize, last: bool) -> String {
+    let mut body = String::from("<ListBucketResult>");
+    if !last {
+        body.push_str(&format!(
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuationToken>",
+            number + 1
+        ));
+    }
+    for name in 0..1000 {
+        body.push_str(&format!(
+            "<Contents><Key>test/many/{number:03}-{name:03}</Key><Size>1</Size>\
+             <LastModified>2026-11-22T11:51:24Z</LastModified></Contents>"
+        ));
+    }
+    body.push_str("</ListBucketResult>");
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_names_come_page_by_page() {
+    let front = Front::start(|seen| {
+        let number = seen
+            .line
+            .split_once("continuation-token=")
+            .and_then(|(_, rest)| rest.split('&').next())
+            .map_or(0, |token| token.parse().unwrap());
+        Fate::Answer(page(number, number == 99))
+    })
+    .await;
+    let client = session(&settings(front.endpoint.clone()), b"many");
+    let names = client.names("/").await;
+    assert_eq!(names.len(), 100_000);
+    assert_eq!(names[99_999], b"099-999");
+    assert_eq!(front.count("GET", "list-type=2"), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_are_fetched_as_they_are_read_and_a_circle_of_them_is_an_error() {
+    let front = Front::start(|_| Fate::Answer(page(6, false))).await;
+    let client = session(&settings(front.endpoint.clone()), b"many");
+    let handle = crate::operation::HandleId(1 << 20);
+    let opendir = Operation::Opendir {
+        path: path("/"),
+        handle,
+    };
+    client.ask(opendir).await.unwrap();
+    for _ in 0..10 {
+        client.ask(Operation::Readdir { handle }).await.unwrap();
+    }
+    assert_eq!(front.count("GET", ""), 1);
+    let refused = client.refusal(Operation::Readdir { handle }).await;
+    assert_eq!(refused, ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_no_path_leads_to_hide_nothing_else() {
+    let listing = "<ListBucketResult><Contents><Key>test/odd/a</Key><Size>1</Size></Contents>\
+                   <Contents><Key>test/odd/.portcullis-0123456789abcdef.part</Key><Size>1</Size></Contents>\
+                   <CommonPrefixes><Prefix>test/odd//</Prefix></CommonPrefixes>\
+                   <CommonPrefixes><Prefix>test/odd/../</Prefix></CommonPrefixes>\
+                   <CommonPrefixes><Prefix>test/odd/b/</Prefix></CommonPrefixes></ListBucketResult>";
+    let front = Front::start(|_| Fate::Answer(listing.to_owned())).await;
+    let client = session(&settings(front.endpoint.clone()), b"odd");
+    assert_eq!(client.names("/").await, [b"a", b"b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_of_more_than_a_thousand_files_is_not_moved() {
+    let front = Front::start(|seen| {
+        if seen.is("GET", "prefix=test%2Fx%2Fold%2F") {
+            Fate::Answer(page(0, false))
+        } else if seen.is("GET", "list-type") {
+            Fate::Answer("<ListBucketResult></ListBucketResult>".to_owned())
+        } else {
+            Fate::Refuse(404, "")
+        }
+    })
+    .await;
+    let client = session(&settings(front.endpoint.clone()), b"x");
+    let refused = client.refusal(rename("/old", "/new")).await;
+    assert_eq!(refused, ErrorKind::Unsupported);
+    assert_eq!(front.count("PUT", "") + front.count("DELETE", ""), 0);
+}

@@ -1,0 +1,201 @@
+//! A front before the object store: it hands requests on, notes them, and fails when a test says so.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    HandOn,
+    /// This status, with an error document of this code.
+    Refuse(u16, &'static str),
+    /// This body, as a success.
+    Answer(String),
+    /// Nothing of the body is read, nothing is answered.
+    Hang,
+    /// The request reaches the server whole; its answer is lost.
+    LoseAnswer,
+    /// So many bytes of the request's body, then a reset.
+    CutBody(usize),
+    /// So many bytes of the server's answer, then a reset.
+    CutAnswer(usize),
+}
+
+type Rule = dyn Fn(&Seen) -> Fate + Send + Sync;
+
+/// A request as a rule sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// Method, path and query.
+    pub(super) line: String,
+}
+
+impl Seen {
+    pub(super) fn is(&self, method: &str, part: &str) -> bool {
+        self.line.starts_with(method) && self.line.contains(part)
+    }
+}
+
+/// The first `count` requests of this kind meet `fate`; all others are handed on.
+pub(super) fn first(
+    count: usize,
+    method: &'static str,
+    part: &'static str,
+    fate: Fate,
+) -> impl Fn(&Seen) -> Fate + Send + Sync + 'static {
+    let met = AtomicUsize::new(0);
+    move |seen| {
+        if seen.is(method, part) && met.fetch_add(1, Ordering::Relaxed) < count {
+            fate.clone()
+        } else {
+            Fate::HandOn
+        }
+    }
+}
+
+/// A running front.
+pub(super) struct Front {
+    pub(super) endpoint: String,
+    seen: Arc<Mutex<Vec<String>>>,
+    _serving: JoinSet<()>,
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Front({})", self.endpoint)
+    }
+}
+
+impl Front {
+    /// A front of the shared server.
+    pub(super) async fn start(rule: impl Fn(&Seen) -> Fate + Send + Sync + 'static) -> Self {
+        let server = super::server().await.address;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut serving = JoinSet::new();
+        let (log, rule): (_, Arc<Rule>) = (Arc::clone(&seen), Arc::new(rule));
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let (log, rule) = (Arc::clone(&log), Arc::clone(&rule));
+                connections.spawn(async move {
+                    // A client that goes away is part of many tests.
+                    let _ = serve(client, server, &log, &*rule).await;
+                });
+            }
+        });
+        Self {
+            endpoint,
+            seen,
+            _serving: serving,
+        }
+    }
+
+    /// How many requests of this kind came.
+    pub(super) fn count(&self, method: &str, part: &str) -> usize {
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.starts_with(method) && line.contains(part))
+            .count()
+    }
+}
+
+/// One request, after which the connection is closed.
+async fn serve(
+    mut client: TcpStream,
+    server: std::net::SocketAddr,
+    log: &Mutex<Vec<String>>,
+    rule: &Rule,
+) -> std::io::Result<()> {
+    let mut received = Vec::new();
+    let end = loop {
+        if let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if client.read_buf(&mut received).await? == 0 {
+            return Ok(());
+        }
+    };
+    let head = String::from_utf8_lossy(&received[..end]).into_owned();
+    let line = head.lines().next().unwrap_or_default().to_owned();
+    log.lock().unwrap().push(line.clone());
+    let fate = rule(&Seen { line });
+    let length: usize = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:").map(str::to_owned))
+        .map_or(0, |length| length.trim().parse().unwrap());
+    let wanted = match fate {
+        Fate::Hang => std::future::pending().await,
+        Fate::CutBody(count) => count.min(length),
+        Fate::HandOn
+        | Fate::Refuse(..)
+        | Fate::Answer(_)
+        | Fate::LoseAnswer
+        | Fate::CutAnswer(_) => length,
+    };
+    while received.len() < end + wanted {
+        if client.read_buf(&mut received).await? == 0 {
+            return Ok(());
+        }
+    }
+    let answer = match &fate {
+        Fate::CutBody(_) => return reset(client),
+        Fate::Refuse(status, code) => {
+            let body = format!("<Error><Code>{code}</Code><Message>as told</Message></Error>");
+            format!(
+                "HTTP/1.1 {status} No\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            )
+            .into_bytes()
+        }
+        Fate::Answer(body) => format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes(),
+        Fate::HandOn | Fate::LoseAnswer | Fate::CutAnswer(_) | Fate::Hang => {
+            let mut upstream = TcpStream::connect(server).await?;
+            let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+            upstream.write_all(head.as_bytes()).await?;
+            upstream.write_all(&received[end..]).await?;
+            let mut answer = Vec::new();
+            upstream.read_to_end(&mut answer).await?;
+            answer
+        }
+    };
+    match fate {
+        Fate::LoseAnswer => reset(client),
+        Fate::CutAnswer(count) => {
+            client.write_all(&answer[..count.min(answer.len())]).await?;
+            client.flush().await?;
+            reset(client)
+        }
+        Fate::HandOn | Fate::Refuse(..) | Fate::Answer(_) | Fate::Hang | Fate::CutBody(_) => {
+            client.write_all(&answer).await?;
+            client.shutdown().await
+        }
+    }
+}
+
+/// Closes with a reset instead of an orderly end.
+fn reset(client: TcpStream) -> std::io::Result<()> {
+    client.set_zero_linger()?;
+    drop(client);
+    Ok(())
+}
