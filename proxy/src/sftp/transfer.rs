@@ -88,7 +88,8 @@ impl Transfer {
         let HandleKind::File(access) = handle.kind() else {
             return None;
         };
-        let upload = if access.truncate || access.exclusive {
+        // The policy makes uploads exclusive too, and appending goes on with what an interrupted one left.
+        let upload = if access.truncate || access.exclusive && !access.append {
             Stream::hashed()
         } else {
             Stream::without(WithoutDigest::NotFromNothing)
@@ -204,11 +205,21 @@ impl Transfer {
             let complete = stream.is_sequential && self.end == Some(stream.next);
             field("ranges_complete", complete.into());
         }
-        match stream.digest {
-            Ok(digest) => {
-                field("sha256", hex::encode(digest.finish()).into());
+        let reread = match closed {
+            Some(Ok(Outcome::Published { sha256 })) => Some(sha256),
+            Some(Ok(_) | Err(_)) | None => None,
+        };
+        match (reread, stream.digest) {
+            // What the backend published, and not only what passed through here.
+            (Some(sha256), _) => {
+                field("sha256", hex::encode(sha256).into());
+                field("sha256_source", "reread".into());
             }
-            Err(why) => {
+            (None, Ok(digest)) => {
+                field("sha256", hex::encode(digest.finish()).into());
+                field("sha256_source", "stream".into());
+            }
+            (None, Err(why)) => {
                 field("sha256", Value::Null);
                 field("sha256_reason", why.code().into());
             }

@@ -208,39 +208,64 @@ async fn a_transfer_is_summed_up_with_its_digest() {
         assert_eq!(summary["path"], "/a");
         assert_eq!(summary["bytes"], 100_000);
         assert_eq!(summary["sha256"], hash(&content));
+        assert_eq!(summary["sha256_source"], "stream");
         assert_eq!(summary["outcome"], "success");
     }
     assert_eq!(summaries[1]["ranges_complete"], true);
 }
 
 #[tokio::test]
-async fn a_transfer_out_of_order_or_onto_old_bytes_has_no_digest_and_says_why() {
+async fn an_upload_out_of_order_or_onto_old_bytes_has_the_digest_of_what_was_published() {
     let mut client = Client::start().await;
     client.put(b"/old", b"0123456789").await;
     let out_of_order = client.open(b"/a", REPLACE).await;
     client.status(write(out_of_order, 5, b"world")).await;
     client.status(write(out_of_order, 0, b"hello")).await;
     client.status(close(out_of_order)).await;
-    let onto_old = client.open(b"/old", 0x02).await;
+    let onto_old = client.open(b"/old", WRITE).await;
     client.status(write(onto_old, 0, b"x")).await;
     client.status(close(onto_old)).await;
+    let left = client.leave().await;
+    let summaries = left.of("xfer.summary");
+    for (summary, content) in summaries[1..].iter().zip([&b"helloworld"[..], b"x123456789"]) {
+        assert_eq!(summary["sha256"], hash(content));
+        assert_eq!(summary["sha256_source"], "reread");
+    }
+    assert_eq!(summaries.len(), 3);
+}
+
+#[tokio::test]
+async fn a_transfer_in_part_or_without_its_close_has_no_digest_and_says_why() {
+    let mut client = Client::start().await;
+    client.put(b"/old", b"0123456789").await;
     let partly = client.open(b"/old", READ).await;
     client.ask(read(partly, 4, 2)).await;
     client.status(close(partly)).await;
+    let unclosed = client.open(b"/a", REPLACE).await;
+    client.status(write(unclosed, 5, b"world")).await;
+    let appended = client.open(b"/b", WRITE | CREATE | APPEND | EXCLUSIVE).await;
+    client.status(write(appended, 0, b"hello")).await;
     let left = client.leave().await;
-    let reasons: Vec<_> = left.of("xfer.summary")[1..]
+    let summaries = &left.of("xfer.summary")[1..];
+    let reasons: Vec<_> = summaries
         .iter()
         .map(|summary| {
             assert_eq!(summary["sha256"], Value::Null);
+            assert_eq!(summary["sha256_source"], Value::Null);
             summary["sha256_reason"].as_str().unwrap()
         })
         .collect();
     assert_eq!(
         reasons,
-        ["not_sequential", "not_from_nothing", "not_sequential"]
+        ["not_sequential", "not_sequential", "not_from_nothing"]
     );
-    assert_eq!(left.of("xfer.summary")[3]["ranges_complete"], false);
+    assert_eq!(summaries[0]["ranges_complete"], false);
 }
+
+const WRITE: u32 = 0x02;
+const APPEND: u32 = 0x04;
+const CREATE: u32 = 0x08;
+const EXCLUSIVE: u32 = 0x20;
 
 #[tokio::test]
 async fn operation_ids_are_unique_and_every_refusal_names_who() {
