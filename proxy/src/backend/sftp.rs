@@ -4,10 +4,13 @@
 //! opened again by the next request that needs none of the old handles; nothing is ever sent twice.
 
 mod connection;
+mod copy;
 mod fault;
 mod file;
 mod login;
 mod session;
+mod staged;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -24,9 +27,10 @@ use futures_util::future::{BoxFuture, FutureExt};
 use portcullis_journal::Recorded;
 
 pub use self::login::Credential;
-use self::session::Session;
+use self::{session::Session, sweep::Sweeps};
 use super::{
-    Backend, BackendError, BackendService, Capabilities, Execution, Owner, staging::UploadSettings,
+    Backend, BackendError, BackendService, Capabilities, Execution, Owner,
+    staging::{StagingNames, UploadSettings},
 };
 use crate::{operation::Outcome, policy::Permit};
 
@@ -41,27 +45,52 @@ pub struct SftpSettings {
     pub host_key: ssh_key::PublicKey,
     pub credential: Credential,
     pub uploads: UploadSettings,
+    pub publication: Publication,
+    /// Most bytes of an existing file that are copied through the gateway so that a client can change or continue it.
+    pub copy_limit: u64,
     /// For connecting and logging in, and for an answer while no bytes move.
     pub timeout: Duration,
+}
+
+/// How what a client uploads gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publication {
+    /// By renaming a staging file at CLOSE.
+    Rename,
+    /// It is written under its name from the first byte on, for servers and accounts without the right to rename. What is
+    /// incomplete is visible, and stays if the upload is interrupted.
+    Direct,
 }
 
 /// An SFTP server.
 #[derive(Debug)]
 pub struct SftpService {
     settings: Arc<SftpSettings>,
+    names: StagingNames,
+    sweeps: Arc<Sweeps>,
 }
 
 impl SftpService {
     pub fn new(settings: SftpSettings) -> Self {
+        let mut uploads = settings.uploads.clone();
+        // What is written directly is its own partial.
+        uploads.resume &= settings.publication == Publication::Rename;
         Self {
             settings: Arc::new(settings),
+            names: StagingNames::new(uploads, b""),
+            sweeps: Arc::default(),
         }
     }
 }
 
 impl BackendService for SftpService {
-    fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
-        Arc::new(SftpBackend(Session::new(self.settings.clone(), directory)))
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        Arc::new(SftpBackend(Session::new(
+            self.settings.clone(),
+            self.names.session(owner, directory),
+            self.sweeps.clone(),
+            directory,
+        )))
     }
 }
 
@@ -73,8 +102,8 @@ impl Backend for SftpBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             random_access: true,
-            update: false,
-            resume: false,
+            update: true,
+            resume: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,

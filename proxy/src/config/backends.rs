@@ -19,6 +19,9 @@ use super::{
 /// How long what interrupted uploads left is kept: a partner may come back the next day.
 const PARTIAL_RETENTION_HOURS: u64 = 24;
 
+/// What passes twice through the gateway when a client changes a file on a server that can't copy.
+const COPY_LIMIT_BYTES: u64 = 64 << 20;
+
 /// Longest wait for an answer of a server: longer than a slow disk array takes to wake.
 const TIMEOUT_SECONDS: u64 = 30;
 
@@ -45,6 +48,9 @@ pub enum BackendConfig {
         host_key: Box<ssh_key::PublicKey>,
         credential: Credential,
         uploads: Uploads,
+        /// Uploads are written under their final names.
+        publishes_directly: bool,
+        copy_limit: u64,
         timeout: Duration,
     },
 }
@@ -341,6 +347,8 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
         }
     };
     let uploads = uploads(&mut section);
+    let publishes_directly = publishes_directly(&mut section);
+    let copy_limit = section.number("copy_limit_bytes", 0..=1 << 40, COPY_LIMIT_BYTES);
     let timeout = timeout(&mut section);
     section.finish();
     Some(BackendConfig::Sftp {
@@ -349,8 +357,27 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
         host_key: Box::new(host_key?),
         credential: credential?,
         uploads,
+        publishes_directly,
+        copy_limit,
         timeout,
     })
+}
+
+fn publishes_directly(section: &mut Section<'_>) -> bool {
+    const CHOICE: &str = "\"rename\", or \"direct\" for a server where the gateway may not rename";
+    match section.text("publish", CHOICE) {
+        None | Some("rename") => false,
+        Some("direct") => {
+            if section.has("resume") {
+                section.fault("resume", "has no use with publish = \"direct\"; remove it");
+            }
+            true
+        }
+        Some(other) => {
+            section.fault("publish", format!("expected {CHOICE}, found {other:?}"));
+            false
+        }
+    }
 }
 
 fn uploads(section: &mut Section<'_>) -> Uploads {

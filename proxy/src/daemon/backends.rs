@@ -13,7 +13,7 @@ use crate::{
         ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust, settings::AuthoritiesError},
         local::{LocalService, LocalSettings},
         s3::{AccessKey, S3Service, S3Settings},
-        sftp::{Credential, SftpService, SftpSettings},
+        sftp::{Credential, Publication, SftpService, SftpSettings},
         staging::UploadSettings,
     },
     config::{self, BackendConfig, KeyPair, S3Transport, TrustAnchor},
@@ -128,6 +128,8 @@ fn service(
             host_key,
             credential,
             uploads,
+            publishes_directly,
+            copy_limit,
             timeout,
         } => Ok(Arc::new(SftpService::new(SftpSettings {
             host: address.host.clone(),
@@ -143,6 +145,12 @@ fn service(
                 }
             },
             uploads: upload_settings(uploads, node),
+            publication: if *publishes_directly {
+                Publication::Direct
+            } else {
+                Publication::Rename
+            },
+            copy_limit: *copy_limit,
             timeout: *timeout,
         }))),
     }

@@ -40,6 +40,7 @@ pub(super) struct Abilities {
     pub(super) fsync: bool,
     pub(super) lsetstat: bool,
     pub(super) hardlink: bool,
+    pub(super) copy_data: bool,
     /// Most bytes of one READ.
     pub(super) read: u32,
     /// Most bytes of one WRITE.
@@ -87,7 +88,14 @@ pub(super) struct Writes(watch::Sender<WritesSoFar>);
 #[derive(Debug, Default)]
 struct WritesSoFar {
     unanswered: usize,
-    failure: Option<String>,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone)]
+enum Failure {
+    /// The server said no; what it took before and after is not known to be without a hole.
+    Refused(String),
+    Lost,
 }
 
 impl Writes {
@@ -95,7 +103,7 @@ impl Writes {
         self.0.send_modify(|so_far| so_far.unanswered += 1);
     }
 
-    fn end(&self, failure: Option<String>) {
+    fn end(&self, failure: Option<Failure>) {
         self.0.send_modify(|so_far| {
             so_far.unanswered = so_far.unanswered.saturating_sub(1);
             if so_far.failure.is_none() {
@@ -110,10 +118,18 @@ impl Writes {
         let Ok(so_far) = watcher.wait_for(|so_far| so_far.unanswered == 0).await else {
             return Err(Fault::WrongAnswer);
         };
-        so_far
-            .failure
-            .clone()
-            .map_or(Ok(()), |failure| Err(Fault::Spoiled(failure)))
+        match so_far.failure.clone() {
+            None => Ok(()),
+            Some(Failure::Refused(why)) => Err(Fault::Spoiled(why)),
+            Some(Failure::Lost) => {
+                Err(Loss::unavailable("the connection was lost during a write").into())
+            }
+        }
+    }
+
+    /// True if the server has said no to one.
+    pub(super) fn was_refused(&self) -> bool {
+        matches!(self.0.borrow().failure, Some(Failure::Refused(_)))
     }
 }
 
@@ -121,7 +137,7 @@ impl Writes {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(writes) = self.writes.take() {
-            writes.end(Some("the connection was lost".to_owned()));
+            writes.end(Some(Failure::Lost));
         }
     }
 }
@@ -192,6 +208,7 @@ impl Connection {
                 fsync: announces("fsync@openssh.com"),
                 lsetstat: announces("lsetstat@openssh.com"),
                 hardlink: announces("hardlink@openssh.com"),
+                copy_data: announces("copy-data"),
                 read: DATA_WITHOUT_LIMITS,
                 write: DATA_WITHOUT_LIMITS,
             },
@@ -338,12 +355,16 @@ impl Shared {
         if let Some(writes) = slot.writes.take() {
             writes.end(match &reply {
                 Reply::Status { code: 0, .. } => None,
-                Reply::Status { code, message } => Some(format!("{message} (status {code})")),
+                Reply::Status { code, message } => {
+                    Some(Failure::Refused(format!("{message} (status {code})")))
+                }
                 Reply::Handle(_)
                 | Reply::Data(_)
                 | Reply::Names(_)
                 | Reply::Attributes(_)
-                | Reply::Extended(_) => Some("an answer of the wrong kind".to_owned()),
+                | Reply::Extended(_) => {
+                    Some(Failure::Refused("an answer of the wrong kind".to_owned()))
+                }
             });
         }
         slot.answer(reply);

@@ -15,9 +15,19 @@ pub(super) enum Fault {
     #[error("the server does not announce {0}")]
     NotAnnounced(&'static str),
     #[error(
-        "existing files can't be continued or changed in place on this backend; upload the whole file"
+        "the file has {size} bytes, and the gateway copies at most {limit} to change an existing one (copy_limit_bytes), since the server does not announce copy-data; upload the whole file"
     )]
-    NoUpdate,
+    TooLargeToCopy { size: u64, limit: u64 },
+    #[error("the file was changed by someone else since it was opened; the upload is withdrawn")]
+    ChangedMeanwhile,
+    #[error(
+        "the staging file has {length} bytes and not the {expected} that were written; the upload is withdrawn"
+    )]
+    OtherLength { expected: u64, length: u64 },
+    #[error(
+        "an interrupted upload was opened and nothing written to it; it stays as it was: remove it, or upload the file again"
+    )]
+    NothingWritten,
     #[error(
         "the server can't replace a file in one step (it does not announce posix-rename@openssh.com); remove the old file first"
     )]
@@ -77,12 +87,16 @@ impl Fault {
             Self::Answered { code, .. } => status_class(*code),
             Self::Refused(refusal) => (refusal.kind(), Origin::Client),
             Self::Lost(loss) => (loss.kind, Origin::Backend),
-            Self::NotAnnounced(_) | Self::NoUpdate | Self::NoReplace | Self::ThroughLink => {
-                (ErrorKind::Unsupported, Origin::Backend)
-            }
-            Self::Spoiled(_) | Self::WrongAnswer | Self::Malformed(_) => {
-                (ErrorKind::Failure, Origin::Backend)
-            }
+            Self::NotAnnounced(_)
+            | Self::TooLargeToCopy { .. }
+            | Self::NoReplace
+            | Self::ThroughLink => (ErrorKind::Unsupported, Origin::Backend),
+            Self::Spoiled(_)
+            | Self::WrongAnswer
+            | Self::Malformed(_)
+            | Self::ChangedMeanwhile
+            | Self::OtherLength { .. } => (ErrorKind::Failure, Origin::Backend),
+            Self::NothingWritten => (ErrorKind::Failure, Origin::Client),
             Self::NoSuchHandle | Self::HandleOfDirectory | Self::HandleOfFile => {
                 (ErrorKind::InvalidHandle, Origin::Client)
             }

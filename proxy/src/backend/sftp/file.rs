@@ -10,10 +10,11 @@ use bytes::{Bytes, BytesMut};
 use super::{
     connection::{Answer, Connection},
     fault::Fault,
+    sweep,
     wire::{Kind, Reply, Request, flags},
 };
 use crate::{
-    backend::staging,
+    backend::staging::{self, StagingNames},
     operation::{Attributes, Outcome},
 };
 
@@ -128,20 +129,29 @@ impl Drop for File {
 
 /// An open directory.
 #[derive(Debug)]
-pub(super) struct Directory(File);
+pub(super) struct Directory {
+    file: File,
+    path: Vec<u8>,
+    names: StagingNames,
+}
 
 impl Directory {
-    pub(super) async fn open(connection: Arc<Connection>, path: &[u8]) -> Result<Self, Fault> {
-        let request = Request::new(Kind::Opendir).string(path);
-        File::opened(connection, request).await.map(Self)
+    pub(super) async fn open(
+        connection: Arc<Connection>,
+        path: Vec<u8>,
+        names: StagingNames,
+    ) -> Result<Self, Fault> {
+        let request = Request::new(Kind::Opendir).string(&path);
+        let file = File::opened(connection, request).await?;
+        Ok(Self { file, path, names })
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {
-        self.0.connection()
+        self.file.connection()
     }
 
     pub(super) fn ask(&self, request: impl FnOnce(&Bytes) -> Request) -> Answer {
-        self.0.ask(request)
+        self.file.ask(request)
     }
 
     /// The next names, without `.`, `..`, uploads in progress, and what is no name at all: the server is not trusted to
@@ -151,6 +161,7 @@ impl Directory {
             let asked = self.ask(|handle| Request::new(Kind::Readdir).string(handle));
             match asked.reply().await? {
                 Reply::Names(mut names) => {
+                    sweep::sweep(self.connection(), &self.names, &self.path, &names);
                     names.retain(|entry| is_name(&entry.name));
                     if !names.is_empty() {
                         return Ok(Outcome::Names(names));
@@ -167,7 +178,7 @@ impl Directory {
     }
 
     pub(super) async fn close(&self) -> Result<(), Fault> {
-        self.0.close().await
+        self.file.close().await
     }
 }
 

@@ -10,18 +10,20 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 
 use super::{
-    SftpSettings,
+    Publication, SftpSettings,
     connection::{Answer, Connection},
     fault::{Fault, Loss},
     file::{self, Directory, File},
     login,
-    upload::Upload,
+    staged::{self, Staged, beside},
+    sweep::Sweeps,
+    upload::{Upload, standing},
     wire::{self, Kind, Reply, Request},
 };
 use crate::{
     backend::{
         BackendError,
-        staging::{self, Intention},
+        staging::{self, Claim, Intention, SessionNames},
     },
     operation::{Attributes, HandleId, Operation, Outcome},
     path::RelativePath,
@@ -32,11 +34,15 @@ use crate::{
 pub(super) struct Session {
     settings: Arc<SftpSettings>,
     directory: Vec<u8>,
+    names: SessionNames,
+    sweeps: Arc<Sweeps>,
     link: Mutex<Link>,
     handles: Mutex<HashMap<HandleId, Handle>>,
-    /// Staging files on the server that no upload owns any more.
-    orphans: Mutex<Vec<Vec<u8>>>,
+    /// Staging files on the server that no upload owns any more, and that none can resume.
+    orphans: Mutex<Vec<Staged>>,
 }
+
+const NO_SUCH_FILE: u32 = 2;
 
 type Connecting = Shared<BoxFuture<'static, Result<Arc<Connection>, Loss>>>;
 
@@ -61,14 +67,33 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(settings: Arc<SftpSettings>, directory: &[u8]) -> Arc<Self> {
+    pub(super) fn new(
+        settings: Arc<SftpSettings>,
+        names: SessionNames,
+        sweeps: Arc<Sweeps>,
+        directory: &[u8],
+    ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             directory: directory.to_vec(),
+            names,
+            sweeps,
             link: Mutex::new(Link::Down),
             handles: Mutex::default(),
             orphans: Mutex::default(),
         })
+    }
+
+    pub(super) fn names(&self) -> &SessionNames {
+        &self.names
+    }
+
+    pub(super) fn publication(&self) -> Publication {
+        self.settings.publication
+    }
+
+    pub(super) fn copy_limit(&self) -> u64 {
+        self.settings.copy_limit
     }
 
     fn server(&self) -> String {
@@ -143,8 +168,8 @@ impl Session {
     }
 
     /// Leaves a staging file to be removed, at once if there is a connection.
-    pub(super) fn abandon(&self, staging_path: Vec<u8>) {
-        lock(&self.orphans).push(staging_path);
+    pub(super) fn abandon(&self, staged: Staged) {
+        lock(&self.orphans).push(staged);
         if let Link::Up(connection) = &*lock(&self.link) {
             self.remove_orphans(connection);
         }
@@ -154,9 +179,23 @@ impl Session {
         if !connection.is_open() {
             return;
         }
-        for path in std::mem::take(&mut *lock(&self.orphans)) {
-            // Its answer changes nothing: a file that is not there is as good as removed.
-            drop(connection.send(Request::new(Kind::Remove).string(&path)));
+        for orphan in std::mem::take(&mut *lock(&self.orphans)) {
+            let (path, claims) = orphan.into_parts();
+            remove(connection, &path, claims);
+        }
+    }
+
+    /// Removes what an interrupted upload to `target` left, unless it is in use. The answer is not waited for.
+    pub(super) fn discard_partial(
+        &self,
+        connection: &Connection,
+        target: &RelativePath,
+        path: &[u8],
+    ) {
+        let name = self.names.resumable(target);
+        if let Some(claim) = name.and_then(|name| self.names.all().claim(name)) {
+            let staging_path = beside(path, claim.name().as_bytes());
+            remove(connection, &staging_path, vec![claim]);
         }
     }
 
@@ -176,9 +215,18 @@ impl Session {
         Ok(Outcome::Opened)
     }
 
-    /// Ends the session: uploads are withdrawn, also on a server that has to be reached again for it.
+    /// Ends the session: uploads that can't be resumed are withdrawn, also on a server that has to be reached again for it.
     pub(super) async fn end(self: &Arc<Self>) {
         let open: Vec<Handle> = self.handles().drain().map(|(_, handle)| handle).collect();
+        let settled = async {
+            for handle in &open {
+                if let Handle::Upload(upload) = handle {
+                    upload.settle().await;
+                }
+            }
+        };
+        // A server that does not answer has taken what it has taken, from the first byte on.
+        let _ = tokio::time::timeout(self.settings.timeout, settled).await;
         drop(open);
         let is_left = !lock(&self.orphans).is_empty();
         if is_left {
@@ -213,23 +261,26 @@ impl Session {
                 Intention::Upload => {
                     let path = self.named_on_server(target)?;
                     let connection = self.connection().await?;
-                    let upload = Upload::begin(self, connection, path, *access, attributes).await?;
+                    self.sweeps.search(&connection, self.names.all(), &path);
+                    let upload =
+                        Upload::begin(self, connection, target, path, *access, attributes).await?;
                     self.insert(*handle, Handle::Upload(Arc::new(upload)))
                 }
             },
             Operation::Opendir { handle, .. } => {
                 let connection = self.connection().await?;
-                let directory = Directory::open(connection, &self.on_server(target)).await?;
+                let path = self.on_server(target);
+                let directory = Directory::open(connection, path, self.names.all().clone()).await?;
                 self.insert(*handle, Handle::Directory(Arc::new(directory)))
             }
             Operation::Close { handle } => {
                 let closed = self.handles().remove(handle);
-                match closed.ok_or(Fault::NoSuchHandle)? {
-                    Handle::File(file) => file.close().await?,
-                    Handle::Directory(directory) => directory.close().await?,
-                    Handle::Upload(upload) => upload.publish().await?,
-                }
-                Ok(Outcome::Done)
+                let digest = match closed.ok_or(Fault::NoSuchHandle)? {
+                    Handle::File(file) => file.close().await.map(|()| None),
+                    Handle::Directory(directory) => directory.close().await.map(|()| None),
+                    Handle::Upload(upload) => upload.publish().await,
+                }?;
+                Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
             }
             Operation::Read {
                 handle,
@@ -259,6 +310,9 @@ impl Session {
                 file::attributes(asked).await.map(Outcome::Attributes)
             }
             Operation::Fsetstat { handle, attributes } => {
+                if let Handle::Upload(upload) = self.handle(*handle)? {
+                    return upload.set_attributes(attributes).await;
+                }
                 let asked = self.ask_handle(*handle, |handle| {
                     Request::new(Kind::Fsetstat)
                         .string(handle)
@@ -284,14 +338,8 @@ impl Session {
                 })?)
                 .await
             }
-            Operation::Stat { .. } => {
-                let asked = self.ask_path(Kind::Stat, &self.on_server(target)).await?;
-                file::attributes(asked).await.map(Outcome::Attributes)
-            }
-            Operation::Lstat { .. } => {
-                let asked = self.ask_path(Kind::Lstat, &self.on_server(target)).await?;
-                file::attributes(asked).await.map(Outcome::Attributes)
-            }
+            Operation::Stat { .. } => self.attributes(Kind::Stat, target).await,
+            Operation::Lstat { .. } => self.attributes(Kind::Lstat, target).await,
             Operation::Setstat { attributes, .. } => {
                 let request = Request::new(Kind::Setstat).string(&self.on_server(target));
                 self.ask(request.attributes(attributes)).await
@@ -306,7 +354,14 @@ impl Session {
             }
             Operation::Remove { .. } => {
                 let path = self.named_on_server(target)?;
-                self.ask(Request::new(Kind::Remove).string(&path)).await
+                match self.ask(Request::new(Kind::Remove).string(&path)).await {
+                    Err(
+                        missing @ Fault::Answered {
+                            code: NO_SUCH_FILE, ..
+                        },
+                    ) => self.remove_partial(target, &path).await.ok_or(missing),
+                    removed => removed,
+                }
             }
             Operation::Rmdir { .. } => {
                 let path = self.named_on_server(target)?;
@@ -379,6 +434,50 @@ impl Session {
         }
     }
 
+    /// What stands at the path; if nothing does, what an interrupted upload of the same account left for it.
+    async fn attributes(
+        self: &Arc<Self>,
+        kind: Kind,
+        target: &RelativePath,
+    ) -> Result<Outcome, Fault> {
+        let path = self.on_server(target);
+        let asked = self.ask_path(kind, &path).await?;
+        match file::attributes(asked).await {
+            Err(
+                missing @ Fault::Answered {
+                    code: NO_SUCH_FILE, ..
+                },
+            ) => {
+                let Some(name) = self.names.interrupted(target) else {
+                    return Err(missing);
+                };
+                let staging_path = beside(&path, name.as_bytes());
+                let asked = self.ask_path(Kind::Lstat, &staging_path).await?;
+                let found = standing(asked).await.ok().flatten();
+                found
+                    .as_ref()
+                    .and_then(staged::shown)
+                    .map(Outcome::Attributes)
+                    .ok_or(missing)
+            }
+            found => found.map(Outcome::Attributes),
+        }
+    }
+
+    async fn remove_partial(
+        self: &Arc<Self>,
+        target: &RelativePath,
+        path: &[u8],
+    ) -> Option<Outcome> {
+        let claim = self
+            .names
+            .resumable(target)
+            .and_then(|name| self.names.all().claim(name))?;
+        let staging_path = beside(path, claim.name().as_bytes());
+        let request = Request::new(Kind::Remove).string(&staging_path);
+        self.ask(request).await.ok()
+    }
+
     fn both(
         &self,
         from: &RelativePath,
@@ -419,6 +518,18 @@ impl Session {
             Handle::Upload(upload) => upload.file().connection().clone(),
             Handle::Directory(directory) => directory.connection().clone(),
         })
+    }
+}
+
+/// Removes a staging file, whose names stay taken until the server has answered. The answer itself changes nothing: a file
+/// that is not there is as good as removed.
+pub(super) fn remove(connection: &Connection, path: &[u8], claims: Vec<Claim>) {
+    let asked = connection.send(Request::new(Kind::Remove).string(path));
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            let _ = asked.reply().await;
+            drop(claims);
+        });
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::{
     sync::watch,
 };
 
+use sha2::Digest as _;
+
 use super::*;
 use crate::{
     backend::{
@@ -65,6 +67,8 @@ impl Server {
             host_key: ssh_key::PublicKey::from_openssh(&self.sshd.host_key).unwrap(),
             credential: Credential::Key(Arc::new(self.key.clone())),
             uploads: UploadSettings::default(),
+            publication: Publication::Rename,
+            copy_limit: 1 << 20,
             timeout: PATIENCE,
         }
     }
@@ -217,6 +221,8 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
         host_key: key,
         credential: Credential::Password("unused".to_owned().into()),
         uploads: UploadSettings::default(),
+        publication: Publication::Rename,
+        copy_limit: 1 << 20,
         timeout: SHORT,
     };
     let begun = Instant::now();
@@ -230,7 +236,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_within_an_upload_leaves_nothing_and_the_next_request_opens_another()
+async fn a_connection_that_breaks_within_an_upload_publishes_nothing_and_the_next_request_opens_another()
  {
     let server = Server::start();
     let relay = Relay::to(server.sshd.address).await;
@@ -260,9 +266,27 @@ async fn a_connection_that_breaks_within_an_upload_leaves_nothing_and_the_next_r
     );
     let close = Operation::Close { handle };
     assert_eq!(client.refusal(close).await, ErrorKind::Unavailable);
-    assert!(client.is_missing("/a").await);
+    assert!(stranger(server.settings()).is_missing("/a").await);
+    // What the server had taken is there, for its account alone.
+    let size = client.stat("/a").await.unwrap().size.unwrap();
+    assert_eq!(size, 99_999);
+    let handle = client.open("/a", APPEND).await;
+    client.write(handle, 0, vec![7; 50_001]).await;
+    client.close(handle).await;
+    assert!(client.get("/a").await == vec![7; 150_000]);
     client.end().await;
-    assert_eq!(server.names(), ["before"]);
+    assert_eq!(server.names(), ["a", "before"]);
+}
+
+const APPEND: Access = Access {
+    append: true,
+    create: true,
+    ..WRITE
+};
+
+fn stranger(settings: SftpSettings) -> Client {
+    let owner = Owner::new(*b"mallory");
+    Client::new(SftpService::new(settings).session(b"", &owner))
 }
 
 #[tokio::test]
@@ -271,7 +295,8 @@ async fn a_session_that_ends_after_its_connection_broke_comes_back_for_its_stagi
     let relay = Relay::to(server.sshd.address).await;
     let client = client(server.settings_through(&relay, PATIENCE));
     let handle = client.open("/a", REPLACE).await;
-    client.write(handle, 0, "half").await;
+    // With a gap, so that nobody can resume it.
+    client.write(handle, 7, "half").await;
     assert_eq!(server.names().len(), 1);
     relay.set(Mood::Cut);
     let fstat = Operation::Fstat { handle };
@@ -304,8 +329,93 @@ async fn a_server_that_falls_silent_within_a_transfer_is_given_up_at_the_deadlin
     relay.set(Mood::Cut);
     relay.set(Mood::Forward);
     assert_eq!(client.get("/a").await, b"content");
+    assert_eq!(client.stat("/b").await.unwrap().size, Some(3));
     client.end().await;
-    assert!(!server.names().iter().any(|name| name.starts_with('.')));
+    assert!(stranger(server.settings()).is_missing("/b").await);
+}
+
+#[tokio::test]
+async fn a_server_that_copies_serves_updates_of_any_size_and_a_change_meanwhile_is_noticed() {
+    let server = Server::start();
+    let client = client(SftpSettings {
+        copy_limit: 0,
+        ..server.settings()
+    });
+    // More than one request to copy.
+    let mut content = vec![1; 40 << 20];
+    std::fs::write(server.sshd.home.join("a"), &content).unwrap();
+    let handle = client.open("/a", APPEND).await;
+    client.write(handle, 0, "end").await;
+    client.close(handle).await;
+    content.extend(b"end");
+    assert!(std::fs::read(server.sshd.home.join("a")).unwrap() == content);
+    let handle = client.open("/a", WRITE).await;
+    client.write(handle, 0, "lost").await;
+    std::fs::write(server.sshd.home.join("a"), "someone else's").unwrap();
+    let close = Operation::Close { handle };
+    assert_eq!(client.refusal(close).await, ErrorKind::Failure);
+    assert_eq!(client.get("/a").await, b"someone else's");
+    assert_eq!(server.names(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_direct_upload_stands_under_its_name_from_the_first_byte_on_and_others_do_not() {
+    let server = Server::start();
+    let direct = SftpSettings {
+        publication: Publication::Direct,
+        ..server.settings()
+    };
+    let writer = client(direct.clone());
+    let handle = writer.open("/a", REPLACE).await;
+    writer.write(handle, 0, "half").await;
+    assert_eq!(server.names(), ["a"]);
+    assert_eq!(writer.get("/a").await, b"half");
+    writer.end().await;
+    let writer = client(direct);
+    assert_eq!(writer.stat("/a").await.unwrap().size, Some(4));
+    let handle = writer.open("/a", APPEND).await;
+    writer.write(handle, 4, ", whole").await;
+    assert_eq!(
+        writer.close_digested(handle).await,
+        Some(sha2::Sha256::digest(b"half, whole").into())
+    );
+    let handle = client(server.settings()).open("/b", REPLACE).await;
+    assert!(!server.names().contains(&"b".to_owned()), "{handle:?}");
+    assert_eq!(writer.get("/a").await, b"half, whole");
+}
+
+#[tokio::test]
+async fn a_staging_file_is_swept_when_its_directory_is_used_once_nobody_has_touched_it_for_long() {
+    let server = Server::start();
+    let age = |name: &str, hours: u64| {
+        let path = server.sshd.home.join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        let modified = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+        file.set_modified(modified).unwrap();
+    };
+    let (old, young) = (
+        ".portcullis-0123456789abcdef.part",
+        ".portcullis-fedcba9876543210.part",
+    );
+    for name in [old, "old.csv", ".portcullis-notes"] {
+        age(name, 30);
+    }
+    age(young, 20);
+    let kept = [young, ".portcullis-notes", "old.csv"];
+    let client = client(server.settings());
+    assert_eq!(client.names("/").await, [b"old.csv"]);
+    client.end().await;
+    assert_eq!(server.names(), kept);
+    // An upload has its directory searched too.
+    age(old, 30);
+    let uploader =
+        Client::new(SftpService::new(server.settings()).session(b"", &crate::testing::owner()));
+    uploader.put("/old.csv", "new").await;
+    let deadline = Instant::now() + PATIENCE;
+    while server.names() != kept {
+        assert!(Instant::now() < deadline, "{:?}", server.names());
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -414,6 +524,44 @@ mod proftpd {
     suite!(super::subject, without links_are_stored_as_they_were_given);
 
     async fn subject() -> Subject {
+        let (server, settings) = start();
+        Subject {
+            service: Arc::new(SftpService::new(settings)),
+            directory: Vec::new(),
+            disk: Some(server.home.clone()),
+            keep: Box::new(server),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_can_not_copy_serves_updates_up_to_the_limit() {
+        let (server, settings) = start();
+        let client = client(SftpSettings {
+            copy_limit: 10,
+            ..settings
+        });
+        std::fs::write(server.home.join("small"), "0123456789").unwrap();
+        std::fs::write(server.home.join("large"), "0123456789a").unwrap();
+        let handle = client.open("/small", WRITE).await;
+        client.write(handle, 0, "ZERO").await;
+        client.close(handle).await;
+        assert_eq!(client.get("/small").await, b"ZERO456789");
+        let open = client.open_operation("/large", WRITE);
+        let (kind, message) = message(&client, open).await;
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(message.contains("copy_limit_bytes"), "{message}");
+        client.put("/large", "replaced").await;
+        assert_eq!(client.get("/large").await, b"replaced");
+        client.end().await;
+        let mut names: Vec<_> = std::fs::read_dir(&server.home)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["large", "small"]);
+    }
+
+    fn start() -> (Proftpd, SftpSettings) {
         let keys = files::folder("upstream-keys").unwrap();
         let path = files::ssh_key(keys.path(), "login").unwrap();
         let server = Proftpd::start(Place::Loopback, Protocol::Sftp, Some(&path)).unwrap();
@@ -427,13 +575,10 @@ mod proftpd {
                 .unwrap(),
             credential: Credential::Key(Arc::new(key)),
             uploads: UploadSettings::default(),
+            publication: Publication::Rename,
+            copy_limit: 1 << 20,
             timeout: PATIENCE,
         };
-        Subject {
-            service: Arc::new(SftpService::new(settings)),
-            directory: Vec::new(),
-            disk: Some(server.home.clone()),
-            keep: Box::new(server),
-        }
+        (server, settings)
     }
 }

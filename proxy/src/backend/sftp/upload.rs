@@ -1,54 +1,66 @@
-//! One upload to the server: a staging file beside the final name, and how it ends.
+//! One upload to the server: what is written where, and how it ends.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
 use super::{
-    connection::{Connection, Writes},
+    Publication,
+    connection::{Answer, Connection, Writes},
+    copy,
     fault::Fault,
     file::{self, File},
     session::{self, Session},
+    staged::{Fate, Staged},
     wire::{Kind, Reply, Request, flags},
 };
 use crate::{
-    backend::staging::{self, Content, Found, Publish, StagingName, UploadPlan},
+    backend::staging::{self, Beginning, Content, Found, Landing, Progress, Publish, UploadPlan},
     operation::{Access, Attributes, Outcome},
+    path::RelativePath,
 };
 
 const DEFAULT_MODE: u32 = 0o666;
-const PERMISSION_BITS: u32 = 0o777;
+pub(super) const PERMISSION_BITS: u32 = 0o777;
 const NO_SUCH_FILE: u32 = 2;
 const UNSUPPORTED: u32 = 8;
 
-/// An upload in progress. Dropped before it is published, it is withdrawn.
+/// An upload in progress. Dropped before it is published, it leaves its staging file to a later session if that can resume
+/// it, and removes it otherwise.
 #[derive(Debug)]
 pub(super) struct Upload {
     file: File,
-    staged: Staged,
     path: Vec<u8>,
+    access: Access,
     publish: Publish,
+    /// The file that this one began as a copy of.
+    original: Option<Version>,
     writes: Arc<Writes>,
-}
-
-/// The staging file; left to the session for removal when dropped, unless it is no longer ours.
-#[derive(Debug)]
-struct Staged {
+    state: Mutex<State>,
     /// Weak, since the session owns the upload.
     session: Weak<Session>,
-    path: Vec<u8>,
-    is_gone: AtomicBool,
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.is_gone.load(Ordering::Relaxed)
-            && let Some(session) = self.session.upgrade()
-        {
-            session.abandon(std::mem::take(&mut self.path));
+#[derive(Debug)]
+struct State {
+    progress: Progress,
+    attributes_set: bool,
+    /// `None` if the final name is written to directly.
+    staged: Option<Staged>,
+}
+
+/// Tells a file and its content from another, as far as version 3 can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    size: Option<u64>,
+    modified: Option<u32>,
+}
+
+impl Version {
+    fn of(attributes: &Attributes) -> Self {
+        Self {
+            size: attributes.size,
+            modified: attributes.times.map(|(_, modified)| modified),
         }
     }
 }
@@ -57,60 +69,131 @@ impl Upload {
     pub(super) async fn begin(
         session: &Arc<Session>,
         connection: Arc<Connection>,
+        target: &RelativePath,
         path: Vec<u8>,
         access: Access,
         wanted: &Attributes,
     ) -> Result<Self, Fault> {
-        let found = look(&connection, &path).await?;
+        let asked = connection.send(Request::new(Kind::Lstat).string(&path));
+        let partial = Staged::look_for_partial(session, &connection, target, &path, access);
+        let found = standing(asked).await?;
         let plan = plan(access, found.as_ref())?;
-        if found.is_some() && !connection.abilities.posix_rename {
+        let upload = |file, original, progress, staged| Self {
+            file,
+            path: path.clone(),
+            access,
+            publish: plan.publish,
+            original,
+            writes: Arc::default(),
+            state: Mutex::new(State {
+                progress,
+                attributes_set: false,
+                staged,
+            }),
+            session: Arc::downgrade(session),
+        };
+        let mode = wanted.permissions.map(|mode| mode & PERMISSION_BITS);
+        if session.publication() == Publication::Direct {
+            let request = Request::new(Kind::Open)
+                .string(&path)
+                .number(direct_flags(access))
+                .attributes(&with_mode(mode.unwrap_or(DEFAULT_MODE)));
+            let file = File::opened(connection, request).await?;
+            let (beginning, length) = match &found {
+                Some(found) if plan.content == Content::Existing => {
+                    (Beginning::Copy, found.size.unwrap_or(0))
+                }
+                Some(_) | None => (Beginning::Nothing, 0),
+            };
+            return Ok(upload(file, None, Progress::new(beginning, length), None));
+        }
+        let Some(found) = found else {
+            let mode = mode.unwrap_or(DEFAULT_MODE);
+            let (file, staged, progress) =
+                Staged::begin(session, connection, target, &path, access, mode, partial).await?;
+            return Ok(upload(file, None, progress, Some(staged)));
+        };
+        if !connection.abilities.posix_rename {
             return Err(Fault::NoReplace);
         }
-        let kept_mode = found
-            .and_then(|attributes| attributes.permissions)
-            .map(|mode| mode & PERMISSION_BITS);
-        let name = StagingName::random().map_err(|_| Fault::NoRandomness)?;
-        let staged = Staged {
-            session: Arc::downgrade(session),
-            path: beside(&path, name.as_bytes()),
-            is_gone: AtomicBool::new(false),
-        };
-        let mode = kept_mode
-            .or(wanted.permissions.map(|mode| mode & PERMISSION_BITS))
-            .unwrap_or(DEFAULT_MODE);
-        let request = Request::new(Kind::Open)
-            .string(&staged.path)
-            .number(open_flags(access))
-            .attributes(&with_mode(mode));
-        let file = File::opened(connection, request).await?;
+        session.discard_partial(&connection, target, &path);
+        let kept_mode = found.permissions.map(|mode| mode & PERMISSION_BITS);
+        let mode = kept_mode.or(mode).unwrap_or(DEFAULT_MODE);
+        let (file, staged) = Staged::begin_hidden(session, connection, &path, access, mode).await?;
+        // The server's umask must not change the mode that the file already has. A server that can't keep it says so with an
+        // answer that nobody needs.
         if let Some(mode) = kept_mode {
-            // The server's umask must not change the mode that the file already has. A server that can't keep it says so
-            // with an answer that nobody needs.
             drop(file.ask(|handle| {
                 Request::new(Kind::Fsetstat)
                     .string(handle)
                     .attributes(&with_mode(mode))
             }));
         }
-        Ok(Self {
+        let mut upload = upload(
             file,
-            staged,
-            path,
-            publish: plan.publish,
-            writes: Arc::default(),
-        })
+            None,
+            Progress::new(Beginning::Nothing, 0),
+            Some(staged),
+        );
+        if plan.content == Content::Existing && found.size != Some(0) {
+            upload.copy_existing(session, &found).await?;
+        }
+        Ok(upload)
+    }
+
+    /// Fills the staging file with what stands under the final name.
+    async fn copy_existing(&mut self, session: &Session, found: &Attributes) -> Result<(), Fault> {
+        let connection = self.file.connection().clone();
+        let existing = File::open(connection, &self.path).await?;
+        let length = copy::copy(&existing, &self.file, session.copy_limit()).await?;
+        existing.close().await?;
+        let times = Attributes {
+            times: found.times,
+            ..Attributes::default()
+        };
+        drop(self.file.ask(|handle| {
+            Request::new(Kind::Fsetstat)
+                .string(handle)
+                .attributes(&times)
+        }));
+        self.original = Some(Version::of(found));
+        self.state().progress = Progress::new(Beginning::Copy, length);
+        Ok(())
     }
 
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes, in as many requests as the server's limit wants, all in flight at once.
-    pub(super) async fn write(&self, offset: u64, mut data: Bytes) -> Result<Outcome, Fault> {
+    pub(super) async fn write(&self, offset: u64, data: Bytes) -> Result<Outcome, Fault> {
+        for answer in self.queue_write(offset, data)? {
+            file::done(answer).await?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn queue_write(&self, offset: u64, mut data: Bytes) -> Result<Vec<Answer>, Fault> {
         let connection = self.file.connection();
         let most = connection.abilities.write as usize;
-        let mut at = offset;
         let mut answers = Vec::new();
+        let mut at = {
+            let mut state = self.state();
+            // With `append` the offset does not count (filexfer-02 section 6.3). The staging file is ours alone, so its end is
+            // known; a file that is written to directly grows by others too, and the server sees to it.
+            let at = if self.access.append && state.staged.is_some() {
+                state.progress.length()
+            } else {
+                offset
+            };
+            let landing = state.progress.write(at, data.len() as u64);
+            self.prepare(&mut state, landing, &mut answers)?;
+            at
+        };
         loop {
             let part = data.split_to(data.len().min(most));
             let length = part.len() as u64;
@@ -121,8 +204,42 @@ impl Upload {
             answers.push(connection.send_write(request, &self.writes));
             at = at.saturating_add(length);
             if data.is_empty() {
-                break;
+                return Ok(answers);
             }
+        }
+    }
+
+    /// Queues what must be done before a write that lands so. If it fails, the upload counts as one with a failed write.
+    fn prepare(
+        &self,
+        state: &mut State,
+        landing: Landing,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), Fault> {
+        let connection = self.file.connection();
+        let request = match (landing, &mut state.staged) {
+            (Landing::InOrder | Landing::OutOfOrder, _) | (_, None) => None,
+            (Landing::Cut(length), Some(_)) => Some(resize(self.file.handle(), length)),
+            (Landing::FirstOutOfOrder, Some(staged)) => staged.hide(&self.path)?,
+        };
+        answers.extend(request.map(|request| connection.send_write(request, &self.writes)));
+        Ok(())
+    }
+
+    pub(super) async fn set_attributes(&self, wanted: &Attributes) -> Result<Outcome, Fault> {
+        let mut answers = Vec::new();
+        {
+            let mut state = self.state();
+            if let Some(size) = wanted.size {
+                let landing = state.progress.resize(size);
+                self.prepare(&mut state, landing, &mut answers)?;
+            }
+            state.attributes_set = true;
+            answers.push(self.file.ask(|handle| {
+                Request::new(Kind::Fsetstat)
+                    .string(handle)
+                    .attributes(wanted)
+            }));
         }
         for answer in answers {
             file::done(answer).await?;
@@ -130,63 +247,157 @@ impl Upload {
         Ok(Outcome::Done)
     }
 
-    /// Ends the upload: everything written and synced, then the name. Withdraws it if that fails.
-    pub(super) async fn publish(&self) -> Result<(), Fault> {
-        let published = self.close_and_rename().await;
-        let is_gone = published.is_ok() || self.remove_staging_file().await;
-        self.staged.is_gone.store(is_gone, Ordering::Relaxed);
+    /// Ends the upload: everything written and synced, then the name. Withdraws it if that fails, unless the connection was
+    /// lost and it can be resumed. Gives the SHA-256 of what is published if that had to be read again.
+    pub(super) async fn publish(&self) -> Result<Option<[u8; 32]>, Fault> {
+        let (is_touched, attributes_set, beginning) = {
+            let state = self.state();
+            let progress = &state.progress;
+            (
+                progress.is_touched(),
+                state.attributes_set,
+                progress.beginning(),
+            )
+        };
+        if !is_touched {
+            match beginning {
+                // Neither complete nor withdrawn by anybody's wish: it stays what it was.
+                Beginning::Partial => {
+                    self.file.close().await?;
+                    return Err(Fault::NothingWritten);
+                }
+                Beginning::Copy if !attributes_set => {
+                    self.file.close().await?;
+                    self.withdraw().await;
+                    return Ok(None);
+                }
+                Beginning::Copy | Beginning::Nothing => {}
+            }
+        }
+        let published = self.finish().await;
+        match &published {
+            Ok(_) => self.set_fate(Fate::Published),
+            Err(Fault::Lost(_)) => {}
+            Err(_) => self.withdraw().await,
+        }
         published
     }
 
-    /// False if the connection is lost.
-    async fn remove_staging_file(&self) -> bool {
-        let request = Request::new(Kind::Remove).string(&self.staged.path);
-        self.file.connection().send(request).reply().await.is_ok()
+    fn set_fate(&self, fate: Fate) {
+        if let Some(staged) = &mut self.state().staged {
+            staged.fate = fate;
+        }
     }
 
-    async fn close_and_rename(&self) -> Result<(), Fault> {
+    async fn withdraw(&self) {
+        let path = {
+            let mut state = self.state();
+            let Some(staged) = &mut state.staged else {
+                return;
+            };
+            staged.fate = Fate::Remove;
+            staged.path().to_vec()
+        };
+        let request = Request::new(Kind::Remove).string(&path);
+        // Without an answer, the session tries again over its next connection.
+        if self.file.connection().send(request).reply().await.is_ok() {
+            self.set_fate(Fate::Published);
+        }
+    }
+
+    async fn finish(&self) -> Result<Option<[u8; 32]>, Fault> {
+        self.sync_and_close().await?;
+        self.writes.all_succeeded().await?;
         let connection = self.file.connection();
-        let synced = connection.abilities.fsync.then(|| {
+        let (staging_path, length, needs_reread) = {
+            let state = self.state();
+            let path = state.staged.as_ref().map(|staged| staged.path().to_vec());
+            let needs_reread = state.progress.needs_reread(self.access);
+            (path, state.progress.length(), needs_reread)
+        };
+        let digest = if needs_reread {
+            let path = staging_path.as_ref().unwrap_or(&self.path);
+            copy::digest(connection, path, staging_path.is_some().then_some(length)).await?
+        } else {
+            None
+        };
+        let Some(staging_path) = staging_path else {
+            return Ok(digest);
+        };
+        if let Some(original) = self.original {
+            let asked = connection.send(Request::new(Kind::Lstat).string(&self.path));
+            if standing(asked).await?.as_ref().map(Version::of) != Some(original) {
+                return Err(Fault::ChangedMeanwhile);
+            }
+        }
+        match self.publish {
+            Publish::Replace if connection.abilities.posix_rename => {
+                let request = Request::extended("posix-rename@openssh.com")
+                    .string(&staging_path)
+                    .string(&self.path);
+                file::done(connection.send(request)).await?;
+            }
+            Publish::Replace | Publish::MustNotExist => {
+                session::rename(connection, &staging_path, &self.path).await?;
+            }
+        }
+        Ok(digest)
+    }
+
+    async fn sync_and_close(&self) -> Result<(), Fault> {
+        let synced = self.file.connection().abilities.fsync.then(|| {
             self.file
                 .ask(|handle| Request::extended("fsync@openssh.com").string(handle))
         });
         let closing = self.file.close();
-        if let Some(synced) = synced {
-            // Both requests are on their way before either answer is waited for.
-            let (synced, closed) = futures_util::future::join(file::done(synced), closing).await;
-            match synced {
-                Ok(_)
-                | Err(Fault::Answered {
-                    code: UNSUPPORTED, ..
-                }) => {}
-                Err(fault) => return Err(fault),
-            }
-            closed?;
-        } else {
-            closing.await?;
+        let Some(synced) = synced else {
+            return closing.await;
+        };
+        // Both requests are on their way before either answer is waited for.
+        let (synced, closed) = futures_util::future::join(file::done(synced), closing).await;
+        match synced {
+            Ok(_)
+            | Err(Fault::Answered {
+                code: UNSUPPORTED, ..
+            }) => closed,
+            Err(fault) => Err(fault),
         }
-        self.writes.all_succeeded().await?;
-        match self.publish {
-            Publish::MustNotExist => {
-                session::rename(connection, &self.staged.path, &self.path).await?;
-            }
-            Publish::Replace if connection.abilities.posix_rename => {
-                let request = Request::extended("posix-rename@openssh.com")
-                    .string(&self.staged.path)
-                    .string(&self.path);
-                file::done(connection.send(request)).await?;
-            }
-            Publish::Replace => {
-                session::rename(connection, &self.staged.path, &self.path).await?;
-            }
-        }
-        Ok(())
+    }
+
+    /// Waits until the server has answered every WRITE, so that it is known whether the upload can be resumed.
+    pub(super) async fn settle(&self) {
+        // What failed is asked for when the upload is dropped.
+        let _ = self.writes.all_succeeded().await;
     }
 }
 
-/// What stands at the path itself; a link is not followed.
-async fn look(connection: &Connection, path: &[u8]) -> Result<Option<Attributes>, Fault> {
-    let asked = connection.send(Request::new(Kind::Lstat).string(path));
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(staged) = state.staged.take() else {
+            return;
+        };
+        match staged.fate {
+            Fate::Published => {}
+            Fate::Resumable if state.progress.is_resumable() && !self.writes.was_refused() => {
+                tracing::info!(
+                    staging_file = %String::from_utf8_lossy(staged.path()),
+                    published_name = %String::from_utf8_lossy(&self.path),
+                    bytes = state.progress.length(),
+                    "an upload was interrupted; its account can resume it"
+                );
+            }
+            Fate::Resumable | Fate::Remove => {
+                if let Some(session) = self.session.upgrade() {
+                    session.abandon(staged);
+                }
+            }
+        }
+    }
+}
+
+/// What stands at a path; a link is not followed.
+pub(super) async fn standing(asked: Answer) -> Result<Option<Attributes>, Fault> {
     match asked.reply().await? {
         Reply::Attributes(attributes) => Ok(Some(attributes)),
         Reply::Status {
@@ -213,38 +424,40 @@ fn plan(access: Access, found: Option<&Attributes>) -> Result<UploadPlan, Fault>
         (Some(_), Some(Attributes::REGULAR | 0) | None) => Found::File,
         (Some(_), Some(_)) => Found::Special,
     };
-    let plan = staging::plan(access, standing)?;
-    let is_empty = found.is_some_and(|attributes| attributes.size == Some(0));
-    match plan.content {
-        Content::Existing if !is_empty => Err(Fault::NoUpdate),
-        Content::Existing | Content::Empty => Ok(plan),
-    }
+    Ok(staging::plan(access, standing)?)
 }
 
-fn open_flags(access: Access) -> u32 {
-    let mut wanted = flags::WRITE | flags::CREATE | flags::EXCLUSIVE;
-    if access.read {
-        wanted |= flags::READ;
-    }
-    if access.append {
-        wanted |= flags::APPEND;
-    }
-    wanted
+/// The client's own flags.
+fn direct_flags(access: Access) -> u32 {
+    [
+        (access.read, flags::READ),
+        (access.writes(), flags::WRITE),
+        (access.append, flags::APPEND),
+        (access.create, flags::CREATE),
+        (access.truncate, flags::TRUNCATE),
+        (access.create && access.exclusive, flags::EXCLUSIVE),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .fold(0, |all, (_, flag)| all | flag)
 }
 
-fn with_mode(mode: u32) -> Attributes {
+/// Sets the length of an open file.
+pub(super) fn resize(handle: &Bytes, length: u64) -> Request {
+    let size = Attributes {
+        size: Some(length),
+        ..Attributes::default()
+    };
+    Request::new(Kind::Fsetstat)
+        .string(handle)
+        .attributes(&size)
+}
+
+pub(super) fn with_mode(mode: u32) -> Attributes {
     Attributes {
         permissions: Some(mode),
         ..Attributes::default()
     }
-}
-
-fn beside(path: &[u8], name: &[u8]) -> Vec<u8> {
-    let end = path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |slash| slash + 1);
-    [path.get(..end).unwrap_or_default(), name].concat()
 }
 
 #[cfg(test)]
@@ -252,14 +465,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_staging_file_stands_beside_the_final_name() {
-        assert_eq!(beside(b"/in/a.csv", b"s"), b"/in/s");
-        assert_eq!(beside(b"a.csv", b"s"), b"s");
-        assert_eq!(beside(b"/a.csv", b"s"), b"/s");
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_and_only_an_empty_one_may_be_continued() {
+    fn a_file_is_replaced_or_changed_and_a_link_is_not() {
         let file = |size| Attributes {
             size: Some(size),
             permissions: Some(0o100_644),
@@ -274,9 +480,9 @@ mod tests {
             truncate: true,
             ..write
         };
-        assert!(plan(replace, Some(&file(7))).is_ok());
-        assert!(plan(write, Some(&file(0))).is_ok());
-        assert!(matches!(plan(write, Some(&file(7))), Err(Fault::NoUpdate)));
+        let content = |access| plan(access, Some(&file(7))).unwrap().content;
+        assert_eq!(content(replace), Content::Empty);
+        assert_eq!(content(write), Content::Existing);
         let link = Attributes {
             permissions: Some(0o120_777),
             ..Attributes::default()
@@ -285,5 +491,27 @@ mod tests {
             plan(replace, Some(&link)),
             Err(Fault::ThroughLink)
         ));
+    }
+
+    #[test]
+    fn a_direct_upload_opens_the_file_as_the_client_did() {
+        let append = Access {
+            append: true,
+            create: true,
+            ..Access::default()
+        };
+        assert_eq!(
+            direct_flags(append),
+            flags::WRITE | flags::APPEND | flags::CREATE
+        );
+        let all = Access {
+            read: true,
+            write: true,
+            append: true,
+            create: true,
+            truncate: true,
+            exclusive: true,
+        };
+        assert_eq!(direct_flags(all), 0x3f);
     }
 }

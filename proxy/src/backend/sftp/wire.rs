@@ -16,6 +16,7 @@ pub(crate) mod flags {
     pub(crate) const WRITE: u32 = 0x02;
     pub(crate) const APPEND: u32 = 0x04;
     pub(crate) const CREATE: u32 = 0x08;
+    pub(crate) const TRUNCATE: u32 = 0x10;
     pub(crate) const EXCLUSIVE: u32 = 0x20;
 }
 
