@@ -31,6 +31,13 @@ pub enum Step {
         /// Its name there.
         remote: String,
     },
+    /// Go on with an upload that was interrupted.
+    Resume {
+        /// The whole file here.
+        local: PathBuf,
+        /// Its name there.
+        remote: String,
+    },
     /// Download.
     Get {
         /// The file there.

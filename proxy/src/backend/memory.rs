@@ -446,7 +446,7 @@ impl State {
     ) -> Result<Open, BackendError> {
         let path = match tree.follow(&target) {
             Ok(path) => path,
-            Err(missing) if missing.kind == ErrorKind::NotFound && access.create => target,
+            Err(missing) if missing.kind == ErrorKind::NotFound && access.writes() => target,
             Err(failure) => return Err(failure),
         };
         let existing = match tree.get(&path) {
@@ -473,8 +473,7 @@ impl State {
                 Upload::replacing(path, access, attributes)
             }
             Some(data) => Upload::updating(path, access, attributes, data),
-            None if access.create => Upload::new(path, access, attributes, own, relative),
-            None => return Err(error(ErrorKind::NotFound)),
+            None => Upload::new(path, access, attributes, own, relative)?,
         }))
     }
 }

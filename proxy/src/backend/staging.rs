@@ -51,6 +51,15 @@ pub struct UploadPlan {
     pub publish: Publish,
 }
 
+impl UploadPlan {
+    /// Of a file that is not there and must not be made: only what an interrupted upload left can be opened so. PuTTY's
+    /// programs do that to resume.
+    pub const RESUME: Self = Self {
+        content: Content::Empty,
+        publish: Publish::Replace,
+    };
+}
+
 /// What OPEN asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intention {
@@ -130,6 +139,17 @@ pub fn plan(access: Access, found: Found) -> Result<UploadPlan, Refusal> {
         Found::Directory => Err(Refusal::IsADirectory),
         Found::Special => Err(Refusal::NotRegular),
     }
+}
+
+/// What a resumed upload needs, if it is there. A new one does without, and may begin only where OPEN may create.
+///
+/// # Errors
+/// [`Refusal::NotFound`] if it is not there and must not be made.
+pub fn unless_missing<T>(access: Access, found: Option<T>) -> Result<Option<T>, Refusal> {
+    if found.is_none() && !access.create {
+        return Err(Refusal::NotFound);
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

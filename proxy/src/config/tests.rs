@@ -329,6 +329,67 @@ fn a_bucket_in_clear_is_on_this_machine_or_has_a_dated_exception() {
 }
 
 #[test]
+fn what_becomes_of_uploads_is_a_setting_of_each_backend() {
+    let files = Files::new();
+    let local = |lines: &str| {
+        format!("{MINIMAL}[backends.a]\nkind = \"local\"\ndirectory = \"/\"\n{lines}\n")
+    };
+    let uploads = |lines: &str| {
+        let config = files.parse(&local(lines)).unwrap();
+        let BackendConfig::Local { uploads, .. } = &config.backends["a"] else {
+            panic!("{config:?}");
+        };
+        (uploads.resume, uploads.retention.as_secs())
+    };
+    assert_eq!(uploads(""), (true, 24 * 3600));
+    assert_eq!(
+        uploads("resume = false\npartial_retention_hours = 2"),
+        (false, 2 * 3600)
+    );
+    for (lines, expected) in [
+        (
+            "resume = \"no\"",
+            "backends.a.resume: expected true or false",
+        ),
+        (
+            "partial_retention_hours = 0",
+            "backends.a.partial_retention_hours: expected a whole number from 1",
+        ),
+    ] {
+        let faults = files.faults(&local(lines));
+        assert!(faults[0].starts_with(expected), "{faults:?}");
+    }
+    let sftp = |lines: &str| {
+        format!(
+            "{MINIMAL}[backends.a]\nkind = \"sftp\"\naddress = \"198.51.100.30\"\nuser = \"g\"\npassword_file = \"%/password\"\n\
+             host_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ\"\n{lines}\n"
+        )
+    };
+    let is_direct = |lines: &str| {
+        let config = files.parse(&sftp(lines)).unwrap();
+        matches!(
+            config.backends["a"],
+            BackendConfig::Sftp {
+                publishes_directly: true,
+                ..
+            }
+        )
+    };
+    assert!(!is_direct("") && !is_direct("publish = \"rename\""));
+    assert!(is_direct("publish = \"direct\""));
+    for (lines, expected) in [
+        ("publish = \"sometimes\"", "backends.a.publish: expected"),
+        (
+            "publish = \"direct\"\nresume = true",
+            "backends.a.resume: has no use",
+        ),
+    ] {
+        let faults = files.faults(&sftp(lines));
+        assert!(faults[0].starts_with(expected), "{faults:?}");
+    }
+}
+
+#[test]
 fn the_sample_configuration_names_every_key_and_has_no_fault_but_its_files() {
     let sample = include_str!("../../../deploy/portcullis-proxy.toml");
     let faults = Config::parse(sample, today()).unwrap_err();

@@ -37,6 +37,12 @@ async def main():
                 if verb == "list":
                     for entry in await sftp.readdir(*paths):
                         print(entry.longname or entry.filename)
+                elif verb == "resume":
+                    local, remote = paths
+                    with open(local, "rb") as source:
+                        source.seek((await sftp.stat(remote)).size)
+                        async with sftp.open(remote, "ab") as there:
+                            await there.write(source.read())
                 else:
                     await getattr(sftp, verb)(*paths)
 

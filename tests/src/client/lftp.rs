@@ -40,6 +40,7 @@ pub(super) fn session(
     for step in steps {
         script.push_str(&match step {
             Step::Put { local, remote } => format!("put {} -o {remote}\n", local.display()),
+            Step::Resume { local, remote } => format!("put -c {} -o {remote}\n", local.display()),
             Step::Get { remote, local } => format!("get {remote} -o {}\n", local.display()),
             Step::List(folder) => format!("ls {folder}\n"),
             Step::Rename { from, to } => format!("mv {from} {to}\n"),

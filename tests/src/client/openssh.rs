@@ -204,6 +204,7 @@ pub(super) fn batch(steps: &[Step]) -> String {
         .iter()
         .map(|step| match step {
             Step::Put { local, remote } => format!("put {} {remote}\n", local.display()),
+            Step::Resume { local, remote } => format!("reput {} {remote}\n", local.display()),
             Step::Get { remote, local } => format!("get {remote} {}\n", local.display()),
             Step::List(folder) => format!("ls -l {folder}\n"),
             Step::Rename { from, to } => format!("rename {from} {to}\n"),

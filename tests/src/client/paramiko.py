@@ -43,6 +43,12 @@ for verb, *paths in orders["steps"]:
     elif verb == "check":
         with sftp.open(*paths) as file:
             print(file.check("sha256").hex())
+    elif verb == "resume":
+        local, remote = paths
+        size = sftp.stat(remote).st_size
+        with open(local, "rb") as source, sftp.open(remote, "ab") as there:
+            source.seek(size)
+            there.write(source.read())
     elif verb == "rename":
         sftp.posix_rename(*paths)
     else:

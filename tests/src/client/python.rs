@@ -71,6 +71,7 @@ pub(super) fn run(
 fn order(step: &Step) -> Value {
     match step {
         Step::Put { local, remote } => json!(["put", local, remote]),
+        Step::Resume { local, remote } => json!(["resume", local, remote]),
         Step::Get { remote, local } => json!(["get", remote, local]),
         Step::List(folder) => json!(["list", folder]),
         Step::Rename { from, to } => json!(["rename", from, to]),

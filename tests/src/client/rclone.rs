@@ -38,6 +38,7 @@ pub(super) fn session(
             Step::Put { local, remote } => {
                 vec!["copyto".into(), local.display().to_string(), there(remote)]
             }
+            Step::Resume { .. } => bail!("rclone never resumes an upload"),
             Step::Get { remote, local } => {
                 vec!["copyto".into(), there(remote), local.display().to_string()]
             }

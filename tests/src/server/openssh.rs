@@ -33,7 +33,8 @@ pub struct Openssh {
     pub host_key: String,
     /// The process.
     pub process: Running,
-    _scratch: TempDir,
+    program: PathBuf,
+    scratch: TempDir,
 }
 
 impl Openssh {
@@ -59,9 +60,8 @@ impl Openssh {
             folder.join("authorized_keys"),
         )?;
         let address = SocketAddr::new(place.address(), place.port(22));
-        let file = folder.join("sshd.conf");
         fs::write(
-            &file,
+            folder.join("sshd.conf"),
             format!(
                 "Port {port}\n\
                  ListenAddress {ip}\n\
@@ -80,16 +80,46 @@ impl Openssh {
                 folder = folder.display(),
             ),
         )?;
-        let mut command = isolated(place, folder, &home, &program)?;
-        command.args(["-D", "-e", "-f"]).arg(&file);
-        let mut process = Running::start("sshd", &mut command, &folder.join("output.log"))?;
-        process.wait_until_listening(address.port())?;
+        let process = run(place, folder, &home, &program, address)?;
         Ok(Self {
             address,
             home,
             host_key,
             process,
-            _scratch: scratch,
+            program,
+            scratch,
         })
     }
+
+    /// Kills it and every session with SIGKILL and starts it again with the same files, on the same address of loopback.
+    ///
+    /// # Errors
+    /// When it doesn't come back.
+    pub fn crash_and_restart(&mut self) -> Result<()> {
+        self.process.kill_with_children()?;
+        self.process = run(
+            Place::Loopback,
+            self.scratch.path(),
+            &self.home,
+            &self.program,
+            self.address,
+        )?;
+        Ok(())
+    }
+}
+
+fn run(
+    place: Place<'_>,
+    folder: &Path,
+    home: &Path,
+    program: &Path,
+    address: SocketAddr,
+) -> Result<Running> {
+    let mut command = isolated(place, folder, home, program)?;
+    command
+        .args(["-D", "-e", "-f"])
+        .arg(folder.join("sshd.conf"));
+    let mut process = Running::start("sshd", &mut command, &folder.join("output.log"))?;
+    process.wait_until_listening(address.port())?;
+    Ok(process)
 }

@@ -378,8 +378,21 @@ fn a_code_used_by_20_parallel_logins_lets_one_in() -> Result<()> {
     Ok(())
 }
 
+/// What a cut upload leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// What its own account can resume.
+    Partial,
+}
+
 /// Uploads to `/inbox/report.csv` are cut after each number of writes; the final name must never show.
-fn a_cut_upload_stays_invisible(proxy: &Proxy, alice: &Account, stored: &Path) -> Result<()> {
+fn a_cut_upload_stays_invisible(
+    proxy: &Proxy,
+    alice: &Account,
+    stored: &Path,
+    left: Left,
+) -> Result<()> {
     let runtime = Runtime::new()?;
     let final_name = stored.join("report.csv");
     for writes in 0..15_u64 {
@@ -400,9 +413,16 @@ fn a_cut_upload_stays_invisible(proxy: &Proxy, alice: &Account, stored: &Path) -
             Ok(())
         })?;
         // The connection has been dropped without a CLOSE.
+        let kept = usize::from(left == Left::Partial && writes > 0);
         wait_for("the withdrawal of the cut upload", || {
-            let left = fs::read_dir(stored).ok()?.count();
-            (left == 0).then_some(())
+            let names = fs::read_dir(stored).ok()?.count();
+            // A partial shows once no session uses it any more.
+            let shown = runtime.block_on(async {
+                let connection = log_in(proxy.address, alice).await?;
+                connection.sftp().await?.size(b"/inbox/report.csv").await
+            });
+            let expected = (kept == 1).then_some(writes * 4096 - 1);
+            (names == kept && shown.ok()? == expected).then_some(())
         })
         .with_context(|| format!("after {writes} writes: {}", proxy.process.log()))?;
         ensure!(!final_name.exists(), "published after {writes} writes");
@@ -414,6 +434,7 @@ fn a_cut_upload_stays_invisible(proxy: &Proxy, alice: &Account, stored: &Path) -
         wire.put(b"/inbox/report.csv", &[b'x'; 9000]).await
     })?;
     ensure!(fs::read(&final_name)? == [b'x'; 9000]);
+    ensure!(fs::read_dir(stored)?.count() == 1, "something is left");
     Ok(())
 }
 
@@ -424,7 +445,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_a_local_disk() -> Resul
         .backend("peer", Backend::local(disk.path()))
         .start()?;
     let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
-    a_cut_upload_stays_invisible(&proxy, &alice, disk.path())
+    a_cut_upload_stays_invisible(&proxy, &alice, disk.path(), Left::Partial)
 }
 
 #[test]
@@ -436,7 +457,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_vsftpd() -> Result<()> 
         .backend("peer", Backend::vsftpd(&server))
         .start()?;
     let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "in")])?;
-    a_cut_upload_stays_invisible(&proxy, &alice, &server.home.join("in"))
+    a_cut_upload_stays_invisible(&proxy, &alice, &server.home.join("in"), Left::Nothing)
 }
 
 #[test]
@@ -454,7 +475,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_openssh() -> Result<()>
         "alice",
         &[Mount::all("/inbox", "peer", &stored.display().to_string())],
     )?;
-    a_cut_upload_stays_invisible(&proxy, &alice, &stored)
+    a_cut_upload_stays_invisible(&proxy, &alice, &stored, Left::Partial)
 }
 
 fn own_like(path: &Path, model: &Path) -> Result<()> {

@@ -60,6 +60,7 @@ pub(crate) mod status {
 /// `pflags` of OPEN (filexfer-02 section 6.3).
 pub(crate) mod open {
     pub(crate) const WRITE: u32 = 0x02;
+    pub(crate) const APPEND: u32 = 0x04;
     pub(crate) const CREATE: u32 = 0x08;
     pub(crate) const TRUNCATE: u32 = 0x10;
     /// What an ordinary upload asks for.
@@ -452,6 +453,17 @@ impl Wire {
     /// Sends a request on one path and returns the status.
     pub(crate) async fn path_status(&mut self, kind: u8, path: &[u8]) -> Result<Option<u32>> {
         Ok(self.ask(kind, |frame| frame.string(path)).await?.status())
+    }
+
+    /// The size that STAT answers with; `None` if nothing is there.
+    pub(crate) async fn size(&mut self, path: &[u8]) -> Result<Option<u64>> {
+        let reply = self.ask(kind::STAT, |frame| frame.string(path)).await?;
+        if reply.kind != kind::ATTRS {
+            return Ok(None);
+        }
+        // Behind the flags, of which the lowest says that there is a size.
+        let size = reply.body.get(4..12).context("STAT gives a size")?;
+        Ok(Some(u64::from_be_bytes(size.try_into()?)))
     }
 
     /// Every name in a folder.

@@ -8,7 +8,7 @@ use crate::{
     operation::{Access, Operation},
 };
 
-/// As lftp, PuTTY's psftp and FileZilla open a file to go on with it.
+/// As lftp opens a file to go on with it. PuTTY's psftp and FileZilla open it with [`WRITE`] alone.
 const CONTINUE: Access = Access {
     create: true,
     ..WRITE
@@ -53,6 +53,7 @@ async fn finish(client: &Client, access: Access) -> Option<[u8; 32]> {
 
 pub(crate) async fn an_interrupted_upload_is_resumed_and_ends_byte_identical(subject: &Subject) {
     for access in [
+        WRITE,
         CONTINUE,
         APPEND,
         // The policy makes every upload of an account exclusive that must not overwrite.
@@ -121,6 +122,8 @@ pub(crate) async fn another_account_neither_sees_nor_continues_an_interrupted_up
     assert_eq!(other.refusal(lstat).await, ErrorKind::NotFound);
     let remove = Operation::Remove { path: path("/a") };
     assert_eq!(other.refusal(remove).await, ErrorKind::NotFound);
+    let open = other.open_operation("/a", WRITE);
+    assert_eq!(other.refusal(open).await, ErrorKind::NotFound);
     let handle = other.open("/b", CONTINUE).await;
     other.write(handle, 0, "b").await;
     other.close(handle).await;

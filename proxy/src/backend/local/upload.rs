@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::staging::{
-        self, Beginning, Claim, Content, Found, Landing, Progress, Publish, SessionNames,
+        self, Beginning, Claim, Content, Found, Landing, Progress, Publish, Refusal, SessionNames,
         UploadPlan,
     },
     operation::{Access, Attributes},
@@ -107,7 +107,10 @@ impl Upload {
             tree.place_behind_links(path)?
         };
         let found = place.stat()?;
-        let plan = staging::plan(access, found.as_ref().map_or(Found::Nothing, kind))?;
+        let plan = match staging::plan(access, found.as_ref().map_or(Found::Nothing, kind)) {
+            Err(Refusal::NotFound) => UploadPlan::RESUME,
+            plan => plan?,
+        };
         let Some(found) = found else {
             let mode = attributes::creation_mode(wanted, DEFAULT_MODE);
             let (file, staged, progress) = stage_new(place, names, path, access, mode)?;
@@ -416,13 +419,16 @@ fn stage_new(
     let claim = names
         .resumable(path)
         .and_then(|name| names.all().claim(name));
-    let Some(claim) = claim else {
+    let Some(claim) = staging::unless_missing(access, claim)? else {
         let (file, staged) = stage(place, names, mode)?;
         return Ok((file, staged, fresh));
     };
-    let (file, progress) = if !access.truncate
-        && let Some((file, length)) = partial::take_up(&place, claim.name())?
-    {
+    let partial = if access.truncate {
+        None
+    } else {
+        partial::take_up(&place, claim.name())?
+    };
+    let (file, progress) = if let Some((file, length)) = staging::unless_missing(access, partial)? {
         (file, Progress::new(Beginning::Partial, length))
     } else {
         partial::remove(&place, claim.name())?;

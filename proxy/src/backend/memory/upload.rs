@@ -11,7 +11,10 @@ use super::{closed, error, lock, tree::Node};
 use crate::{
     backend::{
         BackendError, ErrorKind,
-        staging::{Beginning, Claim, Landing, Progress, SessionNames, StagingName, shown_length},
+        staging::{
+            Beginning, Claim, Landing, Progress, Refusal, SessionNames, StagingName, shown_length,
+            unless_missing,
+        },
     },
     operation::{Access, Attributes},
     path::RelativePath,
@@ -68,26 +71,26 @@ impl Upload {
         attributes: &Attributes,
         (names, partials): (&SessionNames, &Partials),
         relative: &RelativePath,
-    ) -> Self {
+    ) -> Result<Self, BackendError> {
+        let missing = |_: Refusal| error(ErrorKind::NotFound);
         let mut upload = Self::replacing(path, access, attributes);
         let claim = names
             .resumable(relative)
             .and_then(|name| names.all().claim(name));
-        let Some(claim) = claim else { return upload };
-        if let Some(Kept {
-            attributes,
-            mut data,
-        }) = lock(&partials.0).remove(claim.name())
-            && !access.truncate
-            && let Some(length) = shown_length(data.len() as u64)
-        {
-            data.pop();
-            upload.progress = Progress::new(Beginning::Partial, length);
-            upload.attributes = attributes;
-            upload.data = data;
+        let Some(claim) = unless_missing(access, claim).map_err(missing)? else {
+            return Ok(upload);
+        };
+        let partial = lock(&partials.0).remove(claim.name());
+        let partial = partial
+            .filter(|kept| !access.truncate && shown_length(kept.data.len() as u64).is_some());
+        if let Some(mut kept) = unless_missing(access, partial).map_err(missing)? {
+            kept.data.pop();
+            upload.progress = Progress::new(Beginning::Partial, kept.data.len() as u64);
+            upload.attributes = kept.attributes;
+            upload.data = kept.data;
         }
         upload.resumable = Some((claim, partials.clone()));
-        upload
+        Ok(upload)
     }
 
     /// Of a path with a file whose content does not matter.

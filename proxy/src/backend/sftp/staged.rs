@@ -11,7 +11,7 @@ use super::{
     wire::{Kind, Request, flags},
 };
 use crate::{
-    backend::staging::{Beginning, Claim, Progress, SessionNames, StagingName, shown_length},
+    backend::staging::{self, Beginning, Claim, Progress, SessionNames, StagingName, shown_length},
     operation::{Access, Attributes},
     path::RelativePath,
 };
@@ -51,7 +51,7 @@ impl Staged {
         path: &[u8],
         access: Access,
     ) -> Option<Partial> {
-        if access.truncate || !access.create {
+        if access.truncate {
             return None;
         }
         let name = session.names().interrupted(target)?;
@@ -74,7 +74,7 @@ impl Staged {
         let claim = names
             .resumable(target)
             .and_then(|name| names.all().claim(name));
-        let Some(claim) = claim else {
+        let Some(claim) = staging::unless_missing(access, claim)? else {
             let (file, staged) =
                 Self::begin_hidden(session, connection, path, access, mode).await?;
             return Ok((file, staged, fresh));
@@ -84,9 +84,14 @@ impl Staged {
             Some(Partial(asked)) => standing(asked).await?.as_ref().and_then(length),
             None => None,
         };
-        if let Some(length) = length
-            && let Some(file) = staged.take_up(&connection, access, length).await?
-        {
+        let partial = match length {
+            Some(length) => staged
+                .take_up(&connection, access, length)
+                .await?
+                .map(|file| (file, length)),
+            None => None,
+        };
+        if let Some((file, length)) = staging::unless_missing(access, partial)? {
             return Ok((file, staged, Progress::new(Beginning::Partial, length)));
         }
         // In order on the server: what an interrupted upload left makes room, and most often there is nothing.

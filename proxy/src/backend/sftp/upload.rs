@@ -15,7 +15,9 @@ use super::{
     wire::{Kind, Reply, Request, flags},
 };
 use crate::{
-    backend::staging::{self, Beginning, Content, Found, Landing, Progress, Publish, UploadPlan},
+    backend::staging::{
+        self, Beginning, Content, Found, Landing, Progress, Publish, Refusal, UploadPlan,
+    },
     operation::{Access, Attributes, Outcome},
     path::RelativePath,
 };
@@ -424,7 +426,10 @@ fn plan(access: Access, found: Option<&Attributes>) -> Result<UploadPlan, Fault>
         (Some(_), Some(Attributes::REGULAR | 0) | None) => Found::File,
         (Some(_), Some(_)) => Found::Special,
     };
-    Ok(staging::plan(access, standing)?)
+    match staging::plan(access, standing) {
+        Err(Refusal::NotFound) => Ok(UploadPlan::RESUME),
+        plan => Ok(plan?),
+    }
 }
 
 /// The client's own flags.

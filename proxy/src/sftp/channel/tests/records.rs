@@ -227,7 +227,10 @@ async fn an_upload_out_of_order_or_onto_old_bytes_has_the_digest_of_what_was_pub
     client.status(close(onto_old)).await;
     let left = client.leave().await;
     let summaries = left.of("xfer.summary");
-    for (summary, content) in summaries[1..].iter().zip([&b"helloworld"[..], b"x123456789"]) {
+    for (summary, content) in summaries[1..]
+        .iter()
+        .zip([&b"helloworld"[..], b"x123456789"])
+    {
         assert_eq!(summary["sha256"], hash(content));
         assert_eq!(summary["sha256_source"], "reread");
     }
@@ -243,7 +246,9 @@ async fn a_transfer_in_part_or_without_its_close_has_no_digest_and_says_why() {
     client.status(close(partly)).await;
     let unclosed = client.open(b"/a", REPLACE).await;
     client.status(write(unclosed, 5, b"world")).await;
-    let appended = client.open(b"/b", WRITE | CREATE | APPEND | EXCLUSIVE).await;
+    let appended = client
+        .open(b"/b", WRITE | CREATE | APPEND | EXCLUSIVE)
+        .await;
     client.status(write(appended, 0, b"hello")).await;
     let left = client.leave().await;
     let summaries = &left.of("xfer.summary")[1..];

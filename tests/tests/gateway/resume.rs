@@ -1,0 +1,410 @@
+//! Interrupted uploads: resumed by the clients that partners use, and whole after any kill.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::wire::{Frame, kind, log_in, open, status};
+use anyhow::{Context, Result, bail, ensure};
+use portcullis_tests::account::{Account, Factors, Mount};
+use portcullis_tests::client::{Client, Step};
+use portcullis_tests::files;
+use portcullis_tests::place::Place;
+use portcullis_tests::process::wait_for;
+use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::server::openssh::{Openssh, Subsystem};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const CHUNK: usize = 32 << 10;
+/// No multiple of any packet size.
+const SIZE: usize = 3 * 1024 * 1024 + 4_711;
+const PATH: &[u8] = b"/inbox/report.bin";
+
+/// A proxy in front of one place to store in.
+struct Gateway {
+    proxy: Proxy,
+    alice: Account,
+    stored: PathBuf,
+    upstream: Option<Openssh>,
+    _folders: Vec<TempDir>,
+}
+
+impl Gateway {
+    fn local() -> Result<Self> {
+        let disk = files::folder("stored")?;
+        let proxy = Plan::new(Place::Loopback)?
+            .backend("peer", Backend::local(disk.path()))
+            .start()?;
+        let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "/")])?;
+        Ok(Self {
+            proxy,
+            alice,
+            stored: disk.path().to_path_buf(),
+            upstream: None,
+            _folders: vec![disk],
+        })
+    }
+
+    fn openssh() -> Result<Self> {
+        let keys = files::folder("keys")?;
+        let key = files::ssh_key(keys.path(), "gateway")?;
+        let server = Openssh::start(Place::Loopback, Subsystem::Internal, &key)?;
+        let proxy = Plan::new(Place::Loopback)?
+            .backend("peer", Backend::openssh(&server, &key))
+            .start()?;
+        let directory = server.home.display().to_string();
+        let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", &directory)])?;
+        Ok(Self {
+            proxy,
+            alice,
+            stored: server.home.clone(),
+            upstream: Some(server),
+            _folders: vec![keys],
+        })
+    }
+
+    fn published(&self) -> PathBuf {
+        self.stored.join("report.bin")
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        fs::read_dir(&self.stored)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    /// Uploads the first bytes and drops the connection; returns when the account sees what is kept.
+    fn interrupt(&self, runtime: &Runtime, content: &[u8], bytes: usize) -> Result<()> {
+        runtime.block_on(async {
+            let connection = log_in(self.proxy.address, &self.alice).await?;
+            let mut wire = connection.sftp().await?;
+            let handle = wire.open(PATH, open::UPLOAD).await?;
+            let first = content.get(..bytes).context("a part of the content")?;
+            for (number, chunk) in first.chunks(CHUNK).enumerate() {
+                let written = wire
+                    .write(&handle, u64::try_from(number * CHUNK)?, chunk)
+                    .await?;
+                ensure!(written == Some(status::OK), "{written:?}");
+            }
+            Ok(())
+        })?;
+        wait_for("the interrupted upload to show", || {
+            runtime.block_on(self.size()).ok().flatten()
+        })?;
+        ensure!(!self.published().exists(), "the final name shows");
+        Ok(())
+    }
+
+    async fn size(&self) -> Result<Option<u64>> {
+        let connection = log_in(self.proxy.address, &self.alice).await?;
+        connection.sftp().await?.size(PATH).await
+    }
+}
+
+/// A client goes on with an upload that broke off after two thirds, and the journal has the digest of the whole.
+fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
+    let here = files::folder("partner")?;
+    let content = files::random_bytes(SIZE)?;
+    let local = here.path().join("report.bin");
+    fs::write(&local, &content)?;
+    let runtime = Runtime::new()?;
+    gateway.interrupt(&runtime, &content, SIZE * 2 / 3)?;
+    client.session(
+        Place::Loopback,
+        &gateway.proxy,
+        &mut gateway.alice,
+        Factors::KeyThenPassword,
+        &[Step::Resume {
+            local,
+            remote: String::from_utf8_lossy(PATH).into_owned(),
+        }],
+    )?;
+    ensure!(
+        fs::read(gateway.published())? == content,
+        "the file differs from the original"
+    );
+    ensure!(gateway.names()? == ["report.bin"], "{:?}", gateway.names());
+    let records = gateway.proxy.records()?;
+    let summary = records
+        .iter()
+        .filter(|record| record.get("event").and_then(Value::as_str) == Some("xfer.summary"))
+        .next_back()
+        .and_then(|record| record.get("body"))
+        .context("the journal sums the transfer up")?;
+    let field = |name| summary.get(name).cloned().unwrap_or_default();
+    ensure!(field("sha256_source") == "reread", "{summary}");
+    let mut digest = String::new();
+    for byte in Sha256::digest(&content) {
+        digest.push_str(&format!("{byte:02x}"));
+    }
+    ensure!(field("sha256") == digest.as_str(), "{summary}");
+    let sent = field("bytes").as_u64().context("bytes were counted")?;
+    ensure!(
+        sent < u64::try_from(SIZE)? / 2,
+        "{sent} bytes were sent again of {SIZE}"
+    );
+    Ok(())
+}
+
+#[test]
+fn openssh_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Openssh)
+}
+
+#[test]
+fn openssh_resumes_on_an_sftp_server() -> Result<()> {
+    resumes(Gateway::openssh()?, Client::Openssh)
+}
+
+#[test]
+fn lftp_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Lftp)
+}
+
+#[test]
+fn lftp_resumes_on_an_sftp_server() -> Result<()> {
+    resumes(Gateway::openssh()?, Client::Lftp)
+}
+
+#[test]
+fn psftp_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Psftp)
+}
+
+#[test]
+fn paramiko_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Paramiko)
+}
+
+#[test]
+fn asyncssh_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Asyncssh)
+}
+
+#[test]
+fn an_upload_that_lost_its_connection_before_close_is_published_by_resuming_it() -> Result<()> {
+    let mut gateway = Gateway::local()?;
+    let here = files::folder("partner")?;
+    let content = files::random_bytes(SIZE)?;
+    let local = here.path().join("report.bin");
+    fs::write(&local, &content)?;
+    gateway.interrupt(&Runtime::new()?, &content, SIZE)?;
+    let resume = Step::Resume {
+        local,
+        remote: String::from_utf8_lossy(PATH).into_owned(),
+    };
+    Client::Openssh.session(
+        Place::Loopback,
+        &gateway.proxy,
+        &mut gateway.alice,
+        Factors::KeyThenPassword,
+        &[resume],
+    )?;
+    ensure!(fs::read(gateway.published())? == content);
+    Ok(())
+}
+
+/// What a run of kills met.
+#[derive(Debug, Default)]
+struct Tally {
+    published_before_the_kill: usize,
+    begun_anew: usize,
+    resumed: usize,
+    bytes_spared: u64,
+}
+
+/// How many kills: `PORTCULLIS_KILL_ROUNDS`, else few enough for every run.
+fn rounds() -> Result<usize> {
+    match std::env::var("PORTCULLIS_KILL_ROUNDS") {
+        Ok(rounds) => rounds.parse().context("PORTCULLIS_KILL_ROUNDS"),
+        Err(_) => Ok(20),
+    }
+}
+
+fn seed() -> Result<u64> {
+    match std::env::var("PORTCULLIS_KILL_SEED") {
+        Ok(seed) => seed.parse().context("PORTCULLIS_KILL_SEED"),
+        Err(_) => Ok(fastrand::u64(..)),
+    }
+}
+
+/// Uploads with many writes under way, as clients do, and counts the answered ones.
+async fn upload(
+    address: std::net::SocketAddr,
+    alice: &Account,
+    content: &[u8],
+    answered: &AtomicU64,
+) -> Result<()> {
+    let connection = log_in(address, alice).await?;
+    let mut wire = connection.sftp().await?;
+    let handle = wire.open(PATH, open::UPLOAD).await?;
+    write_from(&mut wire, &handle, content, 0, answered).await
+}
+
+async fn write_from(
+    wire: &mut crate::wire::Wire,
+    handle: &[u8],
+    content: &[u8],
+    from: usize,
+    answered: &AtomicU64,
+) -> Result<()> {
+    /// As OpenSSH's client.
+    const UNDER_WAY: usize = 64;
+    let rest = content.get(from..).context("the rest of the content")?;
+    let mut unanswered = 0;
+    for (number, chunk) in rest.chunks(CHUNK).enumerate() {
+        let offset = u64::try_from(from + number * CHUNK)?;
+        let frame = Frame::request(kind::WRITE, 1_000_000 + u32::try_from(number)?)
+            .string(handle)
+            .u64(offset)
+            .string(chunk);
+        wire.send(&frame).await?;
+        unanswered += 1;
+        if unanswered == UNDER_WAY {
+            take_answer(wire, answered).await?;
+            unanswered -= 1;
+        }
+    }
+    for _ in 0..unanswered {
+        take_answer(wire, answered).await?;
+    }
+    match wire.close(handle).await? {
+        Some(status::OK) => Ok(()),
+        other => bail!("close: {other:?}"),
+    }
+}
+
+async fn take_answer(wire: &mut crate::wire::Wire, answered: &AtomicU64) -> Result<()> {
+    let reply = wire.reply().await?;
+    ensure!(reply.status() == Some(status::OK), "{reply:?}");
+    answered.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Kills the gateway, and the server behind it if there is one, at random points of uploads. Whatever stands under the final
+/// name is whole, and what is resumed ends byte-identical.
+fn survives_kills(mut gateway: Gateway) -> Result<()> {
+    let seed = seed()?;
+    let rounds = rounds()?;
+    println!("PORTCULLIS_KILL_SEED={seed} PORTCULLIS_KILL_ROUNDS={rounds}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let runtime = Runtime::new()?;
+    let mut tally = Tally::default();
+    for round in 0..rounds {
+        one_kill(&mut gateway, &runtime, &mut random, &mut tally)
+            .with_context(|| format!("round {round} of PORTCULLIS_KILL_SEED={seed}"))?;
+    }
+    println!("{rounds} kills: {tally:?}");
+    ensure!(
+        tally.resumed * 4 >= rounds,
+        "few kills fell into an upload: {tally:?}"
+    );
+    let verified = gateway.proxy.verify(&gateway.proxy.journal)?;
+    ensure!(
+        verified.status.success(),
+        "{}",
+        String::from_utf8_lossy(&verified.stdout)
+    );
+    Ok(())
+}
+
+fn one_kill(
+    gateway: &mut Gateway,
+    runtime: &Runtime,
+    random: &mut fastrand::Rng,
+    tally: &mut Tally,
+) -> Result<()> {
+    let length = random.usize(1..SIZE);
+    let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(length)
+        .collect();
+    let content = Arc::new(content);
+    let chunks = u64::try_from(content.len().div_ceil(CHUNK))?;
+    let answered = Arc::new(AtomicU64::new(0));
+    let uploading = {
+        let (content, answered) = (Arc::clone(&content), Arc::clone(&answered));
+        let (address, alice) = (gateway.proxy.address, gateway.alice.clone());
+        runtime.spawn(async move { upload(address, &alice, &content, &answered).await })
+    };
+    let enough = random.u64(0..=chunks);
+    wait_for("the moment of the kill", || {
+        (answered.load(Ordering::Relaxed) >= enough || uploading.is_finished()).then_some(())
+    })?;
+    // Anywhere within the next write, or between the last one and the publication.
+    thread::sleep(Duration::from_micros(random.u64(0..3000)));
+    let server_dies_first = random.bool();
+    if server_dies_first && let Some(server) = &mut gateway.upstream {
+        server.crash_and_restart()?;
+    }
+    gateway.proxy.crash_and_restart()?;
+    if !server_dies_first && let Some(server) = &mut gateway.upstream {
+        server.crash_and_restart()?;
+    }
+    let was_acknowledged = runtime.block_on(uploading)?.is_ok();
+    if gateway.published().exists() {
+        tally.published_before_the_kill += 1;
+        whole(&gateway.published(), &content)?;
+    } else {
+        ensure!(
+            !was_acknowledged,
+            "CLOSE was answered, and no file is there"
+        );
+        resume(gateway, runtime, &content, tally)?;
+        whole(&gateway.published(), &content)?;
+        ensure!(gateway.names()? == ["report.bin"], "{:?}", gateway.names()?);
+    }
+    for name in gateway.names()? {
+        fs::remove_file(gateway.stored.join(name))?;
+    }
+    Ok(())
+}
+
+fn whole(path: &Path, content: &[u8]) -> Result<()> {
+    let stored = fs::read(path)?;
+    ensure!(
+        stored == content,
+        "{} of {} bytes stand under the final name, or others",
+        stored.len(),
+        content.len()
+    );
+    Ok(())
+}
+
+/// Goes on as OpenSSH's `reput` does, or begins anew if there is nothing to go on with.
+fn resume(gateway: &Gateway, runtime: &Runtime, content: &[u8], tally: &mut Tally) -> Result<()> {
+    runtime.block_on(async {
+        let connection = log_in(gateway.proxy.address, &gateway.alice).await?;
+        let mut wire = connection.sftp().await?;
+        let kept = wire.size(PATH).await?;
+        let flags = if kept.is_some() {
+            tally.resumed += 1;
+            open::WRITE | open::CREATE | open::APPEND
+        } else {
+            tally.begun_anew += 1;
+            open::UPLOAD
+        };
+        let from = usize::try_from(kept.unwrap_or(0))?;
+        ensure!(from < content.len(), "{from} bytes of {}", content.len());
+        tally.bytes_spared += kept.unwrap_or(0);
+        let handle = wire.open(PATH, flags).await?;
+        write_from(&mut wire, &handle, content, from, &AtomicU64::new(0)).await
+    })
+}
+
+#[test]
+fn a_killed_gateway_leaves_nothing_incomplete_on_a_local_disk_and_every_upload_is_resumed()
+-> Result<()> {
+    survives_kills(Gateway::local()?)
+}
+
+#[test]
+fn a_killed_gateway_and_server_leave_nothing_incomplete_on_sftp_and_every_upload_is_resumed()
+-> Result<()> {
+    survives_kills(Gateway::openssh()?)
+}
