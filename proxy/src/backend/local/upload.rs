@@ -296,7 +296,11 @@ impl Drop for Upload {
     fn drop(&mut self) {
         match self.staged.fate {
             Fate::Published => {}
-            Fate::Resumable if self.spoiled.is_none() && self.progress.is_resumable() => {
+            Fate::Resumable
+                if self.spoiled.is_none()
+                    && self.progress.is_resumable()
+                    && !self.writeback.has_failed() =>
+            {
                 tracing::info!(
                     staging_file = %String::from_utf8_lossy(self.staged.claim.name().as_bytes()),
                     published_name = %String::from_utf8_lossy(&self.staged.place.name),

@@ -59,6 +59,12 @@ impl Writeback {
         (*result.unwrap_or_else(PoisonError::into_inner))?;
         rustix::fs::fsync(file)
     }
+
+    /// True if a sync failed: bytes are lost then. Waits for one that runs.
+    pub(super) fn has_failed(&self) -> bool {
+        let result = self.shared.result.lock();
+        result.unwrap_or_else(PoisonError::into_inner).is_err()
+    }
 }
 
 impl Shared {
@@ -90,11 +96,13 @@ mod tests {
         let mut writeback = Writeback::default();
         writeback.wrote(1 << 20, &unsyncable(), &pool);
         assert_eq!(writeback.finish(&file), Ok(()), "too little for a sync");
+        assert!(!writeback.has_failed());
         writeback.wrote(31 << 20, &unsyncable(), &pool);
         while writeback.shared.is_busy.load(Ordering::Acquire) {
             tokio::task::yield_now().await;
         }
         assert_eq!(writeback.finish(&file), Err(Errno::INVAL));
+        assert!(writeback.has_failed());
     }
 
     #[tokio::test]
