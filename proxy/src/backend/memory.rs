@@ -298,7 +298,11 @@ impl State {
             },
             Operation::Setstat { attributes, .. } => {
                 let target = tree.follow(&target)?;
-                tree.existing_mut(&target)?.set(attributes);
+                let node = tree.existing_mut(&target)?;
+                if attributes.size.is_some() && matches!(node, Node::Directory { .. }) {
+                    return Err(error(ErrorKind::IsADirectory));
+                }
+                node.set(attributes);
                 Ok(Outcome::Done)
             }
             Operation::Lsetstat { attributes, .. } => {
@@ -364,6 +368,7 @@ impl State {
             }
             Operation::Rename { .. } => {
                 let to = below(permit.second_target());
+                tree.existing(&target)?;
                 if tree.get(&to).is_some() {
                     return Err(error(ErrorKind::AlreadyExists));
                 }
@@ -449,11 +454,18 @@ impl State {
             Err(missing) if missing.kind == ErrorKind::NotFound && access.writes() => target,
             Err(failure) => return Err(failure),
         };
-        let existing = match tree.get(&path) {
-            Some(Node::File { data, .. }) => Some(data.clone()),
+        let (existing, attributes) = match tree.get(&path) {
+            // A replaced file keeps its mode.
+            Some(Node::File { data, .. }) => (
+                Some(data.clone()),
+                &Attributes {
+                    permissions: tree.existing(&path)?.attributes().permissions,
+                    ..attributes.clone()
+                },
+            ),
             Some(Node::Directory { .. }) => return Err(error(ErrorKind::IsADirectory)),
             Some(Node::Link { .. }) => return Err(error(ErrorKind::Failure)),
-            None => None,
+            None => (None, attributes),
         };
         if !access.writes() {
             return match existing {

@@ -89,10 +89,9 @@ impl Fault {
 
 fn os_class(errno: Errno) -> (ErrorKind, Origin) {
     match errno {
-        Errno::NOENT => (ErrorKind::NotFound, Origin::Client),
-        Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::LOOP => {
-            (ErrorKind::PermissionDenied, Origin::Client)
-        }
+        // A link that leads round in circles leads nowhere, as OpenSSH has it.
+        Errno::NOENT | Errno::LOOP => (ErrorKind::NotFound, Origin::Client),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => (ErrorKind::PermissionDenied, Origin::Client),
         Errno::EXIST => (ErrorKind::AlreadyExists, Origin::Client),
         Errno::NOTDIR => (ErrorKind::NotADirectory, Origin::Client),
         Errno::ISDIR => (ErrorKind::IsADirectory, Origin::Client),

@@ -361,8 +361,22 @@ pub(super) fn rename_to_free(
         to,
         RenameFlags::NOREPLACE,
     ) {
-        // The file system lacks RENAME_NOREPLACE (NFS, some FUSE): link(2) refuses an existing name too.
+        // The file system lacks RENAME_NOREPLACE (NFS, some FUSE), or a directory is to go into itself.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            let source = rustix::fs::statat(from_directory, from, AtFlags::SYMLINK_NOFOLLOW)?;
+            if tree::file_type(&source) == FileType::Directory {
+                // Should one appear in this moment, rename(2) replaces nothing but an empty directory.
+                return match rustix::fs::statat(to_directory, to, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => Ok(rustix::fs::renameat(
+                        from_directory,
+                        from,
+                        to_directory,
+                        to,
+                    )?),
+                    found => Err(found.map_or_else(Fault::from, |_| Errno::EXIST.into())),
+                };
+            }
+            // link(2) refuses an existing name too.
             rustix::fs::linkat(from_directory, from, to_directory, to, AtFlags::empty())?;
             Ok(rustix::fs::unlinkat(
                 from_directory,
@@ -371,6 +385,11 @@ pub(super) fn rename_to_free(
             )?)
         }
         Err(Errno::XDEV) => Err(Fault::OtherFileSystem),
+        // The kernel looks at the destination first; that there is nothing to rename is the better news.
+        Err(Errno::EXIST) => {
+            rustix::fs::statat(from_directory, from, AtFlags::SYMLINK_NOFOLLOW)?;
+            Err(Errno::EXIST.into())
+        }
         renamed => Ok(renamed?),
     }
 }

@@ -124,17 +124,27 @@ impl Tree {
 
     /// Moves `from` and all below it to `to`, which it replaces unless that is a directory with content.
     pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), BackendError> {
-        self.existing(from)?;
+        let is_directory = matches!(self.existing(from)?, Node::Directory { .. });
         self.parent_must_exist(to)?;
+        if from == to {
+            return Ok(());
+        }
         let within =
             |path: &[u8], above: &[u8]| path == above || path.starts_with(&[above, b"/"].concat());
         if within(to, from) {
             return Err(error(ErrorKind::InvalidArgument));
         }
-        if let Some(Node::Directory { .. }) = self.get(to)
-            && !self.list(to)?.is_empty()
-        {
-            return Err(error(ErrorKind::NotEmpty));
+        match self.get(to) {
+            Some(Node::Directory { .. }) if !is_directory => {
+                return Err(error(ErrorKind::IsADirectory));
+            }
+            Some(Node::Directory { .. }) if !self.list(to)?.is_empty() => {
+                return Err(error(ErrorKind::NotEmpty));
+            }
+            Some(Node::File { .. } | Node::Link { .. }) if is_directory => {
+                return Err(error(ErrorKind::NotADirectory));
+            }
+            Some(Node::Directory { .. } | Node::File { .. } | Node::Link { .. }) | None => {}
         }
         let moved: Vec<Vec<u8>> = self
             .nodes

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod compound;
+mod differential;
 mod endings;
 mod malformed;
 mod records;
