@@ -7,6 +7,7 @@
 pub mod account;
 pub mod agent;
 pub mod client;
+pub mod delay;
 pub mod differential;
 pub mod files;
 pub mod frames;
