@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{home, isolated};
+use super::{USER, USER_ID, home, isolated};
 use crate::files;
 use crate::locate;
 use crate::place::Place;
@@ -43,16 +44,67 @@ impl Openssh {
     /// # Errors
     /// Without root, or when it isn't unpacked (`cargo xtask setup`).
     pub fn start(place: Place<'_>, subsystem: Subsystem, user_key: &Path) -> Result<Self> {
+        Self::start_with(place, subsystem, user_key, "")
+    }
+
+    /// As [`Self::start`], with more lines of `sshd_config`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        place: Place<'_>,
+        subsystem: Subsystem,
+        user_key: &Path,
+        settings: &str,
+    ) -> Result<Self> {
+        Self::serving(place, user_key, settings, |_| {
+            Ok(match subsystem {
+                Subsystem::Internal => "internal-sftp".to_owned(),
+                Subsystem::External => locate::peer("openssh", "usr/lib/openssh/sftp-server")?
+                    .display()
+                    .to_string(),
+            })
+        })
+    }
+
+    /// Starts one that serves the files of `upstream`: its subsystem is OpenSSH's client, which logs in there with the
+    /// same key.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn relay(place: Place<'_>, user_key: &Path, upstream: &Self, cipher: &str) -> Result<Self> {
+        Self::serving(place, user_key, "", |folder| {
+            let key = folder.join("upstream_key");
+            files::secret(&key, &fs::read_to_string(user_key)?)?;
+            chown(&key, Some(USER_ID), Some(USER_ID))?;
+            let known_hosts = folder.join("known_hosts");
+            let (ip, port) = (upstream.address.ip(), upstream.address.port());
+            fs::write(
+                &known_hosts,
+                format!("[{ip}]:{port} {}\n", upstream.host_key),
+            )?;
+            Ok(format!(
+                "/usr/bin/ssh -F /dev/null -o UserKnownHostsFile={} -o GlobalKnownHostsFile=/dev/null \
+                 -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes -o IdentityAgent=none -o BatchMode=yes \
+                 -o Ciphers={cipher} -i {} -p {port} {USER}@{ip} -s sftp",
+                known_hosts.display(),
+                key.display()
+            ))
+        })
+    }
+
+    /// Starts it with the subsystem that is made for its folder.
+    fn serving(
+        place: Place<'_>,
+        user_key: &Path,
+        settings: &str,
+        subsystem: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
         let program = locate::peer("openssh", "usr/sbin/sshd")?;
-        let subsystem = match subsystem {
-            Subsystem::Internal => "internal-sftp".to_owned(),
-            Subsystem::External => locate::peer("openssh", "usr/lib/openssh/sftp-server")?
-                .display()
-                .to_string(),
-        };
         let scratch = files::folder("sshd")?;
         let folder = scratch.path();
         let home = home(folder)?;
+        let subsystem = subsystem(folder)?;
         let key = files::ssh_key(folder, "host")?;
         let host_key = files::public_key(&key)?;
         fs::copy(
@@ -73,7 +125,8 @@ impl Openssh {
                  PasswordAuthentication yes\n\
                  UsePAM no\n\
                  MaxStartups 100\n\
-                 Subsystem sftp {subsystem}\n",
+                 Subsystem sftp {subsystem}\n\
+                 {settings}",
                 port = address.port(),
                 ip = address.ip(),
                 key = key.display(),
