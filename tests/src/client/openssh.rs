@@ -15,7 +15,7 @@ use crate::files;
 use crate::place::Place;
 use crate::process::{PATIENCE, finish_within};
 use crate::proxy::Proxy;
-use crate::server::USER;
+use crate::server::{PASSWORD, USER};
 
 /// How OpenSSH's programs reach and authenticate to one server.
 #[derive(Debug)]
@@ -73,6 +73,20 @@ impl Connection {
     /// # Errors
     /// When the file system refuses.
     pub fn to_peer(address: SocketAddr, host_key: &str, key: &Path) -> Result<Self> {
+        Self::peer(address, host_key, Some(key), "exit 1")
+    }
+
+    /// A login at a peer server with the peer's account and its password, by the method `password`.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn to_peer_by_password(address: SocketAddr, host_key: &str) -> Result<Self> {
+        let answer = format!("echo '{PASSWORD}'");
+        Ok(Self::peer(address, host_key, None, &answer)?
+            .option("PreferredAuthentications=password"))
+    }
+
+    fn peer(address: SocketAddr, host_key: &str, key: Option<&Path>, answer: &str) -> Result<Self> {
         let scratch = files::folder("openssh")?;
         let known_hosts = scratch.path().join("known_hosts");
         fs::write(
@@ -80,9 +94,9 @@ impl Connection {
             format!("[{}]:{} {host_key}\n", address.ip(), address.port()),
         )?;
         let askpass = scratch.path().join("askpass");
-        files::script(&askpass, "#!/bin/sh\nexit 1\n")?;
+        files::script(&askpass, &format!("#!/bin/sh\n{answer}\n"))?;
         Ok(Self {
-            options: options(address, USER, &known_hosts, Some(key)),
+            options: options(address, USER, &known_hosts, key),
             host: address.ip().to_string(),
             askpass,
             scratch,
@@ -139,7 +153,8 @@ impl Connection {
         finish_within(self.answering(&mut command), PATIENCE)
     }
 
-    /// The `sftp` subsystem without a client behind it: it stays open and sends nothing until its input is closed.
+    /// The `sftp` subsystem without a client behind it: it stays open until its input is closed, sends what is written
+    /// to its input, and takes no more from the server than is read from its output.
     ///
     /// # Errors
     /// When it can't start.
@@ -148,7 +163,7 @@ impl Connection {
         command.args(&self.options).args(["-s", &self.host, "sftp"]);
         self.answering(&mut command)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("start ssh")

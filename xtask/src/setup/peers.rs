@@ -19,6 +19,11 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "proftpd",
         "usr/lib/proftpd/mod_sftp.so",
     ),
+    (
+        "proftpd-mod-proxy",
+        "proftpd",
+        "usr/lib/proftpd/mod_proxy.so",
+    ),
     ("openssh-server", "openssh", "usr/sbin/sshd"),
     (
         "openssh-sftp-server",
@@ -47,6 +52,7 @@ const LIBRARIES: &[&str] = &[
     "libpcre2-posix3",
     "libselinux1",
     "libsodium23",
+    "libsqlite3-0",
     "libssl3",
     "libsystemd0",
     "libtinfo6",
