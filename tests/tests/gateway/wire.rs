@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use russh::client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};
 use russh::{Channel, ChannelMsg};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use portcullis_tests::account::Account;
@@ -59,6 +60,7 @@ pub(crate) mod status {
 
 /// `pflags` of OPEN (filexfer-02 section 6.3).
 pub(crate) mod open {
+    pub(crate) const READ: u32 = 0x01;
     pub(crate) const WRITE: u32 = 0x02;
     pub(crate) const APPEND: u32 = 0x04;
     pub(crate) const CREATE: u32 = 0x08;
@@ -217,12 +219,17 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Connects; nobody is logged in yet.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
+        Self::over(timeout(PATIENCE, TcpStream::connect(address)).await??).await
+    }
+
+    /// Speaks SSH over a connection that is there.
+    pub(crate) async fn over(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
         let config = client::Config {
             window_size: 8 << 20,
-            nodelay: true,
             ..client::Config::default()
         };
-        let connecting = client::connect(Arc::new(config), address, AnyHostKey);
+        let connecting = client::connect_stream(Arc::new(config), stream, AnyHostKey);
         Ok(Self(timeout(PATIENCE, connecting).await??))
     }
 
@@ -310,7 +317,14 @@ fn outcome(result: AuthResult) -> (bool, bool) {
 
 /// Logs in with the key and the password, which takes no one-time code.
 pub(crate) async fn log_in(address: SocketAddr, account: &Account) -> Result<Connection> {
-    let mut connection = Connection::open(address).await?;
+    log_in_over(Connection::open(address).await?, account).await
+}
+
+/// As [`log_in`], on a connection that is there.
+pub(crate) async fn log_in_over(
+    mut connection: Connection,
+    account: &Account,
+) -> Result<Connection> {
     let (_, partial) = connection.key(&account.name, &account.key).await?;
     if !partial {
         bail!("the key alone gave no partial success");

@@ -1,0 +1,250 @@
+//! The SSH client of `cargo xtask bench sftp`, for what no partner's client does: hundreds of logins, sessions that stay
+//! idle, requests whose replies nobody reads.
+//!
+//! A program of its own, so that xtask needs no SSH library. What it has to say is one line of JSON, or `ready`; after
+//! `ready` it stays as it is until a line comes on its standard input, or the end of it.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line tool: its output is its result"
+)]
+
+// The gateway tests' own: it sends exactly the bytes it is told to.
+#[path = "../../../tests/tests/gateway/wire.rs"]
+#[allow(dead_code, reason = "the gateway tests use more of it")]
+mod wire;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::wire::{Connection, Frame, kind, open, status};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    login: Login,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Who logs in where.
+#[derive(clap::Args)]
+struct Login {
+    /// Where the server listens
+    #[arg(long)]
+    address: SocketAddr,
+    #[arg(long)]
+    user: String,
+    /// Private key
+    #[arg(long)]
+    key: PathBuf,
+    /// What answers the prompt, where the key is not enough
+    #[arg(long, env = "PORTCULLIS_BENCH_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Log in so many times, each over a new connection that is left at once; prints the seconds
+    Logins {
+        #[arg(long)]
+        count: u32,
+        #[arg(long, default_value_t = 1)]
+        at_once: u32,
+    },
+    /// Log in so many times, look at PATH over SFTP each time, and stay
+    Idle {
+        #[arg(long)]
+        count: u32,
+        path: String,
+    },
+    /// Send so many READs of a file at once and read all replies; prints the seconds
+    Reads {
+        #[command(flatten)]
+        reads: Reads,
+    },
+    /// Send so many READs of a file at once when a line comes on standard input, read nothing, and stay
+    UnreadReads {
+        #[command(flatten)]
+        reads: Reads,
+    },
+    /// Open a file, write to it without end once a line comes on standard input, and never read a reply
+    EndlessWrites { path: String },
+}
+
+#[derive(clap::Args)]
+struct Reads {
+    #[arg(long)]
+    count: u32,
+    /// Bytes that each READ asks for
+    #[arg(long, default_value_t = 261_120)]
+    length: u32,
+    path: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Arguments { login, command } = Arguments::parse();
+    match command {
+        Command::Logins { count, at_once } => logins(Arc::new(login), count, at_once).await,
+        Command::Idle { count, path } => idle(&login, count, &path).await,
+        Command::Reads { reads } => read_all(&login, &reads).await,
+        Command::UnreadReads { reads } => {
+            let connection = login.connect().await?;
+            say_ready();
+            wait_for_line();
+            let wire = send_reads(&connection, &reads).await?;
+            say_ready();
+            wait_for_line();
+            drop(wire);
+            Ok(())
+        }
+        Command::EndlessWrites { path } => endless_writes(&login, &path).await,
+    }
+}
+
+impl Login {
+    async fn connect(&self) -> Result<Connection> {
+        let mut connection = Connection::open(self.address).await?;
+        let (success, partial) = connection.key(&self.user, &self.key).await?;
+        if success {
+            return Ok(connection);
+        }
+        ensure!(partial, "the key was refused");
+        let password = self
+            .password
+            .as_deref()
+            .context("the server wants more than the key")?;
+        let (success, _) = connection
+            .keyboard_interactive(&self.user, password, "")
+            .await?;
+        ensure!(success, "the password was refused");
+        Ok(connection)
+    }
+}
+
+async fn logins(login: Arc<Login>, count: u32, at_once: u32) -> Result<()> {
+    let left = Arc::new(AtomicU32::new(count));
+    let started = Instant::now();
+    let mut workers = JoinSet::new();
+    for _ in 0..at_once {
+        let (login, left) = (Arc::clone(&login), Arc::clone(&left));
+        workers.spawn(async move {
+            let take = |left: u32| left.checked_sub(1);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok()
+            {
+                login.connect().await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = workers.join_next().await {
+        done??;
+    }
+    println!("{}", json!({ "seconds": started.elapsed().as_secs_f64() }));
+    Ok(())
+}
+
+async fn idle(login: &Login, count: u32, path: &str) -> Result<()> {
+    let mut sessions = Vec::new();
+    for _ in 0..count {
+        let connection = login.connect().await?;
+        let mut wire = connection.sftp().await?;
+        let reply = wire
+            .ask(kind::STAT, |frame| frame.string(path.as_bytes()))
+            .await?;
+        ensure!(
+            reply.kind == kind::ATTRS,
+            "{path} has no attributes: {reply:?}"
+        );
+        sessions.push((connection, wire));
+    }
+    say_ready();
+    wait_for_line();
+    drop(sessions);
+    Ok(())
+}
+
+async fn read_all(login: &Login, reads: &Reads) -> Result<()> {
+    let connection = login.connect().await?;
+    let started = Instant::now();
+    let mut wire = send_reads(&connection, reads).await?;
+    let mut answered = vec![false; usize::try_from(reads.count)?];
+    for _ in 0..reads.count {
+        let reply = wire.reply().await?;
+        let length = u32::try_from(reply.string()?.len())?;
+        ensure!(
+            length == reads.length,
+            "READ {} got {length} bytes",
+            reply.id
+        );
+        let first = answered
+            .get_mut(usize::try_from(reply.id)?)
+            .context("a reply to a READ that was not sent")?;
+        ensure!(!*first, "READ {} was answered twice", reply.id);
+        *first = true;
+    }
+    println!("{}", json!({ "seconds": started.elapsed().as_secs_f64() }));
+    Ok(())
+}
+
+/// Opens the file and sends READs of its beginning with the ids from 0 on, all in one piece.
+async fn send_reads(connection: &Connection, reads: &Reads) -> Result<wire::Wire> {
+    let mut wire = connection.sftp().await?;
+    let handle = wire.open(reads.path.as_bytes(), open::READ).await?;
+    let requests: Vec<u8> = (0..reads.count)
+        .flat_map(|id| {
+            Frame::request(kind::READ, id)
+                .string(&handle)
+                .u64(0)
+                .u32(reads.length)
+                .bytes()
+        })
+        .collect();
+    wire.send_raw(requests).await?;
+    Ok(wire)
+}
+
+async fn endless_writes(login: &Login, path: &str) -> Result<()> {
+    const LENGTH: usize = 255 << 10;
+    let connection = login.connect().await?;
+    let mut wire = connection.sftp().await?;
+    let handle = wire.open(path.as_bytes(), open::UPLOAD).await?;
+    // The first one makes sure that the server behind takes data at all.
+    let data = vec![0x5a; LENGTH];
+    let written = wire.write(&handle, 0, &data).await?;
+    ensure!(
+        written == Some(status::OK),
+        "the first WRITE got {written:?}"
+    );
+    say_ready();
+    wait_for_line();
+    for number in 1_u32.. {
+        let frame = Frame::request(kind::WRITE, number)
+            .string(&handle)
+            .u64(u64::from(number) * u64::try_from(LENGTH)?)
+            .string(&data);
+        // Once nobody takes any more it waits until this program is ended from outside, or its patience.
+        wire.send(&frame).await?;
+    }
+    bail!("no number is left")
+}
+
+fn say_ready() {
+    println!("ready");
+}
+
+fn wait_for_line() {
+    let mut line = String::new();
+    let _ = std::io::stdin().read_line(&mut line);
+}
