@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
     /// Also draw the curves of the suite to this SVG file (xdp)
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
-    /// Measure only these parts of the suite (xdp: lookup, change, rules, flood, pass, proof)
+    /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
+    /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
@@ -30,21 +31,16 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Suite {
-    /// Transfers through the proxy's local backend, against OpenSSH's sftp-server
+    /// The proxy against OpenSSH's sshd, and through it against the same servers directly
     Sftp,
     /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
     Xdp,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let report = match arguments.suite {
-        Suite::Sftp => sftp::run(arguments.rounds)?,
+    match arguments.suite {
+        Suite::Sftp => sftp::run(arguments),
         // A program of its own: xtask itself must build fast on a new machine.
-        Suite::Xdp => return xdp::run(arguments),
-    };
-    report.print();
-    match &arguments.json {
-        Some(file) => report.write(file),
-        None => Ok(()),
+        Suite::Xdp => xdp::run(arguments),
     }
 }

@@ -1,27 +1,87 @@
-//! Bulk transfer: the proxy with its journal on a local folder, and OpenSSH's sshd with its external
-//! sftp-server, same file, same client, same cipher, same disk, in turns.
+//! The proxy's benchmark: release build, journal on, each figure beside its peer's from the same run.
+//!
+//! A row group is a file below this module and a variant of [`Group`]. Sides take turns and the order turns with the
+//! round; a ratio is the median of the rounds' ratios. Transfers are timed inside a session that is logged in; processor
+//! time is user and system time of the serving processes, less that of a session that transfers nothing.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod client;
+mod figures;
+mod ftp;
+mod lab;
+mod listing;
+mod local;
+mod logins;
+mod memory;
+mod mod_proxy;
+mod parallel;
+mod processor;
+mod proxied;
+mod side;
+mod small;
+mod stalls;
+mod wan;
 
-use anyhow::{Context, Result, bail, ensure};
-use portcullis_tests::account::{Account, Factors, Mount};
-use portcullis_tests::client::OpensshConnection;
-use portcullis_tests::place::Place;
-use portcullis_tests::process::{PATIENCE, wait_for};
-use portcullis_tests::proxy::{Backend, Plan, Proxy};
-use portcullis_tests::report::{Measure, Report, median};
-use portcullis_tests::server::openssh::{Openssh, Subsystem};
-use portcullis_tests::{files, locate};
+use anyhow::{Result, anyhow, bail};
+use clap::ValueEnum;
+use portcullis_tests::report::Report;
 
+use self::lab::Lab;
+use super::Arguments;
 use crate::{process, setup};
 
-const MEBIBYTES: u32 = 512;
-const CIPHER: &str = "aes256-gcm@openssh.com";
+/// A part that runs by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// One stream, local backend, against sshd
+    Local,
+    /// Eight streams, local backend, against sshd
+    Parallel,
+    /// SFTP backend, against the upstream directly and against an OpenSSH gateway before it
+    Proxied,
+    /// An upload at 40 ms round trip, local backend, against sshd
+    Wan,
+    /// FTP and FTPS backend, against lftp that goes there directly
+    Ftp,
+    /// Many small files, both backends
+    Small,
+    /// Long directories, local backend, against sshd
+    Listing,
+    /// New connections a second, beside sshd
+    Logins,
+    /// Resident memory: idle sessions, a client that reads nothing, an upstream that stops
+    Memory,
+    /// SFTP backend, against ProFTPD's mod_proxy before the same upstream
+    ModProxy,
+    /// What must complete: the client's own buffers, pipelined READs, new keys every 5 MiB
+    Stalls,
+}
 
-pub(super) fn run(rounds: u32) -> Result<Report> {
+impl Group {
+    fn run(self, lab: &Lab, report: &mut Report) -> Result<()> {
+        match self {
+            Self::Local => local::run(lab, report),
+            Self::Parallel => parallel::run(lab, report),
+            Self::Proxied => proxied::run(lab, report),
+            Self::Wan => wan::run(lab, report),
+            Self::Ftp => ftp::run(lab, report),
+            Self::Small => small::run(lab, report),
+            Self::Listing => listing::run(lab, report),
+            Self::Logins => logins::run(lab, report),
+            Self::Memory => memory::run(lab, report),
+            Self::ModProxy => mod_proxy::run(lab, report),
+            Self::Stalls => stalls::run(lab, report),
+        }
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let groups = chosen(&arguments.only)?;
     setup::ensure(setup::For::Bench)?;
     process::run(process::cargo().args([
         "build",
@@ -31,346 +91,72 @@ pub(super) fn run(rounds: u32) -> Result<Report> {
         "portcullis-proxy",
         "--package",
         "portcullis-journal",
+        "--package",
+        "portcullis-bench-client",
     ]))?;
 
-    let here = files::folder("bench")?;
-    let file = here.path().join("random.bin");
-    println!("make {MEBIBYTES} MiB of random bytes");
-    io::copy(
-        &mut File::open("/dev/urandom")?.take(u64::from(MEBIBYTES) * 1024 * 1024),
-        &mut File::create(&file)?,
-    )
-    .context("write the random file")?;
-
-    let storage = files::folder("bench-storage")?;
-    let proxy = Plan::of(Place::Loopback, locate::release_binary("portcullis-proxy")?)?
-        .backend("disk", Backend::local(storage.path()))
-        .start()?;
-    let account = proxy.account("bench", &[Mount::all("/disk", "disk", "/")])?;
-    let sshd = Openssh::start(Place::Loopback, Subsystem::External, &account.key)?;
-    let mut portcullis = Portcullis {
-        proxy,
-        account,
-        storage: storage.path().join("copy.bin"),
-    };
-    let mut openssh = Peer {
-        key: portcullis.account.key.clone(),
-        storage: sshd.home.join("copy.bin"),
-        server: sshd,
-    };
-
-    let bench = Bench {
-        file: &file,
-        here: here.path(),
-    };
-    let mut samples: Vec<(Sample, Sample)> = Vec::new();
-    for round in 1..=rounds {
-        let pair = if round % 2 == 1 {
-            let peer = bench.measure(&mut openssh)?;
-            (bench.measure(&mut portcullis)?, peer)
-        } else {
-            let ours = bench.measure(&mut portcullis)?;
-            (ours, bench.measure(&mut openssh)?)
-        };
-        println!(
-            "round {round}: put {:.0} against {:.0} MiB/s, get {:.0} against {:.0} MiB/s",
-            speed(pair.0.put.seconds),
-            speed(pair.1.put.seconds),
-            speed(pair.0.get.seconds),
-            speed(pair.1.get.seconds)
-        );
-        samples.push(pair);
-    }
-    let verified = portcullis.proxy.verify(&portcullis.proxy.journal)?;
-    ensure!(
-        verified.status.success(),
-        "portcullis-verify: {}",
-        String::from_utf8_lossy(&verified.stdout)
-    );
-    Ok(report(rounds, &samples, here.path()))
-}
-
-fn report(rounds: u32, samples: &[(Sample, Sample)], folder: &Path) -> Report {
+    let lab = Lab::new(arguments.rounds)?;
     let mut report = Report::default();
-    report.condition("file", format!("{MEBIBYTES} MiB, random"));
-    report.condition("cipher", CIPHER);
-    report.condition("client", program_version("ssh", "-V"));
-    report.condition(
-        "peer",
-        "sshd with the external sftp-server, no journal, no fsync",
-    );
-    report.condition("proxy", "release build, local backend, journal on");
-    report.condition(
-        "rounds",
-        format!("{rounds}, order alternating, median of the rounds' ratios"),
-    );
-    report.condition(
-        "timing",
-        "inside one logged-in session; CPU less that of a session that transfers nothing",
-    );
-    report.condition(
-        "processors",
-        std::thread::available_parallelism()
-            .map_or(0, usize::from)
-            .to_string(),
-    );
-    report.condition("file system", file_system(folder));
-    report.condition(
-        "kernel",
-        fs::read_to_string("/proc/sys/kernel/osrelease")
-            .unwrap_or_default()
-            .trim(),
-    );
-
-    let over = |value: &dyn Fn(&(Sample, Sample)) -> f64| median(samples.iter().map(value));
-    report.results = vec![
-        Measure::ratio(
-            "sftp.put.speed",
-            over(&|(ours, peer)| peer.put.seconds / ours.put.seconds),
-            0.5,
-            2.0,
-        ),
-        Measure::ratio(
-            "sftp.get.speed",
-            over(&|(ours, peer)| peer.get.seconds / ours.get.seconds),
-            0.5,
-            1.3,
-        ),
-        Measure::plain(
-            "sftp.put.proxy",
-            over(&|(ours, _)| speed(ours.put.seconds)),
-            "MiB/s",
-        ),
-        Measure::plain(
-            "sftp.put.openssh",
-            over(&|(_, peer)| speed(peer.put.seconds)),
-            "MiB/s",
-        ),
-        Measure::plain(
-            "sftp.get.proxy",
-            over(&|(ours, _)| speed(ours.get.seconds)),
-            "MiB/s",
-        ),
-        Measure::plain(
-            "sftp.get.openssh",
-            over(&|(_, peer)| speed(peer.get.seconds)),
-            "MiB/s",
-        ),
-        Measure::plain(
-            "sftp.put.proxy.cpu",
-            over(&|(ours, _)| per_gibibyte(ours.put.processor)),
-            "s/GiB",
-        ),
-        Measure::plain(
-            "sftp.put.openssh.cpu",
-            over(&|(_, peer)| per_gibibyte(peer.put.processor)),
-            "s/GiB",
-        ),
-        Measure::plain(
-            "sftp.get.proxy.cpu",
-            over(&|(ours, _)| per_gibibyte(ours.get.processor)),
-            "s/GiB",
-        ),
-        Measure::plain(
-            "sftp.get.openssh.cpu",
-            over(&|(_, peer)| per_gibibyte(peer.get.processor)),
-            "s/GiB",
-        ),
-    ];
-    report
-}
-
-/// One transfer.
-struct Transfer {
-    seconds: f64,
-    /// Seconds of processor time that the server spent on it.
-    processor: f64,
-}
-
-/// One side in one round.
-struct Sample {
-    put: Transfer,
-    get: Transfer,
-}
-
-/// A server under measurement.
-trait Side {
-    fn connection(&mut self) -> Result<OpensshConnection>;
-    /// The uploaded file's name as the client says it.
-    fn remote(&self) -> String;
-    /// The uploaded file on this machine.
-    fn stored(&self) -> &Path;
-    /// Seconds of processor time since the server started, ended sessions included.
-    fn processor(&self) -> Result<f64>;
-}
-
-struct Portcullis {
-    proxy: Proxy,
-    account: Account,
-    storage: PathBuf,
-}
-
-impl Side for Portcullis {
-    fn connection(&mut self) -> Result<OpensshConnection> {
-        OpensshConnection::new(&self.proxy, &mut self.account, Factors::KeyThenPassword)
-    }
-
-    fn remote(&self) -> String {
-        "/disk/copy.bin".to_owned()
-    }
-
-    fn stored(&self) -> &Path {
-        &self.storage
-    }
-
-    fn processor(&self) -> Result<f64> {
-        processor_time(self.proxy.process.id())
-    }
-}
-
-struct Peer {
-    server: Openssh,
-    key: PathBuf,
-    storage: PathBuf,
-}
-
-impl Side for Peer {
-    fn connection(&mut self) -> Result<OpensshConnection> {
-        OpensshConnection::to_peer(self.server.address, &self.server.host_key, &self.key)
-    }
-
-    fn remote(&self) -> String {
-        self.storage.display().to_string()
-    }
-
-    fn stored(&self) -> &Path {
-        &self.storage
-    }
-
-    /// sshd's own time and that of its sessions. The process that does a session's encryption outlives the one that
-    /// sshd waits for, so its time is counted by the shell that is process 1 of sshd's namespace.
-    fn processor(&self) -> Result<f64> {
-        let [shell] = children(self.server.process.id())?[..] else {
-            bail!("the guard of sshd's namespace has not one child");
-        };
-        let listener = wait_for("sshd to have no session", || {
-            let below = children(shell).ok()?;
-            let [listener] = below[..] else { return None };
-            children(listener).ok()?.is_empty().then_some(listener)
-        })?;
-        Ok(processor_time(shell)? + processor_time(listener)?)
-    }
-}
-
-struct Bench<'a> {
-    file: &'a Path,
-    here: &'a Path,
-}
-
-impl Bench<'_> {
-    fn measure(&self, side: &mut dyn Side) -> Result<Sample> {
-        let (_, idle) = self.session(side, "pwd")?;
-        let copy = self.here.join("copy.bin");
-
-        let put = format!("put {} {}", self.file.display(), side.remote());
-        let (seconds, processor) = self.session(side, &put)?;
-        same(self.file, side.stored())?;
-        let put = Transfer {
-            seconds,
-            processor: processor - idle,
-        };
-
-        let get = format!("get {} {}", side.remote(), copy.display());
-        let (seconds, processor) = self.session(side, &get)?;
-        same(self.file, &copy)?;
-        let get = Transfer {
-            seconds,
-            processor: processor - idle,
-        };
-
-        fs::remove_file(&copy)?;
-        fs::remove_file(side.stored())?;
-        Ok(Sample { put, get })
-    }
-
-    /// Seconds that one command took within its session, and processor seconds of the whole session.
-    fn session(&self, side: &mut dyn Side, command: &str) -> Result<(f64, f64)> {
-        let marks = self.here.join("marks");
-        let _ = fs::remove_file(&marks);
-        let mark = format!("!date +%s.%N >> {}", marks.display());
-        let connection = side.connection()?.option(&format!("Ciphers={CIPHER}"));
-        let before = side.processor()?;
-        let output = connection.sftp(
-            Place::Loopback,
-            &format!("{mark}\n{command}\n{mark}\n"),
-            10 * PATIENCE,
-        )?;
-        if !output.status.success() {
-            bail!(
-                "sftp {command:?}: {}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
+    lab.conditions(&mut report);
+    let mut failed = Vec::new();
+    for group in groups {
+        println!("\n{}", group.name());
+        // A group that fails must not cost the others' figures.
+        if let Err(error) = group.run(&lab, &mut report) {
+            println!("  failed: {error:#}");
+            failed.push(group.name());
         }
-        let processor = side.processor()? - before;
-        let marks = fs::read_to_string(&marks).context("read the times")?;
-        let times: Vec<f64> = marks.lines().map(str::parse).collect::<Result<_, _>>()?;
-        let [start, end] = times.as_slice() else {
-            bail!("the session left {} times instead of two", times.len());
-        };
-        Ok((end - start, processor))
+    }
+    report.print();
+    if let Some(file) = &arguments.json {
+        report.write(file)?;
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("these parts failed: {}", failed.join(", "))
     }
 }
 
-fn children(process: u32) -> Result<Vec<u32>> {
-    let list = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))
-        .with_context(|| format!("list the children of process {process}"))?;
-    Ok(list
-        .split_whitespace()
-        .map(str::parse)
-        .collect::<Result<_, _>>()?)
+/// The named groups, or all.
+fn chosen(names: &[String]) -> Result<Vec<Group>> {
+    if names.is_empty() {
+        return Ok(Group::value_variants().to_vec());
+    }
+    names
+        .iter()
+        .map(|name| {
+            Group::from_str(name, false).map_err(|_| {
+                let known: Vec<String> = Group::value_variants()
+                    .iter()
+                    .map(|group| group.name())
+                    .collect();
+                anyhow!(
+                    "{name:?} is no part of this suite; known are {}",
+                    known.join(", ")
+                )
+            })
+        })
+        .collect()
 }
 
-fn same(one: &Path, other: &Path) -> Result<()> {
-    process::run_quietly(Command::new("cmp").arg(one).arg(other))
-        .map(drop)
-        .context("the transfer changed the file")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// User and system time of a process and of its children that ended, in seconds (proc(5), fields
-/// 14 to 17 of stat, in ticks of 10 ms).
-fn processor_time(process: u32) -> Result<f64> {
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(')').context("the name ends with )")?;
-    let ticks: u32 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(4)
-        .filter_map(|ticks| ticks.parse::<u32>().ok())
-        .sum();
-    Ok(f64::from(ticks) / TICKS_PER_SECOND)
-}
-
-fn speed(seconds: f64) -> f64 {
-    f64::from(MEBIBYTES) / seconds
-}
-
-fn per_gibibyte(seconds: f64) -> f64 {
-    seconds * 1024.0 / f64::from(MEBIBYTES)
-}
-
-fn program_version(program: &str, flag: &str) -> String {
-    Command::new(program)
-        .arg(flag)
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stderr).trim().to_owned())
-        .unwrap_or_default()
-}
-
-fn file_system(folder: &Path) -> String {
-    let folder = folder.display().to_string();
-    process::ask("stat", &["-f", "-c", "%T", &folder])
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
+    #[test]
+    fn parts_are_chosen_by_name_and_all_without_one() {
+        let names =
+            |list: &[&str]| -> Vec<String> { list.iter().map(|name| (*name).to_owned()).collect() };
+        assert_eq!(chosen(&[]).unwrap(), Group::value_variants());
+        assert_eq!(
+            chosen(&names(&["small", "local"])).unwrap(),
+            [Group::Small, Group::Local]
+        );
+        let refused = chosen(&names(&["local", "lokal"])).unwrap_err().to_string();
+        assert!(
+            refused.contains("lokal") && refused.contains("parallel"),
+            "{refused}"
+        );
+    }
 }
