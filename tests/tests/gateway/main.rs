@@ -11,4 +11,5 @@ mod russh_client;
 mod scp;
 mod sessions;
 mod ssh_audit;
+mod stalls;
 mod wire;
