@@ -1,8 +1,10 @@
 //! Passwords as Argon2id hashes in PHC strings.
 
+use std::sync::{Mutex, PoisonError};
+
 use argon2::{
-    Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version,
-    password_hash::phc::PasswordHash,
+    Algorithm, Argon2, Block, Params, PasswordHasher as _, Version,
+    password_hash::phc::{Output, PasswordHash},
 };
 
 use super::Secret;
@@ -38,6 +40,7 @@ pub struct Hasher {
     argon2: Argon2<'static>,
     /// A hash of a password that nobody has, with the parameters of all others.
     decoy: PasswordHash,
+    memory: Memory,
 }
 
 impl Hasher {
@@ -49,7 +52,11 @@ impl Hasher {
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(hash_error)?;
         let decoy = argon2.hash_password(&nobody).map_err(hash_error)?;
-        Ok(Self { argon2, decoy })
+        Ok(Self {
+            argon2,
+            decoy,
+            memory: Memory::default(),
+        })
     }
 
     /// Hashes a new password with a new salt.
@@ -78,8 +85,46 @@ impl Hasher {
         let expected = stored.as_ref().unwrap_or(&self.decoy);
         let bytes = password.expose();
         let looked_at = bytes.get(..MAX_BYTES).unwrap_or(bytes);
-        let matches = self.argon2.verify_password(looked_at, expected).is_ok();
+        let matches = self.is_hash_of(looked_at, expected) == Some(true);
         matches && stored.is_some() && bytes.len() <= MAX_BYTES
+    }
+
+    /// Nothing for a hash that lacks a part or names what is unknown here.
+    fn is_hash_of(&self, password: &[u8], expected: &PasswordHash) -> Option<bool> {
+        let salt = expected.salt.as_ref()?;
+        let output = expected.hash.as_ref()?;
+        let algorithm = Algorithm::try_from(expected.algorithm.as_str()).ok()?;
+        let version = expected.version.map(Version::try_from).transpose().ok()?;
+        let params = Params::try_from(expected).ok()?;
+        let mut computed = vec![0; output.len()];
+        self.memory.lend(params.block_count(), |blocks| {
+            Argon2::new(algorithm, version.unwrap_or_default(), params)
+                .hash_password_into_with_memory(password, salt, &mut computed, blocks)
+                .ok()
+        })?;
+        // `Output` compares in constant time.
+        Some(Output::new(&computed).ok()? == *output)
+    }
+}
+
+/// The memory of hashes that are done, kept for the next ones: as many pieces as hashes ever ran at the same time.
+///
+/// Given back each time, it would stay with the allocator all the same, once for each thread that ever ran a hash, and
+/// the daemon would grow to more than a gigabyte.
+#[derive(Debug, Default)]
+struct Memory(Mutex<Vec<Vec<Block>>>);
+
+impl Memory {
+    fn lend<T>(&self, blocks: usize, hash: impl FnOnce(&mut [Block]) -> T) -> T {
+        let mut piece = self.free().pop().unwrap_or_default();
+        piece.resize(blocks, Block::new());
+        let done = hash(&mut piece);
+        self.free().push(piece);
+        done
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,6 +175,38 @@ mod tests {
         assert!(matches!(long, Err(PasswordError::TooLong)));
         let binary = hasher.hash(&Secret::from(vec![0xFF; 20]));
         assert!(matches!(binary, Err(PasswordError::NotText)));
+    }
+
+    #[test]
+    fn hashes_that_do_not_overlap_share_their_memory() {
+        let hasher = Hasher::new().unwrap();
+        let password = Secret::from("correct horse battery");
+        let phc = hasher.hash(&password).unwrap();
+        let verify = || assert!(hasher.verify(Some(&phc), &password));
+        for _ in 0..3 {
+            std::thread::scope(|scope| scope.spawn(verify).join().unwrap());
+        }
+        assert!(!hasher.verify(None, &password));
+        assert_eq!(hasher.memory.free().len(), 1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(verify);
+            }
+        });
+        assert!((1..=4).contains(&hasher.memory.free().len()));
+    }
+
+    #[test]
+    fn a_hash_with_other_parameters_is_checked_with_its_own() {
+        let other = Params::new(64, 1, 1, Some(16)).unwrap();
+        let phc = Argon2::new(Algorithm::Argon2i, Version::V0x10, other)
+            .hash_password(b"correct horse battery")
+            .unwrap()
+            .to_string();
+        assert!(phc.starts_with("$argon2i$v=16$m=64,t=1,p=1$"), "{phc}");
+        let hasher = Hasher::new().unwrap();
+        assert!(hasher.verify(Some(&phc), &Secret::from("correct horse battery")));
+        assert!(!hasher.verify(Some(&phc), &Secret::from("correct horse batterz")));
     }
 
     #[test]
