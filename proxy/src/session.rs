@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use portcullis_journal::{Journal, SessionId};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     auth::Authenticated,
@@ -34,7 +34,7 @@ pub struct Session {
 /// Bytes that all channels of one session may hold together.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    /// Of READ and READDIR replies under way and not yet written.
+    /// Of READ and READDIR replies under way and not yet written, beside each channel's own [`Credit::OWN`].
     pub read: Arc<Semaphore>,
     /// Of WRITEs that have arrived and are not done.
     pub write: Arc<Semaphore>,
@@ -52,6 +52,46 @@ impl Default for Budget {
         Self {
             read: Arc::new(Semaphore::new(Self::READ)),
             write: Arc::new(Semaphore::new(Self::WRITE)),
+        }
+    }
+}
+
+/// Bytes of READ and READDIR replies that one channel may have under way: some of its own, and what the session's
+/// [`Budget`] has left. A sibling that is never read holds the session's part for ever, and this channel goes on with its
+/// own.
+#[derive(Debug, Clone)]
+pub struct Credit {
+    own: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+}
+
+impl Credit {
+    /// Enough for four of the longest READs.
+    pub const OWN: usize = 1 << 20;
+
+    /// Of a channel of the session.
+    pub fn new(budget: &Budget) -> Self {
+        Self {
+            own: Arc::new(Semaphore::new(Self::OWN)),
+            shared: Arc::clone(&budget.read),
+        }
+    }
+
+    /// Takes so many bytes, if one of the two has them.
+    pub fn try_take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(bytes).ok();
+        take(&self.own).or_else(|| take(&self.shared))
+    }
+
+    /// Takes so many bytes as soon as one of the two has them.
+    pub fn take(&self, bytes: u32) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let own = Arc::clone(&self.own).acquire_many_owned(bytes);
+        let shared = Arc::clone(&self.shared).acquire_many_owned(bytes);
+        async move {
+            tokio::select! {
+                permit = own => permit.ok(),
+                permit = shared => permit.ok(),
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Serves one channel: a task that reads, decides and runs, and a task that writes.
 //!
 //! The reading task never waits for the writing one. What is between them is bounded by credit instead: a request holds
-//! its place until its reply is written, a READ begins only when its bytes fit into the session's [`Budget`], and a WRITE that
+//! its place until its reply is written, a READ begins only when its bytes fit into the channel's
+//! [`Credit`](crate::session::Credit), and a WRITE that
 //! doesn't fit stops the reading until earlier ones are done.
 
 mod engine;

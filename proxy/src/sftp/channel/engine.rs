@@ -33,7 +33,7 @@ use crate::{
     gate::Gate,
     operation::Operation,
     policy::Permit,
-    session::{Activity, Budget},
+    session::{Activity, Budget, Credit},
     sftp::{compound::Part, framing::Framer, handles::Handles, reply::Reply, schedule::Schedule},
 };
 
@@ -52,6 +52,7 @@ pub(super) struct Engine {
     underway: Option<Underway>,
     places: Arc<Semaphore>,
     budget: Budget,
+    credit: Credit,
     /// A WRITE that has arrived and waits for budget; nothing behind it is looked at.
     parked: Option<Parked>,
     /// Set while the oldest READ waits for credit.
@@ -106,6 +107,7 @@ impl Engine {
             running_ids: BTreeSet::new(),
             underway: None,
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            credit: Credit::new(&budget),
             budget,
             parked: None,
             wanted: None,

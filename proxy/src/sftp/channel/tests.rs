@@ -68,6 +68,7 @@ struct Client {
     framer: Framer,
     replies: HashMap<u32, Bytes>,
     next_id: u32,
+    budget: Budget,
     cancel: CancellationToken,
     serving: JoinHandle<Ended>,
 }
@@ -133,13 +134,14 @@ impl Client {
         .with_digests(Digests::OfAll);
         let (to_server, source) = mpsc::channel(2);
         let (sink, from_server) = mpsc::channel(2);
+        let budget = Budget::default();
         let cancel = CancellationToken::new();
         let serving = tokio::spawn(serve_frames(
             Pipe(source),
             Replies(sink),
             gate,
             Activity::begin(std::time::Instant::now()),
-            Budget::default(),
+            budget.clone(),
             cancel.clone(),
         ));
         Self {
@@ -151,6 +153,7 @@ impl Client {
             framer: Framer::default(),
             replies: HashMap::new(),
             next_id: 1,
+            budget,
             cancel,
             serving,
         }

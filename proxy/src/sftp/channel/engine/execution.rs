@@ -53,7 +53,7 @@ impl Engine {
         loop {
             let Self {
                 schedule,
-                budget,
+                credit,
                 wanted,
                 granted,
                 lost,
@@ -69,11 +69,10 @@ impl Engine {
                 if let Some(granted) = granted.take() {
                     return Some(Some(granted));
                 }
-                match Arc::clone(&budget.read).try_acquire_many_owned(cost) {
-                    Ok(credit) => Some(Some(credit)),
-                    Err(_) => {
-                        let credit = Arc::clone(&budget.read).acquire_many_owned(cost);
-                        *wanted = Some(credit.map(Result::ok).boxed());
+                match credit.try_take(cost) {
+                    Some(taken) => Some(Some(taken)),
+                    None => {
+                        *wanted = Some(credit.take(cost).boxed());
                         None
                     }
                 }

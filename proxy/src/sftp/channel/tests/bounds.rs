@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::session::Credit;
 
 /// Waits until `condition` holds.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -31,7 +32,7 @@ async fn six_thousand_reads_whose_replies_nobody_takes_begin_only_as_far_as_thei
     })
     .await;
     // The sink holds two chunks and one is being written: their credit is still held.
-    let most = Budget::READ as u64 / u64::from(LENGTH) + 3;
+    let most = (Budget::READ + Credit::OWN) as u64 / u64::from(LENGTH) + 3;
     let begun = client.memory.arrivals() - before;
     assert!(
         begun <= most,
@@ -42,6 +43,26 @@ async fn six_thousand_reads_whose_replies_nobody_takes_begin_only_as_far_as_thei
             panic!("no data");
         };
         assert_eq!(data.len(), LENGTH as usize);
+    }
+}
+
+#[tokio::test]
+async fn a_channel_goes_on_while_its_siblings_hold_the_credit_of_the_session() {
+    const LENGTH: u32 = 261_120;
+    let mut client = Client::start().await;
+    client.memory.put(b"big", &vec![7; LENGTH as usize]);
+    let handle = client.open(b"/big", READ).await;
+    let _siblings = Arc::clone(&client.budget.read)
+        .try_acquire_many_owned(Budget::READ as u32)
+        .unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(client.request(read(handle, 0, LENGTH)).await);
+    }
+    for id in ids {
+        assert!(
+            matches!(client.reply(id).await, Reply::Data(data) if data.len() == LENGTH as usize)
+        );
     }
 }
 
