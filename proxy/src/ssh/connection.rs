@@ -173,6 +173,7 @@ pub(super) async fn serve(
         cut: cut.clone(),
         channels_end: channels_end.clone(),
         channels: channels.clone(),
+        meter: Arc::clone(&meter),
         state: State::Authenticating,
         refusals: 0,
     };

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     connection::{CloseReason, Notice},
     record::Recorder,
+    stream::Meter,
     subsystem,
 };
 use crate::{
@@ -66,6 +67,8 @@ pub(super) struct Handler {
     /// Cancelled when channels must let go.
     pub(super) channels_end: CancellationToken,
     pub(super) channels: TaskTracker,
+    /// Of the socket.
+    pub(super) meter: Arc<Meter>,
     pub(super) state: State,
     pub(super) refusals: usize,
 }
@@ -228,17 +231,18 @@ async fn serve_channel(
     mut channel: Channel<Msg>,
     session: Session,
     scp: ScpMode,
+    meter: Arc<Meter>,
     end: CancellationToken,
 ) {
     loop {
         match end.run_until_cancelled(channel.wait()).await {
             Some(Some(ChannelMsg::RequestSubsystem { name, .. })) if name == SUBSYSTEM => {
-                subsystem::serve(channel, session, end).await;
+                subsystem::serve(channel, session, meter, end).await;
                 return;
             }
             Some(Some(ChannelMsg::Exec { command, .. })) => {
                 if let Some(command) = scp_command(&command, scp) {
-                    return subsystem::serve_scp(channel, command, session, end).await;
+                    return subsystem::serve_scp(channel, command, session, meter, end).await;
                 }
             }
             Some(Some(ChannelMsg::Close)) | Some(None) | None => return,
@@ -369,8 +373,9 @@ impl server::Handler for Handler {
         }
         let session = session.clone();
         let end = self.channels_end.clone();
+        let meter = Arc::clone(&self.meter);
         self.channels
-            .spawn(serve_channel(channel, session, self.scp, end));
+            .spawn(serve_channel(channel, session, self.scp, meter, end));
         reply.accept().await;
         Ok(())
     }

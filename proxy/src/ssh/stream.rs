@@ -17,6 +17,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::watch,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -24,15 +25,21 @@ use super::{negotiation::Tap, unsent::Unsent};
 
 /// Bytes read at once: without it each packet costs two system calls.
 const READ_AHEAD: usize = 64 * 1024;
-/// Most bytes that wait for the socket. More than the credit of unanswered reads, so that only a peer that stopped
-/// reading fills it.
-const WRITE_BUFFER: usize = 4 * 1024 * 1024;
+/// Most bytes that wait for the socket. The library reads nothing while it waits for more room, so that channels begin no
+/// message above [`FULL`]: what they have begun, one reply of 255 KiB each and a few messages in the library's queue, fits.
+const WRITE_BUFFER: usize = 8 * 1024 * 1024;
+/// Bytes that wait for the socket from which on channels send nothing new.
+const FULL: usize = 1024 * 1024;
+/// Bytes that wait for the socket at which they go on.
+const ROOM: usize = FULL / 2;
 
 /// Bytes on the wire so far, in each direction.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     received: AtomicU64,
     sent: AtomicU64,
+    /// Whether more waits for the socket than channels may add to.
+    is_full: watch::Sender<bool>,
 }
 
 impl Meter {
@@ -42,6 +49,14 @@ impl Meter {
 
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Resolves once the socket has taken enough of what waits, or is gone.
+    pub(super) async fn has_room(&self) {
+        if *self.is_full.borrow() {
+            // It can't be closed: this has it.
+            let _ = self.is_full.subscribe().wait_for(|is_full| !is_full).await;
+        }
     }
 }
 
@@ -106,8 +121,19 @@ impl Stream {
             }
             self.count_sent(sent);
             self.unsent.advance(sent);
+            self.tell_channels();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Tells the channels whether they may send.
+    fn tell_channels(&self) {
+        let unsent = self.unsent.len();
+        self.meter.is_full.send_if_modified(|is_full| {
+            let before = *is_full;
+            *is_full = unsent > if before { ROOM } else { FULL };
+            *is_full != before
+        });
     }
 
     fn count_sent(&self, sent: usize) {
@@ -133,6 +159,13 @@ impl Stream {
             self.tap = None;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Stream {
+    /// A channel that waits for room must find out that the connection is gone.
+    fn drop(&mut self) {
+        self.meter.is_full.send_replace(false);
     }
 }
 
@@ -180,6 +213,9 @@ impl AsyncWrite for Stream {
             .len()
             .min(WRITE_BUFFER - this.unsent.len().min(WRITE_BUFFER));
         this.unsent.extend(rest.get(..kept).unwrap_or_default());
+        if kept > 0 {
+            this.tell_channels();
+        }
         accepted += kept;
         if accepted == 0 && !buf.is_empty() {
             return Poll::Pending;
@@ -284,6 +320,45 @@ mod tests {
             );
         }
         assert!(stream.unsent.len() <= WRITE_BUFFER);
+    }
+
+    #[tokio::test]
+    async fn channels_wait_for_room_until_the_peer_reads_or_the_connection_ends() {
+        let (mut stream, mut client, _cut, meter) = pair().await;
+        soon(meter.has_room()).await;
+        let mut written = 0;
+        while stream.unsent.len() <= FULL {
+            written += soon(stream.write(&[3; 64 * 1024])).await.unwrap();
+        }
+        let waits = timeout(Duration::from_millis(50), meter.has_room()).await;
+        assert!(waits.is_err(), "there is no room before the peer reads");
+        let reading = tokio::spawn(async move {
+            let mut received = vec![0; written];
+            client.read_exact(&mut received).await.unwrap();
+            client
+        });
+        // The library reads all the time; that is what sends on.
+        soon(async {
+            tokio::select! {
+                read = stream.read_u8() => panic!("the peer sends nothing: {read:?}"),
+                () = meter.has_room() => {}
+            }
+        })
+        .await;
+        assert!(stream.unsent.len() <= ROOM);
+        let _client = soon(async {
+            tokio::select! {
+                read = stream.read_u8() => panic!("the peer sends nothing: {read:?}"),
+                client = reading => client.unwrap(),
+            }
+        })
+        .await;
+
+        while stream.unsent.len() <= FULL {
+            soon(stream.write(&[3; 64 * 1024])).await.unwrap();
+        }
+        drop(stream);
+        soon(meter.has_room()).await;
     }
 
     #[tokio::test]

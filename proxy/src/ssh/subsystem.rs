@@ -7,6 +7,7 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, server::Msg}
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::stream::Meter;
 use crate::{
     gate::Gate,
     scp::{self, command::Command},
@@ -22,6 +23,7 @@ const FAREWELL_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) async fn serve(
     channel: Channel<Msg>,
     session: Session,
+    meter: Arc<Meter>,
     cancel: CancellationToken,
 ) -> Ended {
     let (read, write) = channel.split();
@@ -31,7 +33,10 @@ pub(super) async fn serve(
             read,
             closed: false,
         },
-        ChannelSink(Arc::clone(&write)),
+        ChannelSink {
+            write: Arc::clone(&write),
+            meter,
+        },
         Gate::new(&session),
         session.activity,
         session.budget,
@@ -48,6 +53,7 @@ pub(super) async fn serve_scp(
     channel: Channel<Msg>,
     command: Command,
     session: Session,
+    meter: Arc<Meter>,
     cancel: CancellationToken,
 ) {
     let (read, write) = channel.split();
@@ -58,7 +64,10 @@ pub(super) async fn serve_scp(
             read,
             closed: false,
         },
-        ChannelSink(Arc::clone(&write)),
+        ChannelSink {
+            write: Arc::clone(&write),
+            meter,
+        },
         Arc::new(Gate::new(&session)),
         session.activity,
         session.budget,
@@ -110,10 +119,16 @@ impl Source for ChannelSource {
     }
 }
 
-struct ChannelSink(Arc<ChannelWriteHalf<Msg>>);
+/// Sends while the socket keeps up: what the library holds beyond that would make it wait for the socket, and it reads
+/// nothing meanwhile.
+struct ChannelSink {
+    write: Arc<ChannelWriteHalf<Msg>>,
+    meter: Arc<Meter>,
+}
 
 impl Sink for ChannelSink {
     async fn send(&mut self, bytes: Bytes) -> bool {
-        self.0.data_bytes(bytes).await.is_ok()
+        self.meter.has_room().await;
+        self.write.data_bytes(bytes).await.is_ok()
     }
 }
