@@ -1,20 +1,22 @@
 //! What has made SFTP servers and gateways stand still for ever: each of these must end.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::OpensshConnection;
 use portcullis_tests::files;
+use portcullis_tests::netns::Namespace;
 use portcullis_tests::place::Place;
-use portcullis_tests::process::PATIENCE;
+use portcullis_tests::process::{PATIENCE, succeed};
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::wire::{self, Frame, Wire, kind, open, status};
+use crate::wire::{self, Connection, Frame, Wire, kind, open, status};
 
 /// More than the 27 MiB after which servers with one task for a channel have been seen to stop.
 const LARGE: usize = 40 << 20;
@@ -148,6 +150,71 @@ fn thousands_of_reads_sent_at_once_are_all_answered_from_a_local_disk() -> Resul
 fn thousands_of_reads_sent_at_once_are_all_answered_from_an_upstream() -> Result<()> {
     let (proxy, alice, upstream) = proxied("")?;
     pipelined_reads(&proxy, &alice, &upstream.home)
+}
+
+/// Uploads without waiting for each answer, at most 64 in flight as OpenSSH's sftp has them.
+async fn upload(wire: &mut Wire, content: &[u8]) -> Result<()> {
+    const CHUNK: usize = 64 << 10;
+    const IN_FLIGHT: u32 = 64;
+    let handle = wire.open(b"/inbox/up", open::UPLOAD).await?;
+    let (mut sent, mut answered) = (0_u32, 0_u32);
+    for (index, chunk) in content.chunks(CHUNK).enumerate() {
+        let write = Frame::request(kind::WRITE, sent)
+            .string(&handle)
+            .u64(u64::try_from(index * CHUNK)?)
+            .string(chunk);
+        wire.send(&write).await?;
+        sent += 1;
+        while sent - answered >= IN_FLIGHT {
+            ensure!(wire.reply().await?.status() == Some(status::OK));
+            answered += 1;
+        }
+    }
+    while answered < sent {
+        ensure!(wire.reply().await?.status() == Some(status::OK));
+        answered += 1;
+    }
+    ensure!(wire.close(&handle).await? == Some(status::OK));
+    Ok(())
+}
+
+#[test]
+fn both_directions_are_busy_over_socket_buffers_of_64_kibibytes() -> Result<()> {
+    let namespace = Namespace::new("narrow")?;
+    // Least, default and most: the kernel doesn't widen them, for the gateway neither.
+    for buffers in ["net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"] {
+        succeed(namespace.command("sysctl").args([
+            "-q",
+            "-w",
+            &format!("{buffers}=4096 65536 65536"),
+        ]))?;
+    }
+    let place = Place::Namespace(&namespace, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let stored = files::folder("stored")?;
+    let proxy = Plan::new(place)?
+        .backend("disk", Backend::local(stored.path()))
+        .start()?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "disk", "/")])?;
+    let file = files::random_bytes(1 << 20)?;
+    fs::write(stored.path().join("file"), &file)?;
+    let content = files::random_bytes(16 << 20)?;
+
+    let address = proxy.address;
+    let stream = namespace.inside(|| std::net::TcpStream::connect(address))??;
+    stream.set_nonblocking(true)?;
+    Runtime::new()?.block_on(async {
+        let stream = tokio::net::TcpStream::from_std(stream)?;
+        let connection = wire::log_in_over(Connection::over(stream).await?, &alice).await?;
+        let (mut up, mut down) = (connection.sftp().await?, connection.sftp().await?);
+        let (sent, received) = tokio::join!(
+            upload(&mut up, &content),
+            all_are_answered(&mut down, &file, 600, 32 << 10)
+        );
+        sent.context("the upload")?;
+        received.context("the download")
+    })?;
+    ensure!(fs::read(stored.path().join("up"))? == content);
+    Ok(())
 }
 
 #[test]
