@@ -16,6 +16,7 @@ mod mod_proxy;
 mod parallel;
 mod processor;
 mod proxied;
+mod s3;
 mod side;
 mod small;
 mod stalls;
@@ -42,6 +43,8 @@ enum Group {
     Wan,
     /// FTP and FTPS backend, against lftp that goes there directly
     Ftp,
+    /// S3 backend, against rclone that goes there directly
+    S3,
     /// Many small files, both backends
     Small,
     /// Long directories, local backend, against sshd
@@ -64,6 +67,7 @@ impl Group {
             Self::Proxied => proxied::run(lab, report),
             Self::Wan => wan::run(lab, report),
             Self::Ftp => ftp::run(lab, report),
+            Self::S3 => s3::run(lab, report),
             Self::Small => small::run(lab, report),
             Self::Listing => listing::run(lab, report),
             Self::Logins => logins::run(lab, report),

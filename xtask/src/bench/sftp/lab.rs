@@ -45,7 +45,7 @@ pub(super) struct Cost {
 
 impl Cost {
     /// Without what a session costs that does nothing.
-    fn beyond(self, idle: f64) -> Self {
+    pub(super) fn beyond(self, idle: f64) -> Self {
         Self {
             processor: self.processor - idle,
             ..self
