@@ -1,8 +1,10 @@
 //! What has made SFTP servers and gateways stand still for ever: each of these must end.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
@@ -19,7 +21,7 @@ use tokio::runtime::Runtime;
 use crate::wire::{self, Connection, Frame, Wire, kind, open, status};
 
 /// More than the 27 MiB after which servers with one task for a channel have been seen to stop.
-const LARGE: usize = 40 << 20;
+const LARGE: usize = 32 << 20;
 
 /// The gateway on a folder of this machine.
 fn local() -> Result<(Proxy, Account, TempDir)> {
@@ -197,7 +199,7 @@ fn both_directions_are_busy_over_socket_buffers_of_64_kibibytes() -> Result<()> 
     let alice = proxy.account("alice", &[Mount::all("/inbox", "disk", "/")])?;
     let file = files::random_bytes(1 << 20)?;
     fs::write(stored.path().join("file"), &file)?;
-    let content = files::random_bytes(16 << 20)?;
+    let content = files::random_bytes(8 << 20)?;
 
     let address = proxy.address;
     let stream = namespace.inside(|| std::net::TcpStream::connect(address))??;
@@ -208,7 +210,7 @@ fn both_directions_are_busy_over_socket_buffers_of_64_kibibytes() -> Result<()> 
         let (mut up, mut down) = (connection.sftp().await?, connection.sftp().await?);
         let (sent, received) = tokio::join!(
             upload(&mut up, &content),
-            all_are_answered(&mut down, &file, 600, 32 << 10)
+            all_are_answered(&mut down, &file, 300, 32 << 10)
         );
         sent.context("the upload")?;
         received.context("the download")
@@ -244,4 +246,113 @@ fn a_hundred_and_fifty_files_are_open_at_once() -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[test]
+fn a_channel_that_is_never_read_does_not_stop_the_others_of_its_connection() -> Result<()> {
+    // 20 MiB: the gateway holds 9 of them and OpenSSH's window 2.
+    const READS: u32 = 80;
+    let (proxy, mut alice, stored) = local()?;
+    File::create(stored.path().join("file"))?.set_len(255 << 10)?;
+    let shared = format!("ControlPath={}", stored.path().join("shared").display());
+    let first = OpensshConnection::new(&proxy, &mut alice, Factors::KeyThenPassword)?
+        .option(&shared)
+        .option("ControlMaster=yes");
+    // Without the shared connection this one has no way in.
+    let second = OpensshConnection::new(&proxy, &mut alice, Factors::KeyThenPassword)?
+        .option(&shared)
+        .option("ProxyCommand=false");
+
+    let mut unread = Unread::start(&first, READS)?;
+    let here = files::folder("here")?;
+    let (sent, received) = (here.path().join("sent"), here.path().join("received"));
+    fs::write(&sent, files::random_bytes(4 << 20)?)?;
+    let output = second.sftp(
+        Place::Loopback,
+        &format!(
+            "put {} /inbox/copy\nget /inbox/copy {}\n",
+            sent.display(),
+            received.display()
+        ),
+        2 * PATIENCE,
+    )?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(fs::read(&sent)? == fs::read(&received)?, "the file differs");
+    ensure!(
+        unread.client.try_wait()?.is_none(),
+        "the unread channel ended"
+    );
+
+    // Whoever reads at last gets all that was asked for.
+    for _ in 0..READS {
+        let data = frame(&mut unread.output)?;
+        ensure!(data.first() == Some(&kind::DATA), "{:?}", data.get(..20));
+    }
+    Ok(())
+}
+
+/// One channel of a connection that OpenSSH's client shares among several: what it doesn't read stays in its window, and
+/// the other channels go on.
+struct Unread {
+    client: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+}
+
+impl Unread {
+    /// Asks for more than any window holds, and reads no byte of it.
+    fn start(connection: &OpensshConnection, reads: u32) -> Result<Self> {
+        let mut client = connection.start_subsystem(Place::Loopback)?;
+        let (input, output) = (client.stdin.take(), client.stdout.take());
+        let mut unread = Self {
+            client,
+            input: input.context("the client's input")?,
+            output: output.context("the client's output")?,
+        };
+        let open = Frame::request(kind::OPEN, 1)
+            .string(b"/inbox/file")
+            .u32(open::READ)
+            .u32(0);
+        unread.send(&[Frame::new(kind::INIT).u32(3), open])?;
+        ensure!(frame(&mut unread.output)?.first() == Some(&kind::VERSION));
+        let opened = frame(&mut unread.output)?;
+        ensure!(opened.first() == Some(&kind::HANDLE), "{opened:?}");
+        // Type, id and the handle's length stand before it.
+        let handle = opened.get(9..).context("a handle")?;
+        let reads: Vec<Frame> = (0..reads)
+            .map(|id| {
+                Frame::request(kind::READ, id)
+                    .string(handle)
+                    .u64(0)
+                    .u32(255 << 10)
+            })
+            .collect();
+        unread.send(&reads)?;
+        Ok(unread)
+    }
+
+    fn send(&mut self, frames: &[Frame]) -> Result<()> {
+        let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+        Ok(self.input.write_all(&bytes)?)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+/// The next frame without its length.
+fn frame(output: &mut impl Read) -> Result<Vec<u8>> {
+    let mut length = [0; 4];
+    output.read_exact(&mut length)?;
+    let mut frame = vec![0; usize::try_from(u32::from_be_bytes(length))?];
+    output.read_exact(&mut frame)?;
+    Ok(frame)
 }
