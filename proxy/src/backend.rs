@@ -5,8 +5,10 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod failover;
 pub mod ftp;
 pub mod gateway;
+pub mod limited;
 pub mod local;
 #[cfg(test)]
 pub mod memory;
@@ -108,6 +110,22 @@ pub enum Origin {
 }
 
 impl ErrorKind {
+    pub const ALL: [Self; 13] = [
+        Self::NotFound,
+        Self::NotADirectory,
+        Self::PermissionDenied,
+        Self::InvalidArgument,
+        Self::Unsupported,
+        Self::AlreadyExists,
+        Self::IsADirectory,
+        Self::NotEmpty,
+        Self::NoSpace,
+        Self::InvalidHandle,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Failure,
+    ];
+
     /// The code that records carry.
     pub fn code(self) -> &'static str {
         match self {

@@ -225,6 +225,9 @@ impl Config {
             .map(|(name, section)| (name.to_owned(), backends::backend(section, today)))
             .collect::<Vec<_>>();
         root.finish();
+        for (key, problem) in backends::member_faults(&backends) {
+            faults.note(key, problem);
+        }
 
         let faults = faults.into_vec();
         let optional_is_whole = bans.as_ref().is_none_or(Option::is_some)

@@ -72,7 +72,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let journal = open_journal(&config.journal).await?;
-    let backends: Backends = Arc::new(backends::build(&config.backends, &config.journal.node)?);
+    let built = backends::build(&config.backends, &config.journal.node)?;
+    let backends: Backends = Arc::new(built.services);
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),
@@ -81,6 +82,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
+    for (failover, interval) in built.failovers {
+        failover.probe().await;
+        background.spawn(failover.watch(interval));
+    }
     let bans = config.bans.as_ref().map(|bans| {
         let (settings, relay) = relay_bans(bans, &journal);
         background.spawn(relay.run());

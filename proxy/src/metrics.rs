@@ -11,12 +11,16 @@ use portcullis_journal::Journal;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::BackendError;
+
 const CONNECTIONS: &str = "portcullis_proxy_connections";
 const CONNECTIONS_REFUSED: &str = "portcullis_proxy_connections_refused_total";
 const CONNECTIONS_CLOSED: &str = "portcullis_proxy_connections_closed_total";
 const AUTHENTICATION: &str = "portcullis_proxy_authentication_total";
 const CHANNELS_REFUSED: &str = "portcullis_proxy_channels_refused_total";
 const OPERATIONS: &str = "portcullis_proxy_operations_total";
+const FAILURES: &str = "portcullis_proxy_failures_total";
+const BACKEND_HEALTHY: &str = "portcullis_proxy_backend_healthy";
 const JOURNAL_HEALTHY: &str = "portcullis_proxy_journal_healthy";
 const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
@@ -85,6 +89,27 @@ pub fn operation(kind: &'static str, outcome: &'static str) {
     counter!(OPERATIONS, "operation" => kind, "outcome" => outcome).increment(1);
 }
 
+/// A permitted operation failed.
+pub fn failure(error: &BackendError) {
+    let (_, retry) = error.kind.consequence();
+    counter!(
+        FAILURES,
+        "kind" => error.kind.code(),
+        "origin" => error.origin.code(),
+        "retry" => retry.label()
+    )
+    .increment(1);
+}
+
+/// What the last probe of a member of a failover backend found.
+pub fn backend_health(backend: &str, member: &str, is_healthy: bool) {
+    let labels = [
+        ("backend", backend.to_owned()),
+        ("member", member.to_owned()),
+    ];
+    gauge!(BACKEND_HEALTHY, &labels).set(if is_healthy { 1.0 } else { 0.0 });
+}
+
 /// A record became durable after so long.
 pub fn journal_append(waited: Duration) {
     histogram!(JOURNAL_APPEND).record(waited.as_secs_f64());
@@ -118,6 +143,14 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Channels and channel requests other than the SFTP subsystem."
     );
     describe_counter!(OPERATIONS, "SFTP operations by kind and outcome.");
+    describe_counter!(
+        FAILURES,
+        "Permitted operations that failed, by kind and by whose fault it was."
+    );
+    describe_gauge!(
+        BACKEND_HEALTHY,
+        "1 if the last probe of a member of a failover backend succeeded."
+    );
     describe_gauge!(
         JOURNAL_HEALTHY,
         "1 while the journal can be written; at 0 nothing is served."

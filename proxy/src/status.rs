@@ -79,23 +79,48 @@ impl From<&Outcome> for Status {
     }
 }
 
+/// What is to be done about a failed operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// It would fail again, whoever asks.
+    Pointless,
+    /// Later, or on another server with the same content. The gateway itself repeats nothing.
+    Elsewhere,
+}
+
+impl Retry {
+    /// The label of the metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Pointless => "pointless",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
+impl ErrorKind {
+    /// The one table of what follows from a failure: what the client hears, and what helps. `docs/backends.md` shows it.
+    pub fn consequence(self) -> (Status, Retry) {
+        match self {
+            Self::NotFound | Self::NotADirectory => (Status::NoSuchFile, Retry::Pointless),
+            Self::PermissionDenied => (Status::PermissionDenied, Retry::Pointless),
+            Self::InvalidArgument => (Status::BadMessage, Retry::Pointless),
+            Self::Unsupported => (Status::OpUnsupported, Retry::Pointless),
+            // Version 3 has no code for these. NO_CONNECTION and CONNECTION_LOST are the client library's own.
+            Self::AlreadyExists
+            | Self::IsADirectory
+            | Self::NotEmpty
+            | Self::NoSpace
+            | Self::InvalidHandle
+            | Self::Failure => (Status::Failure, Retry::Pointless),
+            Self::Unavailable | Self::TimedOut => (Status::Failure, Retry::Elsewhere),
+        }
+    }
+}
+
 impl From<ErrorKind> for Status {
     fn from(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Self::NoSuchFile,
-            ErrorKind::PermissionDenied => Self::PermissionDenied,
-            ErrorKind::InvalidArgument => Self::BadMessage,
-            ErrorKind::Unsupported => Self::OpUnsupported,
-            // Version 3 has no code for these. NO_CONNECTION and CONNECTION_LOST are the client library's own.
-            ErrorKind::AlreadyExists
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotEmpty
-            | ErrorKind::NoSpace
-            | ErrorKind::InvalidHandle
-            | ErrorKind::Unavailable
-            | ErrorKind::TimedOut
-            | ErrorKind::Failure => Self::Failure,
-        }
+        kind.consequence().0
     }
 }
 
@@ -116,6 +141,38 @@ impl From<&Denied> for Status {
             | Denied::WrongHandle => Self::PermissionDenied,
             // Clients copy and delete when a rename across file systems fails so.
             Denied::AcrossMounts | Denied::UnknownHandle | Denied::SameFile => Self::Failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_table_of_failures_is_the_one_in_force() {
+        let documented: Vec<&str> = include_str!("../../docs/backends.md")
+            .lines()
+            .filter(|line| line.contains("| `SSH_FX_"))
+            .collect();
+        let in_force: Vec<String> = ErrorKind::ALL
+            .into_iter()
+            .map(|kind| {
+                let (status, retry) = kind.consequence();
+                format!(
+                    "| `{}` | `{}` | {} |",
+                    kind.code(),
+                    status.name(),
+                    retry.label()
+                )
+            })
+            .collect();
+        assert_eq!(documented.len(), in_force.len());
+        for (documented, in_force) in documented.iter().zip(&in_force) {
+            assert!(
+                documented.starts_with(in_force.as_str()),
+                "{documented} is {in_force}"
+            );
         }
     }
 }

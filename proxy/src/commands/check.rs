@@ -41,6 +41,8 @@ fn trusts_public_authorities(backend: &BackendConfig) -> bool {
         BackendConfig::Ftp { .. }
         | BackendConfig::Local { .. }
         | BackendConfig::S3(_)
-        | BackendConfig::Sftp { .. } => false,
+        | BackendConfig::Sftp { .. }
+        // Of a list, its members say it themselves.
+        | BackendConfig::Failover { .. } => false,
     }
 }

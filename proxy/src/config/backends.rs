@@ -53,6 +53,11 @@ pub enum BackendConfig {
         copy_limit: u64,
         timeout: Duration,
     },
+    /// The first of several others that answers.
+    Failover {
+        members: Vec<String>,
+        check_interval: Duration,
+    },
 }
 
 /// What becomes of interrupted uploads.
@@ -130,6 +135,9 @@ impl fmt::Debug for KeyPair {
     }
 }
 
+/// Time between two probes of a failover backend's members: a server that is gone is left within it.
+const CHECK_SECONDS: u64 = 10;
+
 impl BackendConfig {
     /// The exception under which this backend sends in clear.
     pub fn plaintext_exception(&self) -> Option<&PlaintextException> {
@@ -142,23 +150,74 @@ impl BackendConfig {
                 transport: S3Transport::Plaintext(exception),
                 ..
             }) => Some(exception),
-            Self::Ftp { .. } | Self::Local { .. } | Self::S3(_) | Self::Sftp { .. } => None,
+            Self::Ftp { .. } | Self::Local { .. } | Self::S3(_) | Self::Sftp { .. } | Self::Failover { .. } => None,
         }
     }
 }
 
 pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
-    const KINDS: &str = "\"local\", \"ftp\", \"s3\" or \"sftp\"";
+    const KINDS: &str = "\"local\", \"ftp\", \"s3\", \"sftp\" or \"failover\"";
     match section.required_text("kind", KINDS)? {
         "local" => local(section),
         "ftp" => ftp(section, today),
         "s3" => s3::s3(section, today).map(BackendConfig::S3),
         "sftp" => sftp(section),
+        "failover" => failover(section),
         other => {
             section.fault("kind", format!("expected {KINDS}, found {other:?}"));
             None
         }
     }
+}
+
+fn failover(mut section: Section<'_>) -> Option<BackendConfig> {
+    const EXPECTED: &str =
+        "a list of at least two names of other backends, the preferred one first";
+    if !section.has("members") {
+        section.fault("members", format!("missing; expected {EXPECTED}"));
+    }
+    let mut members = Vec::new();
+    let texts = section.texts("members", EXPECTED);
+    for (index, name) in texts.iter().flatten() {
+        if members.iter().any(|member| member == name) {
+            section.fault(
+                &format!("members[{index}]"),
+                format!("{name:?} is listed twice"),
+            );
+        }
+        members.push((*name).to_owned());
+    }
+    if texts.is_some() && members.len() < 2 {
+        section.fault("members", format!("expected {EXPECTED}"));
+    }
+    let check = section.number("check_seconds", 1..=3600, CHECK_SECONDS);
+    section.finish();
+    texts?;
+    Some(BackendConfig::Failover {
+        members,
+        check_interval: Duration::from_secs(check),
+    })
+}
+
+/// What is wrong with the members of failover backends, as key and problem.
+pub(super) fn member_faults(backends: &[(String, Option<BackendConfig>)]) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    for (name, backend) in backends {
+        let Some(BackendConfig::Failover { members, .. }) = backend else {
+            continue;
+        };
+        for (index, member) in members.iter().enumerate() {
+            let problem = match backends.iter().find(|(other, _)| other == member) {
+                None => format!("there is no [backends.{member}]"),
+                Some((_, Some(BackendConfig::Failover { .. }))) => {
+                    format!("{member:?} is a failover backend itself")
+                }
+                Some(_) => continue,
+            };
+            faults.push((format!("backends.{name}.members[{index}]"), problem));
+        }
+    }
+    faults
 }
 
 fn local(mut section: Section<'_>) -> Option<BackendConfig> {

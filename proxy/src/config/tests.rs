@@ -91,6 +91,53 @@ fn what_is_left_out_has_the_documented_default() {
 }
 
 #[test]
+fn a_failover_backend_has_at_least_two_others_that_are_no_lists_themselves() {
+    let files = Files::new();
+    let with = |members: &str| {
+        format!(
+            "{MINIMAL}\n[backends.a]\nkind = \"local\"\ndirectory = \"%/data\"\n[backends.b]\nkind = \"local\"\n\
+             directory = \"%/data\"\n[backends.both]\nkind = \"failover\"\nmembers = {members}\n"
+        )
+    };
+    let config = files.parse(&with("[\"b\", \"a\"]")).unwrap();
+    let Some(BackendConfig::Failover {
+        members,
+        check_interval,
+    }) = config.backends.get("both")
+    else {
+        panic!("a failover backend");
+    };
+    assert_eq!(members, &["b", "a"]);
+    assert_eq!(*check_interval, Duration::from_secs(10));
+    for (members, fault) in [
+        (
+            "[]",
+            "backends.both.members: expected a list of at least two",
+        ),
+        (
+            "[\"a\"]",
+            "backends.both.members: expected a list of at least two",
+        ),
+        (
+            "[\"a\", \"a\"]",
+            "backends.both.members[1]: \"a\" is listed twice",
+        ),
+        (
+            "[\"a\", \"c\"]",
+            "backends.both.members[1]: there is no [backends.c]",
+        ),
+        (
+            "[\"a\", \"both\"]",
+            "backends.both.members[1]: \"both\" is a failover backend itself",
+        ),
+    ] {
+        let faults = files.faults(&with(members));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with(fault), "{faults:?}");
+    }
+}
+
+#[test]
 fn extensions_are_off_until_they_are_named_and_scp_is_served_until_it_is_refused() {
     let files = Files::new();
     let config = files.parse(MINIMAL).unwrap();
@@ -156,7 +203,7 @@ plaintext_exception = { reason = "old", expires = "2026-11-21" }
         "bans.exempt[0]: 192.0.2.1/24 has bits set behind the prefix; write 192.0.2.0/24 for the network or 192.0.2.1 for the address",
         "bans.exempt[1]: \"nowhere\" is not a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"",
         "metrics.listen: 192.0.2.1:9465 is not a loopback address; metrics name users' behaviour and have no login",
-        "backends.a.kind: expected \"local\", \"ftp\", \"s3\" or \"sftp\", found \"nfs\"",
+        "backends.a.kind: expected \"local\", \"ftp\", \"s3\", \"sftp\" or \"failover\", found \"nfs\"",
         "backends.b.directory: missing is not a directory that can be seen",
         "backends.c.address: expected a host with a port, such as \"ftp.example.org:21\", found \":21\"",
         "backends.c.password_file: open_password can be used by others (mode 0644); run `chmod 0600 open_password`, or 0640 for the daemon's group",

@@ -10,6 +10,7 @@ use super::exception::Dated;
 use crate::{
     backend::{
         BackendService,
+        failover::{FailoverService, Member, Probe},
         ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust, settings::AuthoritiesError},
         local::{LocalService, LocalSettings},
         s3::{AccessKey, S3Service, S3Settings},
@@ -30,28 +31,77 @@ pub struct BuildError {
 /// How often local directories are searched for what interrupted uploads left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+/// The services of all sections, and those among them that watch others.
+pub(super) struct Built {
+    pub(super) services: HashMap<String, Arc<dyn BackendService>>,
+    pub(super) failovers: Vec<(Arc<FailoverService>, Duration)>,
+}
+
 /// Makes a service for each section; `node` is this gateway's name. No server is reached yet.
 pub(super) fn build(
     configs: &BTreeMap<String, BackendConfig>,
     node: &str,
-) -> Result<HashMap<String, Arc<dyn BackendService>>, BuildError> {
-    configs
-        .iter()
-        .map(|(name, config)| {
-            let service = service(config, node).map_err(|source| BuildError {
-                name: name.clone(),
-                source,
-            })?;
-            Ok((name.clone(), service))
-        })
-        .collect()
+) -> Result<Built, BuildError> {
+    let mut services: HashMap<String, Arc<dyn BackendService>> = HashMap::new();
+    for (name, config) in configs {
+        let service = service(config, node).map_err(|source| BuildError {
+            name: name.clone(),
+            source,
+        })?;
+        services.extend(service.map(|service| (name.clone(), service)));
+    }
+    let mut failovers = Vec::new();
+    for (name, config) in configs {
+        if let BackendConfig::Failover {
+            members,
+            check_interval,
+        } = config
+        {
+            let members = members
+                .iter()
+                .filter_map(|member| {
+                    let probe = probe(configs.get(member)?)?;
+                    let service = Arc::clone(services.get(member)?);
+                    Some(Member::new(member, service, probe))
+                })
+                .collect();
+            let failover = Arc::new(FailoverService::new(name, members));
+            services.insert(name.clone(), Arc::clone(&failover) as _);
+            failovers.push((failover, *check_interval));
+        }
+    }
+    Ok(Built {
+        services,
+        failovers,
+    })
 }
 
+/// How a member's health is found out; `None` for what can't be a member.
+fn probe(config: &BackendConfig) -> Option<Probe> {
+    match config {
+        BackendConfig::Local { directory, .. } => Some(Probe::Directory(directory.clone())),
+        BackendConfig::Ftp { address, .. } => Some(Probe::Greeting {
+            address: address.to_string(),
+            expected: b"220",
+        }),
+        BackendConfig::Sftp { address, .. } => Some(Probe::Greeting {
+            address: address.to_string(),
+            expected: b"SSH-",
+        }),
+        BackendConfig::S3(bucket) => Some(Probe::Connection {
+            address: bucket.address()?.to_string(),
+        }),
+        BackendConfig::Failover { .. } => None,
+    }
+}
+
+/// `None` for a list of others.
 fn service(
     config: &BackendConfig,
     node: &str,
-) -> Result<Arc<dyn BackendService>, Box<dyn std::error::Error + Send + Sync>> {
-    match config {
+) -> Result<Option<Arc<dyn BackendService>>, Box<dyn std::error::Error + Send + Sync>> {
+    let service: Arc<dyn BackendService> = match config {
+        BackendConfig::Failover { .. } => return Ok(None),
         BackendConfig::Local {
             directory,
             uploads,
@@ -72,7 +122,7 @@ fn service(
                         std::thread::sleep(SWEEP_INTERVAL);
                     }
                 })?;
-            Ok(service)
+            service
         }
         BackendConfig::Ftp {
             address,
@@ -95,10 +145,10 @@ fn service(
                 },
                 timeout: *timeout,
             })?);
-            Ok(match config.plaintext_exception() {
+            match config.plaintext_exception() {
                 Some(exception) => Arc::new(Dated::new(service, exception.expires)),
                 None => service,
-            })
+            }
         }
         BackendConfig::S3(bucket) => {
             let service = Arc::new(S3Service::new(&S3Settings {
@@ -117,10 +167,10 @@ fn service(
                 },
                 timeout: bucket.timeout,
             })?);
-            Ok(match config.plaintext_exception() {
+            match config.plaintext_exception() {
                 Some(exception) => Arc::new(Dated::new(service, exception.expires)),
                 None => service,
-            })
+            }
         }
         BackendConfig::Sftp {
             address,
@@ -131,7 +181,7 @@ fn service(
             publishes_directly,
             copy_limit,
             timeout,
-        } => Ok(Arc::new(SftpService::new(SftpSettings {
+        } => Arc::new(SftpService::new(SftpSettings {
             host: address.host.clone(),
             port: address.port,
             user: user.clone(),
@@ -152,8 +202,9 @@ fn service(
             },
             copy_limit: *copy_limit,
             timeout: *timeout,
-        }))),
-    }
+        })),
+    };
+    Ok(Some(service))
 }
 
 fn upload_settings(uploads: &config::Uploads, node: &str) -> UploadSettings {

@@ -31,6 +31,14 @@ pub struct S3Config {
     pub timeout: Duration,
 }
 
+impl S3Config {
+    /// The host and port of the endpoint.
+    pub fn address(&self) -> Option<ServerAddress> {
+        let (scheme, authority) = self.endpoint.split_once("://")?;
+        parse_server_address(authority, if scheme == "http" { 80 } else { 443 })
+    }
+}
+
 /// How the connections are protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum S3Transport {
