@@ -1,11 +1,20 @@
 //! What all parts of one connection share once the user is authenticated.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use portcullis_journal::{Journal, SessionId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    allowance::Ledger,
     auth::Authenticated,
     backend::BackendService,
     policy::Mount,
@@ -25,6 +34,7 @@ pub struct Session {
     pub backends: Backends,
     /// Those that are off by default and switched on.
     pub extensions: Extensions,
+    pub ledger: Ledger,
     pub journal: Journal,
     pub activity: Activity,
     pub budget: Budget,
@@ -96,28 +106,84 @@ impl Credit {
     }
 }
 
-/// When this session last did something: an SFTP request that arrived, data that moved. Keepalives don't count.
+/// When this session last did something: an SFTP request that arrived, data that moved. Keepalives don't count. And what it
+/// has under way.
 #[derive(Debug, Clone)]
-pub struct Activity(Arc<std::sync::atomic::AtomicU64>, std::time::Instant);
+pub struct Activity(Arc<Deeds>);
+
+#[derive(Debug)]
+struct Deeds {
+    begun: Instant,
+    /// Milliseconds after `begun` when something last happened.
+    last: AtomicU64,
+    under_way: AtomicUsize,
+}
+
+/// Something that is under way for as long as this lives: an open file, an operation.
+#[derive(Debug)]
+pub struct UnderWay(Activity);
 
 impl Activity {
     /// Active now.
-    pub fn begin(now: std::time::Instant) -> Self {
-        Self(Arc::default(), now)
+    pub fn begin(now: Instant) -> Self {
+        Self(Arc::new(Deeds {
+            begun: now,
+            last: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+        }))
     }
 
     /// Something happened.
-    pub fn touch(&self, now: std::time::Instant) {
-        let since =
-            u64::try_from(now.saturating_duration_since(self.1).as_millis()).unwrap_or(u64::MAX);
-        self.0
-            .fetch_max(since, std::sync::atomic::Ordering::Relaxed);
+    pub fn touch(&self, now: Instant) {
+        let since = u64::try_from(now.saturating_duration_since(self.0.begun).as_millis())
+            .unwrap_or(u64::MAX);
+        self.0.last.fetch_max(since, Ordering::Relaxed);
     }
 
     /// How long nothing has happened.
-    pub fn idle(&self, now: std::time::Instant) -> std::time::Duration {
-        let last =
-            std::time::Duration::from_millis(self.0.load(std::sync::atomic::Ordering::Relaxed));
-        now.saturating_duration_since(self.1).saturating_sub(last)
+    pub fn idle(&self, now: Instant) -> Duration {
+        let last = Duration::from_millis(self.0.last.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.0.begun)
+            .saturating_sub(last)
+    }
+
+    /// Something begins that a shutdown should not cut before its grace ends.
+    pub fn begin_work(&self) -> UnderWay {
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    /// True while a file is open or an operation runs, however long nothing happens.
+    pub fn is_working(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.touch(Instant::now());
+        self.0.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_works_while_something_is_under_way_and_is_idle_all_the_same() {
+        let now = Instant::now();
+        let activity = Activity::begin(now);
+        assert!(!activity.is_working());
+        let file = activity.begin_work();
+        let operation = activity.begin_work();
+        drop(file);
+        assert!(activity.is_working());
+        let later = now + Duration::from_secs(60);
+        assert!(activity.idle(later) > Duration::from_secs(50));
+        drop(operation);
+        assert!(!activity.is_working());
+        activity.touch(later);
+        assert!(activity.idle(later) < Duration::from_millis(2));
     }
 }

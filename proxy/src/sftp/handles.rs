@@ -6,6 +6,7 @@ use super::transfer::Transfer;
 use crate::{
     operation::{Entry, HandleId, MAX_OPEN_HANDLES},
     policy::OpenHandle,
+    session::UnderWay,
 };
 
 /// Handles by their id; an id is never used twice.
@@ -23,6 +24,8 @@ pub struct Slot {
     pub handle: Arc<OpenHandle>,
     /// `None` for a directory.
     pub transfer: Option<Transfer>,
+    /// While a file is open, its session is working.
+    pub under_way: Option<UnderWay>,
     /// Names that the last packet had no room for.
     pub unsent: Vec<Entry>,
     /// A CLOSE has arrived: for the client the handle is gone.
@@ -61,6 +64,7 @@ impl Handles {
             let slot = Slot {
                 handle: Arc::new(handle),
                 transfer,
+                under_way: None,
                 unsent: Vec::new(),
                 closing: false,
             };

@@ -227,6 +227,32 @@ fn at_shutdown_idle_sessions_are_told_and_the_journal_has_an_end() -> Result<()>
     Ok(())
 }
 
+#[tokio::test]
+async fn at_shutdown_an_open_upload_may_finish_although_it_is_quiet_and_an_idle_session_may_not()
+-> Result<()> {
+    let (mut proxy, alice, storage) = gateway(&[("shutdown_grace_seconds", "60")])?;
+    let uploading = wire::log_in(proxy.address, &alice).await?;
+    let mut upload = uploading.sftp().await?;
+    let handle = upload.open(b"/archive/late", 0x1a).await?;
+    ensure!(upload.write(&handle, 0, b"first ").await? == Some(0));
+    let idle = wire::log_in(proxy.address, &alice).await?;
+    let mut listing = idle.sftp().await?;
+    listing.list(b"/archive").await?;
+    let ending = std::thread::spawn(move || {
+        let status = proxy.process.terminate();
+        (proxy, status)
+    });
+    // The later of the two is cut: by then the earlier has been quiet for longer.
+    while listing.next().await?.is_some() {}
+    ensure!(upload.write(&handle, 6, b"second").await? == Some(0));
+    ensure!(upload.close(&handle).await? == Some(0));
+    ensure!(std::fs::read(storage.path().join("late"))? == b"first second");
+    drop((upload, uploading));
+    let (_proxy, status) = ending.join().ok().context("the proxy's end")?;
+    ensure!(status?.code() == Some(0));
+    Ok(())
+}
+
 #[test]
 fn a_connection_is_on_record_with_its_algorithms_and_its_end() -> Result<()> {
     let (proxy, mut alice, _storage) = gateway(&[])?;

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use chrono::NaiveDate;
 
 use super::{
-    PlaintextException, TrustAnchor, parse_server_address, plaintext_exception, timeout,
+    PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception, timeout,
     trust_anchor,
 };
 use crate::config::{

@@ -16,6 +16,7 @@ use crate::{
     gate::{Failed, Summary},
     operation::{HandleId, Operation, Outcome},
     policy::{OpenHandle, Permit},
+    session::UnderWay,
     sftp::{
         channel::{unfinished, writer::Outgoing},
         reply,
@@ -35,6 +36,7 @@ pub(super) struct Finished {
     credit: Option<OwnedSemaphorePermit>,
     after: After,
     result: Result<Outcome, Failed>,
+    _under_way: UnderWay,
 }
 
 /// What the end of an operation changes in the channel.
@@ -110,6 +112,7 @@ impl Engine {
             None => self.gate.perform(recorded, summary).boxed(),
         };
         self.running_ids.insert(operation);
+        let under_way = self.activity.begin_work();
         self.running.push(
             performed
                 .map(move |result| Finished {
@@ -119,6 +122,7 @@ impl Engine {
                     credit,
                     after,
                     result,
+                    _under_way: under_way,
                 })
                 .boxed(),
         );
@@ -132,6 +136,7 @@ impl Engine {
             credit,
             after,
             result,
+            _under_way,
         } = finished;
         self.activity.touch(Instant::now());
         self.schedule.done(ticket);
@@ -147,6 +152,11 @@ impl Engine {
                     (handle, transfer)
                 });
                 self.handles.settle(open);
+                if let Some(slot) = opened.and_then(|id| self.handles.slot(id))
+                    && slot.transfer.is_some()
+                {
+                    slot.under_way = Some(self.activity.begin_work());
+                }
             }
             After::Read { handle, offset } => {
                 if let Some(transfer) = self.transfer(handle) {
