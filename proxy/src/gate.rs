@@ -2,6 +2,8 @@
 //!
 //! What can't be recorded isn't done, and what was done but can't be recorded isn't acknowledged.
 
+mod measure;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -12,16 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use portcullis_journal::{
     AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Verdict,
     record::untrusted,
 };
 use serde_json::{Map, Value};
 
+use self::measure::Measured;
 use crate::{
+    allowance::Ledger,
     backend::{
         Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway,
-        union::Union,
+        limited::Limited, union::Union,
     },
     metrics,
     operation::{Operation, Outcome},
@@ -42,6 +47,7 @@ pub struct Gate {
     services: Backends,
     extensions: Extensions,
     digests: Digests,
+    ledger: Ledger,
     journal: Journal,
     gateway: Arc<dyn Backend>,
     sessions: Mutex<BTreeMap<MountId, Arc<dyn Backend>>>,
@@ -66,6 +72,7 @@ impl Gate {
             Arc::clone(&session.mounts),
             Arc::clone(&session.backends),
             session.extensions,
+            session.ledger.clone(),
             session.journal.clone(),
         )
         .with_digests(session.digests)
@@ -76,6 +83,7 @@ impl Gate {
         mounts: Arc<Vec<Mount>>,
         services: Backends,
         extensions: Extensions,
+        ledger: Ledger,
         journal: Journal,
     ) -> Self {
         let points = mounts.iter().map(|mount| mount.at.clone()).collect();
@@ -85,6 +93,7 @@ impl Gate {
             services,
             extensions,
             digests: Digests::default(),
+            ledger,
             journal,
             gateway: Arc::new(Gateway::new(points)),
             sessions: Mutex::default(),
@@ -166,7 +175,7 @@ impl Gate {
                 Ok(execution) => execution.await,
                 Err(error) => Err(error),
             };
-            metrics::operation(name, if result.is_ok() { "success" } else { "failure" });
+            count(name, &result);
             let mut pending = None;
             if let Some(summary) = summary {
                 pending = Some(journal.append(summary(&result)));
@@ -192,7 +201,7 @@ impl Gate {
         latency: Duration,
     ) {
         let name = permit.operation().name();
-        metrics::operation(name, if result.is_ok() { "success" } else { "failure" });
+        count(name, result);
         let moved = usize::try_from(moved).ok();
         let event = outcome_event(permit.requester(), permit.id(), result, moved, latency);
         self.append(event);
@@ -266,14 +275,28 @@ impl Gate {
                     mount.backend, mount.backend
                 ))
             })?;
+        let mut backend = service.session(&mount.directory, &self.requester.owner());
+        if !mount.allowance.is_unlimited() {
+            backend = self.limited(id, mount, backend);
+        }
         let others = self.mounts.iter().filter(|other| other.at != mount.at);
-        let backend = Union::over(
-            service.session(&mount.directory, &self.requester.owner()),
-            &mount.at,
-            others.map(|other| other.at.clone()),
-        );
+        let backend = Union::over(backend, &mount.at, others.map(|other| other.at.clone()));
         sessions.insert(id, Arc::clone(&backend));
         Ok(backend)
+    }
+
+    fn limited(&self, id: MountId, mount: &Mount, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        let account = &self.requester.user.name;
+        let usage = self.ledger.usage(account, &mount.at, mount.allowance);
+        let measured = Measured {
+            journal: self.journal.clone(),
+            requester: Arc::clone(&self.requester),
+            mounts: Arc::clone(&self.mounts),
+            mount: id,
+            backend: Arc::clone(&backend),
+        };
+        let measure = Box::new(move || measured.clone().bytes().boxed());
+        Arc::new(Limited::new(backend, usage, measure))
     }
 }
 
@@ -346,6 +369,16 @@ fn acknowledges_change(operation: &Operation) -> bool {
         | Operation::Limits
         | Operation::HomeDirectory
         | Operation::UsersGroupsById { .. } => false,
+    }
+}
+
+fn count(name: &'static str, result: &Result<Outcome, BackendError>) {
+    match result {
+        Ok(_) => metrics::operation(name, "success"),
+        Err(error) => {
+            metrics::operation(name, "failure");
+            metrics::failure(error);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod agent_client;
+pub mod allowance;
 pub mod auth;
 pub mod backend;
 pub mod cipher_policy;

@@ -15,6 +15,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use portcullis_journal::{Actor, OperationId, SessionId};
 
 use crate::{
+    allowance::Allowance,
     operation::{Access, Attributes, HandleId, Operation},
     path::{RESERVED_PREFIX, RelativePath, VirtualPath},
 };
@@ -45,6 +46,7 @@ pub struct Mount {
     /// Directory on the backend, as bytes: absolute there, or relative to the login directory.
     pub directory: Vec<u8>,
     pub permissions: Permissions,
+    pub allowance: Allowance,
 }
 
 /// Index of a mount in its account's list.
@@ -73,7 +75,7 @@ pub struct Requester {
     pub source: SocketAddr,
 }
 
-/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one.
+/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -89,6 +91,16 @@ enum Decision {
     AsAsked,
     /// Existing files are left alone, although the client asked to replace them.
     WithoutOverwrite,
+    /// Nobody asked: the gateway looks what lies on a mount that has a quota.
+    Measuring,
+}
+
+/// A step of the gateway's own look at a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Open(HandleId),
+    Next(HandleId),
+    Close(HandleId),
 }
 
 /// An open file or directory, as far as policy needs to know it. Only [`Permit::opens`] makes one.
@@ -229,6 +241,38 @@ pub fn authorize(
 }
 
 impl Permit {
+    /// For a look at a directory of a mount, which needs no permission of the account: it learns nothing by it. `None` if the
+    /// directory is not on the mount.
+    pub fn measuring(
+        requester: &Arc<Requester>,
+        mounts: &[Mount],
+        mount: MountId,
+        id: OperationId,
+        directory: &VirtualPath,
+        look: Look,
+    ) -> Option<Self> {
+        let target = directory.below(&mounts.get(mount.0)?.at)?;
+        let operation = match look {
+            Look::Open(handle) => Operation::Opendir {
+                path: directory.clone(),
+                handle,
+            },
+            Look::Next(handle) => Operation::Readdir { handle },
+            Look::Close(handle) => Operation::Close { handle },
+        };
+        Some(Self {
+            id,
+            operation,
+            route: Route::Mount {
+                mount,
+                target,
+                second: None,
+            },
+            decision: Decision::Measuring,
+            requester: Arc::clone(requester),
+        })
+    }
+
     pub fn id(&self) -> OperationId {
         self.id
     }

@@ -12,6 +12,7 @@ use std::{
 use portcullis_journal::{AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId};
 
 use crate::{
+    allowance::Allowance,
     backend::{Backend, BackendError, Owner},
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
@@ -164,6 +165,7 @@ pub(crate) fn everything(at: &str, backend: &str) -> Mount {
             setattr: true,
             symlink: true,
         },
+        allowance: Allowance::default(),
     }
 }
 

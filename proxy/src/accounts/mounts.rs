@@ -1,10 +1,13 @@
 //! Mounts in the database, and the names of permissions.
 
+use std::num::NonZeroU64;
+
 use rusqlite::{OptionalExtension as _, Row, Transaction};
 use serde_json::{Value, json};
 
 use super::{Accounts, AccountsError, damaged};
 use crate::{
+    allowance::Allowance,
     auth::flow::UserId,
     path::VirtualPath,
     policy::{Mount, Permissions},
@@ -48,6 +51,54 @@ pub fn parse_permissions(text: &str) -> Result<Permissions, PermissionError> {
     Ok(permissions)
 }
 
+/// Why a text is not a number of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected bytes, such as 500000, 512K, 20M, 5G or 1T (powers of 1024)")]
+pub struct SizeError;
+
+/// Reads a number of bytes.
+///
+/// # Errors
+/// For anything else, or more than 2^63.
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'K')) => (text.get(..at), 10),
+        Some((at, 'M')) => (text.get(..at), 20),
+        Some((at, 'G')) => (text.get(..at), 30),
+        Some((at, 'T')) => (text.get(..at), 40),
+        Some(_) | None => (Some(text), 0),
+    };
+    digits
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|&bytes| i64::try_from(bytes).is_ok())
+        .ok_or(SizeError)
+}
+
+/// Slowest rate, in bytes a second: an operation has to end within the minutes that a session may stall.
+const MIN_RATE: u64 = 4096;
+
+/// Reads a rate in bytes a second.
+///
+/// # Errors
+/// For anything but a size of at least 4 KiB.
+pub fn parse_rate(text: &str) -> Result<NonZeroU64, RateError> {
+    let rate = parse_size(text)?;
+    NonZeroU64::new(rate)
+        .filter(|rate| rate.get() >= MIN_RATE)
+        .ok_or(RateError::TooSlow)
+}
+
+/// Why a text is not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RateError {
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    #[error("expected at least {MIN_RATE} bytes a second")]
+    TooSlow,
+}
+
 /// The names of what is permitted.
 pub fn permission_names(permissions: &Permissions) -> Vec<&'static str> {
     let Permissions {
@@ -81,12 +132,27 @@ pub fn permission_names(permissions: &Permissions) -> Vec<&'static str> {
 
 /// A mount as records and `--json` show it.
 pub fn describe(mount: &Mount) -> Value {
-    json!({
+    let mut shown = json!({
         "at": portcullis_journal::record::untrusted(mount.at.as_bytes()),
         "backend": mount.backend,
         "directory": portcullis_journal::record::untrusted(&mount.directory),
         "permissions": permission_names(&mount.permissions),
-    })
+    });
+    let Allowance {
+        read_rate,
+        write_rate,
+        quota,
+    } = mount.allowance;
+    for (name, limit) in [
+        ("read_rate", read_rate.map(NonZeroU64::get)),
+        ("write_rate", write_rate.map(NonZeroU64::get)),
+        ("quota", quota),
+    ] {
+        if let (Some(limit), Some(shown)) = (limit, shown.as_object_mut()) {
+            shown.insert(name.to_owned(), limit.into());
+        }
+    }
+    shown
 }
 
 impl Accounts {
@@ -97,7 +163,8 @@ impl Accounts {
     pub fn mounts(&self, uid: UserId) -> Result<Vec<Mount>, AccountsError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT at, backend, directory, permissions FROM mount WHERE account = ?1 ORDER BY at",
+            "SELECT at, backend, directory, permissions, read_rate, write_rate, quota FROM mount
+             WHERE account = ?1 ORDER BY at",
         )?;
         statement
             .query_map([uid.0], |row| Ok(mount(row)))?
@@ -121,16 +188,45 @@ pub(super) fn store(
         .optional()?
         .is_some();
     transaction.execute(
-        "INSERT OR REPLACE INTO mount (account, at, backend, directory, permissions) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO mount (account, at, backend, directory, permissions, read_rate, write_rate, quota)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         (
             uid.0,
             mount.at.as_bytes(),
             &mount.backend,
             &mount.directory,
             permission_names(&mount.permissions).join(","),
+            mount.allowance.read_rate.map(column),
+            mount.allowance.write_rate.map(column),
+            mount.allowance.quota.map(signed),
         ),
     )?;
     Ok(replaced)
+}
+
+/// As SQLite stores numbers; nobody has 2^63 bytes.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn column(rate: NonZeroU64) -> i64 {
+    signed(rate.get())
+}
+
+fn allowance(row: &Row<'_>) -> Result<Allowance, AccountsError> {
+    let number = |column: &str| -> Result<Option<u64>, AccountsError> {
+        let stored: Option<i64> = row.get(column)?;
+        stored
+            .map(|stored| {
+                u64::try_from(stored).map_err(|_| damaged("mount", &format!("{column} = {stored}")))
+            })
+            .transpose()
+    };
+    Ok(Allowance {
+        read_rate: number("read_rate")?.and_then(NonZeroU64::new),
+        write_rate: number("write_rate")?.and_then(NonZeroU64::new),
+        quota: number("quota")?,
+    })
 }
 
 fn mount(row: &Row<'_>) -> Result<Mount, AccountsError> {
@@ -144,6 +240,7 @@ fn mount(row: &Row<'_>) -> Result<Mount, AccountsError> {
         } else {
             parse_permissions(&permissions)?
         },
+        allowance: allowance(row)?,
     })
 }
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::AccountsError;
 
 /// Step N brings a database from `user_version` N to N + 1. Steps are only ever added.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE account (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
@@ -66,6 +66,11 @@ const MIGRATIONS: [&str; 1] = ["
         name TEXT NOT NULL,
         details TEXT NOT NULL
     ) STRICT;
+", "
+    -- Bytes a second, and bytes; NULL is no limit.
+    ALTER TABLE mount ADD COLUMN read_rate INTEGER CHECK (read_rate > 0);
+    ALTER TABLE mount ADD COLUMN write_rate INTEGER CHECK (write_rate > 0);
+    ALTER TABLE mount ADD COLUMN quota INTEGER CHECK (quota >= 0);
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own.

@@ -1,10 +1,12 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{num::NonZeroU64, os::unix::fs::PermissionsExt as _};
 
 use chrono::{DateTime, TimeZone as _, Utc};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    allowance::Allowance,
     auth::{
         Secret,
         lockout::Lockout,
@@ -34,6 +36,7 @@ fn with_account(accounts: &Accounts, text: &str) -> UserId {
 
 fn mount(at: &str, backend: &str) -> Mount {
     Mount {
+        allowance: Allowance::default(),
         at: VirtualPath::clean(at.as_bytes()).unwrap(),
         backend: backend.to_owned(),
         directory: b"/in".to_vec(),
@@ -480,5 +483,65 @@ fn uncounted_password_tries_never_lock_the_account() {
     for _ in 0..100 {
         let tried = accounts.try_password(uid, false, instant(0)).unwrap();
         assert!(matches!(tried, PasswordTry::Open { failures: 0, .. }));
+    }
+}
+
+#[test]
+fn the_allowance_of_a_mount_is_kept_and_one_without_has_none() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    let admin = accounts.administer("test");
+    let limited = Mount {
+        allowance: Allowance {
+            read_rate: NonZeroU64::new(20 << 20),
+            write_rate: None,
+            quota: Some(0),
+        },
+        ..mount("/in", "lab")
+    };
+    admin.mount(&name("alice"), &limited).unwrap();
+    admin.mount(&name("alice"), &mount("/out", "lab")).unwrap();
+    assert_eq!(
+        accounts.mounts(uid).unwrap(),
+        [limited.clone(), mount("/out", "lab")]
+    );
+    let shown = mounts::describe(&limited);
+    assert_eq!(
+        (&shown["read_rate"], &shown["quota"]),
+        (&json!(20 << 20), &json!(0))
+    );
+}
+
+#[test]
+fn sizes_and_rates_are_bytes_or_multiples_and_nothing_else() {
+    for (text, bytes) in [
+        ("0", 0),
+        ("500000", 500_000),
+        ("4K", 4096),
+        ("20M", 20 << 20),
+        ("5G", 5 << 30),
+        ("1T", 1 << 40),
+        ("9223372036854775807", i64::MAX as u64),
+    ] {
+        assert_eq!(mounts::parse_size(text), Ok(bytes), "{text}");
+    }
+    for wrong in [
+        "",
+        "K",
+        "-1",
+        "+1",
+        "1k",
+        "1 M",
+        "1.5M",
+        "9223372036854775808",
+        "8388608T",
+        "\u{e9}",
+    ] {
+        assert!(mounts::parse_size(wrong).is_err(), "{wrong:?}");
+    }
+    assert_eq!(mounts::parse_rate("4K").unwrap().get(), 4096);
+    for wrong in ["4095", "0", "fast"] {
+        assert!(mounts::parse_rate(wrong).is_err(), "{wrong:?}");
     }
 }

@@ -8,6 +8,7 @@ mod listing;
 use std::{
     fs,
     io::{self, Read, Write},
+    num::NonZeroU64,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     accounts::{AccountName, Accounts, mounts},
+    allowance::Allowance,
     auth::{
         Secret,
         flow::{Exception, FactorPolicy},
@@ -108,6 +110,15 @@ enum Action {
         /// Joined by commas: list read write overwrite rename delete mkdir rmdir setattr symlink
         #[arg(long)]
         permissions: String,
+        /// Bytes a second that all its sessions together may read, such as 20M
+        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_rate)]
+        read_rate: Option<NonZeroU64>,
+        /// Bytes a second that all its sessions together may write
+        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_rate)]
+        write_rate: Option<NonZeroU64>,
+        /// Bytes that may lie in the directory, such as 500G
+        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_size)]
+        quota: Option<u64>,
     },
     /// Take a mount away and end the account's sessions
     Unmount { name: AccountName, at: String },
@@ -231,6 +242,9 @@ impl Action {
                 backend,
                 directory,
                 permissions,
+                read_rate,
+                write_rate,
+                quota,
             } => {
                 ensure!(
                     backends.contains(&backend),
@@ -246,6 +260,11 @@ impl Action {
                     backend,
                     directory: directory.into_bytes(),
                     permissions: mounts::parse_permissions(&permissions)?,
+                    allowance: Allowance {
+                        read_rate,
+                        write_rate,
+                        quota,
+                    },
                 };
                 administration.mount(&name, &mount)?;
             }

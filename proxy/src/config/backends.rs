@@ -150,7 +150,11 @@ impl BackendConfig {
                 transport: S3Transport::Plaintext(exception),
                 ..
             }) => Some(exception),
-            Self::Ftp { .. } | Self::Local { .. } | Self::S3(_) | Self::Sftp { .. } | Self::Failover { .. } => None,
+            Self::Ftp { .. }
+            | Self::Local { .. }
+            | Self::S3(_)
+            | Self::Sftp { .. }
+            | Self::Failover { .. } => None,
         }
     }
 }

@@ -21,6 +21,7 @@ impl Intent for Permit {
                 match self.decision {
                     Decision::AsAsked => "as_asked",
                     Decision::WithoutOverwrite => "without_overwrite",
+                    Decision::Measuring => "measuring",
                 }
                 .into(),
             );

@@ -56,6 +56,7 @@ fn mount(at: &str, granted: &[Permission]) -> Mount {
         backend: "memory".into(),
         directory: b"/".to_vec(),
         permissions: permissions(granted),
+        allowance: Allowance::default(),
     }
 }
 

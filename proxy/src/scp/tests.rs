@@ -65,6 +65,7 @@ impl Peer {
                 Arc::new(memory.clone()) as _,
             )])),
             Extensions::default(),
+            crate::allowance::Ledger::default(),
             journal.clone(),
         );
         let (to_server, source) = mpsc::channel(2);

@@ -23,6 +23,7 @@ use super::{
     stream::{Meter, Stream},
 };
 use crate::{
+    allowance::Ledger,
     auth::Authenticator,
     config::ScpMode,
     metrics::{self, Present, Stage},
@@ -34,8 +35,10 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long channels get to withdraw what was not finished; longer than the gate gives a backend for it.
 const WITHDRAWAL: Duration = Duration::from_secs(40);
-/// While draining, a session that did nothing for so long has no transfer under way.
+/// While draining, a session that did nothing for so long, has no file open and no operation under way has no transfer.
 const QUIET: Duration = Duration::from_secs(2);
+/// How often it is looked whether the last file was closed.
+const WORK_CHECK: Duration = Duration::from_millis(200);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -46,6 +49,7 @@ pub(super) struct Services {
     pub(super) extensions: Extensions,
     pub(super) scp: ScpMode,
     pub(super) digests: Digests,
+    pub(super) ledger: Ledger,
     pub(super) journal: Journal,
     pub(super) timers: Timers,
     /// Cancelled when no new work may begin.
@@ -169,6 +173,7 @@ pub(super) async fn serve(
         extensions: services.extensions,
         scp: services.scp,
         digests: services.digests,
+        ledger: services.ledger.clone(),
         notices,
         cut: cut.clone(),
         channels_end: channels_end.clone(),
@@ -359,10 +364,13 @@ impl Phase {
         if let Self::Authenticated { session, .. } = self {
             loop {
                 let idle = session.activity.idle(Instant::now());
-                let Some(rest) = QUIET.checked_sub(idle).filter(|rest| !rest.is_zero()) else {
-                    return;
-                };
-                time::sleep(rest).await;
+                let rest = QUIET.checked_sub(idle).filter(|rest| !rest.is_zero());
+                match rest {
+                    // An upload may wait for its sender, or a read for a slow server.
+                    None if session.activity.is_working() => time::sleep(WORK_CHECK).await,
+                    None => return,
+                    Some(rest) => time::sleep(rest).await,
+                }
             }
         }
     }

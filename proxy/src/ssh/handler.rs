@@ -23,6 +23,7 @@ use super::{
     subsystem,
 };
 use crate::{
+    allowance::Ledger,
     auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
     config::ScpMode,
     metrics,
@@ -60,6 +61,7 @@ pub(super) struct Handler {
     pub(super) extensions: Extensions,
     pub(super) scp: ScpMode,
     pub(super) digests: Digests,
+    pub(super) ledger: Ledger,
     /// To the task that owns the connection.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Cancelled when the connection is cut.
@@ -151,6 +153,7 @@ impl Handler {
             mounts: Arc::new(mounts),
             backends: Arc::clone(&self.backends),
             extensions: self.extensions,
+            ledger: self.ledger.clone(),
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),

@@ -21,6 +21,7 @@ use super::{
     record::RefusalRecorder,
 };
 use crate::{
+    allowance::Ledger,
     auth::Authenticator,
     config::{ServerConfig, SftpConfig},
     metrics,
@@ -75,6 +76,7 @@ impl Server {
                 extensions: sftp.extensions,
                 scp: config.scp,
                 digests,
+                ledger: Ledger::default(),
                 journal,
                 timers: Timers {
                     login_grace: config.login_grace,

@@ -12,4 +12,5 @@ mod scp;
 mod sessions;
 mod ssh_audit;
 mod stalls;
+mod tree;
 mod wire;

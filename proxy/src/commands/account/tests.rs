@@ -196,6 +196,25 @@ fn a_mount_needs_a_known_backend_an_absolute_path_and_known_permissions() {
         shell.only_account()["mounts"],
         json!([{ "at": "/inbox", "backend": "legacy", "directory": "/in", "permissions": ["list", "read"] }])
     );
+    let limited = |limit: &[&str]| {
+        let mount = [
+            "mount",
+            "alice",
+            "/inbox",
+            "--backend",
+            "legacy",
+            "--directory",
+            "/in",
+            "--permissions",
+            "read",
+        ];
+        shell.run(&[&mount, limit].concat())
+    };
+    assert!(limited(&["--read-rate", "20M", "--quota", "5G"]).is_ok());
+    let shown = &shell.only_account()["mounts"][0];
+    assert_eq!(shown["read_rate"], 20 << 20);
+    assert_eq!(shown["quota"], 5_u64 << 30);
+    assert!(shown["write_rate"].is_null());
     assert!(shell.run(&["unmount", "alice", "/outbox"]).is_err());
     assert!(shell.run(&["unmount", "alice", "/inbox"]).is_ok());
 }

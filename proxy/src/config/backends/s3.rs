@@ -5,8 +5,8 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use chrono::NaiveDate;
 
 use super::{
-    PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception, timeout,
-    trust_anchor,
+    PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception,
+    timeout, trust_anchor,
 };
 use crate::config::{
     files::{self, Secret},

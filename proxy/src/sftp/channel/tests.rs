@@ -4,6 +4,7 @@
     reason = "a test names the one reply that it expects"
 )]
 
+mod allowance;
 mod bounds;
 mod compound;
 mod differential;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    allowance::Ledger,
     backend::{BackendService, memory::Memory},
     operation::HandleId,
     policy::Mount,
@@ -129,6 +131,7 @@ impl Client {
             Arc::new(mounts),
             Arc::new(services),
             extensions,
+            Ledger::default(),
             journal.clone(),
         )
         .with_digests(Digests::OfAll);
