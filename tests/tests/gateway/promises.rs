@@ -421,7 +421,7 @@ fn a_cut_upload_stays_invisible(
                 let connection = log_in(proxy.address, alice).await?;
                 connection.sftp().await?.size(b"/inbox/report.csv").await
             });
-            let expected = (kept == 1).then_some(writes * 4096 - 1);
+            let expected = (kept == 1).then(|| writes * 4096 - 1);
             (names == kept && shown.ok()? == expected).then_some(())
         })
         .with_context(|| format!("after {writes} writes: {}", proxy.process.log()))?;
