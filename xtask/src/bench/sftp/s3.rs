@@ -118,6 +118,8 @@ fn rclone(server: &Seaweed, arguments: &[&str]) -> Result<Cost> {
         Command::new("rclone")
             .args(["--config", "/dev/null"])
             .args(arguments)
+            // Where it is set, this rclone doesn't start at all.
+            .env_remove("AWS_CA_BUNDLE")
             .env("RCLONE_CONFIG_STORE_TYPE", "s3")
             .env("RCLONE_CONFIG_STORE_PROVIDER", "Other")
             .env("RCLONE_CONFIG_STORE_ENDPOINT", server.endpoint())
