@@ -18,6 +18,7 @@ use crate::place::Place;
 use crate::process::{PATIENCE, Running, finish_within, succeed};
 use crate::server::openssh::Openssh;
 use crate::server::proftpd::Proftpd;
+use crate::server::seaweed::{BUCKET, Seaweed};
 use crate::server::vsftpd::Vsftpd;
 use crate::server::{PASSWORD, USER};
 use crate::totp::Authenticator;
@@ -74,6 +75,21 @@ impl Backend {
     #[must_use]
     pub fn openssh(server: &Openssh, user_key: &Path) -> Self {
         Self::sftp(server.address, &server.host_key, user_key)
+    }
+
+    /// A bucket of SeaweedFS.
+    ///
+    /// # Errors
+    /// When the files with its access key can't be written.
+    pub fn seaweed(server: &Seaweed) -> Result<Self> {
+        let (id, secret) = server.key_files()?;
+        Ok(Self(format!(
+            "kind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\naccess_key_file = \"{}\"\n\
+             secret_key_file = \"{}\"\ntimeout_seconds = 20\n",
+            server.endpoint(),
+            id.display(),
+            secret.display()
+        )))
     }
 
     /// A backend in the words of the configuration file.

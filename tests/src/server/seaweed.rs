@@ -144,7 +144,24 @@ impl Seaweed {
         format!("http://{}", self.address)
     }
 
-    /// A file with the secret of the access key, and one with its id.
+    /// rclone with the server as its remote `store:`, another client than the one under test.
+    #[must_use]
+    pub fn rclone(&self, place: Place<'_>) -> Command {
+        let mut rclone = place.command("rclone");
+        rclone
+            // Its S3 library refuses to start with one; the connection is in clear.
+            .env_remove("AWS_CA_BUNDLE")
+            .env("RCLONE_CONFIG", "/dev/null")
+            .env("RCLONE_CONFIG_STORE_TYPE", "s3")
+            .env("RCLONE_CONFIG_STORE_PROVIDER", "Other")
+            .env("RCLONE_CONFIG_STORE_ENDPOINT", self.endpoint())
+            .env("RCLONE_CONFIG_STORE_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY", PASSWORD)
+            .env("RCLONE_CONFIG_STORE_REGION", "us-east-1");
+        rclone
+    }
+
+    /// Files with the id and the secret of the access key.
     ///
     /// # Errors
     /// When the file system refuses.

@@ -2,23 +2,33 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use portcullis_tests::account::{Factors, Mount};
 use portcullis_tests::client::{Client, OpensshConnection, Step};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
-use portcullis_tests::process::PATIENCE;
+use portcullis_tests::process::{PATIENCE, succeed};
 use portcullis_tests::proxy::{Backend, Plan};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::proftpd::{Proftpd, Protocol};
+use portcullis_tests::server::seaweed::{BUCKET, Seaweed};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
 
 const SIZE: usize = 1024 * 1024 + 17;
 
 /// The partner works in `directory` of the backend, which is `stored` on this machine's disk.
 fn works(backend: Backend, directory: &str, stored: &Path) -> Result<()> {
+    works_where(backend, directory, || Ok(stored.to_path_buf()))
+}
+
+/// As [`works`]; `stored` says where on this machine's disk to look afterwards.
+fn works_where(
+    backend: Backend,
+    directory: &str,
+    stored: impl FnOnce() -> Result<PathBuf>,
+) -> Result<()> {
     let here = files::folder("partner")?;
     let proxy = Plan::new(Place::Loopback)?
         .backend("peer", backend)
@@ -79,6 +89,7 @@ fn works(backend: Backend, directory: &str, stored: &Path) -> Result<()> {
         fs::read(&returned)? == content,
         "the download differs from the upload"
     );
+    let stored = stored()?;
     let folder = stored.join("november");
     let mut names: Vec<String> = fs::read_dir(&folder)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
@@ -195,6 +206,21 @@ fn proftpd_serves_every_operation_over_sftp() -> Result<()> {
         "/",
         &server.home,
     )
+}
+
+#[test]
+fn seaweedfs_serves_every_operation() -> Result<()> {
+    let server = Seaweed::start(Place::Loopback)?;
+    let copy = files::folder("bucket")?;
+    works_where(Backend::seaweed(&server)?, "/partners/alice", || {
+        let mut rclone = server.rclone(Place::Loopback);
+        succeed(
+            rclone
+                .args(["copy", &format!("store:{BUCKET}/partners/alice")])
+                .arg(copy.path()),
+        )?;
+        Ok(copy.path().to_path_buf())
+    })
 }
 
 #[test]
