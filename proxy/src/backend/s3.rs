@@ -57,6 +57,33 @@ const UPLOADS: usize = 16;
 /// Parts of all uploads of a session that are on their way.
 const PARTS: usize = 8;
 
+/// Ranges that all downloads of a session fetch faster than they are read; the others are fetched at the reader's pace.
+const RANGES_AHEAD: usize = 24;
+
+/// What one session may hold on a mount, so that no client makes the gateway's memory its own.
+#[derive(Debug)]
+struct Limits {
+    /// Open uploads.
+    uploads: Arc<Semaphore>,
+    /// Parts on their way.
+    parts: Arc<Semaphore>,
+    /// Bytes that wait for earlier ones.
+    window: Arc<Semaphore>,
+    /// Ranges that are fetched ahead.
+    ahead: Arc<Semaphore>,
+}
+
+impl Limits {
+    fn new() -> Self {
+        Self {
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            parts: Arc::new(Semaphore::new(PARTS)),
+            window: Arc::new(Semaphore::new(parts::REORDER_WINDOW)),
+            ahead: Arc::new(Semaphore::new(RANGES_AHEAD)),
+        }
+    }
+}
+
 /// Why a bucket can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -91,8 +118,7 @@ impl BackendService for S3Service {
             bucket: Arc::clone(&self.bucket),
             base: Base::new(&self.prefix, directory),
             handles: Mutex::new(HashMap::new()),
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-            parts: Arc::new(Semaphore::new(PARTS)),
+            limits: Arc::new(Limits::new()),
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         })
@@ -109,8 +135,7 @@ struct S3Backend {
     bucket: Arc<Bucket>,
     base: Result<Base, Fault>,
     handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked>>>,
-    uploads: Arc<Semaphore>,
-    parts: Arc<Semaphore>,
+    limits: Arc<Limits>,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -229,7 +254,7 @@ impl S3Backend {
             Operation::Stat { .. } | Operation::Lstat { .. } => {
                 let key = key()?;
                 self.run(async move {
-                    let found = names::attributes(&bucket, &key).await?;
+                    let found = names::attributes(&bucket, &key, &root).await?;
                     Ok(Outcome::Attributes(found))
                 })
             }
@@ -237,7 +262,7 @@ impl S3Backend {
                 let key = key()?;
                 let sets_nothing = *attributes == Attributes::default();
                 self.run(async move {
-                    names::attributes(&bucket, &key).await?;
+                    names::attributes(&bucket, &key, &root).await?;
                     if sets_nothing {
                         Ok(Outcome::Done)
                     } else {
@@ -247,7 +272,7 @@ impl S3Backend {
             }
             Operation::Remove { .. } => {
                 let key = key()?;
-                self.change(async move { names::remove(&bucket, &key).await })
+                self.change(async move { names::remove(&bucket, &key, &root).await })
             }
             Operation::Mkdir { .. } => {
                 let key = key()?;
@@ -255,13 +280,7 @@ impl S3Backend {
             }
             Operation::Rmdir { .. } => {
                 let key = key()?;
-                if key == root {
-                    return Err(Fault::judged(
-                        ErrorKind::PermissionDenied,
-                        "the mount's own directory stays",
-                    ));
-                }
-                self.change(async move { names::remove_directory(&bucket, &key).await })
+                self.change(async move { names::remove_directory(&bucket, &key, &root).await })
             }
             Operation::Rename { .. } => {
                 let (from, to) = (key()?, second()?);
@@ -308,8 +327,7 @@ impl S3Backend {
             key,
             root,
             what,
-            uploads: Arc::clone(&self.uploads),
-            parts: Arc::clone(&self.parts),
+            limits: Arc::clone(&self.limits),
         };
         self.tasks
             .spawn(handle::serve(opening, answer, requests, self.ended.clone()));

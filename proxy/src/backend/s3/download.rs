@@ -6,11 +6,12 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
 use super::{
+    Limits,
     bucket::{Bucket, Fetched},
     fault::Fault,
     location::Key,
@@ -26,9 +27,10 @@ const RANGE: u64 = 4 * 1024 * 1024;
 /// Ranges that are fetched or held at a time: the one that is read and those ahead of it.
 const RANGES: usize = 3;
 /// Reads may come so far out of order; bytes behind are kept that long.
-const BEHIND: u64 = 1024 * 1024;
-/// Pieces between a fetching task and its reader. The range bounds their bytes.
-const PIECES: usize = 256;
+const BEHIND: u64 = 256 * 1024;
+/// Pieces, of some 64 KiB, between a fetching task and its reader: a whole range, or as little as keeps it going.
+const PIECES_AHEAD: usize = 256;
+const PIECES_AT_PACE: usize = 2;
 
 /// A file that is open for reading.
 #[derive(Debug)]
@@ -43,17 +45,23 @@ pub(super) struct Download {
     ranges: VecDeque<Fetch>,
     /// Where the last read ended.
     last_end: u64,
+    /// The session's places for ranges that are fetched ahead.
+    ahead: Arc<Semaphore>,
 }
 
 /// A range on its way, and what has come of it.
 #[derive(Debug)]
 struct Fetch {
     range: Range<u64>,
-    pieces: Vec<Bytes>,
+    /// From `kept` to `come`.
+    pieces: VecDeque<Bytes>,
+    /// Offset of the first byte that is still here.
+    kept: u64,
     /// Offset of the next byte to come.
     come: u64,
     coming: mpsc::Receiver<Result<Bytes, Fault>>,
     task: JoinHandle<()>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Fetch {
@@ -64,8 +72,17 @@ impl Drop for Fetch {
 
 impl Download {
     /// Fetches the first range at once: what is opened for reading is read, and its answer says how long the file is.
-    pub(super) async fn open(bucket: &Arc<Bucket>, key: Key) -> Result<Self, Fault> {
-        let (opened, first) = Fetch::open(bucket, key.clone(), 0..RANGE, None);
+    pub(super) async fn open(
+        bucket: &Arc<Bucket>,
+        key: Key,
+        root: &Key,
+        limits: &Limits,
+    ) -> Result<Self, Fault> {
+        if key == *root {
+            return Err(names::is_a_directory(&key));
+        }
+        let place = Arc::clone(&limits.ahead).try_acquire_owned().ok();
+        let (opened, first) = Fetch::open(bucket, key.clone(), 0..RANGE, None, place);
         let (meta, ranges) = match opened.await.unwrap_or_else(|_| Err(interrupted())) {
             Ok(meta) => (meta, VecDeque::from([first])),
             Err(fault) if fault.is_not_found() => {
@@ -90,6 +107,7 @@ impl Download {
             tag: meta.e_tag,
             ranges,
             last_end: 0,
+            ahead: Arc::clone(&limits.ahead),
         })
     }
 
@@ -127,10 +145,10 @@ impl Download {
         }
     }
 
-    /// True if the byte is in one of the ranges, or follows the last one.
+    /// True if the byte is in one of the ranges and still here, or follows the last one.
     fn covers(&self, offset: u64) -> bool {
         match (self.ranges.front(), self.ranges.back()) {
-            (Some(first), Some(last)) => (first.range.start..=last.range.end).contains(&offset),
+            (Some(first), Some(last)) => (first.kept..=last.range.end).contains(&offset),
             (None, _) | (_, None) => false,
         }
     }
@@ -147,14 +165,16 @@ impl Download {
             self.ranges.pop_front();
         }
         while self.fetched_to(wanted.start) < wanted.end {
-            self.fetch_next(wanted.start);
+            let place = Arc::clone(&self.ahead).try_acquire_owned().ok();
+            self.fetch_next(wanted.start, place);
         }
         // From the second read on it is known to go on.
         if self.last_end > 0
             && self.ranges.len() < RANGES
             && self.fetched_to(wanted.start) < self.size
+            && let Ok(place) = Arc::clone(&self.ahead).try_acquire_owned()
         {
-            self.fetch_next(wanted.start);
+            self.fetch_next(wanted.start, Some(place));
         }
         let mut gathered = BytesMut::new();
         let mut at = wanted.start;
@@ -183,10 +203,16 @@ impl Download {
             .map_or(start, |last| last.range.end.min(self.size))
     }
 
-    fn fetch_next(&mut self, start: u64) {
+    fn fetch_next(&mut self, start: u64, place: Option<OwnedSemaphorePermit>) {
         let start = self.fetched_to(start);
         let range = start..self.size.min(start + RANGE);
-        let (_, fetch) = Fetch::open(&self.bucket, self.key.clone(), range, self.tag.clone());
+        let (_, fetch) = Fetch::open(
+            &self.bucket,
+            self.key.clone(),
+            range,
+            self.tag.clone(),
+            place,
+        );
         self.ranges.push_back(fetch);
     }
 
@@ -196,6 +222,7 @@ impl Download {
             self.key.clone(),
             wanted.clone(),
             self.tag.clone(),
+            None,
         );
         fetch.read(wanted).await
     }
@@ -210,9 +237,13 @@ impl Fetch {
         key: Key,
         range: Range<u64>,
         tag: Option<String>,
+        place: Option<OwnedSemaphorePermit>,
     ) -> (Opened, Self) {
         let (opened, about) = oneshot::channel();
-        let (pieces, coming) = mpsc::channel(PIECES);
+        let (pieces, coming) = mpsc::channel(match place {
+            Some(_) => PIECES_AHEAD,
+            None => PIECES_AT_PACE,
+        });
         let task = tokio::spawn(fetch(
             Arc::clone(bucket),
             key,
@@ -222,17 +253,20 @@ impl Fetch {
             pieces,
         ));
         let fetch = Self {
+            kept: range.start,
             come: range.start,
             range,
-            pieces: Vec::new(),
+            pieces: VecDeque::new(),
             coming,
             task,
+            _place: place,
         };
         (about, fetch)
     }
 
     /// Bytes of this range, once they have come.
     async fn read(&mut self, wanted: Range<u64>) -> Result<Bytes, Fault> {
+        self.forget(wanted.start.saturating_sub(BEHIND));
         while self.come < wanted.end {
             let piece = self.coming.recv().await.unwrap_or_else(|| {
                 Err(Fault::judged(
@@ -241,9 +275,10 @@ impl Fetch {
                 ))
             })?;
             self.come += piece.len() as u64;
-            self.pieces.push(piece);
+            self.pieces.push_back(piece);
+            self.forget(wanted.start.saturating_sub(BEHIND));
         }
-        let mut start = self.range.start;
+        let mut start = self.kept;
         let mut gathered = BytesMut::new();
         for piece in &self.pieces {
             let end = start + piece.len() as u64;
@@ -259,6 +294,20 @@ impl Fetch {
             start = end;
         }
         Ok(gathered.freeze())
+    }
+}
+
+impl Fetch {
+    /// Lets go of whole pieces before an offset.
+    fn forget(&mut self, before: u64) {
+        while let Some(piece) = self.pieces.front() {
+            let end = self.kept + piece.len() as u64;
+            if end > before {
+                return;
+            }
+            self.kept = end;
+            self.pieces.pop_front();
+        }
     }
 }
 

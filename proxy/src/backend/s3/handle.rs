@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Asked, bucket::Bucket, directory::Directory, download::Download, fault::Fault, location::Key,
-    names, unsupported, upload::Upload,
+    Asked, Limits, bucket::Bucket, directory::Directory, download::Download, fault::Fault,
+    location::Key, names, unsupported, upload::Upload,
 };
 use crate::{
     backend::{BackendError, ErrorKind, staging::Intention},
@@ -41,10 +41,7 @@ pub(super) struct Opening {
     /// The mount's directory.
     pub(super) root: Key,
     pub(super) what: OpenAs,
-    /// The session's open uploads.
-    pub(super) uploads: Arc<Semaphore>,
-    /// The session's parts on their way.
-    pub(super) parts: Arc<Semaphore>,
+    pub(super) limits: Arc<Limits>,
 }
 
 #[derive(Debug)]
@@ -104,26 +101,27 @@ async fn open(opening: Opening) -> Result<Open, Fault> {
         key,
         root,
         what,
-        uploads,
-        parts,
+        limits,
     } = opening;
     Ok(match what {
         OpenAs::File(access, Intention::Upload) => {
-            let place = uploads.try_acquire_owned().map_err(|_| {
-                Fault::judged(
-                    ErrorKind::Failure,
-                    format!(
-                        "{} uploads are open in this session already; close one first",
-                        super::UPLOADS
-                    ),
-                )
-            })?;
-            let upload = Upload::open(&bucket, key, &root, access, parts).await?;
+            let place = Arc::clone(&limits.uploads)
+                .try_acquire_owned()
+                .map_err(|_| {
+                    Fault::judged(
+                        ErrorKind::Failure,
+                        format!(
+                            "{} uploads are open in this session already; close one first",
+                            super::UPLOADS
+                        ),
+                    )
+                })?;
+            let upload = Upload::open(&bucket, key, &root, access, &limits).await?;
             Open::Upload(Box::new(upload), place)
         }
-        OpenAs::File(_, Intention::Download) => {
-            Open::Download(Box::new(Download::open(&bucket, key).await?))
-        }
+        OpenAs::File(_, Intention::Download) => Open::Download(Box::new(
+            Download::open(&bucket, key, &root, &limits).await?,
+        )),
         OpenAs::Directory => Open::Directory(Directory::open(&bucket, &key, &root).await?),
     })
 }

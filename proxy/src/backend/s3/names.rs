@@ -40,9 +40,14 @@ pub(super) fn directory_attributes() -> Attributes {
     }
 }
 
-/// What stands at a path; `None` if nothing does. A file hides a directory of the same name.
-pub(super) async fn find(bucket: &Bucket, key: &Key) -> Result<Option<Attributes>, Fault> {
-    if key.as_str().is_empty() {
+/// What stands at a path; `None` if nothing does. A file hides a directory of the same name. The mount's own directory,
+/// which is a prefix that the operator chose, always counts as there.
+pub(super) async fn find(
+    bucket: &Bucket,
+    key: &Key,
+    root: &Key,
+) -> Result<Option<Attributes>, Fault> {
+    if key == root {
         return Ok(Some(directory_attributes()));
     }
     let (file, is_directory) = join(bucket.head(key), bucket.is_directory(key)).await;
@@ -56,12 +61,15 @@ pub(super) async fn find(bucket: &Bucket, key: &Key) -> Result<Option<Attributes
 }
 
 /// As [`find`], where something must stand.
-pub(super) async fn attributes(bucket: &Bucket, key: &Key) -> Result<Attributes, Fault> {
-    find(bucket, key).await?.ok_or_else(|| not_found(key))
+pub(super) async fn attributes(
+    bucket: &Bucket,
+    key: &Key,
+    root: &Key,
+) -> Result<Attributes, Fault> {
+    find(bucket, key, root).await?.ok_or_else(|| not_found(key))
 }
 
-/// Fails if nothing can be made at `key` because its directory is missing. The mount's own directory, which is a prefix
-/// that the operator chose, always counts as there.
+/// Fails if nothing can be made at `key` because its directory is missing.
 pub(super) async fn parent_exists(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
     let Some(parent) = key.parent().filter(|parent| parent != root) else {
         return Ok(());
@@ -75,8 +83,8 @@ pub(super) async fn parent_exists(bucket: &Bucket, key: &Key, root: &Key) -> Res
     })
 }
 
-pub(super) async fn remove(bucket: &Bucket, key: &Key) -> Result<(), Fault> {
-    match find(bucket, key).await? {
+pub(super) async fn remove(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
+    match find(bucket, key, root).await? {
         None => Err(not_found(key)),
         Some(found) if found.is_directory() => Err(is_a_directory(key)),
         Some(_) => bucket.delete(key).await,
@@ -84,7 +92,7 @@ pub(super) async fn remove(bucket: &Bucket, key: &Key) -> Result<(), Fault> {
 }
 
 pub(super) async fn make_directory(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
-    let (found, parent) = join(find(bucket, key), parent_exists(bucket, key, root)).await;
+    let (found, parent) = join(find(bucket, key, root), parent_exists(bucket, key, root)).await;
     if found?.is_some() {
         return Err(already_exists(key));
     }
@@ -101,7 +109,10 @@ pub(super) async fn make_directory(bucket: &Bucket, key: &Key, root: &Key) -> Re
         })
 }
 
-pub(super) async fn remove_directory(bucket: &Bucket, key: &Key) -> Result<(), Fault> {
+pub(super) async fn remove_directory(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
+    if key == root {
+        return Err(root_stays());
+    }
     let marker = key.marker();
     // The marker and one more.
     let page = bucket
@@ -138,9 +149,12 @@ pub(super) async fn rename(
     to: &Key,
     root: &Key,
 ) -> Result<(), Fault> {
+    if from == root {
+        return Err(root_stays());
+    }
     let (source, destination, parent) = tokio::join!(
-        attributes(bucket, from),
-        find(bucket, to),
+        attributes(bucket, from, root),
+        find(bucket, to, root),
         parent_exists(bucket, to, root)
     );
     let source = source?;
@@ -162,9 +176,12 @@ pub(super) async fn replace(
     to: &Key,
     root: &Key,
 ) -> Result<(), Fault> {
+    if from == root {
+        return Err(root_stays());
+    }
     let (source, destination, parent) = tokio::join!(
-        attributes(bucket, from),
-        find(bucket, to),
+        attributes(bucket, from, root),
+        find(bucket, to, root),
         parent_exists(bucket, to, root)
     );
     let source = source?;
@@ -313,6 +330,13 @@ async fn delete_all(bucket: &Arc<Bucket>, keys: Vec<Key>) -> Result<(), Fault> {
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
+}
+
+fn root_stays() -> Fault {
+    Fault::judged(
+        ErrorKind::PermissionDenied,
+        "the mount's own directory stays where it is",
+    )
 }
 
 pub(super) fn cannot_set_attributes() -> Fault {

@@ -1,10 +1,11 @@
 //! Brings the bytes of an upload into order and cuts them into parts. Pure: nothing here waits or sends.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Semaphore;
 
-/// Bytes that may wait for the gap before them to close.
+/// Bytes that may wait for the gap before them to close, in all uploads of a session.
 pub(super) const REORDER_WINDOW: usize = 32 * 1024 * 1024;
 /// Size of the first parts. S3 wants at least 5 MiB in all but the last.
 const FIRST_PART: usize = 8 * 1024 * 1024;
@@ -23,7 +24,7 @@ pub(super) enum Disorder {
     )]
     WrittenBefore(u64),
     #[error(
-        "S3 writes a file from its beginning to its end: more than {REORDER_WINDOW} bytes wait for those from {0} on"
+        "S3 writes a file from its beginning to its end: more than {REORDER_WINDOW} bytes of this session wait for earlier ones, here for those from {0} on"
     )]
     WindowFull(u64),
     #[error("bytes {0} to {1} were never written")]
@@ -41,12 +42,13 @@ pub(super) struct Part {
 }
 
 /// What was written and not sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Assembly {
+    /// What is left of the session's window.
+    window: Arc<Semaphore>,
     /// Offset of the next byte in order.
     next: u64,
     waiting: BTreeMap<u64, Bytes>,
-    waiting_cost: usize,
     /// The part that fills.
     content: Vec<Bytes>,
     small: BytesMut,
@@ -59,7 +61,31 @@ pub(super) fn part_size(index: usize) -> usize {
     FIRST_PART << (index / PARTS_OF_A_SIZE).min(9)
 }
 
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// What a piece that waits takes of the window.
+fn cost(data: &Bytes) -> u32 {
+    u32::try_from(data.len() + PIECE_OVERHEAD).unwrap_or(u32::MAX)
+}
+
 impl Assembly {
+    /// `window` has [`REORDER_WINDOW`] permits, and is the same for all uploads of a session.
+    pub(super) fn new(window: Arc<Semaphore>) -> Self {
+        Self {
+            window,
+            next: 0,
+            waiting: BTreeMap::new(),
+            content: Vec::new(),
+            small: BytesMut::new(),
+            length: 0,
+            index: 0,
+        }
+    }
+
     /// Bytes in order so far.
     pub(super) fn written(&self) -> u64 {
         self.next
@@ -74,11 +100,10 @@ impl Assembly {
             return Err(Disorder::WrittenBefore(offset));
         }
         if offset > self.next {
-            let cost = data.len() + PIECE_OVERHEAD;
-            if self.waiting_cost + cost > REORDER_WINDOW {
-                return Err(Disorder::WindowFull(self.next));
+            match self.window.try_acquire_many(cost(&data)) {
+                Ok(place) => place.forget(),
+                Err(_) => return Err(Disorder::WindowFull(self.next)),
             }
-            self.waiting_cost += cost;
             // A slice would keep the packet that it came in.
             let data = if data.len() < PIECE {
                 Bytes::copy_from_slice(&data)
@@ -98,7 +123,7 @@ impl Assembly {
                 return Err(Disorder::WrittenBefore(offset));
             }
             let data = entry.remove();
-            self.waiting_cost -= data.len() + PIECE_OVERHEAD;
+            self.window.add_permits(cost(&data) as usize);
             self.append(data);
         }
         Ok(())
@@ -166,11 +191,12 @@ impl Assembly {
 
     /// Forgets what was not sent.
     pub(super) fn clear(&mut self) {
-        *self = Self {
-            next: self.next,
-            index: self.index,
-            ..Self::default()
-        };
+        for data in std::mem::take(&mut self.waiting).into_values() {
+            self.window.add_permits(cost(&data) as usize);
+        }
+        self.content.clear();
+        self.small = BytesMut::new();
+        self.length = 0;
     }
 }
 
@@ -182,6 +208,14 @@ mod tests {
 
     fn bytes(length: usize) -> Bytes {
         vec![7; length].into()
+    }
+
+    fn window() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(REORDER_WINDOW))
+    }
+
+    fn fresh() -> Assembly {
+        Assembly::new(window())
     }
 
     fn joined(part: &Part) -> Vec<u8> {
@@ -207,7 +241,7 @@ mod tests {
                 offset += length;
             }
             writes.sort_by_key(|&(rank, offset, _)| (rank, offset));
-            let mut assembly = Assembly::default();
+            let mut assembly = fresh();
             for (_, offset, data) in writes {
                 assembly.write(offset as u64, data).unwrap();
             }
@@ -221,7 +255,7 @@ mod tests {
 
     #[test]
     fn parts_are_cut_at_their_size_exactly() {
-        let mut assembly = Assembly::default();
+        let mut assembly = fresh();
         let mut sent = 0_usize;
         let mut offset = 0;
         for length in [255 * 1024, 10, 300_000, FIRST_PART * 2, 1] {
@@ -243,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_gap_an_overlap_and_a_second_write_are_told_apart() {
-        let mut assembly = Assembly::default();
+        let mut assembly = fresh();
         assembly.write(0, bytes(10)).unwrap();
         assert_eq!(assembly.write(9, bytes(1)), Err(Disorder::WrittenBefore(9)));
         assembly.write(20, bytes(10)).unwrap();
@@ -257,7 +291,7 @@ mod tests {
             assembly.write(10, bytes(11)),
             Err(Disorder::WrittenBefore(20))
         );
-        let mut exact = Assembly::default();
+        let mut exact = fresh();
         exact.write(10, bytes(10)).unwrap();
         exact.write(0, bytes(10)).unwrap();
         assert_eq!(exact.rest().unwrap().length, 20);
@@ -265,7 +299,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_window_waits_for_a_gap() {
-        let mut assembly = Assembly::default();
+        let mut assembly = fresh();
         let chunk = 255 * 1024;
         let mut offset = 1;
         let mut taken = 0;
@@ -278,8 +312,21 @@ mod tests {
         };
         assert_eq!(refused, Disorder::WindowFull(0));
         assert!(taken <= REORDER_WINDOW && taken > REORDER_WINDOW - 2 * chunk);
+        // One upload's gap leaves nothing to another one of the session until it is gone.
+        let window = window();
+        let mut first = Assembly::new(Arc::clone(&window));
+        let mut second = Assembly::new(Arc::clone(&window));
+        first
+            .write(1, bytes(REORDER_WINDOW - PIECE_OVERHEAD))
+            .unwrap();
+        assert_eq!(second.write(1, bytes(1)), Err(Disorder::WindowFull(0)));
+        second.write(0, bytes(1)).unwrap();
+        drop(first);
+        second.write(2, bytes(1)).unwrap();
+        second.write(1, bytes(1)).unwrap();
+        assert_eq!(window.available_permits(), REORDER_WINDOW);
         // Single bytes cost more than they are.
-        let mut assembly = Assembly::default();
+        let mut assembly = fresh();
         let most = (1..).position(|number| assembly.write(2 * number, bytes(1)).is_err());
         assert!(most.unwrap() <= REORDER_WINDOW / PIECE_OVERHEAD);
     }

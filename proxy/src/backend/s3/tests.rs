@@ -4,6 +4,7 @@ mod conformance;
 mod directories;
 mod faults;
 mod front;
+mod tls;
 mod transfers;
 
 use std::{

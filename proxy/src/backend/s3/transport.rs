@@ -44,6 +44,8 @@ const ANSWER_MAX: u64 = 16 * 1024 * 1024;
 /// An idle connection is closed before the server does it: AWS waits some 20 s.
 const IDLE: Duration = Duration::from_secs(15);
 const IDLE_CONNECTIONS: usize = 32;
+/// Most that one connection reads at a time.
+const BUFFER: usize = 64 * 1024;
 /// How often progress is looked at, as a share of the deadline.
 const LOOKS: u32 = 4;
 
@@ -71,6 +73,7 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http1_max_buf_size(BUFFER)
             .build(https);
         Ok(Self { client, timeout })
     }

@@ -8,6 +8,7 @@ use object_store::{PutPayload, multipart::PartId};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
+    Limits,
     bucket::Bucket,
     fault::Fault,
     location::Key,
@@ -30,6 +31,8 @@ const IN_FLIGHT: usize = 2;
 pub(super) struct Upload {
     bucket: Arc<Bucket>,
     key: Key,
+    /// The mount's directory.
+    root: Key,
     publish: Publish,
     assembly: Assembly,
     multipart: Option<Multipart>,
@@ -53,10 +56,10 @@ impl Upload {
         key: Key,
         root: &Key,
         access: Access,
-        places: Arc<Semaphore>,
+        limits: &Limits,
     ) -> Result<Self, Fault> {
         let (found, parent) = futures_util::future::join(
-            names::find(bucket, &key),
+            names::find(bucket, &key, root),
             names::parent_exists(bucket, &key, root),
         )
         .await;
@@ -82,10 +85,11 @@ impl Upload {
         Ok(Self {
             bucket: Arc::clone(bucket),
             key,
+            root: root.clone(),
             publish: plan.publish,
-            assembly: Assembly::default(),
+            assembly: Assembly::new(Arc::clone(&limits.window)),
             multipart: None,
-            places,
+            places: Arc::clone(&limits.parts),
             failed: None,
         })
     }
@@ -193,7 +197,7 @@ impl Upload {
         }
         let only_if_absent = self.publish == Publish::MustNotExist;
         // Servers that do not know the condition are asked before.
-        if only_if_absent && names::find(&self.bucket, &self.key).await?.is_some() {
+        if only_if_absent && self.something_stands().await? {
             return Err(self.appeared());
         }
         let rest = self.assembly.rest().map_err(disordered)?;
@@ -226,6 +230,11 @@ impl Upload {
         self.bucket
             .complete(&self.key, &multipart.id, &parts, only_if_absent)
             .await
+    }
+
+    async fn something_stands(&self) -> Result<bool, Fault> {
+        let found = names::find(&self.bucket, &self.key, &self.root).await?;
+        Ok(found.is_some())
     }
 
     fn appeared(&self) -> Fault {

@@ -60,6 +60,16 @@ async fn a_prefix_without_a_marker_is_a_directory_as_long_as_something_is_below(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_directory_of_an_empty_mount_is_there() {
+    let client = client().await;
+    assert!(client.stat("/").await.unwrap().is_directory());
+    assert!(client.names("/").await.is_empty());
+    let open = client.open_operation("/", READ);
+    assert_eq!(client.refusal(open).await, ErrorKind::IsADirectory);
+    assert!(client.is_missing("/a").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_moves_with_all_that_is_in_it_and_never_over_another() {
     let client = client().await;
     client.mkdir("/old").await;

@@ -186,6 +186,26 @@ async fn a_download_takes_a_few_large_ranges_and_not_one_for_each_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_files_than_are_fetched_ahead_are_read_side_by_side() {
+    let client = client().await;
+    let content = content(5 * MIB);
+    client.put("/big", content.clone()).await;
+    let mut handles = Vec::new();
+    for _ in 0..40 {
+        handles.push(client.open("/big", READ).await);
+    }
+    // The last ones, which have no place, first: nobody waits for what another holds.
+    for handle in handles.into_iter().rev() {
+        let mut received = 0;
+        while received < content.len() {
+            let data = client.read(handle, received as u64, 255 * 1024).await;
+            assert!(content[received..].starts_with(&data));
+            received += data.len();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_at_any_offset_bring_what_stands_there() {
     let front = Front::start(|_| Fate::HandOn).await;
     let client = session(&settings(front.endpoint.clone()), &directory());
