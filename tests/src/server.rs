@@ -1,9 +1,12 @@
 //! Real peer servers: each runs in its own process and mount namespace, with accounts that exist
 //! nowhere else, and is gone with its value, children included.
 
+pub mod inetutils_ftpd;
 pub mod mod_proxy;
 pub mod openssh;
 pub mod proftpd;
+pub mod pure_ftpd;
+pub mod pyftpdlib;
 pub mod seaweed;
 pub mod vsftpd;
 

@@ -21,6 +21,10 @@ pub enum Protocol {
     Ftp,
     /// FTP with explicit TLS and session reuse, ProFTPD's default.
     Ftps,
+    /// FTP with explicit TLS, at least 1.3, without session reuse.
+    Ftps13,
+    /// FTP with TLS from the first byte on and session reuse.
+    FtpsImplicit,
     /// SFTP by mod_sftp.
     Sftp,
 }
@@ -32,7 +36,7 @@ pub struct Proftpd {
     pub address: SocketAddr,
     /// The account's folder, which clients see as `/`.
     pub home: PathBuf,
-    /// Its certificate, with [`Protocol::Ftps`].
+    /// Its certificate, over TLS.
     pub certificate: Option<Certificate>,
     /// `ssh-ed25519 AAAA...`, with [`Protocol::Sftp`].
     pub host_key: Option<String>,
@@ -70,13 +74,19 @@ impl Proftpd {
         let (mut certificate, mut host_key) = (None, None);
         let protection = match protocol {
             Protocol::Ftp => String::new(),
-            Protocol::Ftps => {
+            Protocol::Ftps | Protocol::Ftps13 | Protocol::FtpsImplicit => {
                 let made = Certificate::make(folder, &address.ip().to_string())?;
                 let text = format!(
                     "TLSEngine on\nTLSRequired on\n\
-                     TLSRSACertificateFile {}\nTLSRSACertificateKeyFile {}\n",
+                     TLSRSACertificateFile {}\nTLSRSACertificateKeyFile {}\n{}",
                     made.certificate.display(),
-                    made.key.display()
+                    made.key.display(),
+                    match protocol {
+                        Protocol::Ftps13 =>
+                            "TLSProtocol TLSv1.3\nTLSOptions NoSessionReuseRequired\n",
+                        Protocol::FtpsImplicit => "TLSOptions UseImplicitSSL\n",
+                        Protocol::Ftp | Protocol::Ftps | Protocol::Sftp => "",
+                    }
                 );
                 certificate = Some(made);
                 text
@@ -144,7 +154,8 @@ impl Proftpd {
 impl Protocol {
     fn port(self) -> u16 {
         match self {
-            Self::Ftp | Self::Ftps => 21,
+            Self::Ftp | Self::Ftps | Self::Ftps13 => 21,
+            Self::FtpsImplicit => 990,
             Self::Sftp => 22,
         }
     }

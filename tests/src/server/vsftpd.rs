@@ -20,6 +20,19 @@ pub enum Tls {
     None,
     /// Explicit TLS; each data connection must resume the control connection's session.
     ExplicitWithSessionReuse,
+    /// Explicit TLS without that.
+    Explicit,
+    /// As [`Tls::ExplicitWithSessionReuse`], and nothing older than TLS 1.3.
+    Explicit13WithSessionReuse,
+    /// TLS from the first byte on; sessions are to be reused.
+    ImplicitWithSessionReuse,
+}
+
+const ONLY_TLS_13: &str = "openssl_conf = settings\n[settings]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n\
+                           [default]\nMinProtocol = TLSv1.3\n";
+
+fn yes(is_so: bool) -> &'static str {
+    if is_so { "YES" } else { "NO" }
 }
 
 /// A running vsftpd.
@@ -75,7 +88,10 @@ impl Vsftpd {
         );
         let certificate = match tls {
             Tls::None => None,
-            Tls::ExplicitWithSessionReuse => {
+            Tls::ExplicitWithSessionReuse
+            | Tls::Explicit
+            | Tls::Explicit13WithSessionReuse
+            | Tls::ImplicitWithSessionReuse => {
                 let made = Certificate::make(folder, &address.ip().to_string())?;
                 configuration.push_str(&format!(
                     "ssl_enable=YES\n\
@@ -83,10 +99,13 @@ impl Vsftpd {
                      force_local_data_ssl=YES\n\
                      rsa_cert_file={}\n\
                      rsa_private_key_file={}\n\
-                     require_ssl_reuse=YES\n\
+                     require_ssl_reuse={}\n\
+                     implicit_ssl={}\n\
                      ssl_ciphers=HIGH\n",
                     made.certificate.display(),
-                    made.key.display()
+                    made.key.display(),
+                    yes(tls != Tls::Explicit),
+                    yes(tls == Tls::ImplicitWithSessionReuse),
                 ));
                 Some(made)
             }
@@ -95,6 +114,12 @@ impl Vsftpd {
         fs::write(&file, configuration)?;
         let mut command = isolated(place, folder, &home, &program)?;
         command.arg(&file);
+        if tls == Tls::Explicit13WithSessionReuse {
+            // vsftpd 3.0.3 knows no such setting; its library does.
+            let library = folder.join("openssl.cnf");
+            fs::write(&library, ONLY_TLS_13)?;
+            command.env("OPENSSL_CONF", library);
+        }
         let mut process = Running::start("vsftpd", &mut command, &folder.join("output.log"))?;
         process.wait_until_listening(address.port())?;
         Ok(Self {

@@ -24,6 +24,8 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "proftpd",
         "usr/lib/proftpd/mod_proxy.so",
     ),
+    ("pure-ftpd", "pure-ftpd", "usr/sbin/pure-ftpd"),
+    ("inetutils-ftpd", "inetutils-ftpd", "usr/sbin/ftpd"),
     ("openssh-server", "openssh", "usr/sbin/sshd"),
     (
         "openssh-sftp-server",
@@ -36,16 +38,19 @@ const SERVERS: &[(&str, &str, &str)] = &[
 const LIBRARIES: &[&str] = &[
     "libacl1",
     "libaudit1",
+    "libcap-ng0",
     "libcap2",
     "libcom-err2",
     "libcrypt1",
     "libgssapi-krb5-2",
     "libhiredis0.14",
     "libidn2-0",
+    "libkeyutils1",
     "libkrb5-3",
     "libmemcached11",
     "libmemcachedutil2",
     "libncursesw6",
+    "libnsl2",
     "libpam-modules",
     "libpam0g",
     "libpcre2-8-0",
@@ -56,6 +61,7 @@ const LIBRARIES: &[&str] = &[
     "libssl3",
     "libsystemd0",
     "libtinfo6",
+    "libtirpc3",
     "libwrap0",
     "netbase",
     "zlib1g",
@@ -69,7 +75,7 @@ impl Requirement for Libraries {
     }
 
     fn why(&self) -> &'static str {
-        "vsftpd, ProFTPD and sshd are unpacked without their packages' dependencies"
+        "the FTP servers and sshd are unpacked without their packages' dependencies"
     }
 
     fn missing(&self) -> Vec<String> {
@@ -105,7 +111,7 @@ impl Requirement for Unpacked {
     }
 
     fn why(&self) -> &'static str {
-        "demo and tests forward to real vsftpd, ProFTPD and OpenSSH servers"
+        "demo and tests forward to real FTP and SFTP servers"
     }
 
     fn missing(&self) -> Vec<String> {

