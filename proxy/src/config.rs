@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 pub use backends::{
-    BackendConfig, Credential, FtpTls, KeyPair, PlaintextException, S3Config, S3Transport,
+    BackendConfig, Charset, Credential, FtpTls, KeyPair, PlaintextException, S3Config, S3Transport,
     ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::Secret;

@@ -1,9 +1,10 @@
-//! FTP servers, in plain text or with explicit TLS, as a backend.
+//! FTP servers, in plain text or with TLS, as a backend.
 //!
 //! FTP knows neither handles nor offsets in both directions: a file is sent or fetched in one go. Each open file is a task
-//! that owns its transfer (`upload`, `download`), one more task does what concerns names (`names`), and they share a few
+//! that owns its transfer (`upload`, `update`, `download`), one more task does what concerns names (`names`), and they share a few
 //! control connections (`pool`). Every wait on the server has a deadline.
 
+mod charset;
 mod connection;
 mod download;
 mod fault;
@@ -11,10 +12,14 @@ mod handle;
 mod listing;
 mod location;
 mod names;
+mod partial;
 mod pool;
+mod server;
 pub mod settings;
 mod tls;
+mod update;
 mod upload;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -32,10 +37,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use self::tls::client_config;
 use self::{
-    connection::Server,
     fault::Fault,
     handle::{HandleRequest, OpenAs},
     pool::Pool,
+    server::Server,
 };
 pub use self::{
     settings::{FtpSettings, FtpTls, Password, TlsTrust},
@@ -71,13 +76,19 @@ impl FtpService {
 }
 
 impl BackendService for FtpService {
-    fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
+    fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        let ended = CancellationToken::new();
         Arc::new(FtpBackend {
-            pool: Arc::new(Pool::new(Arc::clone(&self.server), directory)),
+            pool: Arc::new(Pool::new(
+                Arc::clone(&self.server),
+                directory,
+                owner,
+                ended.clone(),
+            )),
             handles: Mutex::new(HashMap::new()),
             names: Mutex::new(None),
             tasks: TaskTracker::new(),
-            ended: CancellationToken::new(),
+            ended,
         })
     }
 }
@@ -121,8 +132,8 @@ impl Backend for FtpBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             random_access: false,
-            update: false,
-            resume: false,
+            update: self.pool.server().settings.copy_limit > 0,
+            resume: self.pool.server().settings.uploads.resume,
             atomic_replace: false,
             symlinks: false,
             set_times: true,
@@ -372,7 +383,11 @@ async fn serve_name(pool: &Arc<Pool>, request: NameRequest) -> Result<Outcome, F
     let mut lease = pool.lease().await?;
     match request {
         NameRequest::Attributes(path) => {
-            return match names::all_attributes(&mut lease, &path).await? {
+            let found = match names::all_attributes(&mut lease, &path).await? {
+                None => partial::attributes(pool, &mut lease, &path).await?,
+                found => found,
+            };
+            return match found {
                 Some(attributes) => Ok(Outcome::Attributes(attributes)),
                 None => Err(names::not_found(&path)),
             };
@@ -380,7 +395,14 @@ async fn serve_name(pool: &Arc<Pool>, request: NameRequest) -> Result<Outcome, F
         NameRequest::SetAttributes(path, attributes) => {
             names::set_attributes(&mut lease, &path, &attributes).await?;
         }
-        NameRequest::Remove(path) => names::remove(&mut lease, &path).await?,
+        NameRequest::Remove(path) => match names::remove(&mut lease, &path).await {
+            Err(fault) if fault.kind() == Some(ErrorKind::NotFound) => {
+                partial::remove(pool, &mut lease, &path)
+                    .await?
+                    .ok_or(fault)?;
+            }
+            removed => removed?,
+        },
         NameRequest::MakeDirectory(path) => names::make_directory(&mut lease, &path).await?,
         NameRequest::RemoveDirectory(path) => names::remove_directory(&mut lease, &path).await?,
         NameRequest::Rename(from, to) => names::rename(&mut lease, &from, &to).await?,

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::ConfigArgs,
-    config::{BackendConfig, Config, S3Config, S3Transport},
+    config::{BackendConfig, Config, FtpTls, S3Config, S3Transport},
 };
 
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
 fn trusts_public_authorities(backend: &BackendConfig) -> bool {
     match backend {
         BackendConfig::Ftp {
-            tls: crate::config::FtpTls::Explicit { trust, .. },
+            tls: FtpTls::Explicit { trust, .. } | FtpTls::Implicit { trust, .. },
             ..
         }
         | BackendConfig::S3(S3Config {

@@ -25,6 +25,15 @@ const COPY_LIMIT_BYTES: u64 = 64 << 20;
 /// Longest wait for an answer of a server: longer than a slow disk array takes to wake.
 const TIMEOUT_SECONDS: u64 = 30;
 
+/// How often an idle FTP connection says NOOP: well below the five minutes after which vsftpd hangs up.
+const KEEPALIVE_SECONDS: u64 = 60;
+/// Files up to this size can be continued and changed over FTP; they pass through the gateway for that.
+const COPY_LIMIT: u64 = 64 * 1024 * 1024;
+/// Beyond this nobody wants to wait for a copy through the gateway.
+const LARGEST_COPY_LIMIT: u64 = 1 << 40;
+
+const TLS_CHOICE: &str = "\"explicit\", \"implicit\", or \"none\" with a plaintext_exception";
+
 /// One backend.
 #[derive(Debug)]
 pub enum BackendConfig {
@@ -38,6 +47,11 @@ pub enum BackendConfig {
         user: String,
         password: Secret,
         tls: FtpTls,
+        uploads: Uploads,
+        charset: Charset,
+        /// In bytes.
+        copy_limit: u64,
+        keepalive: Duration,
         timeout: Duration,
     },
     S3(S3Config),
@@ -94,8 +108,23 @@ pub enum FtpTls {
         server_name: String,
         trust: TrustAnchor,
     },
+    /// TLS from the first byte on.
+    Implicit {
+        /// Name that the certificate must have.
+        server_name: String,
+        trust: TrustAnchor,
+    },
     /// In clear, for as long as the exception lasts.
     Plaintext(PlaintextException),
+}
+
+/// What the bytes of names on an FTP server stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charset {
+    /// Also for servers that never thought about it: clients see their bytes.
+    Utf8,
+    /// ISO 8859-1; clients see names in UTF-8.
+    Latin1,
 }
 
 /// What a server's certificate is checked against.
@@ -251,28 +280,38 @@ fn local(mut section: Section<'_>) -> Option<BackendConfig> {
 }
 
 fn ftp(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
-    let address = server_address(&mut section, 21);
+    let mode = section.required_text("tls", TLS_CHOICE);
+    let port = if mode == Some("implicit") { 990 } else { 21 };
+    let address = server_address(&mut section, port);
     let user = section.required_text("user", "the gateway's user on the server");
     let password = password(&mut section, true);
     let timeout = timeout(&mut section);
-    let tls = ftp_tls(&mut section, address.as_ref(), today);
+    let tls = ftp_tls(&mut section, mode, address.as_ref(), today);
+    let uploads = uploads(&mut section);
+    let charset = ftp_charset(&mut section);
+    let copy_limit = section.number("copy_limit_bytes", 0..=LARGEST_COPY_LIMIT, COPY_LIMIT);
+    let keepalive =
+        Duration::from_secs(section.number("keepalive_seconds", 5..=3600, KEEPALIVE_SECONDS));
     section.finish();
     Some(BackendConfig::Ftp {
         address: address?,
         user: user?.to_owned(),
         password: password?,
         tls: tls?,
+        uploads,
+        charset: charset?,
+        copy_limit,
+        keepalive,
         timeout,
     })
 }
 
 fn ftp_tls(
     section: &mut Section<'_>,
+    mode: Option<&str>,
     address: Option<&ServerAddress>,
     today: NaiveDate,
 ) -> Option<FtpTls> {
-    const CHOICE: &str = "\"explicit\", or \"none\" with a plaintext_exception";
-    let mode = section.required_text("tls", CHOICE);
     let server_name = section.text("server_name", "the name in the server's certificate");
     let authorities = section.text("ca_file", "the path of a PEM file");
     let pin = section.text(
@@ -283,18 +322,22 @@ fn ftp_tls(
         .section("plaintext_exception")
         .map(|exception| plaintext_exception(exception, today));
     match mode? {
-        "explicit" => {
+        mode @ ("explicit" | "implicit") => {
             if exception.is_some() {
                 section.fault(
                     "plaintext_exception",
-                    "has no use with tls = \"explicit\"; remove it",
+                    format!("has no use with tls = {mode:?}; remove it"),
                 );
             }
             let trust = trust_anchor(section, authorities, pin)?;
             let server_name = server_name
                 .map(str::to_owned)
                 .or_else(|| address.map(|address| address.host.clone()))?;
-            Some(FtpTls::Explicit { server_name, trust })
+            Some(if mode == "implicit" {
+                FtpTls::Implicit { server_name, trust }
+            } else {
+                FtpTls::Explicit { server_name, trust }
+            })
         }
         "none" => {
             for key in ["server_name", "ca_file", "pinned_certificate_sha256"] {
@@ -311,7 +354,19 @@ fn ftp_tls(
             exception.flatten().map(FtpTls::Plaintext)
         }
         other => {
-            section.fault("tls", format!("expected {CHOICE}, found {other:?}"));
+            section.fault("tls", format!("expected {TLS_CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn ftp_charset(section: &mut Section<'_>) -> Option<Charset> {
+    const CHOICE: &str = "\"utf-8\" or \"latin1\"";
+    match section.text("charset", CHOICE) {
+        None | Some("utf-8") => Some(Charset::Utf8),
+        Some("latin1") => Some(Charset::Latin1),
+        Some(other) => {
+            section.fault("charset", format!("expected {CHOICE}, found {other:?}"));
             None
         }
     }

@@ -437,6 +437,57 @@ fn what_becomes_of_uploads_is_a_setting_of_each_backend() {
 }
 
 #[test]
+fn an_ftp_backend_has_the_port_of_its_protection_and_known_values_only() {
+    let files = Files::new();
+    let ftp = |lines: &str| {
+        format!(
+            "{MINIMAL}[backends.legacy]\nkind = \"ftp\"\naddress = \"198.51.100.20\"\nuser = \"g\"\npassword_file = \"%/password\"\n{lines}\n"
+        )
+    };
+    for (tls, expected) in [("explicit", 21), ("implicit", 990)] {
+        let lines = format!("tls = \"{tls}\"\ncharset = \"latin1\"\ncopy_limit_bytes = 0");
+        let config = files.parse(&ftp(&lines)).unwrap();
+        let Some(BackendConfig::Ftp {
+            address,
+            tls: found,
+            charset,
+            copy_limit,
+            ..
+        }) = config.backends.get("legacy")
+        else {
+            panic!("no FTP backend");
+        };
+        assert_eq!(address.port, expected);
+        assert_eq!(matches!(found, FtpTls::Implicit { .. }), tls == "implicit");
+        assert_eq!((*charset, *copy_limit), (Charset::Latin1, 0));
+        assert_eq!(config.plaintext_exceptions().count(), 0);
+    }
+    for (line, problem) in [
+        (
+            "tls = \"starttls\"",
+            "tls: expected \"explicit\", \"implicit\"",
+        ),
+        ("tls = 5", "tls: expected"),
+        (
+            "tls = \"explicit\"\ncharset = \"ebcdic\"",
+            "charset: expected",
+        ),
+        (
+            "tls = \"explicit\"\ncopy_limit_bytes = -1",
+            "copy_limit_bytes: expected",
+        ),
+        (
+            "tls = \"explicit\"\nkeepalive_seconds = 1",
+            "keepalive_seconds: expected",
+        ),
+    ] {
+        let faults = files.faults(&ftp(line));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains(problem), "{faults:?}");
+    }
+}
+
+#[test]
 fn the_sample_configuration_names_every_key_and_has_no_fault_but_its_files() {
     let sample = include_str!("../../../deploy/portcullis-proxy.toml");
     let faults = Config::parse(sample, today()).unwrap_err();

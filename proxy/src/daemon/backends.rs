@@ -11,7 +11,10 @@ use crate::{
     backend::{
         BackendService,
         failover::{FailoverService, Member, Probe},
-        ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust, settings::AuthoritiesError},
+        ftp::{
+            FtpService, FtpSettings, FtpTls, Password, TlsTrust,
+            settings::{AuthoritiesError, Charset},
+        },
         local::{LocalService, LocalSettings},
         s3::{AccessKey, S3Service, S3Settings},
         sftp::{Credential, Publication, SftpService, SftpSettings},
@@ -129,6 +132,10 @@ fn service(
             user,
             password,
             tls,
+            uploads,
+            charset,
+            copy_limit,
+            keepalive,
             timeout,
         } => {
             let service = Arc::new(FtpService::new(FtpSettings {
@@ -142,8 +149,19 @@ fn service(
                         server_name: server_name.clone(),
                         trust: trusted(trust)?,
                     },
+                    config::FtpTls::Implicit { server_name, trust } => FtpTls::Implicit {
+                        server_name: server_name.clone(),
+                        trust: trusted(trust)?,
+                    },
                 },
                 timeout: *timeout,
+                keepalive: *keepalive,
+                uploads: upload_settings(uploads, node),
+                charset: match charset {
+                    config::Charset::Utf8 => Charset::AsTheyAre,
+                    config::Charset::Latin1 => Charset::Latin1,
+                },
+                copy_limit: *copy_limit,
             })?);
             match config.plaintext_exception() {
                 Some(exception) => Arc::new(Dated::new(service, exception.expires)),

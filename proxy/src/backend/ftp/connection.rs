@@ -1,33 +1,28 @@
-//! One control connection: connecting, logging in, and the commands, each with its deadline.
+//! One control connection: connecting, logging in, and staying in step. Every exchange has a deadline.
 
 use std::{
     collections::HashMap,
     fmt,
     future::Future,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt as _;
+use rustix::net::sockopt;
 use suppaftp::{
-    Encoding, FtpResult, Mode, Status,
+    Encoding, FtpError, FtpResult, Mode, Status,
     tokio::{AsyncRustlsFtpStream, AsyncRustlsStream, TransferStream},
     types::FileType,
 };
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     fault::Fault,
-    location::Location,
-    settings::{FtpSettings, FtpTls},
-    tls::{TlsClient, TlsSettingsError},
+    server::Server,
+    settings::{Charset, FtpTls},
+    tls::TlsClient,
 };
 use crate::backend::ErrorKind;
 
@@ -37,59 +32,8 @@ pub(super) type Transfer = TransferStream<AsyncRustlsStream>;
 /// An idle connection is asked for a sign of life after this time.
 const TRUSTED_IDLE: Duration = Duration::from_secs(20);
 
-/// Most bytes of one directory listing.
-const LISTING_BYTES: u64 = 64 * 1024 * 1024;
-
-/// An FTP server, and what was learned about it.
-#[derive(Debug)]
-pub(super) struct Server {
-    pub(super) settings: FtpSettings,
-    pub(super) quirks: Quirks,
-    tls: Option<TlsClient>,
-}
-
-/// Commands that the server announced or seemed to know, and refused. Learned once, for all sessions.
-#[derive(Debug, Default)]
-pub(super) struct Quirks {
-    pub(super) no_epsv: Quirk,
-    pub(super) no_mlst: Quirk,
-    pub(super) no_mlsd: Quirk,
-    pub(super) no_size: Quirk,
-    pub(super) no_mdtm: Quirk,
-    /// LIST does not take the path of a file.
-    pub(super) no_list_file: Quirk,
-    /// `LIST -a` is not understood.
-    pub(super) no_list_all: Quirk,
-    pub(super) no_set_time: Quirk,
-    pub(super) no_chmod: Quirk,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Quirk(AtomicBool);
-
-impl Quirk {
-    pub(super) fn learn(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_known(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Server {
-    pub(super) fn new(settings: FtpSettings) -> Result<Self, TlsSettingsError> {
-        let tls = match &settings.tls {
-            FtpTls::None => None,
-            FtpTls::Explicit { server_name, trust } => Some(TlsClient::new(server_name, trust)?),
-        };
-        Ok(Self {
-            settings,
-            quirks: Quirks::default(),
-            tls,
-        })
-    }
-}
+/// Between TCP keepalives: less than the idle time after which firewalls forget a connection.
+const SOCKET_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A logged-in control connection.
 pub(super) struct Connection {
@@ -113,12 +57,17 @@ impl fmt::Debug for Connection {
 
 /// Sends a command and awaits its reply within the server's deadline.
 macro_rules! ask {
-    ($connection:expr, $command:literal, $exchange:expr) => {{
+    ($connection:expr, $command:expr, $exchange:expr) => {{
         $connection.in_step = false;
         let reply = tokio::time::timeout($connection.server.settings.timeout, $exchange).await;
         $connection.judge($command, reply)
     }};
 }
+
+mod commands;
+mod lines;
+
+pub(super) use self::lines::{TakeLines, too_long};
 
 impl Connection {
     /// Connects, starts TLS where configured, logs in, asks for the features and sets binary transfers.
@@ -138,32 +87,23 @@ impl Connection {
 
     async fn try_open(server: &Arc<Server>) -> Result<Self, Fault> {
         let settings = &server.settings;
-        let socket = within(settings.timeout, TcpStream::connect(&settings.address))
-            .await
-            .and_then(|socket| {
-                socket.set_nodelay(true)?;
-                Ok(socket)
-            })
-            .map_err(|error| Fault::Unreachable {
-                cause: error.to_string(),
-            })?;
-        let needs_epsv = socket.peer_addr().is_ok_and(|peer| peer.is_ipv6());
-        let mut ftp = early(
-            settings.timeout,
-            "the greeting",
-            AsyncRustlsFtpStream::connect_with_stream(socket),
-        )
-        .await?;
-        ftp.set_encoding(Octets).await;
-        if let Some(tls) = &server.tls {
-            ftp = early(
-                settings.timeout,
-                "AUTH TLS",
-                ftp.into_secure(tls.connector(), tls.server_name()),
-            )
-            .await
-            .map_err(Fault::before_tls)?;
-        }
+        let mut ftp = match &server.tls {
+            None => connect(server).await?,
+            Some(tls) if matches!(settings.tls, FtpTls::Implicit { .. }) => {
+                connect_implicit(server, tls).await?
+            }
+            Some(tls) => {
+                let plain = connect(server).await?;
+                early(
+                    settings.timeout,
+                    "AUTH TLS",
+                    plain.into_secure(tls.connector(), tls.server_name()),
+                )
+                .await
+                .map_err(Fault::before_tls)?
+            }
+        };
+        let needs_epsv = tune(&*ftp.get_ref().await);
         let user = octets(settings.user.as_bytes());
         let password = zeroize::Zeroizing::new(octets(settings.password.as_bytes()));
         early(
@@ -174,6 +114,14 @@ impl Connection {
         .await
         .map_err(Fault::before_login)?;
         ftp.set_passive_nat_workaround(true);
+        let ftp = ftp.passive_stream_builder(|address| {
+            Box::pin(async move {
+                let socket = TcpStream::connect(address).await;
+                socket
+                    .and_then(|socket| socket.set_nodelay(true).map(|()| socket))
+                    .map_err(FtpError::ConnectionError)
+            })
+        });
         let mut connection = Self {
             ftp,
             server: Arc::clone(server),
@@ -196,7 +144,7 @@ impl Connection {
             Err(fault) if fault.is_refusal() => {}
             Err(fault) => return Err(fault),
         }
-        if self.announces("UTF8") {
+        if self.announces("UTF8") && self.server.settings.charset == Charset::AsTheyAre {
             // Some want it before they take UTF-8 names, others refuse it because they always do.
             let told = ask!(self, "OPTS UTF8 ON", self.ftp.opts("UTF8", Some("ON")));
             accept_refusal(told)?;
@@ -241,208 +189,9 @@ impl Connection {
         }
     }
 
-    async fn is_answering(&mut self) -> bool {
+    /// Asks for a sign of life.
+    pub(super) async fn is_answering(&mut self) -> bool {
         ask!(self, "NOOP", self.ftp.noop()).is_ok()
-    }
-
-    /// The login directory.
-    pub(super) async fn login_directory(&mut self) -> Result<Vec<u8>, Fault> {
-        let directory = ask!(self, "PWD", self.ftp.pwd())?;
-        Ok(from_octets(&directory))
-    }
-
-    pub(super) async fn change_directory(&mut self, path: &Location) -> Result<(), Fault> {
-        ask!(self, "CWD", self.ftp.cwd(octets(path.as_bytes())))
-    }
-
-    pub(super) async fn size(&mut self, path: &Location) -> Result<u64, Fault> {
-        let size = ask!(self, "SIZE", self.ftp.size(octets(path.as_bytes())))?;
-        Ok(size as u64)
-    }
-
-    /// Time of the last modification, seconds since 1970.
-    pub(super) async fn modified(&mut self, path: &Location) -> Result<u32, Fault> {
-        let time = ask!(self, "MDTM", self.ftp.mdtm(octets(path.as_bytes())))?;
-        u32::try_from(time.and_utc().timestamp()).map_err(|_| Fault::Garbled {
-            command: "MDTM",
-            answer: time.to_string(),
-        })
-    }
-
-    /// False if the server does not undo the doubling of 0xFF that RFC 959 demands on the control connection: it would
-    /// act on another name.
-    pub(super) fn takes_names_with_0xff(&self) -> bool {
-        let greeting = self.ftp.get_welcome_msg().unwrap_or_default();
-        !greeting.contains("vsFTPd")
-    }
-
-    /// The line of facts that MLST answers.
-    pub(super) async fn facts(&mut self, path: &Location) -> Result<Vec<u8>, Fault> {
-        let line = ask!(self, "MLST", self.ftp.mlst(Some(&octets(path.as_bytes()))))?;
-        Ok(from_octets(&line))
-    }
-
-    pub(super) async fn delete(&mut self, path: &Location) -> Result<(), Fault> {
-        ask!(self, "DELE", self.ftp.rm(octets(path.as_bytes())))
-    }
-
-    pub(super) async fn make_directory(&mut self, path: &Location) -> Result<(), Fault> {
-        ask!(self, "MKD", self.ftp.mkdir(octets(path.as_bytes())))
-    }
-
-    pub(super) async fn remove_directory(&mut self, path: &Location) -> Result<(), Fault> {
-        ask!(self, "RMD", self.ftp.rmdir(octets(path.as_bytes())))
-    }
-
-    /// RNFR and RNTO. Whether an existing `to` is replaced is the server's choice.
-    pub(super) async fn rename(&mut self, from: &Location, to: &Location) -> Result<(), Fault> {
-        let from = octets(from.as_bytes());
-        ask!(
-            self,
-            "RNFR/RNTO",
-            self.ftp.rename(from, octets(to.as_bytes()))
-        )
-    }
-
-    /// `MFMT` (draft-somers-ftp-mfxx-04), or the `MDTM` with a time that vsftpd and others take.
-    pub(super) async fn set_modified(&mut self, path: &Location, time: u32) -> Result<(), Fault> {
-        let time = chrono::DateTime::from_timestamp(i64::from(time), 0)
-            .unwrap_or_default()
-            .format("%Y%m%d%H%M%S");
-        let path = octets(path.as_bytes());
-        if self.announces("MFMT") {
-            let command = format!("MFMT {time} {path}");
-            ask!(
-                self,
-                "MFMT",
-                self.ftp.custom_command(command, &[Status::File])
-            )?;
-        } else {
-            let command = format!("MDTM {time} {path}");
-            let taken = [
-                Status::File,
-                Status::RequestedFileActionOk,
-                Status::CommandOk,
-            ];
-            ask!(
-                self,
-                "MDTM with a time",
-                self.ftp.custom_command(command, &taken)
-            )?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn change_mode(&mut self, path: &Location, mode: u32) -> Result<(), Fault> {
-        let command = format!("SITE CHMOD {:o} {}", mode & 0o777, octets(path.as_bytes()));
-        let taken = [Status::CommandOk, Status::RequestedFileActionOk];
-        ask!(self, "SITE CHMOD", self.ftp.custom_command(command, &taken))?;
-        Ok(())
-    }
-
-    /// Opens an upload.
-    pub(super) async fn store(&mut self, path: &Location) -> Result<Transfer, Fault> {
-        let path = octets(path.as_bytes());
-        let stored = ask!(self, "STOR", self.ftp.put_with_stream(&path));
-        if self.falls_back_to_pasv(&stored) {
-            return ask!(self, "STOR", self.ftp.put_with_stream(&path));
-        }
-        stored
-    }
-
-    /// Opens a download that begins at `offset`.
-    pub(super) async fn retrieve(
-        &mut self,
-        path: &Location,
-        offset: u64,
-    ) -> Result<Transfer, Fault> {
-        let path = octets(path.as_bytes());
-        let offset = usize::try_from(offset).map_err(|_| Fault::Garbled {
-            command: "REST",
-            answer: "offset beyond this machine's address space".to_owned(),
-        })?;
-        ask!(self, "REST", self.ftp.resume_transfer(offset))?;
-        let opened = ask!(self, "RETR", self.ftp.retr_as_stream(&path));
-        if self.falls_back_to_pasv(&opened) {
-            ask!(self, "REST", self.ftp.resume_transfer(offset))?;
-            return ask!(self, "RETR", self.ftp.retr_as_stream(&path));
-        }
-        opened
-    }
-
-    /// MLSD: one line of facts for each name.
-    pub(super) async fn machine_listing(&mut self, path: &Location) -> Result<Vec<Vec<u8>>, Fault> {
-        let command = format!("MLSD {}", octets(path.as_bytes()));
-        self.lines("MLSD", &command).await
-    }
-
-    /// LIST of the current directory: a path as argument would be taken for a pattern or for options by some servers.
-    pub(super) async fn listing(&mut self, hidden_too: bool) -> Result<Vec<Vec<u8>>, Fault> {
-        self.lines("LIST", if hidden_too { "LIST -a" } else { "LIST" })
-            .await
-    }
-
-    /// LIST of one file: a line, on most servers.
-    pub(super) async fn listing_of_file(&mut self, path: &Location) -> Result<Vec<Vec<u8>>, Fault> {
-        let command = format!("LIST {}", octets(path.as_bytes()));
-        self.lines("LIST", &command).await
-    }
-
-    async fn lines(&mut self, name: &'static str, command: &str) -> Result<Vec<Vec<u8>>, Fault> {
-        const OPENING: [Status; 2] = [Status::AboutToSend, Status::AlreadyOpen];
-        let mut opened = self.data_command(name, command, &OPENING).await;
-        if self.falls_back_to_pasv(&opened) {
-            opened = self.data_command(name, command, &OPENING).await;
-        }
-        let mut reader = BufReader::with_capacity(64 * 1024, opened?);
-        let mut lines = Vec::new();
-        let mut room = LISTING_BYTES;
-        self.in_step = false;
-        loop {
-            let mut line = Vec::new();
-            let read = within(
-                self.server.settings.timeout,
-                (&mut reader).take(room).read_until(b'\n', &mut line),
-            )
-            .await;
-            match read {
-                Ok(0) if room > 0 => break,
-                Ok(0) => {
-                    return Err(Fault::Garbled {
-                        command: name,
-                        answer: format!("a listing of more than {LISTING_BYTES} bytes"),
-                    });
-                }
-                Ok(count) => room = room.saturating_sub(count as u64),
-                // Several servers close the socket without TLS' farewell; the reply says whether the listing is whole.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-                Err(error) => return Err(lost(name, &error)),
-            }
-            while line
-                .last()
-                .is_some_and(|byte| matches!(byte, b'\r' | b'\n'))
-            {
-                line.pop();
-            }
-            lines.push(line);
-        }
-        self.finish(name, reader.into_inner()).await?;
-        Ok(lines)
-    }
-
-    async fn data_command(
-        &mut self,
-        name: &'static str,
-        command: &str,
-        opening: &[Status],
-    ) -> Result<Transfer, Fault> {
-        self.in_step = false;
-        let opened = tokio::time::timeout(
-            self.server.settings.timeout,
-            self.ftp.custom_data_command(command, opening),
-        )
-        .await;
-        self.judge(name, opened).map(|(_, transfer)| transfer)
     }
 
     /// Ends a transfer and reads the reply that says whether it is whole.
@@ -487,6 +236,85 @@ impl Connection {
         }
         false
     }
+}
+
+/// Connects in plain text and reads the greeting.
+async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream, Fault> {
+    let settings = &server.settings;
+    let socket = within(settings.timeout, TcpStream::connect(&settings.address))
+        .await
+        .map_err(|error| Fault::Unreachable {
+            cause: error.to_string(),
+        })?;
+    let mut ftp = early(
+        settings.timeout,
+        "the greeting",
+        AsyncRustlsFtpStream::connect_with_stream(socket),
+    )
+    .await?;
+    ftp.set_encoding(Octets).await;
+    Ok(ftp)
+}
+
+/// TLS before the greeting; then the protection of data connections is asked for as with explicit TLS (RFC 4217 section 9).
+async fn connect_implicit(server: &Server, tls: &TlsClient) -> Result<AsyncRustlsFtpStream, Fault> {
+    let settings = &server.settings;
+    let connecting = AsyncRustlsFtpStream::connect_secure_implicit(
+        settings.address.clone(),
+        tls.connector(),
+        tls.server_name(),
+    );
+    let mut ftp = match tokio::time::timeout(settings.timeout, connecting).await {
+        Ok(Ok(ftp)) => ftp,
+        Ok(Err(FtpError::ConnectionError(error))) if !is_broken_off(&error) => {
+            return Err(Fault::Unreachable {
+                cause: error.to_string(),
+            });
+        }
+        Ok(Err(error)) => return Err(Fault::of("the TLS handshake", error).before_tls()),
+        Err(_) => {
+            return Err(Fault::TimedOut {
+                command: "the TLS handshake",
+                timeout: settings.timeout,
+            });
+        }
+    };
+    ftp.set_encoding(Octets).await;
+    for command in ["PBSZ 0", "PROT P"] {
+        early(
+            settings.timeout,
+            "PROT P",
+            ftp.custom_command(command, &[Status::CommandOk]),
+        )
+        .await
+        .map_err(Fault::before_tls)?;
+    }
+    Ok(ftp)
+}
+
+/// True if there was a connection, and it ended.
+fn is_broken_off(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
+/// Sets up a control connection's socket; true if it needs EPSV, because PASV can't say its addresses. Keepalives hold
+/// the state of firewalls while a transfer of hours leaves the connection idle.
+fn tune(socket: &TcpStream) -> bool {
+    let set = socket.set_nodelay(true).and_then(|()| {
+        sockopt::set_socket_keepalive(socket, true)?;
+        sockopt::set_tcp_keepidle(socket, SOCKET_KEEPALIVE)?;
+        Ok(sockopt::set_tcp_keepintvl(socket, SOCKET_KEEPALIVE)?)
+    });
+    if let Err(error) = set {
+        tracing::debug!(%error, "a control connection's socket is not set up");
+    }
+    socket.peer_addr().is_ok_and(|peer| peer.is_ipv6())
 }
 
 /// A refusal is an answer too.

@@ -34,8 +34,8 @@ pub(super) enum Fault {
     #[error("no connection: {cause}")]
     Unreachable { cause: String },
     #[error(
-        "TLS failed: {cause}; check that the server offers explicit TLS (AUTH TLS) and that the backend's trust anchor or \
-         pinned certificate is the server's"
+        "TLS failed: {cause}; check that the backend's tls is as the server wants it (explicit: AUTH TLS, implicit: from the \
+         first byte) and that its trust anchor or pinned certificate is the server's"
     )]
     Tls { cause: String },
     #[error("the login was refused with {code} {text}; check the backend's user and password_file")]
@@ -124,6 +124,16 @@ impl Fault {
     /// True if the server took the command and said no: the connection is still in step.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if *code != SERVICE_CLOSING)
+    }
+
+    /// True if it was the connection that failed, not what was asked.
+    pub(super) fn is_interruption(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::Lost { .. } | Self::Unreachable { .. } => true,
+            Self::Refused { code, .. } => matches!(code, 421 | 425 | 426),
+            Self::Judged { kind, .. } => *kind == ErrorKind::TimedOut,
+            Self::Garbled { .. } | Self::Tls { .. } | Self::LoginRefused { .. } => false,
+        }
     }
 
     /// True if the server does not know the command.

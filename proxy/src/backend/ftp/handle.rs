@@ -1,17 +1,20 @@
 //! The life of one handle: a task that owns the open file or directory and answers its requests in order.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, future::pending, io, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Asked, download::Download, fault::Fault, listing::DIRECTORY_MODE, names, pool::Pool,
-    unsupported, upload::Upload,
+    Asked, download::Download, fault::Fault, listing::DIRECTORY_MODE, names, partial::Staged,
+    pool::Pool, unsupported, update::Update, upload::Upload,
 };
 use crate::{
-    backend::{BackendError, ErrorKind, staging::Intention},
+    backend::{
+        BackendError, ErrorKind,
+        staging::{self, Content, Found, Intention},
+    },
     operation::{Access, Attributes, Entry, Outcome},
     path::RelativePath,
 };
@@ -40,8 +43,49 @@ pub(super) enum HandleRequest {
 #[derive(Debug)]
 enum Open {
     Upload(Box<Upload>),
+    Update(Box<Update>),
     Download(Box<Download>),
-    Directory(VecDeque<Entry>),
+    Directory(Directory),
+}
+
+#[derive(Debug)]
+struct Directory {
+    rest: VecDeque<Entry>,
+    /// The right to keep so many names.
+    _kept: OwnedSemaphorePermit,
+}
+
+impl Open {
+    /// False while a request would have to wait for room.
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Upload(upload) => upload.has_room(),
+            Self::Update(update) => update.has_room(),
+            Self::Download(_) | Self::Directory(_) => true,
+        }
+    }
+
+    /// Does what can be done between requests; returns when something was done, which may be never. Nothing is lost if it is
+    /// not polled to its end; an error must be given to [`break_off`](Self::break_off).
+    async fn go_on(&mut self) -> io::Result<()> {
+        match self {
+            Self::Upload(upload) => upload.send().await,
+            Self::Update(update) => update.send().await,
+            Self::Download(download) => {
+                download.read_ahead().await;
+                Ok(())
+            }
+            Self::Directory(_) => pending().await,
+        }
+    }
+
+    async fn break_off(&mut self, error: &io::Error) {
+        match self {
+            Self::Upload(upload) => upload.break_off(error).await,
+            Self::Update(update) => update.break_off(error).await,
+            Self::Download(_) | Self::Directory(_) => {}
+        }
+    }
 }
 
 /// Opens the handle, serves it until CLOSE, and withdraws what was not closed when the session ends.
@@ -64,10 +108,17 @@ pub(super) async fn serve(
         }
     };
     loop {
+        let has_room = open.has_room();
         let asked = tokio::select! {
             biased;
             () = ended.cancelled() => None,
-            asked = requests.recv() => asked,
+            asked = requests.recv(), if has_room => asked,
+            went_on = open.go_on() => {
+                if let Err(error) = went_on {
+                    open.break_off(&error).await;
+                }
+                continue;
+            }
         };
         let Some(Asked { request, answer }) = asked else {
             break;
@@ -84,30 +135,84 @@ pub(super) async fn serve(
         };
         let _ = answer.send(outcome.map_err(|fault| fault.at(&server)));
     }
-    if let Open::Upload(mut upload) = open {
-        upload.withdraw().await;
+    match open {
+        Open::Upload(mut upload) => upload.end().await,
+        Open::Update(mut update) => update.end().await,
+        Open::Download(_) | Open::Directory(_) => {}
     }
 }
 
 async fn open(pool: &Arc<Pool>, what: OpenAs) -> Result<Open, Fault> {
     Ok(match what {
         OpenAs::File(path, access, Intention::Upload) => {
-            Open::Upload(Box::new(Upload::open(pool, path, access).await?))
+            open_for_writing(pool, path, access).await?
         }
         OpenAs::File(path, _, Intention::Download) => {
             Open::Download(Box::new(Download::open(pool, path).await?))
         }
         OpenAs::Directory(path) => {
             let mut lease = pool.lease().await?;
-            Open::Directory(names::list_directory(&mut lease, &path).await?.into())
+            let names = names::list_directory(&mut lease, &path).await?;
+            let kept = pool.keep_names(names.len())?;
+            Open::Directory(Directory {
+                rest: names.into(),
+                _kept: kept,
+            })
         }
     })
+}
+
+async fn open_for_writing(
+    pool: &Arc<Pool>,
+    path: RelativePath,
+    access: Access,
+) -> Result<Open, Fault> {
+    let mut lease = pool.lease_for_transfer().await?;
+    let found = names::attributes(&mut lease, &path).await?;
+    let standing = match &found {
+        None => Found::Nothing,
+        Some(attributes) if attributes.is_directory() => Found::Directory,
+        Some(_) => Found::File,
+    };
+    let plan = staging::plan(access, standing)
+        .map_err(|refusal| Fault::judged(refusal.kind(), format!("{path:?}: {refusal}")))?;
+    if let Some(found) = &found
+        && plan.content == Content::Existing
+        && found.size != Some(0)
+    {
+        let update = Update::open(pool, path, found.clone(), access)?;
+        return Ok(Open::Update(Box::new(update)));
+    }
+    let how = (access, plan.publish);
+    let staged = Staged::new(pool, &path, found.is_none())?;
+    if !access.truncate
+        && let Some(length) = staged.found_length(&mut lease).await?
+    {
+        let upload = Upload::resume(pool, path, staged, length, how);
+        return Ok(Open::Upload(Box::new(upload)));
+    }
+    let upload = Upload::begin(pool, lease, path, staged, how).await?;
+    Ok(Open::Upload(Box::new(upload)))
 }
 
 async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, Fault> {
     match (open, request) {
         (Open::Upload(upload), HandleRequest::Write { offset, data }) => {
             upload.write(offset, data).await?;
+            Ok(Outcome::Done)
+        }
+        (Open::Update(update), HandleRequest::Read { offset, length }) => {
+            Ok(data_or_end(update.read(offset, length).await?))
+        }
+        (Open::Update(update), HandleRequest::Write { offset, data }) => {
+            update.write(offset, data).await?;
+            Ok(Outcome::Done)
+        }
+        (Open::Update(update), HandleRequest::Attributes) => {
+            Ok(Outcome::Attributes(update.attributes()))
+        }
+        (Open::Update(update), HandleRequest::SetAttributes(attributes)) => {
+            update.set_attributes(&attributes).await?;
             Ok(Outcome::Done)
         }
         (Open::Upload(upload), HandleRequest::Attributes) => {
@@ -121,7 +226,7 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
             Err(unsupported("reading a file while it is written"))
         }
         (Open::Download(download), HandleRequest::Read { offset, length }) => {
-            download.read(offset, length).await
+            Ok(data_or_end(download.read(offset, length).await?))
         }
         (Open::Download(download), HandleRequest::Attributes) => {
             Ok(Outcome::Attributes(download.attributes()))
@@ -134,15 +239,15 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
             permissions: Some(DIRECTORY_MODE),
             ..Attributes::default()
         })),
-        (Open::Directory(entries), HandleRequest::ReadDirectory) => {
-            let count = entries.len().min(NAMES_AT_ONCE);
+        (Open::Directory(directory), HandleRequest::ReadDirectory) => {
+            let count = directory.rest.len().min(NAMES_AT_ONCE);
             if count == 0 {
                 return Ok(Outcome::End);
             }
-            Ok(Outcome::Names(entries.drain(..count).collect()))
+            Ok(Outcome::Names(directory.rest.drain(..count).collect()))
         }
         (Open::Download(_), HandleRequest::Write { .. })
-        | (Open::Upload(_) | Open::Download(_), HandleRequest::ReadDirectory)
+        | (Open::Upload(_) | Open::Update(_) | Open::Download(_), HandleRequest::ReadDirectory)
         | (
             Open::Directory(_),
             HandleRequest::Read { .. }
@@ -156,10 +261,18 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
     }
 }
 
+fn data_or_end(data: Bytes) -> Outcome {
+    if data.is_empty() {
+        Outcome::End
+    } else {
+        Outcome::Data(data)
+    }
+}
+
 async fn close(open: Open) -> Result<Outcome, Fault> {
     match open {
-        Open::Upload(upload) => upload.publish().await?,
-        Open::Download(_) | Open::Directory(_) => {}
+        Open::Upload(upload) => upload.publish().await,
+        Open::Update(update) => update.publish().await,
+        Open::Download(_) | Open::Directory(_) => Ok(Outcome::Done),
     }
-    Ok(Outcome::Done)
 }

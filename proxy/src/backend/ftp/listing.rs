@@ -3,7 +3,9 @@
 //! Names are bytes as they came. A name that could not be a component of a path is not reported.
 
 mod unix;
+mod vms;
 
+use bytes::Bytes;
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime};
 
 use crate::operation::{Attributes, Entry};
@@ -48,8 +50,58 @@ pub(super) fn parse_mlst_line(line: &[u8]) -> Option<Attributes> {
     Some(facts.attributes())
 }
 
-/// Reads a line of LIST in any of its known forms. `now` decides the year of dates that name none.
-pub(super) fn parse_list_line(line: &[u8], now: NaiveDateTime) -> Line {
+/// Reads LIST line by line, in any of its known forms: VMS breaks long lines, and shows every version of a file.
+#[derive(Debug)]
+pub(super) struct ListReader {
+    now: NaiveDateTime,
+    /// A name of VMS whose attributes are on the next line.
+    begun: Option<Vec<u8>>,
+    /// The name of VMS that was read last.
+    last: Option<Bytes>,
+}
+
+impl ListReader {
+    /// `now` decides the year of dates that name none.
+    pub(super) fn new(now: NaiveDateTime) -> Self {
+        Self {
+            now,
+            begun: None,
+            last: None,
+        }
+    }
+
+    pub(super) fn read(&mut self, line: &[u8]) -> Line {
+        if let Some(begun) = self.begun.take()
+            && line.first().is_some_and(u8::is_ascii_whitespace)
+        {
+            return self.newest(vms::parse(&[&begun, line].concat()));
+        }
+        if vms::is_name_alone(line) {
+            self.begun = Some(line.to_vec());
+            return Line::Noise;
+        }
+        match parse_list_line(line, self.now) {
+            Line::Unknown => self.newest(vms::parse(line)),
+            read @ (Line::Entry(_) | Line::Noise) => read,
+        }
+    }
+
+    /// The first line of a name is its newest version, which is also what the name without a version means.
+    fn newest(&mut self, read: Option<Line>) -> Line {
+        match read {
+            None => Line::Unknown,
+            Some(Line::Entry(entry)) if self.last.as_ref() == Some(&entry.name) => Line::Noise,
+            Some(Line::Entry(entry)) => {
+                self.last = Some(entry.name.clone());
+                Line::Entry(entry)
+            }
+            Some(other @ (Line::Noise | Line::Unknown)) => other,
+        }
+    }
+}
+
+/// Reads a line of LIST that stands for itself: in the forms of Unix and DOS, and EPLF. `now` decides the year of dates that name none.
+fn parse_list_line(line: &[u8], now: NaiveDateTime) -> Line {
     let trimmed = line.trim_ascii_start();
     if trimmed.is_empty() || trimmed.to_ascii_lowercase().starts_with(b"total ") {
         return Line::Noise;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::fault::Fault;
-use crate::{backend::ErrorKind, path::RelativePath};
+use crate::backend::ErrorKind;
 
 /// A path on the server, as bytes; absolute, and fit for a command line.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,13 +35,14 @@ impl Base {
         Ok(Self(Location::new(clean)?))
     }
 
-    pub(super) fn join(&self, path: &RelativePath) -> Result<Location, Fault> {
+    /// `path` below it, in the server's bytes.
+    pub(super) fn join(&self, path: &[u8]) -> Result<Location, Fault> {
         let mut joined = self.0.0.clone();
         if !path.is_empty() {
             if joined != b"/" {
                 joined.push(b'/');
             }
-            joined.extend_from_slice(path.as_bytes());
+            joined.extend_from_slice(path);
         }
         Location::new(joined)
     }
@@ -62,6 +63,19 @@ impl Location {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// What follows the last slash.
+    pub(super) fn file_name(&self) -> &[u8] {
+        self.0
+            .rsplit(|&byte| byte == b'/')
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// The file `name` in this directory.
+    pub(super) fn child(&self, name: &[u8]) -> Result<Self, Fault> {
+        Base(self.clone()).join(name)
+    }
 }
 
 impl fmt::Debug for Location {
@@ -79,7 +93,7 @@ impl fmt::Display for Location {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::VirtualPath;
+    use crate::path::{RelativePath, VirtualPath};
 
     fn below(path: &[u8]) -> RelativePath {
         VirtualPath::clean(path)
@@ -108,7 +122,7 @@ mod tests {
         ] {
             let joined = Base::new(directory, login)
                 .unwrap()
-                .join(&below(path))
+                .join(below(path).as_bytes())
                 .unwrap();
             assert_eq!(joined.as_bytes(), expected);
         }
@@ -118,13 +132,13 @@ mod tests {
     fn a_line_break_in_a_name_is_refused_and_its_neighbours_pass() {
         let base = Base::new(b"/", b"/").unwrap();
         for name in [&b"/a\r\nDELE b"[..], b"/a\nDELE b", b"/a\rDELE b", b"/a\n"] {
-            let fault = base.join(&below(name)).unwrap_err();
+            let fault = base.join(below(name).as_bytes()).unwrap_err();
             assert_eq!(fault.kind(), Some(ErrorKind::InvalidArgument));
         }
         assert!(Base::new(b"/in\r\nQUIT", b"/").is_err());
         assert!(Base::new(b"in", b"/home\n").is_err());
         for name in [&b"/a\tb"[..], b"/a\x0bb", b"/a\x0cb", b"/a\xc2\x85b"] {
-            assert!(base.join(&below(name)).is_ok());
+            assert!(base.join(below(name).as_bytes()).is_ok());
         }
     }
 }

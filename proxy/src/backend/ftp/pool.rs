@@ -6,37 +6,51 @@
 use std::{
     collections::VecDeque,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    time::Instant,
 };
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Connection, Server, Transfer},
+    connection::Connection,
+    download,
     fault::Fault,
     location::{Base, Location},
+    server::Server,
 };
-use crate::{backend::ErrorKind, path::RelativePath};
+use crate::{
+    backend::{ErrorKind, Owner, staging::SessionNames},
+    path::RelativePath,
+};
 
 /// Connections of one session and mount: as many as clients usually open to an FTP server.
 const CONNECTIONS: usize = 4;
 /// One always remains for short commands, so that a session with open transfers can go on.
 const TRANSFERS: usize = CONNECTIONS - 1;
 
+/// Downloads that may have bytes in memory, read ahead or kept: some 5 MiB each.
+const DOWNLOADS: usize = 8;
+/// Names of directories that are being listed, for one session: some 100 bytes each.
+const LISTED_NAMES: usize = 1_000_000;
+
 #[derive(Debug)]
 pub(super) struct Pool {
     server: Arc<Server>,
     directory: Vec<u8>,
+    names: SessionNames,
     base: OnceCell<Base>,
-    idle: Mutex<Vec<Connection>>,
+    /// Connections that nobody uses, each since when; the last was used last.
+    idle: Mutex<Vec<(Instant, Connection)>>,
     connections: Arc<Semaphore>,
     transfers: Arc<Semaphore>,
-    /// Downloads, the longest open first. One that nobody reads at the moment gives way to another transfer.
-    downloads: Mutex<VecDeque<Weak<DownloadLine>>>,
+    /// Downloads, the longest open first. One gives way when another transfer needs its connection.
+    downloads: Mutex<VecDeque<Weak<download::Line>>>,
+    listed_names: Arc<Semaphore>,
+    ended: CancellationToken,
+    keeper: OnceLock<()>,
 }
-
-/// The transfer of a download, while it has one. Held locked while it is read.
-pub(super) type DownloadLine = tokio::sync::Mutex<Option<(Transfer, Lease)>>;
 
 /// A connection in use. It goes back to the pool unless it is out of step.
 #[derive(Debug)]
@@ -48,8 +62,14 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(server: Arc<Server>, directory: &[u8]) -> Self {
+    pub(super) fn new(
+        server: Arc<Server>,
+        directory: &[u8],
+        owner: &Owner,
+        ended: CancellationToken,
+    ) -> Self {
         Self {
+            names: server.names.session(owner, directory),
             server,
             directory: directory.to_vec(),
             base: OnceCell::new(),
@@ -57,6 +77,9 @@ impl Pool {
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
             downloads: Mutex::new(VecDeque::new()),
+            listed_names: Arc::new(Semaphore::new(LISTED_NAMES)),
+            ended,
+            keeper: OnceLock::new(),
         }
     }
 
@@ -64,18 +87,31 @@ impl Pool {
         &self.server
     }
 
+    /// The staging names of this session.
+    pub(super) fn names(&self) -> &SessionNames {
+        &self.names
+    }
+
     /// A connection for short commands.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, Fault> {
         self.lease_with(None).await
     }
 
-    /// A connection for a transfer.
+    /// A connection for a transfer. If all are in use, a download gives way: it can begin again where it was.
     pub(super) async fn lease_for_transfer(self: &Arc<Self>) -> Result<Lease, Fault> {
-        let mut permit = Arc::clone(&self.transfers).try_acquire_owned();
-        if permit.is_err() && self.pause_a_download() {
-            permit = Arc::clone(&self.transfers).try_acquire_owned();
-        }
-        let Ok(permit) = permit else {
+        let transfers = Arc::clone(&self.transfers);
+        let permit = match transfers.try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) if self.ask_a_download() => {
+                let waiting = Arc::clone(&self.transfers).acquire_owned();
+                tokio::time::timeout(self.server.settings.timeout, waiting)
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
+        let Some(permit) = permit else {
             return Err(Fault::judged(
                 ErrorKind::Unavailable,
                 format!(
@@ -87,31 +123,54 @@ impl Pool {
         self.lease_with(Some(permit)).await
     }
 
-    /// Says that the download's transfer may be broken off when it is not being read: it can begin again where it was.
-    pub(super) fn may_pause(&self, line: &Arc<DownloadLine>) {
-        let mut downloads = self
-            .downloads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        downloads.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&Arc::downgrade(line)));
-        downloads.push_back(Arc::downgrade(line));
+    /// Says that the download has begun a transfer, which may be broken off in favour of another.
+    pub(super) fn may_give_way(&self, line: &Arc<download::Line>) {
+        let oldest = {
+            let mut downloads = self
+                .downloads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            downloads
+                .retain(|known| known.strong_count() > 0 && !known.ptr_eq(&Arc::downgrade(line)));
+            downloads.push_back(Arc::downgrade(line));
+            (downloads.len() > DOWNLOADS)
+                .then(|| downloads.pop_front())
+                .flatten()
+        };
+        if let Some(oldest) = oldest.as_ref().and_then(Weak::upgrade) {
+            oldest.take();
+        }
     }
 
-    fn pause_a_download(&self) -> bool {
+    /// Takes the connection of the download that has one for longest, or asks for it; false if there is none.
+    fn ask_a_download(&self) -> bool {
         let mut downloads = self
             .downloads
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for index in 0..downloads.len() {
-            let line = downloads.get(index).and_then(Weak::upgrade);
-            let paused =
-                line.and_then(|line| line.try_lock().ok().and_then(|mut line| line.take()));
-            if paused.is_some() {
-                downloads.remove(index);
+        while let Some(line) = downloads.pop_front() {
+            if line.upgrade().is_some_and(|line| line.take()) {
                 return true;
             }
         }
         false
+    }
+
+    /// The right to keep so many names of a listing.
+    pub(super) fn keep_names(&self, count: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        u32::try_from(count)
+            .ok()
+            .and_then(|count| {
+                Arc::clone(&self.listed_names)
+                    .try_acquire_many_owned(count)
+                    .ok()
+            })
+            .ok_or_else(|| {
+                Fault::judged(
+                    ErrorKind::Unavailable,
+                    format!("the open directories of this session have more than {LISTED_NAMES} names; close some first"),
+                )
+            })
     }
 
     async fn lease_with(
@@ -136,6 +195,7 @@ impl Pool {
                 None => break Connection::open(&self.server).await?,
             }
         };
+        self.keeper.get_or_init(|| self.start_keeper());
         Ok(Lease {
             connection: Some(connection),
             pool: Arc::clone(self),
@@ -149,6 +209,40 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
+            .map(|(_, connection)| connection)
+    }
+
+    /// From now on looks after idle connections until the session ends.
+    fn start_keeper(self: &Arc<Self>) {
+        let (pool, ended) = (Arc::downgrade(self), self.ended.clone());
+        let interval = self.server.settings.keepalive;
+        tokio::spawn(ended.run_until_cancelled_owned(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                match pool.upgrade() {
+                    Some(pool) => pool.tend_idle().await,
+                    None => return,
+                }
+            }
+        }));
+    }
+
+    /// Keeps the connection that was used last alive by NOOP, and closes the others that were not used for an interval.
+    async fn tend_idle(&self) {
+        let interval = self.server.settings.keepalive;
+        let last = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = idle.pop();
+            idle.retain(|(since, _)| since.elapsed() < interval);
+            last
+        };
+        let Some((since, mut connection)) = last else {
+            return;
+        };
+        if since.elapsed() < interval || connection.is_answering().await {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push((since, connection));
+        }
     }
 
     /// Closes the connections that nobody uses.
@@ -172,10 +266,12 @@ impl Lease {
                 } else {
                     self.login_directory().await?
                 };
-                Base::new(&pool.directory, &login_directory)
+                let charset = pool.server.settings.charset;
+                Base::new(&charset.to_server(&pool.directory)?, &login_directory)
             })
             .await?;
-        let location = base.join(path)?;
+        let charset = pool.server.settings.charset;
+        let location = base.join(&charset.to_server(path.as_bytes())?)?;
         if location.as_bytes().contains(&0xFF) && !self.takes_names_with_0xff() {
             return Err(Fault::judged(
                 ErrorKind::Unsupported,
@@ -195,7 +291,7 @@ impl Drop for Lease {
                 .idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
+                .push((Instant::now(), connection));
         }
     }
 }

@@ -9,6 +9,8 @@ use std::{
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use zeroize::Zeroizing;
 
+use crate::backend::staging::UploadSettings;
+
 /// An FTP server and the account that the gateway uses there.
 #[derive(Debug, Clone)]
 pub struct FtpSettings {
@@ -19,6 +21,12 @@ pub struct FtpSettings {
     pub tls: FtpTls,
     /// Longest wait for a connection, a reply, or for a transfer to move.
     pub timeout: Duration,
+    /// How often an idle control connection says NOOP; no more than one of a session is kept so.
+    pub keepalive: Duration,
+    pub charset: Charset,
+    pub uploads: UploadSettings,
+    /// The largest file, in bytes, that may be continued or changed: it passes through the gateway for that.
+    pub copy_limit: u64,
 }
 
 /// How the connections are protected.
@@ -32,6 +40,20 @@ pub enum FtpTls {
         server_name: String,
         trust: TlsTrust,
     },
+    /// TLS from the first byte on, mostly on port 990. RFC 4217 dropped it; old servers know nothing else.
+    Implicit {
+        server_name: String,
+        trust: TlsTrust,
+    },
+}
+
+/// What the bytes of names on the server stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charset {
+    /// UTF-8 or whatever else: clients see the server's bytes.
+    AsTheyAre,
+    /// ISO 8859-1. Clients see names in UTF-8.
+    Latin1,
 }
 
 /// Which certificate is the server's.

@@ -210,6 +210,88 @@ fn eplf_lines_give_name_type_size_and_time() {
     );
 }
 
+fn all_listed(listing: &str) -> Vec<Entry> {
+    let mut reader = ListReader::new(at("2026-03-01 12:00"));
+    let mut entries = Vec::new();
+    for line in listing.lines() {
+        match reader.read(line.as_bytes()) {
+            Line::Entry(entry) => entries.push(entry),
+            Line::Noise => {}
+            Line::Unknown => panic!("{line:?} is unknown"),
+        }
+    }
+    entries
+}
+
+/// As TCP/IP Services, MultiNet and HGFTP print it.
+#[test]
+fn vms_listings_give_names_types_and_times_and_each_file_once() {
+    let entries = all_listed(
+        "
+Directory USERS:[LAB.INBOX]
+
+CII-MANUAL.TEX;3  213/216  29-JAN-1996 03:33:12  [ANONYMOU,ANONYMOUS]   (RWED,RWED,R,)
+CII-MANUAL.TEX;2  210/216  28-JAN-1996 03:33  [ANONYMOU,ANONYMOUS]   (RWED,RWED,,)
+ARCHIVE.DIR;1          1   8-SEP-1996 16:09 [SYSTEM] (RWE,RWE,RE,RE)
+A_NAME_THAT_LEAVES_NO_ROOM_FOR_THE_REST.TXT;12
+                       7/9  5-JUN-1994 11:02:33.07  [LAB,GATEWAY]  (RWED,RWED,RE,RE)
+SECRET.TXT;1           %RMS-E-PRV, insufficient privilege or file protection violation
+
+Total of 5 files, 431/441 blocks.
+",
+    );
+    let seen: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            (
+                std::str::from_utf8(&entry.name).unwrap(),
+                entry.attributes.permissions.unwrap(),
+                entry.attributes.times,
+            )
+        })
+        .collect();
+    let time = |text: &str| {
+        let moment = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap();
+        seconds(moment).map(|time| (time, time))
+    };
+    assert_eq!(
+        seen,
+        [
+            ("CII-MANUAL.TEX", 0o100_740, time("1996-01-29 03:33:12")),
+            ("ARCHIVE", DIRECTORY_MODE, time("1996-09-08 16:09:00")),
+            (
+                "A_NAME_THAT_LEAVES_NO_ROOM_FOR_THE_REST.TXT",
+                0o100_755,
+                time("1994-06-05 11:02:33")
+            ),
+            ("SECRET.TXT", FILE_MODE, None),
+        ]
+    );
+    assert!(
+        entries.iter().all(|entry| entry.attributes.size.is_none()),
+        "blocks are not bytes"
+    );
+}
+
+#[test]
+fn a_name_with_a_semicolon_is_not_taken_for_one_of_vms() {
+    let entries = all_listed(
+        "-rw-r--r-- 1 u g 12 Jan 2 03:04 a;1
+-rw-r--r-- 1 u g 12 Jan 2 03:04 a;2",
+    );
+    assert_eq!(entries[0].name, "a;1");
+    assert_eq!(entries[1].name, "a;2");
+    let mut reader = ListReader::new(at("2026-03-01 12:00"));
+    for line in [
+        "a;x  1 8-SEP-1996 16:09",
+        "a;1 1 8-SEP-1996",
+        "a;1 1 31-FEB-1996 16:09",
+        ";1 1 8-SEP-1996 16:09",
+    ] {
+        assert_eq!(reader.read(line.as_bytes()), Line::Unknown, "{line}");
+    }
+}
+
 #[test]
 fn lines_without_a_name_are_noise_and_strange_lines_are_unknown() {
     let now = at("2026-03-01 12:00");
@@ -286,7 +368,9 @@ proptest! {
     #[test]
     fn no_line_is_too_odd(line in proptest::collection::vec(any::<u8>(), 0..120)) {
         let now = at("2026-03-01 12:00");
-        for parsed in [parse_list_line(&line, now), parse_mlsd_line(&line)] {
+        let mut reader = ListReader::new(now);
+        let wrapped = [reader.read(b"LONG_NAME.TXT;1"), reader.read(&line), reader.read(&line)];
+        for parsed in [parse_list_line(&line, now), parse_mlsd_line(&line)].into_iter().chain(wrapped) {
             if let Line::Entry(entry) = parsed {
                 prop_assert!(!entry.name.is_empty());
                 prop_assert!(!entry.name.contains(&b'/') && !entry.name.contains(&0));
@@ -306,5 +390,21 @@ proptest! {
         let entry = listed(&line);
         prop_assert_eq!(&entry.name[..], &name[..]);
         prop_assert_eq!(entry.attributes.size, Some(size));
+    }
+
+    #[test]
+    fn what_vms_prints_is_read_back(
+        name in "[A-Z0-9_$-]{1,39}",
+        extension in "[A-Z0-9_$-]{1,39}",
+        version in 1_u16..32767,
+        wrapped in any::<bool>(),
+    ) {
+        prop_assume!(extension != "DIR");
+        let file = format!("{name}.{extension}");
+        let gap = if wrapped { "\n   " } else { "  " };
+        let listing = format!("{file};{version}{gap}1/3  8-SEP-1996 16:09  [LAB]  (RWED,RWED,RE,)");
+        let entries = all_listed(&listing);
+        prop_assert_eq!(entries.len(), 1);
+        prop_assert_eq!(&entries[0].name[..], file.as_bytes());
     }
 }

@@ -27,12 +27,12 @@ async fn a_download_that_the_server_cuts_short_is_an_error_and_not_an_end() {
 
 #[tokio::test]
 async fn a_reader_may_jump_and_reads_a_little_out_of_order_use_one_transfer() {
-    let content: Vec<u8> = (0..5_000_000_u32).map(|number| number as u8).collect();
+    let content: Vec<u8> = (0..20_000_000_u32).map(|number| number as u8).collect();
     let server = Scripted::start(Script::default()).await;
     server.has("/a", &content);
     let client = server.client();
     let handle = client.open("/a", READ).await;
-    for offset in [0_usize, 64_000, 32_000, 96_000, 4_500_000, 10, 4_999_990] {
+    for offset in [0_usize, 64_000, 32_000, 96_000, 18_000_000, 10, 19_999_990] {
         let length = 32_000.min(content.len() - offset);
         let data = client.read(handle, offset as u64, 32_000).await;
         assert!(data == content[offset..offset + length], "at {offset}");
@@ -86,5 +86,19 @@ async fn a_download_that_stops_coming_costs_one_deadline() {
         length: 10,
     };
     assert_eq!(client.refusal(read).await, ErrorKind::TimedOut);
+    client.close(handle).await;
+}
+
+#[tokio::test]
+async fn bytes_are_fetched_before_they_are_asked_for_and_no_more_than_the_window_holds() {
+    let server = Scripted::start(Script::default()).await;
+    server.has("/a", &vec![3; 64 << 20]);
+    let client = server.client();
+    let handle = client.open("/a", READ).await;
+    assert_eq!(client.read(handle, 0, 32_000).await.len(), 32_000);
+    let sent = || server.disk.lock().unwrap().sent;
+    super::until("the window to fill", || sent() >= 4 << 20).await;
+    // What the sockets hold comes on top.
+    assert!(sent() < 32 << 20, "{}", sent());
     client.close(handle).await;
 }

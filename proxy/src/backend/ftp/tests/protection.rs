@@ -104,13 +104,40 @@ async fn tls_that_the_server_refuses_is_not_replaced_by_plain_text() {
 }
 
 #[tokio::test]
+async fn a_server_in_plain_text_hears_neither_name_nor_password_where_implicit_tls_is_wanted() {
+    let server = Scripted::start(Script::default()).await;
+    let mut settings = super::settings(server.address, FtpTls::None);
+    settings.timeout = super::scripted::TIMEOUT;
+    settings.tls = FtpTls::Implicit {
+        server_name: "localhost".to_owned(),
+        trust: TlsTrust::Pinned([0; 32]),
+    };
+    let service = FtpService::new(settings).unwrap();
+    let error = Client::new(service.session(b"/", &crate::testing::owner()))
+        .stat("/a")
+        .await
+        .unwrap_err();
+    assert!(error.message.contains("TLS"), "{error}");
+    let commands = server.commands().concat();
+    assert!(
+        !commands.contains("USER") && !commands.contains("gateway"),
+        "{commands}"
+    );
+}
+
+#[tokio::test]
 async fn an_authority_vouches_for_its_server_and_for_no_other_name_over_either_version_of_tls() {
-    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+    let versions = [&rustls::version::TLS12, &rustls::version::TLS13];
+    for (version, is_implicit) in versions
+        .into_iter()
+        .flat_map(|version| [(version, false), (version, true)])
+    {
         let (anchor, config) = certified(version);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), anchor).unwrap();
         let server = Scripted::start(Script {
             tls: Some(std::sync::Arc::new(config)),
+            implicit: is_implicit,
             ..Script::default()
         })
         .await;
@@ -120,6 +147,9 @@ async fn an_authority_vouches_for_its_server_and_for_no_other_name_over_either_v
                 server_name: server_name.to_owned(),
                 trust: TlsTrust::authorities_in(file.path()).unwrap(),
             };
+            if is_implicit {
+                settings.tls = super::implicit(settings.tls);
+            }
             Client::new(
                 FtpService::new(settings)
                     .unwrap()

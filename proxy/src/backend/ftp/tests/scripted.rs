@@ -16,8 +16,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::super::{FtpService, FtpSettings, FtpTls, Password};
-use crate::backend::{BackendService as _, conformance::Client};
+use super::super::{FtpService, FtpSettings, FtpTls, Password, settings::Charset};
+use crate::backend::{BackendService as _, conformance::Client, staging::UploadSettings};
 
 /// How it differs from an obliging server with nothing but RFC 959, SIZE, MDTM and EPSV.
 #[derive(Debug, Clone)]
@@ -30,6 +30,10 @@ pub(super) struct Script {
     pub(super) hang_at: Option<&'static str>,
     /// What LIST prints, whatever is there.
     pub(super) listing: Option<&'static [u8]>,
+    /// LIST prints that again and again.
+    pub(super) endless_listing: bool,
+    /// A command, at which it once does this to the control connection.
+    pub(super) breaks: Option<(&'static str, Break)>,
     /// Address in the reply to PASV.
     pub(super) claimed_address: &'static str,
     /// RNTO over an existing file works.
@@ -42,6 +46,31 @@ pub(super) struct Script {
     pub(super) stalls: bool,
     /// AUTH TLS is known.
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS begins with the connection, and AUTH TLS is unknown.
+    pub(super) implicit: bool,
+    /// Of the client's settings.
+    pub(super) keepalive: Duration,
+    /// Of the client's settings.
+    pub(super) charset: Charset,
+    /// Of the client's settings.
+    pub(super) resume: bool,
+}
+
+/// How a server goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Break {
+    /// It closes the connection instead of an answer.
+    HangUp,
+    /// It closes the connection within the answer.
+    HalfAnswer,
+    /// It says what is not FTP, and closes.
+    Garbage,
+    /// It says 421 and closes.
+    Farewell,
+    /// It does what it is told, and closes the connection before the last answer.
+    Obey,
+    /// The data connection is reset when it is opened; the control connection stays.
+    ResetData,
 }
 
 trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -57,12 +86,18 @@ impl Default for Script {
             answers: BTreeMap::new(),
             hang_at: None,
             listing: None,
+            endless_listing: false,
+            breaks: None,
             claimed_address: "127,0,0,1",
             replaces: true,
             cuts_downloads_at: None,
             room: None,
             stalls: false,
             tls: None,
+            implicit: false,
+            keepalive: Duration::from_secs(60),
+            charset: Charset::AsTheyAre,
+            resume: false,
         }
     }
 }
@@ -74,6 +109,12 @@ pub(super) struct Disk {
     /// Every command line, as it came on the wire.
     pub(super) commands: Vec<Vec<u8>>,
     pub(super) logins: usize,
+    /// Bytes of files that the data connections took.
+    pub(super) sent: usize,
+    /// Control connections.
+    pub(super) open: usize,
+    /// What [`Script::breaks`] says has happened.
+    pub(super) broken: bool,
 }
 
 #[derive(Debug)]
@@ -99,10 +140,17 @@ impl Scripted {
         let address = socket.local_addr().unwrap();
         let disk = Arc::new(Mutex::new(Disk::default()));
         let shared = Arc::clone(&disk);
+        let (script_keepalive, script_charset, script_resume) =
+            (script.keepalive, script.charset, script.resume);
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = socket.accept().await {
                 let session = Session::new(script.clone(), Arc::clone(&shared), client);
-                tokio::spawn(session.run());
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    shared.lock().unwrap().open += 1;
+                    session.run().await;
+                    shared.lock().unwrap().open -= 1;
+                });
             }
         });
         let service = FtpService::new(FtpSettings {
@@ -111,6 +159,13 @@ impl Scripted {
             password: Password::new("secret"),
             tls: FtpTls::None,
             timeout: TIMEOUT,
+            keepalive: script_keepalive,
+            charset: script_charset,
+            uploads: UploadSettings {
+                resume: script_resume,
+                ..UploadSettings::default()
+            },
+            copy_limit: 1 << 20,
         })
         .unwrap();
         Self {
@@ -158,6 +213,33 @@ impl Scripted {
     }
 }
 
+/// The end of a connection that was reset.
+struct Broken;
+
+impl AsyncWrite for Broken {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
 struct Session {
     script: Script,
     disk: Arc<Mutex<Disk>>,
@@ -165,6 +247,10 @@ struct Session {
     control: Option<BufReader<Box<dyn Wire>>>,
     passive: Option<TcpListener>,
     restart: usize,
+    /// The next data connection is reset.
+    resets: bool,
+    /// Nothing is said any more.
+    mute: bool,
     renaming: Option<Vec<u8>>,
     directory: Vec<u8>,
 }
@@ -177,12 +263,17 @@ impl Session {
             control: Some(BufReader::new(Box::new(client))),
             passive: None,
             restart: 0,
+            resets: false,
+            mute: false,
             renaming: None,
             directory: b"/".to_vec(),
         }
     }
 
     async fn run(mut self) {
+        if self.script.implicit {
+            self.protect().await;
+        }
         self.say("220 scripted").await;
         loop {
             let mut line = Vec::new();
@@ -204,15 +295,55 @@ impl Session {
             if self.script.hang_at == Some(verb.as_str()) {
                 std::future::pending::<()>().await;
             }
+            if self.breaks_at(&verb).await {
+                return;
+            }
             if let Some(answer) = self.script.answers.get(verb.as_str()) {
                 self.say(answer).await;
             } else {
                 self.obey(&verb, argument).await;
             }
+            if self.mute {
+                return;
+            }
         }
     }
 
+    /// True if the connection ends here.
+    async fn breaks_at(&mut self, verb: &str) -> bool {
+        let Some((_, how)) = self.script.breaks.filter(|(at, _)| *at == verb) else {
+            return false;
+        };
+        if std::mem::replace(&mut self.disk.lock().unwrap().broken, true) {
+            return false;
+        }
+        match how {
+            Break::HangUp => {}
+            Break::HalfAnswer => {
+                if let Some(control) = &mut self.control {
+                    let _ = control.write_all(b"22").await;
+                    let _ = control.flush().await;
+                }
+            }
+            Break::Garbage => self.say("\u{0}\u{1}GET / HTTP/1.1").await,
+            Break::Farewell => self.say("421 closing").await,
+            Break::Obey => {
+                self.mute = true;
+                return false;
+            }
+            Break::ResetData => {
+                self.resets = true;
+                return false;
+            }
+        }
+        true
+    }
+
     async fn say(&mut self, reply: &str) {
+        // The marks of a transfer still come: only its last answer is lost.
+        if self.mute && !reply.starts_with('1') {
+            return;
+        }
         if let Some(control) = &mut self.control {
             // The client may be gone.
             let _ = control.write_all(format!("{reply}\r\n").as_bytes()).await;
@@ -222,7 +353,7 @@ impl Session {
 
     async fn obey(&mut self, verb: &str, argument: &[u8]) {
         match verb {
-            "AUTH" if self.script.tls.is_some() => self.begin_tls().await,
+            "AUTH" if self.script.tls.is_some() && !self.script.implicit => self.begin_tls().await,
             "PBSZ" | "PROT" if self.script.tls.is_some() => self.say("200 fine").await,
             "USER" => self.say("331 password").await,
             "PASS" => {
@@ -260,7 +391,11 @@ impl Session {
                 self.restart = String::from_utf8_lossy(argument).parse().unwrap();
                 self.say("350 go on").await;
             }
-            "STOR" => self.store(argument).await,
+            "STOR" => {
+                let offset = std::mem::take(&mut self.restart);
+                self.store(argument, offset).await;
+            }
+            "APPE" => self.store(argument, usize::MAX).await,
             "RETR" => self.retrieve(argument).await,
             "LIST" | "MLSD" => self.list(verb, argument).await,
             _ => {
@@ -314,6 +449,10 @@ impl Session {
 
     async fn begin_tls(&mut self) {
         self.say("234 begin").await;
+        self.protect().await;
+    }
+
+    async fn protect(&mut self) {
         let plain = self.control.take().unwrap().into_inner();
         let acceptor = TlsAcceptor::from(self.script.tls.clone().unwrap());
         if let Ok(protected) = acceptor.accept(plain).await {
@@ -324,6 +463,11 @@ impl Session {
     async fn data(&mut self) -> Box<dyn Wire> {
         let listener = self.passive.take().unwrap();
         let plain = listener.accept().await.unwrap().0;
+        if std::mem::take(&mut self.resets) {
+            rustix::net::sockopt::set_socket_linger(&plain, Some(Duration::ZERO)).unwrap();
+            drop(plain);
+            return Box::new(tokio::io::join(tokio::io::empty(), Broken));
+        }
         match &self.script.tls {
             Some(config) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(config));
@@ -333,14 +477,22 @@ impl Session {
         }
     }
 
-    async fn store(&mut self, path: &[u8]) {
-        self.disk
-            .lock()
-            .unwrap()
-            .files
-            .insert(path.to_vec(), Vec::new());
+    /// Replaces the file, or writes over it from `offset` on.
+    async fn store(&mut self, path: &[u8], offset: usize) {
+        let reset = self.resets;
+        let mut position = {
+            let mut disk = self.disk.lock().unwrap();
+            let file = disk.files.entry(path.to_vec()).or_default();
+            if offset == 0 {
+                file.clear();
+            }
+            offset.min(file.len())
+        };
         self.say("150 go").await;
         let mut data = self.data().await;
+        if reset {
+            return self.say("426 broken off").await;
+        }
         if self.script.stalls {
             std::future::pending::<()>().await;
         }
@@ -358,8 +510,12 @@ impl Session {
                 return;
             }
             let mut disk = self.disk.lock().unwrap();
-            let file = disk.files.get_mut(path).unwrap();
-            file.extend_from_slice(&buffer[..count]);
+            if let Some(file) = disk.files.get_mut(path) {
+                let end = position + count;
+                file.resize(file.len().max(end), 0);
+                file[position..end].copy_from_slice(&buffer[..count]);
+                position = end;
+            }
         }
         self.say("426 broken off").await;
     }
@@ -379,7 +535,15 @@ impl Session {
             .cuts_downloads_at
             .map_or(content.len(), |cut| cut.min(content.len()));
         let from = std::mem::take(&mut self.restart).min(end);
-        match data.write_all(&content[from..end]).await {
+        let mut sent = Ok(());
+        for piece in content[from..end].chunks(64 * 1024) {
+            sent = data.write_all(piece).await;
+            if sent.is_err() {
+                break;
+            }
+            self.disk.lock().unwrap().sent += piece.len();
+        }
+        match sent {
             Ok(()) => {
                 let _ = data.shutdown().await;
                 drop(data);
@@ -416,7 +580,13 @@ impl Session {
         };
         self.say("150 go").await;
         let mut data = self.data().await;
-        let _ = data.write_all(&printed).await;
+        let mut sent = data.write_all(&printed).await;
+        while self.script.endless_listing && sent.is_ok() {
+            sent = data.write_all(&printed).await;
+        }
+        if sent.is_err() {
+            return self.say("426 broken off").await;
+        }
         let _ = data.shutdown().await;
         drop(data);
         self.say("226 listed").await;

@@ -1,16 +1,19 @@
-//! The rules of all backends, and FTP's own, against vsftpd and ProFTPD.
+//! The rules of all backends, and FTP's own, against real servers.
 
 use std::{path::Path, sync::Arc};
 
 use portcullis_tests::{
     place::Place,
     server::{
+        inetutils_ftpd::InetutilsFtpd,
         proftpd::{Proftpd, Protocol},
+        pure_ftpd::PureFtpd,
+        pyftpdlib::Pyftpdlib,
         vsftpd::{Tls, Vsftpd},
     },
 };
 
-use super::{super::FtpService, FtpTls, pinned, settings};
+use super::{super::FtpService, FtpTls, implicit, pinned, settings};
 use crate::backend::conformance::Subject;
 
 fn subject(
@@ -27,43 +30,109 @@ fn subject(
     }
 }
 
-mod vsftpd {
-    use super::*;
+macro_rules! conforms {
+    ($name:ident, $subject:expr) => {
+        conforms!($name, $subject, without nothing);
+    };
+    ($name:ident, $subject:expr, without $exceptions:tt) => {
+        mod $name {
+            use super::*;
 
-    async fn start() -> Subject {
-        let server = Vsftpd::start(Place::Loopback, Tls::None).unwrap();
-        let home = server.home.clone();
-        subject(server.address, FtpTls::None, &home, server)
-    }
+            async fn start() -> Subject {
+                $subject
+            }
 
-    crate::backend::conformance::suite!(super::start);
+            crate::backend::conformance::suite!(super::start, without $exceptions);
+        }
+    };
 }
 
-mod vsftpd_with_tls_and_session_reuse {
-    use super::*;
-
-    async fn start() -> Subject {
-        let server = Vsftpd::start(Place::Loopback, Tls::ExplicitWithSessionReuse).unwrap();
-        let tls = pinned(server.certificate.as_ref().unwrap());
-        let home = server.home.clone();
-        subject(server.address, tls, &home, server)
-    }
-
-    crate::backend::conformance::suite!(super::start);
+fn vsftpd(tls: Tls) -> Subject {
+    let server = Vsftpd::start(Place::Loopback, tls).unwrap();
+    let (address, home) = (server.address, server.home.clone());
+    let tls = match &server.certificate {
+        None => FtpTls::None,
+        Some(certificate) if tls == Tls::ImplicitWithSessionReuse => implicit(pinned(certificate)),
+        Some(certificate) => pinned(certificate),
+    };
+    subject(address, tls, &home, server)
 }
 
-mod proftpd_with_tls_and_session_reuse {
-    use super::*;
-
-    async fn start() -> Subject {
-        let server = Proftpd::start(Place::Loopback, Protocol::Ftps, None).unwrap();
-        let tls = pinned(server.certificate.as_ref().unwrap());
-        let home = server.home.clone();
-        subject(server.address, tls, &home, server)
-    }
-
-    crate::backend::conformance::suite!(super::start);
+fn proftpd(protocol: Protocol) -> Subject {
+    let server = Proftpd::start(Place::Loopback, protocol, None).unwrap();
+    let (address, home) = (server.address, server.home.clone());
+    let tls = match &server.certificate {
+        None => FtpTls::None,
+        Some(certificate) if protocol == Protocol::FtpsImplicit => implicit(pinned(certificate)),
+        Some(certificate) => pinned(certificate),
+    };
+    subject(address, tls, &home, server)
 }
+
+fn pure_ftpd(tls: bool) -> Subject {
+    let server = PureFtpd::start(Place::Loopback, tls).unwrap();
+    let (address, home) = (server.address, server.home.clone());
+    let tls = server.certificate.as_ref().map_or(FtpTls::None, pinned);
+    subject(address, tls, &home, server)
+}
+
+fn inetutils_ftpd() -> Subject {
+    let server = InetutilsFtpd::start(Place::Loopback).unwrap();
+    let (address, home) = (server.address, server.home.clone());
+    subject(address, FtpTls::None, &home, server)
+}
+
+fn pyftpdlib(modes: &[&str]) -> Subject {
+    let server = Pyftpdlib::start(Place::Loopback, modes).unwrap();
+    let (address, home) = (server.address, server.home.clone());
+    let tls = server.certificate.as_ref().map_or(FtpTls::None, pinned);
+    subject(address, tls, &home, server)
+}
+
+conforms!(on_vsftpd, vsftpd(Tls::None));
+conforms!(
+    on_vsftpd_with_tls_and_session_reuse,
+    vsftpd(Tls::ExplicitWithSessionReuse)
+);
+conforms!(
+    on_vsftpd_with_tls_1_3_and_session_reuse,
+    vsftpd(Tls::Explicit13WithSessionReuse)
+);
+conforms!(
+    on_vsftpd_with_implicit_tls,
+    vsftpd(Tls::ImplicitWithSessionReuse)
+);
+conforms!(
+    on_proftpd_with_tls_and_session_reuse,
+    proftpd(Protocol::Ftps)
+);
+conforms!(on_proftpd_with_tls_1_3, proftpd(Protocol::Ftps13));
+conforms!(
+    on_proftpd_with_implicit_tls,
+    proftpd(Protocol::FtpsImplicit)
+);
+conforms!(on_pure_ftpd, pure_ftpd(false));
+conforms!(on_pure_ftpd_with_tls, pure_ftpd(true));
+// It can set neither times nor modes, and its listing of many names takes as long as its one-packet replies.
+conforms!(
+    on_inetutils_ftpd,
+    inetutils_ftpd(),
+    without [
+        set_attributes_stay
+        mode_and_time_set_while_uploading_survive_publication
+        a_listing_names_everything_once_and_nothing_else
+    ]
+);
+// It takes names in UTF-8 only, and its MLST does not show modes.
+conforms!(
+    on_pyftpdlib,
+    pyftpdlib(&[]),
+    without [
+        a_name_that_is_not_utf8_is_kept_byte_for_byte
+        set_attributes_stay
+        mode_and_time_set_while_uploading_survive_publication
+    ]
+);
 
 mod transfers {
     use std::time::Duration;
@@ -208,5 +277,39 @@ mod transfers {
         assert_eq!(vsftpd.refusal(stat).await, ErrorKind::Unsupported);
         vsftpd.put(b"/\xfe", "x").await;
         assert_eq!(vsftpd.names("/").await, [b"\xfe"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn servers_that_do_not_demand_session_reuse_and_those_with_implicit_tls_take_eight_in_a_row()
+     {
+        for tls in [Tls::Explicit, Tls::ImplicitWithSessionReuse] {
+            let subject = super::vsftpd(tls);
+            eight_uploads_and_downloads(&subject.client()).await;
+        }
+        let subject = proftpd(Protocol::FtpsImplicit);
+        eight_uploads_and_downloads(&subject.client()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn implicit_and_explicit_tls_are_not_taken_for_each_other() {
+        for (server, client_is_implicit) in [
+            (Tls::ExplicitWithSessionReuse, true),
+            (Tls::ImplicitWithSessionReuse, false),
+        ] {
+            let server = Vsftpd::start(Place::Loopback, server).unwrap();
+            let pinned = pinned(server.certificate.as_ref().unwrap());
+            let tls = if client_is_implicit {
+                implicit(pinned)
+            } else {
+                pinned
+            };
+            let mut settings = settings(server.address, tls);
+            settings.timeout = Duration::from_secs(2);
+            use crate::backend::BackendService as _;
+            let service = FtpService::new(settings).unwrap();
+            let client = Client::new(service.session(b"", &crate::testing::owner()));
+            assert!(client.stat("/a").await.is_err());
+            assert!(!server.commands().contains("USER"), "{}", server.commands());
+        }
     }
 }
