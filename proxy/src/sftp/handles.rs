@@ -5,7 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use super::transfer::Transfer;
 use crate::{
     operation::{Entry, HandleId, MAX_OPEN_HANDLES},
-    policy::OpenHandle,
+    path::VirtualPath,
+    policy::{HandleKind, OpenHandle},
     session::UnderWay,
 };
 
@@ -76,6 +77,15 @@ impl Handles {
     pub fn find(&self, id: HandleId) -> Option<&Arc<OpenHandle>> {
         let slot = self.open.get(&id)?;
         (!slot.closing).then_some(&slot.handle)
+    }
+
+    /// The handle through which the client writes `path`, if it may still name one.
+    pub fn upload_to(&self, path: &VirtualPath) -> Option<HandleId> {
+        self.open
+            .values()
+            .filter(|slot| !slot.closing && slot.handle.path() == path)
+            .find(|slot| matches!(slot.handle.kind(), HandleKind::File(access) if access.writes()))
+            .map(|slot| slot.handle.id())
     }
 
     /// What stands behind a handle, closing or not.

@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, send};
 use crate::{
     gate::{Failed, Summary},
-    operation::{HandleId, Operation, Outcome},
+    operation::{Attributes, HandleId, Operation, Outcome},
+    path::VirtualPath,
     policy::{OpenHandle, Permit},
     session::UnderWay,
     sftp::{
@@ -23,6 +24,7 @@ use crate::{
         schedule::Ticket,
         transfer::Transfer,
     },
+    status::Status,
 };
 
 /// Credit that a READDIR takes until its reply is written, in bytes.
@@ -43,10 +45,39 @@ pub(super) struct Finished {
 enum After {
     Nothing,
     Opened(OpenHandle),
-    Read { handle: HandleId, offset: u64 },
-    Wrote { handle: HandleId, bytes: usize },
+    /// A path was looked at, or its attributes were set.
+    Named {
+        path: VirtualPath,
+        set: Option<Attributes>,
+    },
+    Read {
+        handle: HandleId,
+        offset: u64,
+    },
+    Wrote {
+        handle: HandleId,
+        bytes: usize,
+    },
     Listed(HandleId),
     Resized(HandleId),
+}
+
+impl After {
+    fn named(operation: &Operation) -> Option<Self> {
+        let (path, set) = if let Operation::Stat { path } | Operation::Lstat { path } = operation {
+            (path, None)
+        } else if let Operation::Setstat { path, attributes }
+        | Operation::Lsetstat { path, attributes } = operation
+        {
+            (path, Some(attributes.clone()))
+        } else {
+            return None;
+        };
+        Some(Self::Named {
+            path: path.clone(),
+            set,
+        })
+    }
 }
 
 impl Engine {
@@ -143,8 +174,19 @@ impl Engine {
         self.running_ids.remove(&operation);
         let mut opened = None;
         let mut listed = None;
+        let mut uploading = None;
         match after {
             After::Nothing => {}
+            After::Named { path, set } => {
+                if let Err(failed) = &result
+                    && failed.status() == Status::NoSuchFile
+                {
+                    uploading = self.handles.upload_to(&path).map(|handle| match set {
+                        Some(attributes) => Operation::Fsetstat { handle, attributes },
+                        None => Operation::Fstat { handle },
+                    });
+                }
+            }
             After::Opened(handle) => {
                 let open = matches!(result, Ok(Outcome::Opened)).then(|| {
                     opened = Some(handle.id());
@@ -186,6 +228,10 @@ impl Engine {
             Asker::Client(request) => request,
             Asker::Compound(part) => return self.part_ended(part, result, opened, credit, outbox),
         };
+        if let Some(instead) = uploading {
+            // What a client is uploading is there for it, though for nobody else: sshfs looks before it writes.
+            return self.submit(request, instead, outbox);
+        }
         let reply = match result {
             Ok(outcome) => {
                 let mut rest = Vec::new();
@@ -208,6 +254,9 @@ impl Engine {
         let operation = recorded.intent().operation();
         if let Some(handle) = recorded.intent().opens() {
             return (After::Opened(handle), None, None);
+        }
+        if let Some(named) = After::named(operation) {
+            return (named, None, None);
         }
         let Some(handle) = operation.handle() else {
             return (After::Nothing, None, None);

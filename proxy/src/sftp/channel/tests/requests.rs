@@ -286,3 +286,56 @@ async fn bytes_behind_the_data_of_a_write_are_ignored_and_not_written() {
     assert_eq!(client.status(close(handle)).await, Status::Ok);
     assert_eq!(client.memory.file(b"a").unwrap(), b"content");
 }
+
+#[tokio::test]
+async fn a_file_is_there_for_the_client_that_uploads_it_and_for_nobody_else() {
+    let size = |reply| match reply {
+        Reply::Attributes(flags, mut rest) if flags & 1 != 0 => rest.get_u64(),
+        other => panic!("{other:?} has no size"),
+    };
+    let mut client = Client::start().await;
+    let services = HashMap::from([("memory".to_owned(), Arc::new(client.memory.clone()) as _)]);
+    let mounts = vec![testing::everything("/", "memory")];
+    let mut other = Client::serving(services, mounts, Extensions::default(), testing::journal)
+        .greeted()
+        .await;
+
+    // As sshfs does: it looks before OPEN is answered.
+    let opened = client.request(open(b"/a", REPLACE)).await;
+    let looked = client.request(Packet::new(7).string(b"/a")).await;
+    let Reply::Handle(handle) = client.reply(opened).await else {
+        panic!("the file is not opened");
+    };
+    assert_eq!(size(client.reply(looked).await), 0);
+    client.status(write(handle, 0, b"hello")).await;
+    assert_eq!(size(client.ask(stat(b"/a")).await), 5);
+    assert_eq!(client.status(open(b"/a", READ)).await, Status::NoSuchFile);
+    assert_eq!(client.status(stat(b"/b")).await, Status::NoSuchFile);
+    let resize = |path: &[u8]| Packet::new(9).string(path).number(1).long(4);
+    assert_eq!(client.status(resize(b"/a")).await, Status::Ok);
+    assert_eq!(size(client.ask(stat(b"/a")).await), 4);
+    assert_eq!(client.status(resize(b"/b")).await, Status::NoSuchFile);
+    assert_eq!(other.status(resize(b"/a")).await, Status::NoSuchFile);
+    assert_eq!(other.status(stat(b"/a")).await, Status::NoSuchFile);
+
+    // Once CLOSE is sent it is the published file that is looked at.
+    let closed = client.request(close(handle)).await;
+    let looked = client.request(stat(b"/a")).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(size(client.reply(looked).await), 4);
+    assert_eq!(size(other.ask(stat(b"/a")).await), 4);
+
+    let left = client.leave().await;
+    let asked: Vec<_> = left
+        .of("op.intent")
+        .into_iter()
+        .map(|record| {
+            record["sftp_op"]
+                .as_str()
+                .expect("an intent names its operation")
+        })
+        .take(3)
+        .collect();
+    assert_eq!(asked, ["open", "lstat", "fstat"]);
+    other.leave().await;
+}
