@@ -7,6 +7,7 @@ mod paramiko;
 mod psftp;
 mod python;
 mod rclone;
+mod sshfs;
 
 use std::path::PathBuf;
 
@@ -17,9 +18,12 @@ use crate::account::{Account, Factors};
 use crate::place::Place;
 use crate::proxy::Proxy;
 
+pub use lftp::script as lftp_script;
 pub use openssh::{Connection as OpensshConnection, scan as ssh_answers};
 pub use paramiko::remote_digest as paramiko_digest;
 pub use psftp::pscp;
+pub use rclone::{Remote as RcloneRemote, run as rclone};
+pub use sshfs::Mounted as SshfsMount;
 
 /// One thing that a client does in a session. Remote paths are absolute and need no quoting.
 #[derive(Debug, Clone)]

@@ -18,27 +18,9 @@ pub(super) fn session(
     if factors == Factors::PasswordThenCode {
         bail!("lftp knows one password and can't answer two prompts with different words");
     }
-    let ssh = openssh::options(
-        proxy.address,
-        &account.name,
-        &proxy.known_hosts(),
-        Some(&account.key),
-    );
-    let mut script = format!(
-        "set cmd:fail-exit yes\n\
-         set net:max-retries 1\n\
-         set net:timeout 20\n\
-         set sftp:auto-confirm no\n\
-         set sftp:connect-program \"ssh -a -x {}\"\n\
-         open -u {},{} -p {} sftp://{}\n",
-        ssh.join(" "),
-        account.name,
-        account.password,
-        proxy.address.port(),
-        proxy.address.ip()
-    );
+    let mut commands = String::new();
     for step in steps {
-        script.push_str(&match step {
+        commands.push_str(&match step {
             Step::Put { local, remote } => format!("put {} -o {remote}\n", local.display()),
             Step::Resume { local, remote } => format!("put -c {} -o {remote}\n", local.display()),
             Step::Get { remote, local } => format!("get {remote} -o {}\n", local.display()),
@@ -49,6 +31,38 @@ pub(super) fn session(
             Step::RemoveFolder(folder) => format!("rmdir {folder}\n"),
         });
     }
+    script(place, proxy, account, &commands)
+}
+
+/// Logs in with key and password, runs the commands and returns what was printed.
+///
+/// # Errors
+/// When the login or a command fails, with the output.
+pub fn script(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &Account,
+    commands: &str,
+) -> Result<String> {
+    let ssh = openssh::options(
+        proxy.address,
+        &account.name,
+        &proxy.known_hosts(),
+        Some(&account.key),
+    );
+    let script = format!(
+        "set cmd:fail-exit yes\n\
+         set net:max-retries 1\n\
+         set net:timeout 20\n\
+         set sftp:auto-confirm no\n\
+         set sftp:connect-program \"ssh -a -x {}\"\n\
+         open -u {},{} -p {} sftp://{}\n{commands}",
+        ssh.join(" "),
+        account.name,
+        account.password,
+        proxy.address.port(),
+        proxy.address.ip()
+    );
     let mut command = place.command("lftp");
     command
         .arg("--norc")

@@ -169,7 +169,19 @@ impl Connection {
             .context("start ssh")
     }
 
-    fn answering<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+    pub(super) fn options(&self) -> &[String] {
+        &self.options
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(super) fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub(super) fn answering<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env("SSH_ASKPASS", &self.askpass)
             .env("SSH_ASKPASS_REQUIRE", "force")

@@ -20,20 +20,10 @@ pub(super) fn session(
     if factors == Factors::PasswordThenCode {
         bail!("rclone gives the same word to every prompt, and a code can't serve its many logins");
     }
-    let obscured = succeed(Command::new("rclone").args(["obscure", &account.password]))?;
-    let remote = format!(
-        ":sftp,host=\"{}\",port={},user={},key_file=\"{}\",pass=\"{}\",known_hosts_file=\"{}\",\
-         shell_type=none,disable_hashcheck=true:",
-        proxy.address.ip(),
-        proxy.address.port(),
-        account.name,
-        account.key.display(),
-        obscured.trim(),
-        proxy.known_hosts().display(),
-    );
+    let remote = Remote::new(proxy, account)?;
     let mut printed = String::new();
     for step in steps {
-        let there = |path: &str| format!("{remote}{path}");
+        let there = |path: &str| remote.path(path);
         let words: Vec<String> = match step {
             Step::Put { local, remote } => {
                 vec!["copyto".into(), local.display().to_string(), there(remote)]
@@ -48,29 +38,72 @@ pub(super) fn session(
             Step::MakeFolder(folder) => vec!["mkdir".into(), there(folder)],
             Step::RemoveFolder(folder) => vec!["rmdir".into(), there(folder)],
         };
-        let mut command = place.command("rclone");
-        command
-            .args([
-                "--config",
-                "/dev/null",
-                "--retries",
-                "1",
-                "--low-level-retries",
-                "1",
-            ])
-            .args(&words)
-            .env("HOME", proxy.folder())
-            .env_remove("SSH_AUTH_SOCK");
-        let output = finish_within(&mut command, 2 * PATIENCE)?;
-        printed.push_str(&String::from_utf8_lossy(&output.stdout));
-        printed.push_str(&String::from_utf8_lossy(&output.stderr));
-        if !output.status.success() {
-            bail!(
-                "rclone {} ended with {}\n{printed}",
-                words.join(" "),
-                output.status
-            );
-        }
+        printed.push_str(&run(place, proxy, &words)?);
+    }
+    Ok(printed)
+}
+
+/// Where rclone finds an account's files.
+#[derive(Debug)]
+pub struct Remote(String);
+
+impl Remote {
+    /// A login with key and password.
+    ///
+    /// # Errors
+    /// When rclone can't obscure the password.
+    pub fn new(proxy: &Proxy, account: &Account) -> Result<Self> {
+        let obscured = succeed(Command::new("rclone").args(["obscure", &account.password]))?;
+        let remote = format!(
+            ":sftp,host=\"{}\",port={},user={},key_file=\"{}\",pass=\"{}\",known_hosts_file=\"{}\",\
+         shell_type=none,disable_hashcheck=true:",
+            proxy.address.ip(),
+            proxy.address.port(),
+            account.name,
+            account.key.display(),
+            obscured.trim(),
+            proxy.known_hosts().display(),
+        );
+        Ok(Self(remote))
+    }
+
+    /// A path there as rclone is told it.
+    #[must_use]
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+}
+
+/// Runs one rclone command and returns what it printed.
+///
+/// # Errors
+/// When it fails, with its output.
+pub fn run(place: Place<'_>, proxy: &Proxy, words: &[String]) -> Result<String> {
+    let mut command = place.command("rclone");
+    command
+        .args([
+            "--config",
+            "/dev/null",
+            "--retries",
+            "1",
+            "--low-level-retries",
+            "1",
+        ])
+        .args(words)
+        .env("HOME", proxy.folder())
+        .env_remove("SSH_AUTH_SOCK");
+    let output = finish_within(&mut command, 2 * PATIENCE)?;
+    let printed = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if !output.status.success() {
+        bail!(
+            "rclone {} ended with {}\n{printed}",
+            words.join(" "),
+            output.status
+        );
     }
     Ok(printed)
 }

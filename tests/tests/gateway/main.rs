@@ -13,4 +13,5 @@ mod sessions;
 mod ssh_audit;
 mod stalls;
 mod tree;
+mod whole_folders;
 mod wire;

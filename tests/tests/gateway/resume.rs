@@ -133,8 +133,7 @@ fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
     let records = gateway.proxy.records()?;
     let summary = records
         .iter()
-        .filter(|record| record.get("event").and_then(Value::as_str) == Some("xfer.summary"))
-        .next_back()
+        .rfind(|record| record.get("event").and_then(Value::as_str) == Some("xfer.summary"))
         .and_then(|record| record.get("body"))
         .context("the journal sums the transfer up")?;
     let field = |name| summary.get(name).cloned().unwrap_or_default();
@@ -289,6 +288,10 @@ async fn take_answer(wire: &mut crate::wire::Wire, answered: &AtomicU64) -> Resu
 
 /// Kills the gateway, and the server behind it if there is one, at random points of uploads. Whatever stands under the final
 /// name is whole, and what is resumed ends byte-identical.
+#[expect(
+    clippy::print_stdout,
+    reason = "a failure is repeated with the printed seed"
+)]
 fn survives_kills(mut gateway: Gateway) -> Result<()> {
     let seed = seed()?;
     let rounds = rounds()?;

@@ -15,6 +15,9 @@ const CLIENTS: &[&str] = &[
     "lftp",
     "rclone",
     "putty-tools",
+    "sshfs",
+    "fuse3",
+    "git",
     // psftp asks two questions only on a terminal.
     "expect",
 ];
