@@ -8,6 +8,8 @@ pub mod command;
 mod download;
 mod input;
 mod protocol;
+#[cfg(any(test, fuzzing))]
+pub(crate) use protocol::fuzz as fuzz_record;
 mod sftp_client;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ mod bench;
 mod build_xdp;
 mod check;
 mod demo;
+mod fuzz;
 mod process;
 mod setup;
 mod test;
@@ -40,6 +41,8 @@ enum Command {
     Demo,
     /// Measure speed side by side with a peer
     Bench(bench::Arguments),
+    /// Look for bytes that break a reader of outside bytes
+    Fuzz(fuzz::Arguments),
     /// Run format, clippy, documentation and dependency checks
     Check,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Demo => demo::run(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Check => check::run(),
     };
     match done {

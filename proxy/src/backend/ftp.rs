@@ -10,6 +10,8 @@ mod download;
 mod fault;
 mod handle;
 mod listing;
+#[cfg(any(test, fuzzing))]
+pub(crate) use listing::fuzz as fuzz_listing;
 mod location;
 mod names;
 mod partial;

@@ -50,6 +50,15 @@ pub(super) enum Malformed {
 /// How deep directories go, on either way.
 pub(super) const MAX_DEPTH: usize = 64;
 
+/// The name in a line, if it has one.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(line: &Bytes) -> Option<Bytes> {
+    match parse(line).ok()? {
+        Record::File { name, .. } | Record::Directory { name, .. } => Some(name),
+        Record::Up | Record::Times { .. } | Record::Warning(_) | Record::Fatal(_) => None,
+    }
+}
+
 /// Understands a line, without its newline.
 pub(super) fn parse(line: &Bytes) -> Result<Record, Malformed> {
     let (&kind, rest) = line.split_first().ok_or(Malformed::Kind(b'\n'))?;

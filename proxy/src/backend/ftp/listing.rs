@@ -23,6 +23,22 @@ pub(super) enum Line {
     Unknown,
 }
 
+/// The names that a line gives, whichever form it is taken for.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(line: &[u8]) -> Vec<Bytes> {
+    let _ = (parse_mlst_line(line), parse_time_value(line));
+    [
+        parse_mlsd_line(line),
+        parse_list_line(line, NaiveDateTime::default()),
+    ]
+    .into_iter()
+    .filter_map(|line| match line {
+        Line::Entry(entry) => Some(entry.name),
+        Line::Noise | Line::Unknown => None,
+    })
+    .collect()
+}
+
 /// Reads a line of MLSD: `fact=value;fact=value; name` (RFC 3659 section 7.2).
 pub(super) fn parse_mlsd_line(line: &[u8]) -> Line {
     let Some(space) = line.iter().position(|&byte| byte == b' ') else {

@@ -1,0 +1,126 @@
+//! Readers of outside bytes as the fuzzer calls them (`cargo xtask fuzz`). Each panics if a promise of the reader is broken.
+
+use bytes::Bytes;
+
+use crate::{
+    backend::{ftp::fuzz_listing, sftp::wire},
+    operation::HandleId,
+    path::{RESERVED_PREFIX, VirtualPath},
+    scp::{command, fuzz_record},
+    sftp::{
+        framing::Framer,
+        request::{self, Extensions, Request},
+    },
+};
+
+/// A reader of outside bytes.
+pub type Target = fn(&[u8]);
+
+/// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
+pub const TARGETS: [(&str, Target); 5] = [
+    ("packets", packets),
+    ("replies", replies),
+    ("listings", listings),
+    ("paths", paths),
+    ("scp", scp),
+];
+
+/// What a client sends on a channel; the first byte says how the stream is cut.
+pub fn packets(stream: &[u8]) {
+    let Some((&cut, stream)) = stream.split_first() else {
+        return;
+    };
+    let mut framer = Framer::default();
+    for chunk in stream.chunks(usize::from(cut).max(1)) {
+        framer.push(Bytes::copy_from_slice(chunk));
+        loop {
+            match framer.next_frame() {
+                Ok(Some(frame)) => packet(frame),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn packet(frame: Bytes) {
+    let length = frame.len();
+    match request::parse(frame, HandleId(1), Extensions::default()) {
+        Ok(Request::Operation { operation, .. }) => {
+            let mut described = serde_json::Map::new();
+            crate::policy::describe(&operation, &mut described);
+            assert!(!described.is_empty() || operation.handle().is_none());
+        }
+        Ok(Request::Init { .. }) => {}
+        Err(refused) => assert!(refused.evidence.len() <= length),
+    }
+}
+
+/// What an SFTP server answers.
+pub fn replies(frame: &[u8]) {
+    let frame = Bytes::copy_from_slice(frame);
+    // Whatever comes out is bounded by what went in: no count is believed before its items are there.
+    if let Ok((_, wire::Reply::Names(names))) = wire::parse(frame.clone()) {
+        assert!(
+            names.len() <= frame.len() / 12,
+            "each takes 12 bytes or more"
+        );
+    }
+    let _ = wire::parse_version(frame.clone());
+    let _ = wire::filesystem_status(frame.clone());
+    let _ = wire::limits(frame);
+}
+
+/// What an FTP server lists, a line each.
+pub fn listings(text: &[u8]) {
+    for line in text.split(|&byte| byte == b'\n') {
+        for name in fuzz_listing(line) {
+            assert!(!name.is_empty() && name[..] != b"."[..] && name[..] != b".."[..]);
+            assert!(!name.contains(&b'/') && !name.contains(&0));
+        }
+    }
+}
+
+/// A path of a client.
+pub fn paths(raw: &[u8]) {
+    let Ok(path) = VirtualPath::clean(raw) else {
+        return;
+    };
+    assert_eq!(VirtualPath::clean(path.as_bytes()).as_ref(), Ok(&path));
+    for name in path.components() {
+        assert!(!name.is_empty() && name != b"." && name != b"..");
+        assert!(!name.contains(&b'/') && !name.contains(&0));
+        assert!(!name.starts_with(RESERVED_PREFIX));
+    }
+}
+
+/// A line of the scp protocol, and the command that begins it.
+pub fn scp(line: &[u8]) {
+    let _ = command::parse(line);
+    if let Some(name) = fuzz_record(&Bytes::copy_from_slice(line)) {
+        assert!(!name.is_empty() && name[..] != b"."[..] && name[..] != b".."[..]);
+        assert!(!name.contains(&b'/') && !name.contains(&0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_input_that_the_fuzzer_kept_is_read() {
+        for (name, target) in TARGETS {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../fuzz/corpus")
+                .join(name);
+            let mut inputs = 0;
+            for entry in fs::read_dir(&corpus).unwrap() {
+                target(&fs::read(entry.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{} is empty", corpus.display());
+        }
+    }
+}
