@@ -13,7 +13,7 @@ use super::{
 use crate::{
     backend::{
         BackendError, ErrorKind,
-        staging::{self, Content, Found, Intention},
+        staging::{self, Content, Found, Intention, Refusal, UploadPlan},
     },
     operation::{Access, Attributes, Entry, Outcome},
     path::RelativePath,
@@ -174,8 +174,10 @@ async fn open_for_writing(
         Some(attributes) if attributes.is_directory() => Found::Directory,
         Some(_) => Found::File,
     };
-    let plan = staging::plan(access, standing)
-        .map_err(|refusal| Fault::judged(refusal.kind(), format!("{path:?}: {refusal}")))?;
+    let (plan, may_begin) = match staging::plan(access, standing) {
+        Err(Refusal::NotFound) => (UploadPlan::RESUME, false),
+        plan => (plan.map_err(|refusal| refused(&path, refusal))?, true),
+    };
     if let Some(found) = &found
         && plan.content == Content::Existing
         && found.size != Some(0)
@@ -191,8 +193,15 @@ async fn open_for_writing(
         let upload = Upload::resume(pool, path, staged, length, how);
         return Ok(Open::Upload(Box::new(upload)));
     }
+    if !may_begin {
+        return Err(refused(&path, Refusal::NotFound));
+    }
     let upload = Upload::begin(pool, lease, path, staged, how).await?;
     Ok(Open::Upload(Box::new(upload)))
+}
+
+fn refused(path: &RelativePath, refusal: Refusal) -> Fault {
+    Fault::judged(refusal.kind(), format!("{path:?}: {refusal}"))
 }
 
 async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, Fault> {
