@@ -378,21 +378,8 @@ fn a_code_used_by_20_parallel_logins_lets_one_in() -> Result<()> {
     Ok(())
 }
 
-/// What a cut upload leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// What its own account can resume.
-    Partial,
-}
-
 /// Uploads to `/inbox/report.csv` are cut after each number of writes; the final name must never show.
-fn a_cut_upload_stays_invisible(
-    proxy: &Proxy,
-    alice: &Account,
-    stored: &Path,
-    left: Left,
-) -> Result<()> {
+fn a_cut_upload_stays_invisible(proxy: &Proxy, alice: &Account, stored: &Path) -> Result<()> {
     let runtime = Runtime::new()?;
     let final_name = stored.join("report.csv");
     for writes in 0..15_u64 {
@@ -413,7 +400,7 @@ fn a_cut_upload_stays_invisible(
             Ok(())
         })?;
         // The connection has been dropped without a CLOSE.
-        let kept = usize::from(left == Left::Partial && writes > 0);
+        let kept = usize::from(writes > 0);
         wait_for("the withdrawal of the cut upload", || {
             let names = fs::read_dir(stored).ok()?.count();
             // A partial shows once no session uses it any more.
@@ -445,7 +432,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_a_local_disk() -> Resul
         .backend("peer", Backend::local(disk.path()))
         .start()?;
     let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
-    a_cut_upload_stays_invisible(&proxy, &alice, disk.path(), Left::Partial)
+    a_cut_upload_stays_invisible(&proxy, &alice, disk.path())
 }
 
 #[test]
@@ -457,7 +444,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_vsftpd() -> Result<()> 
         .backend("peer", Backend::vsftpd(&server))
         .start()?;
     let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "in")])?;
-    a_cut_upload_stays_invisible(&proxy, &alice, &server.home.join("in"), Left::Nothing)
+    a_cut_upload_stays_invisible(&proxy, &alice, &server.home.join("in"))
 }
 
 #[test]
@@ -475,7 +462,7 @@ fn a_cut_upload_is_never_visible_under_its_final_name_on_openssh() -> Result<()>
         "alice",
         &[Mount::all("/inbox", "peer", &stored.display().to_string())],
     )?;
-    a_cut_upload_stays_invisible(&proxy, &alice, &stored, Left::Partial)
+    a_cut_upload_stays_invisible(&proxy, &alice, &stored)
 }
 
 fn own_like(path: &Path, model: &Path) -> Result<()> {
