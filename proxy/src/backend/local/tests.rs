@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::FileType;
+
 use super::*;
 use crate::{
     backend::{
@@ -12,6 +14,7 @@ use crate::{
         conformance::{Client, READ, REPLACE, Subject, WRITE, opened_handle, suite},
         staging::StagingName,
     },
+    operation::{Access, Attributes},
     path::VirtualPath,
 };
 
