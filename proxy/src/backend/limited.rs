@@ -29,6 +29,8 @@ pub struct Limited {
     backend: Arc<dyn Backend>,
     usage: Arc<Usage>,
     measure: Arc<Measure>,
+    /// Held from the wait of a WRITE to its start: they start in the order they came, or an upload is not sequential.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Uploads that lack a WRITE: their CLOSE must not publish them.
     spoiled: Arc<Mutex<HashSet<HandleId>>>,
 }
@@ -45,6 +47,7 @@ impl Limited {
             backend,
             usage,
             measure: Arc::new(measure),
+            turn: Arc::default(),
             spoiled: Arc::default(),
         }
     }
@@ -73,13 +76,17 @@ impl Limited {
     fn store(&self, moved: u64, stored: u64, recorded: Recorded<Permit>) -> Execution {
         let (backend, usage) = (Arc::clone(&self.backend), Arc::clone(&self.usage));
         let (measure, spoiled) = (Arc::clone(&self.measure), Arc::clone(&self.spoiled));
+        let turn = Arc::clone(&self.turn).lock_owned();
         async move {
+            let turn = turn.await;
             if let Err(refused) = usage.store(stored, &measure).await {
                 lock(&spoiled).extend(recorded.intent().operation().handle());
                 return Err(refused);
             }
             usage.write(moved).await;
-            let result = backend.execute(recorded).await;
+            let execution = backend.execute(recorded);
+            drop(turn);
+            let result = execution.await;
             if result.is_err() {
                 usage.not_stored(stored).await;
             }
@@ -136,4 +143,84 @@ fn incomplete() -> BackendError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+    use super::*;
+    use crate::{
+        allowance::{Allowance, Ledger},
+        backend::{BackendService as _, memory::Memory},
+        operation::{Access, Attributes},
+        path::VirtualPath,
+        testing::{self, Fixture},
+    };
+
+    /// Notes the offsets of WRITEs as they start.
+    #[derive(Debug, Default)]
+    struct Notes(Mutex<Vec<u64>>);
+
+    impl Backend for Notes {
+        fn capabilities(&self) -> Capabilities {
+            Memory::new().session(b"", &testing::owner()).capabilities()
+        }
+
+        fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+            let Operation::Write { offset, .. } = *recorded.intent().operation() else {
+                return ready(Ok(Outcome::Opened)).boxed();
+            };
+            lock(&self.0).push(offset);
+            ready(Ok(Outcome::Done)).boxed()
+        }
+
+        fn end(&self) -> BoxFuture<'static, ()> {
+            ready(()).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_for_their_rate_start_in_the_order_they_came() {
+        let fixture = Fixture::new();
+        let notes = Arc::new(Notes::default());
+        let allowance = Allowance {
+            write_rate: NonZeroU64::new(100_000),
+            ..Allowance::default()
+        };
+        let root = VirtualPath::root();
+        let usage = Ledger::default().usage("alice", &root, allowance);
+        let measure: Measure = Box::new(|| ready(Ok(0)).boxed());
+        let limited = Limited::new(Arc::clone(&notes) as _, usage, measure);
+        let handle = HandleId(1);
+        let open = Operation::Open {
+            path: VirtualPath::clean(b"/a").unwrap(),
+            handle,
+            access: Access {
+                write: true,
+                create: true,
+                truncate: true,
+                ..Access::default()
+            },
+            attributes: Attributes::default(),
+        };
+        fixture.run(&limited, open).await.unwrap();
+        let mut running = FuturesUnordered::new();
+        let offsets: Vec<u64> = (0..300).map(|number| number * 400).collect();
+        for &offset in &offsets {
+            let data = vec![0; 400].into();
+            let write = Operation::Write {
+                handle,
+                offset,
+                data,
+            };
+            running.push(limited.execute(fixture.recorded(write).await));
+        }
+        while let Some(result) = running.next().await {
+            result.unwrap();
+        }
+        assert_eq!(*lock(&notes.0), offsets);
+    }
 }
