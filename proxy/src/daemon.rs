@@ -51,7 +51,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Backend(#[from] BuildError),
     #[error(transparent)]
-    Algorithms(#[from] ssh::UnknownAlgorithm),
+    Server(#[from] ssh::StartError),
     #[error(transparent)]
     Listen(#[from] ssh::ListenError),
     #[error("serve metrics")]

@@ -1,6 +1,6 @@
 //! The SSH edge: the only user of the SSH library besides the upstream backend.
 //!
-//! [`listener`] accepts within [`limits`], [`connection`] owns one connection and its timers, [`handler`] translates
+//! [`listener`] accepts within [`limits`] and gives each connection to one of the [`workers`], [`connection`] owns one connection and its timers, [`handler`] translates
 //! the library's callbacks, [`subsystem`] joins a channel to the SFTP engine, [`stream`] is the socket under the library.
 
 mod algorithms;
@@ -13,7 +13,8 @@ mod record;
 mod stream;
 mod subsystem;
 mod unsent;
+mod workers;
 
 pub use algorithms::UnknownAlgorithm;
-pub use listener::{ListenError, Server, bind};
+pub use listener::{ListenError, Server, StartError, bind};
 pub(crate) use stream::Stream;

@@ -17,7 +17,8 @@ use crate::{
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config.config, super::today())?;
     log_to_stderr(arguments)?;
-    tokio::runtime::Builder::new_multi_thread()
+    // Connections have threads of their own.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?

@@ -19,6 +19,7 @@ use super::{
     connection::{self, Services, Timers},
     limits::Limits,
     record::RefusalRecorder,
+    workers::Workers,
 };
 use crate::{
     allowance::Ledger,
@@ -42,6 +43,16 @@ pub struct ListenError {
     source: io::Error,
 }
 
+/// Why connections can't be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    #[error(transparent)]
+    Algorithms(#[from] UnknownAlgorithm),
+    #[error("start the threads of connections")]
+    Workers(#[source] io::Error),
+}
+
 /// All connections of the gateway.
 #[derive(Debug)]
 pub struct Server {
@@ -50,11 +61,12 @@ pub struct Server {
     refusals: Arc<Mutex<RefusalRecorder>>,
     accepting: TaskTracker,
     connections: TaskTracker,
+    workers: Arc<Workers>,
 }
 
 impl Server {
     /// # Errors
-    /// If the cipher policy names an algorithm that the library does not have.
+    /// If the cipher policy names an algorithm that the library does not have, or threads can't be had.
     pub fn new(
         config: &ServerConfig,
         sftp: &SftpConfig,
@@ -62,7 +74,7 @@ impl Server {
         backends: Backends,
         journal: Journal,
         digests: Digests,
-    ) -> Result<Self, UnknownAlgorithm> {
+    ) -> Result<Self, StartError> {
         Ok(Self {
             limits: Limits::new(config),
             refusals: Arc::new(Mutex::new(RefusalRecorder::new(
@@ -88,6 +100,7 @@ impl Server {
             }),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
+            workers: Arc::new(Workers::start().map_err(StartError::Workers)?),
         })
     }
 
@@ -98,6 +111,7 @@ impl Server {
             limits: Arc::clone(&self.limits),
             refusals: Arc::clone(&self.refusals),
             connections: self.connections.clone(),
+            workers: Arc::clone(&self.workers),
         };
         self.accepting.spawn(acceptor.run(listener));
     }
@@ -149,6 +163,7 @@ struct Acceptor {
     limits: Arc<Limits>,
     refusals: Arc<Mutex<RefusalRecorder>>,
     connections: TaskTracker,
+    workers: Arc<Workers>,
 }
 
 impl Acceptor {
@@ -191,14 +206,23 @@ impl Acceptor {
         if getrandom::fill(&mut id).is_err() || socket.set_nodelay(true).is_err() {
             return;
         }
+        // The socket leaves this runtime for that of the thread which is to carry it.
+        let (Ok(socket), Some(place)) = (socket.into_std(), self.workers.place()) else {
+            return;
+        };
+        let runtime = place.runtime.clone();
         let services = Arc::clone(&self.services);
-        self.connections.spawn(connection::serve(
-            services,
-            socket,
-            (source, destination),
-            SessionId(id),
-            slots,
-        ));
+        let serve = async move {
+            match TcpStream::from_std(socket) {
+                Ok(socket) => {
+                    let addresses = (source, destination);
+                    connection::serve(services, socket, addresses, SessionId(id), slots).await;
+                }
+                Err(error) => tracing::error!(%source, %error, "a connection can't be served"),
+            }
+            drop(place);
+        };
+        self.connections.spawn_on(serve, &runtime);
     }
 }
 
