@@ -9,7 +9,7 @@ use std::{
 };
 
 use portcullis_journal::{
-    Event, EventKind, Intent, Journal, OperationId, Options, SessionId, Verdict,
+    Event, EventKind, Intent, Journal, OperationId, Options, SessionId, Urgency, Verdict,
     record::untrusted,
     tree::key::{public_key_path, read_verifier_keys},
     verify::directory::verify,
@@ -104,7 +104,10 @@ async fn append(
     let mut waiting = std::collections::VecDeque::new();
     let mut waits = Vec::new();
     for n in 0..count {
-        waiting.push_back((Instant::now(), journal.record_intent(Write(n))));
+        waiting.push_back((
+            Instant::now(),
+            journal.record_intent(Write(n), Urgency::Now),
+        ));
         let oldest = if waiting.len() as u64 >= in_flight {
             waiting.pop_front()
         } else {

@@ -31,8 +31,9 @@ pub struct Options {
     pub node: String,
     /// Ed25519 signing key file in signed-note form; made with mode 0600 if it does not exist.
     pub signing_key: PathBuf,
-    /// How long a record that nobody waits for may itself wait for others to share its fdatasync. A record whose
-    /// [`Pending`] is alive is synced at once, together with all that came while the sync before it ran.
+    /// How long a record that nobody waits for, or an intent that may be durable [`Soon`](Urgency::Soon), may wait for
+    /// others to share its fdatasync. Any other record whose [`Pending`] is alive is synced at once, together with all that
+    /// came while the sync before it ran.
     pub max_delay: Duration,
     /// A segment is closed once it is longer, in bytes.
     pub segment_bytes: u64,
@@ -118,6 +119,16 @@ pub enum OpenError {
     },
 }
 
+/// How soon a record that somebody waits for is to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// As soon as the disk allows.
+    Now,
+    /// Within [`Options::max_delay`], with others in one sync: for the later ones of many requests that are under way at
+    /// once, since the earlier ones keep everybody busy until then.
+    Soon,
+}
+
 /// Why an event is not on record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -201,16 +212,26 @@ impl Journal {
 
     /// Puts `event` at the end of the log: in the order of the calls, at once; the result says when it is durable.
     pub fn append(&self, event: Event) -> Pending {
+        self.put(&event, Urgency::Now)
+    }
+
+    /// As [`append`](Self::append), for an event that nobody waits for, or not for it alone: it is durable with the next
+    /// urgent one, or within [`Options::max_delay`].
+    pub fn append_soon(&self, event: Event) -> Pending {
+        self.put(&event, Urgency::Soon)
+    }
+
+    fn put(&self, event: &Event, urgency: Urgency) -> Pending {
         let (done, resolved) = oneshot::channel();
-        match self.0.0.push(&event, done) {
+        match self.0.0.push(event, urgency, done) {
             Ok(()) => Pending(State::Queued(resolved)),
             Err(error) => Pending(State::Refused(error)),
         }
     }
 
     /// Puts the intent on record. The proof comes when the record is durable; if it can't be, the intent is lost.
-    pub fn record_intent<I: Intent>(&self, intent: I) -> PendingIntent<I> {
-        let pending = self.append(intent.event());
+    pub fn record_intent<I: Intent>(&self, intent: I, urgency: Urgency) -> PendingIntent<I> {
+        let pending = self.put(&intent.event(), urgency);
         PendingIntent {
             intent: Some(intent),
             pending,

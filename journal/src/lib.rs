@@ -20,7 +20,7 @@ pub mod verify;
 mod writer;
 
 pub use append::{
-    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status,
+    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency,
 };
 pub use record::{
     AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId,

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    append::{AppendError, Done, Status},
+    append::{AppendError, Done, Status, Urgency},
     chain::Moment,
     line::MAX_LINE,
     record::{Draft, Event, Identity},
@@ -30,19 +30,24 @@ const ENTRY_BYTES: usize = 256;
 /// Bytes that the frame adds to a draft at most.
 const FRAME_BYTES: usize = 192;
 
-/// A batch of that many records is worth a sync, even if nobody waits for any of them.
+/// A batch of that many records is worth a sync, even if none of them is urgent.
 const WORTH_A_SYNC: usize = 64;
 
 pub(crate) struct Entry {
     pub(crate) draft: Draft,
     pub(crate) moment: Moment,
     arrived: Instant,
+    urgency: Urgency,
     pub(crate) done: Done,
 }
 
 impl Entry {
     fn bytes(&self) -> usize {
         self.draft.len() + ENTRY_BYTES
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.urgency == Urgency::Now && !self.done.is_closed()
     }
 }
 
@@ -94,7 +99,12 @@ impl Shared {
         Draft::new(event, &self.identity)
     }
 
-    pub(crate) fn push(&self, event: &Event, done: Done) -> Result<(), AppendError> {
+    pub(crate) fn push(
+        &self,
+        event: &Event,
+        urgency: Urgency,
+        done: Done,
+    ) -> Result<(), AppendError> {
         let draft = self.draft(event);
         let bytes = draft.len() + FRAME_BYTES;
         if bytes > MAX_LINE {
@@ -112,14 +122,19 @@ impl Shared {
             draft,
             moment: Moment::now(),
             arrived: Instant::now(),
+            urgency,
             done,
         };
         if queue.bytes + entry.bytes() > QUEUE_BYTES {
             return Err(AppendError::QueueFull { limit: QUEUE_BYTES });
         }
         queue.bytes += entry.bytes();
+        // The first one makes the writer look at the clock, the others wait for the same moment.
+        let needs_writer = urgency == Urgency::Now || queue.entries.is_empty();
         queue.entries.push(entry);
-        self.wake(queue);
+        if needs_writer || queue.entries.len() >= WORTH_A_SYNC {
+            self.wake(queue);
+        }
         Ok(())
     }
 
@@ -225,8 +240,7 @@ impl Shared {
 
 impl Queue {
     fn is_worth_a_sync(&self) -> bool {
-        self.entries.len() >= WORTH_A_SYNC
-            || self.entries.iter().any(|entry| !entry.done.is_closed())
+        self.entries.len() >= WORTH_A_SYNC || self.entries.iter().any(Entry::is_urgent)
     }
 
     fn take_batch(&mut self) -> Vec<Entry> {

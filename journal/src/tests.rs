@@ -43,6 +43,14 @@ impl Bench {
         self.open().0
     }
 
+    fn journal_that_waits(&self, max_delay: Duration) -> Journal {
+        let options = Options {
+            max_delay,
+            ..self.options()
+        };
+        Journal::open_on(self.disk.clone(), options).unwrap().0
+    }
+
     /// The same log on another disk.
     fn on(&self, disk: FaultyDisk) -> Self {
         let keys = tempfile::tempdir().unwrap();

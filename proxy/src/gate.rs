@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use portcullis_journal::{
-    AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Verdict,
+    AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Urgency, Verdict,
     record::untrusted,
 };
 use serde_json::{Map, Value};
@@ -62,8 +62,15 @@ pub enum Failed {
     Unrecorded(#[source] AppendError),
 }
 
-/// Makes the record that sums up a transfer, once it is known how its CLOSE ended.
-pub type Summary = Box<dyn FnOnce(&Result<Outcome, BackendError>) -> Event + Send>;
+/// Of a transfer that a CLOSE ends.
+pub struct Summary {
+    /// The CLOSE publishes what was written.
+    pub publishes: bool,
+    /// Makes the record of the transfer, once it is known how the CLOSE ended.
+    pub event: SummaryEvent,
+}
+
+type SummaryEvent = Box<dyn FnOnce(&Result<Outcome, BackendError>) -> Event + Send>;
 
 impl Gate {
     pub fn new(session: &Session) -> Self {
@@ -144,8 +151,8 @@ impl Gate {
     }
 
     /// Puts the intent on record, in the order of these calls.
-    pub fn announce(&self, permit: Permit) -> PendingIntent<Permit> {
-        self.journal.record_intent(permit)
+    pub fn announce(&self, permit: Permit, urgency: Urgency) -> PendingIntent<Permit> {
+        self.journal.record_intent(permit, urgency)
     }
 
     /// Hands the operation to its backend before it returns; the future sees it through and records the outcome. For an
@@ -160,7 +167,7 @@ impl Gate {
         let id = permit.id();
         let name = permit.operation().name();
         let requester = Arc::clone(permit.requester());
-        let acknowledges_change = acknowledges_change(permit.operation());
+        let acknowledges_change = acknowledges_change(permit.operation(), summary.as_ref());
         let written = if let Operation::Write { data, .. } = permit.operation() {
             Some(data.len())
         } else {
@@ -178,15 +185,17 @@ impl Gate {
             count(name, &result);
             let mut pending = None;
             if let Some(summary) = summary {
-                pending = Some(journal.append(summary(&result)));
+                pending = Some(journal.append_soon((summary.event)(&result)));
             }
             let event = outcome_event(&requester, id, &result, written, begun.elapsed());
-            let outcome = journal.append(event);
             if acknowledges_change {
+                let outcome = journal.append(event);
                 if let Some(pending) = pending {
                     pending.await.map_err(Failed::Unrecorded)?;
                 }
                 outcome.await.map_err(Failed::Unrecorded)?;
+            } else {
+                drop(journal.append_soon(event));
             }
             result.map_err(Failed::Backend)
         }
@@ -228,7 +237,7 @@ impl Gate {
 
     /// Puts an event of this session on record, without waiting for it.
     pub fn append(&self, event: Event) {
-        drop(self.journal.append(event));
+        drop(self.journal.append_soon(event));
     }
 
     /// What was switched on beside the usual extensions.
@@ -337,10 +346,10 @@ fn next_operation() -> OperationId {
 }
 
 /// True if the reply tells the client that something has changed for good: its record comes first.
-fn acknowledges_change(operation: &Operation) -> bool {
+fn acknowledges_change(operation: &Operation, summary: Option<&Summary>) -> bool {
     match operation {
-        Operation::Close { .. }
-        | Operation::Remove { .. }
+        Operation::Close { .. } => summary.is_some_and(|summary| summary.publishes),
+        Operation::Remove { .. }
         | Operation::Rename { .. }
         | Operation::PosixRename { .. }
         | Operation::Mkdir { .. }

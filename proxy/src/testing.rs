@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use portcullis_journal::{AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId};
+use portcullis_journal::{
+    AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId, Urgency,
+};
 
 use crate::{
     allowance::Allowance,
@@ -61,7 +63,7 @@ impl Fixture {
             "an account that may do everything is refused; open the handle through this fixture",
         );
         self.journal
-            .record_intent(permit)
+            .record_intent(permit, Urgency::Now)
             .await
             .expect("the journal can be written")
     }

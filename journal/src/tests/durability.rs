@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::*;
-use crate::AppendError;
+use crate::{AppendError, Urgency};
 
 #[tokio::test]
 async fn an_intent_resolves_only_once_its_record_is_synced() {
     let bench = Bench::new();
     let journal = bench.journal();
     for n in 0..50 {
-        let recorded = journal.record_intent(Put(n)).await.unwrap();
+        let recorded = journal.record_intent(Put(n), Urgency::Now).await.unwrap();
         let durable = bench.records();
         assert_eq!(durable.last().unwrap()["seq"], recorded.id().0);
         assert_eq!(recorded.into_intent(), Put(n));
@@ -22,7 +22,7 @@ async fn an_intent_does_not_resolve_while_the_disk_has_not_answered() {
     let bench = Bench::new();
     let journal = bench.journal();
     bench.disk.set_syncs_wait(true);
-    let mut pending = journal.record_intent(Put(1));
+    let mut pending = journal.record_intent(Put(1), Urgency::Now);
     let early = tokio::time::timeout(Duration::from_millis(50), &mut pending).await;
     assert!(early.is_err(), "resolved before its sync");
     bench.disk.set_syncs_wait(false);
@@ -66,6 +66,25 @@ async fn a_record_that_nobody_waits_for_gets_to_the_disk_too() {
     let journal = bench.journal();
     drop(journal.append(named("alone")));
     wait_until(|| journal.status().durable == 2);
+}
+
+#[tokio::test]
+async fn intents_without_hurry_share_a_sync_until_their_time_is_up_or_an_urgent_one_comes() {
+    let bench = Bench::new();
+    let journal = bench.journal_that_waits(Duration::from_secs(3600));
+    let soon: Vec<_> = (0..20)
+        .map(|n| journal.record_intent(Put(n), Urgency::Soon))
+        .collect();
+    let before = bench.disk.syncs();
+    journal.record_intent(Put(20), Urgency::Now).await.unwrap();
+    assert_eq!(bench.disk.syncs() - before, 1);
+    for one in soon {
+        one.await.unwrap();
+    }
+
+    let bench = Bench::new();
+    let journal = bench.journal_that_waits(Duration::from_millis(5));
+    journal.record_intent(Put(0), Urgency::Soon).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +163,7 @@ async fn a_failing_disk_lets_nothing_resolve_and_service_returns_by_itself() {
         fault.set(&bench.disk);
         for n in 0..5 {
             let refused: Vec<_> = (0..20)
-                .map(|m| journal.record_intent(Put(n * 100 + m)))
+                .map(|m| journal.record_intent(Put(n * 100 + m), Urgency::Now))
                 .collect();
             for one in refused {
                 assert!(

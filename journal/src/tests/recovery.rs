@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Urgency;
 use crate::{OpenError, recover::RecoverError};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -50,7 +51,7 @@ async fn an_intent_without_outcome_is_unknown_after_a_crash() {
     let bench = Bench::new();
     let journal = bench.journal();
     for n in 0..4 {
-        journal.record_intent(Put(n)).await.unwrap();
+        journal.record_intent(Put(n), Urgency::Now).await.unwrap();
     }
     journal.append(outcome(0)).await.unwrap();
     journal.append(outcome(2)).await.unwrap();

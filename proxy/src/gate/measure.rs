@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use portcullis_journal::Journal;
+use portcullis_journal::{Journal, Urgency};
 
 use super::{gateway_error, next_operation, outcome_event};
 use crate::{
@@ -85,12 +85,12 @@ impl Measured {
         let begun = Instant::now();
         let recorded = self
             .journal
-            .record_intent(permit)
+            .record_intent(permit, Urgency::Now)
             .await
             .map_err(|error| gateway_error(error.to_string()))?;
         let result = self.backend.execute(recorded).await;
         let event = outcome_event(&self.requester, id, &result, None, begun.elapsed());
-        drop(self.journal.append(event));
+        drop(self.journal.append_soon(event));
         result
     }
 }

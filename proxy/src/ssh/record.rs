@@ -95,7 +95,7 @@ impl Recorder {
             event.body.insert("detail".to_owned(), untrusted(detail));
         }
         // The append goes on by itself.
-        drop(self.journal.append(event));
+        drop(self.journal.append_soon(event));
     }
 
     /// `conn.close`. A connection that ended before its `conn.open` says here what is known of it.
@@ -205,7 +205,7 @@ impl RefusalRecorder {
             self.left_out = 0;
         }
         // The append goes on by itself.
-        drop(self.journal.append(event));
+        drop(self.journal.append_soon(event));
     }
 
     fn has_room(&mut self, now: Instant) -> bool {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_journal::{Journal, OperationId, Recorded};
+use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
 use crate::{
     backend::{Backend, BackendError, Capabilities, ErrorKind, Execution},
@@ -102,7 +102,7 @@ impl Client {
             self.handles.lock().unwrap().insert(opened.id(), opened);
         }
         self.journal
-            .record_intent(permit)
+            .record_intent(permit, Urgency::Now)
             .await
             .expect("the journal can be written")
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use portcullis_journal::{Recorded, Verdict};
+use portcullis_journal::{Recorded, Urgency, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Asker, Engine, RequestId, execution, intake::Announced, send};
@@ -137,7 +137,7 @@ impl Engine {
                 asker: Asker::Compound(part),
                 // The whole request holds its lanes.
                 claims: Claims::none(),
-                intent: self.gate.announce(permit),
+                intent: self.gate.announce(permit, Urgency::Now),
                 undo,
             }),
             Err(denied) => {

@@ -298,9 +298,12 @@ impl Engine {
         let slot = self.handles.remove(handle)?;
         let transfer = slot.transfer?;
         let requester = Arc::clone(self.gate.requester());
-        Some(Box::new(move |result| {
-            transfer.summary(&slot.handle, &requester, Some(result), Instant::now())
-        }))
+        Some(Summary {
+            publishes: slot.handle.is_written(),
+            event: Box::new(move |result| {
+                transfer.summary(&slot.handle, &requester, Some(result), Instant::now())
+            }),
+        })
     }
 }
 

@@ -9,7 +9,9 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use portcullis_journal::{AppendError, OperationId, PendingIntent, Recorded, record::untrusted};
+use portcullis_journal::{
+    AppendError, OperationId, PendingIntent, Recorded, Urgency, record::untrusted,
+};
 use serde_json::Map;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
 
@@ -23,7 +25,7 @@ use crate::{
     operation::{HandleId, MAX_OPEN_HANDLES, Operation},
     policy::{Named, Permit, describe},
     sftp::{
-        channel::{Ended, writer::Outgoing},
+        channel::{Ended, MAX_REQUESTS, writer::Outgoing},
         reply,
         request::{self, Refused, Request},
         schedule::Claims,
@@ -33,6 +35,10 @@ use crate::{
 
 /// Of a refused packet, so much goes into the record, in bytes.
 const EVIDENCE: usize = 4096;
+
+/// With so many unanswered requests a channel is in the midst of a transfer. At 32 KiB each they are 1 MiB, which in the two
+/// milliseconds that an intent waits at most lets 500 MiB/s pass.
+const PLENTY: usize = 32;
 
 /// A permitted request whose intent is on its way to the disk.
 pub(super) struct Announced {
@@ -166,6 +172,7 @@ impl Engine {
             }
         };
         let claims = Claims::of(&permit, handle.as_deref());
+        let urgency = self.urgency(permit.operation());
         match undo {
             Undo::Nothing => {}
             Undo::Reservation => self.handles.reserve(),
@@ -175,9 +182,20 @@ impl Engine {
             operation: permit.id(),
             asker: Asker::Client(request),
             claims,
-            intent: self.gate.announce(permit),
+            intent: self.gate.announce(permit, urgency),
             undo,
         });
+    }
+
+    /// In the midst of a transfer, the requests before this one keep everybody busy until many intents are synced at once.
+    fn urgency(&self, operation: &Operation) -> Urgency {
+        let unanswered = MAX_REQUESTS - self.places.available_permits();
+        let transfers = matches!(operation, Operation::Read { .. } | Operation::Write { .. });
+        if transfers && unanswered >= PLENTY {
+            Urgency::Soon
+        } else {
+            Urgency::Now
+        }
     }
 
     /// Takes back what was booked for an operation that is not run.
