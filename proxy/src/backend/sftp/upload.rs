@@ -24,6 +24,8 @@ use crate::{
 
 const DEFAULT_MODE: u32 = 0o666;
 pub(super) const PERMISSION_BITS: u32 = 0o777;
+/// Bytes after which the server is asked to sync what it has, so that CLOSE need not wait for all of a long file at once.
+const SYNC_EVERY: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 const NO_SUCH_FILE: u32 = 2;
 const UNSUPPORTED: u32 = 8;
 
@@ -47,6 +49,10 @@ pub(super) struct Upload {
 struct State {
     progress: Progress,
     attributes_set: bool,
+    /// Bytes written since the server was last asked to sync.
+    unsynced: u64,
+    /// What it was asked meanwhile: one for each [`SYNC_EVERY`] bytes.
+    syncs: Vec<Answer>,
     /// `None` if the final name is written to directly.
     staged: Option<Staged>,
 }
@@ -90,6 +96,8 @@ impl Upload {
             state: Mutex::new(State {
                 progress,
                 attributes_set: false,
+                unsynced: 0,
+                syncs: Vec::new(),
                 staged,
             }),
             session: Arc::downgrade(session),
@@ -183,6 +191,7 @@ impl Upload {
         let connection = self.file.connection();
         let most = connection.abilities.write as usize;
         let mut answers = Vec::new();
+        let written = data.len() as u64;
         let mut at = {
             let mut state = self.state();
             // With `append` the offset does not count (filexfer-02 section 6.3). The staging file is ours alone, so its end is
@@ -206,9 +215,23 @@ impl Upload {
             answers.push(connection.send_write(request, &self.writes));
             at = at.saturating_add(length);
             if data.is_empty() {
-                return Ok(answers);
+                break;
             }
         }
+        let mut state = self.state();
+        state.unsynced = state.unsynced.saturating_add(written);
+        if state.unsynced >= SYNC_EVERY {
+            state.unsynced = 0;
+            state.syncs.extend(self.ask_to_sync());
+        }
+        Ok(answers)
+    }
+
+    /// `None` if the server can't.
+    fn ask_to_sync(&self) -> Option<Answer> {
+        let request = |handle: &Bytes| Request::extended("fsync@openssh.com").string(handle);
+        let can = self.file.connection().abilities.fsync;
+        can.then(|| self.file.ask(request))
     }
 
     /// Queues what must be done before a write that lands so. If it fails, the upload counts as one with a failed write.
@@ -347,23 +370,24 @@ impl Upload {
     }
 
     async fn sync_and_close(&self) -> Result<(), Fault> {
-        let synced = self.file.connection().abilities.fsync.then(|| {
-            self.file
-                .ask(|handle| Request::extended("fsync@openssh.com").string(handle))
-        });
+        let mut syncs = std::mem::take(&mut self.state().syncs);
+        syncs.extend(self.ask_to_sync());
+        // All requests are on their way before any answer is waited for.
         let closing = self.file.close();
-        let Some(synced) = synced else {
-            return closing.await;
+        let synced = async {
+            for sync in syncs {
+                match file::done(sync).await {
+                    Ok(_)
+                    | Err(Fault::Answered {
+                        code: UNSUPPORTED, ..
+                    }) => {}
+                    Err(fault) => return Err(fault),
+                }
+            }
+            Ok(())
         };
-        // Both requests are on their way before either answer is waited for.
-        let (synced, closed) = futures_util::future::join(file::done(synced), closing).await;
-        match synced {
-            Ok(_)
-            | Err(Fault::Answered {
-                code: UNSUPPORTED, ..
-            }) => closed,
-            Err(fault) => Err(fault),
-        }
+        let (synced, closed) = futures_util::future::join(synced, closing).await;
+        synced.and(closed)
     }
 
     /// Waits until the server has answered every WRITE, so that it is known whether the upload can be resumed.
