@@ -87,7 +87,7 @@ fn the_program_with_the_kernels_own_tries_judges_every_kind_of_frame_the_same() 
 
 /// Judges all frames, cut at every byte, under each pair; gives how many the loaded program was fed with.
 fn matrix(table: TableChoice, pairs: &[((&str, Vec<Rule>), Policy)]) -> u64 {
-    let mut loaded = Loaded::new(table).unwrap();
+    let mut loaded = Loaded::both_ways(table).unwrap();
     let frames = frames();
     let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
     let (mut on_the_host, mut in_the_kernel) = (0_u64, 0_u64);
@@ -469,7 +469,7 @@ fn what_matters_most_is_judged_as_written_here() {
     ];
     let [allow, nothing, _, _, scope] = lists().map(|(_, rules)| rules);
     let [default, inverted, ..] = policies();
-    let mut loaded = Loaded::new(TableChoice::Compiled).unwrap();
+    let mut loaded = Loaded::both_ways(TableChoice::Compiled).unwrap();
     for (index, (rules, policy)) in [
         (&allow, default),
         (&scope, default),
@@ -482,7 +482,7 @@ fn what_matters_most_is_judged_as_written_here() {
         loaded.replace(rules, policy).unwrap();
         for (name, frame, expected) in &cases {
             let judged = loaded.judge(&frame.bytes()).unwrap();
-            assert_eq!(judged, [expected[index]; 2], "{name}, column {index}");
+            assert_eq!(judged, [expected[index]; 3], "{name}, column {index}");
         }
     }
 }
