@@ -53,6 +53,8 @@ pub enum EventKind {
     BanChange,
     /// `admin.account`
     AdminAccount,
+    /// `config.change`: another configuration came into force, or was refused.
+    ConfigChange,
     /// `log.start`
     LogStart,
     /// `log.stop`
@@ -83,6 +85,7 @@ impl EventKind {
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",
+            Self::ConfigChange => "config.change",
             Self::LogStart => "log.start",
             Self::LogStop => "log.stop",
             Self::LogGap => "log.gap",

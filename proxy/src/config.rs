@@ -39,6 +39,8 @@ const IDLE_TIMEOUT_SECONDS: u64 = 600;
 const SESSION_LIMIT_SECONDS: u64 = 12 * 3600;
 /// Time that transfers under way get at shutdown; systemd kills after 90 s.
 const SHUTDOWN_GRACE_SECONDS: u64 = 30;
+/// Time that transfers under way get when a reload changed what they rest on. Nothing presses, unlike at shutdown.
+const RELOAD_GRACE_SECONDS: u64 = 600;
 /// What `journal.digests` may say.
 const DIGESTS: &str = "\"uploads\" or \"all\"";
 /// An idle session costs about 200 KiB: 1024 of them fit in 256 MiB.
@@ -66,12 +68,12 @@ pub struct Config {
     pub bans: Option<BansConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
-    /// SHA-256 of the file, for the record of the start.
+    /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
 
 /// `[server]`
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct ServerConfig {
     pub listen: Vec<SocketAddr>,
     pub host_keys: Vec<HostKey>,
@@ -80,6 +82,7 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     pub session_limit: Duration,
     pub shutdown_grace: Duration,
+    pub reload_grace: Duration,
     pub max_connections: usize,
     pub max_unauthenticated: usize,
     pub max_unauthenticated_per_source: usize,
@@ -97,14 +100,14 @@ pub enum ScpMode {
 }
 
 /// `[sftp]`
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct SftpConfig {
     /// Those of the extensions that are off by default.
     pub extensions: Extensions,
 }
 
 /// A key that the gateway proves itself with.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct HostKey {
     pub path: PathBuf,
     pub key: ssh_key::PrivateKey,
@@ -120,13 +123,13 @@ impl fmt::Debug for HostKey {
 }
 
 /// `[accounts]`
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct AccountsConfig {
     pub database: PathBuf,
 }
 
 /// `[journal]`
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct JournalConfig {
     pub directory: PathBuf,
     pub signing_key: PathBuf,
@@ -136,7 +139,7 @@ pub struct JournalConfig {
 }
 
 /// `[bans]`: ask the agent to drop a source after repeated failures.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct BansConfig {
     pub agent_socket: PathBuf,
     pub failures: u32,
@@ -147,7 +150,7 @@ pub struct BansConfig {
 }
 
 /// `[metrics]`
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct MetricsConfig {
     pub listen: SocketAddr,
 }
@@ -157,6 +160,8 @@ pub struct MetricsConfig {
 #[error("configuration {} has {} fault(s):{}", path.display(), faults.len(), list(faults))]
 pub struct ConfigError {
     pub path: PathBuf,
+    /// Of the file, if it could be read.
+    pub sha256: Option<[u8; 32]>,
     pub faults: Vec<Fault>,
 }
 
@@ -170,12 +175,16 @@ impl Config {
     /// # Errors
     /// All faults together.
     pub fn load(path: &Path, today: NaiveDate) -> Result<Self, ConfigError> {
-        read(path)
-            .and_then(|text| Self::parse(&text, today))
-            .map_err(|faults| ConfigError {
-                path: path.to_owned(),
-                faults,
-            })
+        let text = read(path).map_err(|faults| ConfigError {
+            path: path.to_owned(),
+            sha256: None,
+            faults,
+        })?;
+        Self::parse(&text, today).map_err(|faults| ConfigError {
+            path: path.to_owned(),
+            sha256: Some(Sha256::digest(text.as_bytes()).into()),
+            faults,
+        })
     }
 
     /// Where the accounts are, and the names of the backends. The rest of the file is not judged: an account can be
@@ -201,6 +210,7 @@ impl Config {
         });
         parsed.map_err(|faults| ConfigError {
             path: path.to_owned(),
+            sha256: None,
             faults,
         })
     }
@@ -254,7 +264,7 @@ impl Config {
         }
     }
 
-    /// The relaxations in force, for the record of the start.
+    /// The relaxations in force, for the same records.
     pub fn plaintext_exceptions(&self) -> impl Iterator<Item = (&str, &PlaintextException)> {
         self.backends
             .iter()
@@ -299,6 +309,7 @@ fn server(mut section: Section<'_>) -> Option<ServerConfig> {
         "shutdown_grace_seconds",
         SHUTDOWN_GRACE_SECONDS,
     );
+    let reload_grace = seconds(&mut section, "reload_grace_seconds", RELOAD_GRACE_SECONDS);
     let max_connections = count(&mut section, "max_connections", MAX_CONNECTIONS);
     let max_unauthenticated = count(&mut section, "max_unauthenticated", MAX_UNAUTHENTICATED);
     let max_unauthenticated_per_source = count(
@@ -319,6 +330,7 @@ fn server(mut section: Section<'_>) -> Option<ServerConfig> {
         idle_timeout,
         session_limit,
         shutdown_grace,
+        reload_grace,
         max_connections,
         max_unauthenticated,
         max_unauthenticated_per_source,

@@ -4,8 +4,13 @@ mod backends;
 mod bans;
 mod exception;
 mod records;
+mod reload;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use portcullis_journal::{AppendError, Journal, OpenError, Options};
 use tokio::{
@@ -14,26 +19,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::bans::BanRelay;
+use self::reload::{InForce, Reloader};
 use crate::{
     accounts::{Accounts, AccountsError},
-    agent_client::AgentClient,
-    auth::{
-        Authenticator,
-        attempt::{Bans, Settings},
-        password::PasswordError,
-        throttle::ThrottleConfig,
-    },
-    config::{BansConfig, Config, JournalConfig},
-    metrics,
-    session::Backends,
-    ssh,
+    auth::{Authenticator, attempt::Settings, password::PasswordError},
+    config::{Config, JournalConfig},
+    metrics, ssh,
 };
 
 pub use backends::BuildError;
-
-/// Ban requests that wait for the agent; one that finds the queue full is dropped, its source will fail again.
-const BAN_QUEUE: usize = 64;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +45,9 @@ pub enum DaemonError {
     #[error(transparent)]
     Backend(#[from] BuildError),
     #[error(transparent)]
-    Server(#[from] ssh::StartError),
+    Algorithms(#[from] ssh::UnknownAlgorithm),
+    #[error("start the threads of connections")]
+    Workers(#[source] io::Error),
     #[error(transparent)]
     Listen(#[from] ssh::ListenError),
     #[error("serve metrics")]
@@ -64,16 +60,15 @@ pub enum DaemonError {
     Unrecorded(#[source] AppendError),
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, under `config` and, from each SIGHUP on, under what its file at `path` says then.
 ///
 /// # Errors
 /// If a part can't be built, or the start can't be recorded.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let journal = open_journal(&config.journal).await?;
-    let built = backends::build(&config.backends, &config.journal.node)?;
-    let backends: Backends = Arc::new(built.services);
+    let built = backends::build(&config.backends, &config.journal.node, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),
@@ -82,31 +77,21 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
-    for (failover, interval) in built.failovers {
-        failover.probe().await;
-        background.spawn(failover.watch(interval));
-    }
-    let bans = config.bans.as_ref().map(|bans| {
-        let (settings, relay) = relay_bans(bans, &journal);
-        background.spawn(relay.run());
-        settings
-    });
+    built.probe_new().await;
+    let bans = config
+        .bans
+        .as_ref()
+        .map(|config| bans::relay(config, &journal, &stop));
     let settings = Settings {
         max_failures: config.server.max_auth_failures,
-        bans,
+        bans: bans.clone(),
         ..Settings::default()
     };
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?;
     background.spawn(authenticator.clone().follow_changes());
 
-    let server = ssh::Server::new(
-        &config.server,
-        &config.sftp,
-        authenticator,
-        Arc::clone(&backends),
-        journal.clone(),
-        config.journal.digests,
-    )?;
+    let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;
+    let server = ssh::Server::new(terms, journal.clone()).map_err(DaemonError::Workers)?;
     let listeners = ssh::bind(&config.server.listen).await?;
     if let Some(endpoint) = &config.metrics {
         let listener = metrics::bind(endpoint.listen)
@@ -139,11 +124,32 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let signal = signals.termination().await;
+    let reloader = Reloader {
+        path,
+        in_force: Mutex::new(Arc::new(InForce {
+            config,
+            built,
+            bans,
+        })),
+        authenticator,
+        server: &server,
+        journal: journal.clone(),
+        stop: stop.clone(),
+    };
+    let signal = loop {
+        match signals.next().await {
+            Wanted::End(signal) => break signal,
+            Wanted::Reload => tokio::select! {
+                signal = signals.termination() => break signal,
+                () = reloader.reload() => {}
+            },
+        }
+    };
+    let grace = reloader.in_force().config.server.shutdown_grace;
     tracing::info!(signal, "no new connections; transfers may end");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let cut = server
-        .drain(config.server.shutdown_grace, async {
+        .drain(grace, async {
             signals.termination().await;
         })
         .await;
@@ -185,25 +191,6 @@ async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
     Ok(journal)
 }
 
-fn relay_bans(config: &BansConfig, journal: &Journal) -> (Bans, BanRelay) {
-    let (sender, requests) = tokio::sync::mpsc::channel(BAN_QUEUE);
-    let settings = Bans {
-        config: ThrottleConfig {
-            failures: config.failures,
-            window: config.window,
-            lifetime: config.lifetime,
-        },
-        requests: sender,
-    };
-    let relay = BanRelay {
-        requests,
-        agent: AgentClient::new(&config.agent_socket),
-        exempt: config.exempt.clone(),
-        journal: journal.clone(),
-    };
-    (settings, relay)
-}
-
 /// The signals that the daemon knows.
 struct Signals {
     terminate: Signal,
@@ -220,16 +207,25 @@ impl Signals {
         })
     }
 
-    /// The next signal that ends the gateway.
-    async fn termination(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => {
-                    tracing::warn!("SIGHUP ignored: the configuration is read at the start; accounts need no reload");
-                }
-            }
+    async fn next(&mut self) -> Wanted {
+        tokio::select! {
+            _ = self.terminate.recv() => Wanted::End("SIGTERM"),
+            _ = self.interrupt.recv() => Wanted::End("SIGINT"),
+            _ = self.hang_up.recv() => Wanted::Reload,
         }
     }
+
+    /// The next signal that ends the gateway.
+    async fn termination(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Wanted {
+    End(&'static str),
+    Reload,
 }

@@ -24,6 +24,7 @@ const BACKEND_HEALTHY: &str = "portcullis_proxy_backend_healthy";
 const JOURNAL_HEALTHY: &str = "portcullis_proxy_journal_healthy";
 const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
+const RELOADS: &str = "portcullis_proxy_reloads_total";
 const BANS: &str = "portcullis_proxy_bans_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
@@ -120,6 +121,11 @@ pub fn ban_asked(outcome: &'static str) {
     counter!(BANS, "outcome" => outcome).increment(1);
 }
 
+/// The configuration was read again.
+pub fn reload(outcome: &'static str) {
+    counter!(RELOADS, "outcome" => outcome).increment(1);
+}
+
 /// Makes the process's recorder.
 ///
 /// # Errors
@@ -160,6 +166,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         JOURNAL_APPEND,
         Unit::Seconds,
         "Time until a record is durable."
+    );
+    describe_counter!(
+        RELOADS,
+        "Times that the configuration was read again, by outcome."
     );
     describe_counter!(BANS, "Bans asked of the agent, by outcome.");
     Ok(handle)

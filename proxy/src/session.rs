@@ -17,6 +17,7 @@ use crate::{
     allowance::Ledger,
     auth::Authenticated,
     backend::BackendService,
+    config::ScpMode,
     policy::Mount,
     sftp::{Digests, request::Extensions},
 };
@@ -39,6 +40,7 @@ pub struct Session {
     pub activity: Activity,
     pub budget: Budget,
     pub digests: Digests,
+    pub scp: ScpMode,
 }
 
 /// Bytes that all channels of one session may hold together.

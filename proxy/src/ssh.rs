@@ -1,7 +1,8 @@
 //! The SSH edge: the only user of the SSH library besides the upstream backend.
 //!
-//! [`listener`] accepts within [`limits`] and gives each connection to one of the [`workers`], [`connection`] owns one connection and its timers, [`handler`] translates
-//! the library's callbacks, [`subsystem`] joins a channel to the SFTP engine, [`stream`] is the socket under the library.
+//! [`listener`] accepts within [`limits`] and gives each connection to one of the [`workers`], [`connection`] owns one connection
+//! and its timers, [`handler`] translates the library's callbacks, [`subsystem`] joins a channel to the SFTP engine, [`stream`] is
+//! the socket under the library, [`terms`] what the configuration gives to connections.
 
 mod algorithms;
 mod connection;
@@ -12,9 +13,11 @@ mod negotiation;
 mod record;
 mod stream;
 mod subsystem;
+mod terms;
 mod unsent;
 mod workers;
 
 pub use algorithms::UnknownAlgorithm;
-pub use listener::{ListenError, Server, StartError, bind};
+pub use listener::{ListenError, Server, bind};
 pub(crate) use stream::Stream;
+pub use terms::Terms;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -15,7 +16,7 @@ use crate::account::{Account, Mount};
 use crate::files;
 use crate::locate;
 use crate::place::Place;
-use crate::process::{PATIENCE, Running, finish_within, succeed};
+use crate::process::{PATIENCE, Running, finish_within, succeed, wait_for};
 use crate::server::openssh::Openssh;
 use crate::server::proftpd::Proftpd;
 use crate::server::seaweed::{BUCKET, Seaweed};
@@ -340,6 +341,27 @@ impl Proxy {
         self.process.kill()?;
         self.process = start(Place::Loopback, &self.program, &self.config, self.address)?;
         Ok(())
+    }
+
+    /// Rewrites the configuration, asks the daemon to read it again, and waits for the record of what became of it.
+    ///
+    /// # Errors
+    /// When the file can't be written or nothing is recorded.
+    pub fn reload(&self, edit: impl FnOnce(&str) -> String) -> Result<Value> {
+        let changes = || -> Result<Vec<Value>> {
+            let mut records = self.records()?;
+            records.retain(|record| {
+                record.get("event").and_then(Value::as_str) == Some("config.change")
+            });
+            Ok(records)
+        };
+        let before = changes()?.len();
+        let text = fs::read_to_string(&self.config)?;
+        fs::write(&self.config, edit(&text))?;
+        self.process.signal(Signal::HUP)?;
+        wait_for("the record of a reload", || {
+            changes().ok()?.into_iter().nth(before)
+        })
     }
 
     /// Gives the journal's own disk another size, in bytes.

@@ -12,7 +12,7 @@ pub use record::AuditLog;
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -97,9 +97,13 @@ impl Default for Settings {
     }
 }
 
-/// Authenticates all connections of the gateway. Clones share everything.
+/// Authenticates connections of the gateway. Clones share everything; those made by
+/// [`reconfigured`](Authenticator::reconfigured) everything but their rules.
 #[derive(Debug, Clone)]
-pub struct Authenticator(Arc<Shared>);
+pub struct Authenticator {
+    shared: Arc<Shared>,
+    rules: Arc<Rules>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -107,9 +111,52 @@ struct Shared {
     hasher: Hasher,
     hashes: Semaphore,
     log: Box<dyn AuditLog>,
-    settings: Settings,
-    throttle: Option<Mutex<Throttle>>,
+    failure_floor: Duration,
+    failure_jitter: Duration,
+    clock: Clock,
     changes: watch::Sender<u64>,
+}
+
+/// What a reload may change. A connection keeps those under which it began.
+#[derive(Debug)]
+struct Rules {
+    max_failures: u32,
+    bans: Option<Banning>,
+}
+
+#[derive(Debug)]
+struct Banning {
+    config: ThrottleConfig,
+    requests: mpsc::Sender<BanRequest>,
+    throttle: Arc<Mutex<Throttle>>,
+}
+
+impl Rules {
+    /// With what `before` counted, where it counted in the same way.
+    fn new(max_failures: u32, bans: Option<Bans>, before: Option<&Self>) -> Arc<Self> {
+        let counted = before.and_then(|rules| rules.bans.as_ref());
+        let bans = bans.map(|Bans { config, requests }| Banning {
+            config,
+            requests,
+            throttle: counted
+                .filter(|banning| banning.config == config)
+                .map_or_else(
+                    || Arc::new(Mutex::new(Throttle::new(config))),
+                    |banning| Arc::clone(&banning.throttle),
+                ),
+        });
+        Arc::new(Self { max_failures, bans })
+    }
+
+    fn throttle(&self) -> Option<MutexGuard<'_, Throttle>> {
+        let banning = self.bans.as_ref()?;
+        Some(
+            banning
+                .throttle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
 }
 
 /// Why the accounts could not be asked.
@@ -130,24 +177,36 @@ impl Authenticator {
         log: impl AuditLog + 'static,
         settings: Settings,
     ) -> Result<Self, PasswordError> {
-        Ok(Self(Arc::new(Shared {
-            accounts,
-            hasher: Hasher::new()?,
-            hashes: Semaphore::new(HASHES_AT_ONCE),
-            log: Box::new(log),
-            throttle: settings
-                .bans
-                .as_ref()
-                .map(|bans| Mutex::new(Throttle::new(bans.config))),
-            settings,
-            changes: watch::Sender::new(0),
-        })))
+        Ok(Self {
+            shared: Arc::new(Shared {
+                accounts,
+                hasher: Hasher::new()?,
+                hashes: Semaphore::new(HASHES_AT_ONCE),
+                log: Box::new(log),
+                failure_floor: settings.failure_floor,
+                failure_jitter: settings.failure_jitter,
+                clock: settings.clock,
+                changes: watch::Sender::new(0),
+            }),
+            rules: Rules::new(settings.max_failures, settings.bans, None),
+        })
+    }
+
+    /// The same with other rules, for connections that begin from now on. Failures that are counted stay counted, unless they
+    /// are to be counted in another way.
+    #[must_use]
+    pub fn reconfigured(&self, max_failures: u32, bans: Option<Bans>) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            rules: Rules::new(max_failures, bans, Some(&self.rules)),
+        }
     }
 
     /// Begins the authentication of one connection. When the result is dropped, the connection has ended.
     pub fn attempt(&self, source: SocketAddr, session: SessionId) -> Attempt {
         Attempt {
-            shared: Arc::clone(&self.0),
+            shared: Arc::clone(&self.shared),
+            rules: Arc::clone(&self.rules),
             source,
             session,
             flow: Flow::default(),
@@ -166,7 +225,7 @@ impl Authenticator {
     /// # Errors
     /// If the database can't be read.
     pub async fn mounts(&self, user: &Authenticated) -> Result<Vec<Mount>, LookupError> {
-        let (accounts, uid) = (self.0.accounts.clone(), user.uid());
+        let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
         Ok(tokio::task::spawn_blocking(move || accounts.mounts(uid)).await??)
     }
 }
@@ -175,6 +234,7 @@ impl Authenticator {
 #[derive(Debug)]
 pub struct Attempt {
     shared: Arc<Shared>,
+    rules: Arc<Rules>,
     source: SocketAddr,
     session: SessionId,
     flow: Flow,
@@ -297,7 +357,7 @@ impl Attempt {
         }
         let checked = self.look_up(user, Evidence::None, None).await;
         let account = checked.account.as_ref();
-        let now = self.shared.settings.clock.now();
+        let now = self.shared.clock.now();
         match self.flow.step(user, account, Evidence::None, now) {
             Decision::Rejected { methods } => Step::Rejected {
                 methods,
@@ -331,9 +391,7 @@ impl Attempt {
             user.clone_into(&mut self.user);
         }
         self.requests = self.requests.saturating_add(1);
-        !self.ended
-            && self.requests <= REQUESTS_MAX
-            && self.failures < self.shared.settings.max_failures
+        !self.ended && self.requests <= REQUESTS_MAX && self.failures < self.rules.max_failures
     }
 
     async fn check_key(
@@ -357,7 +415,7 @@ impl Attempt {
 
     /// Decides, records, and only then answers.
     async fn conclude(&mut self, asked: Asked<'_>, checked: Checked) -> Step {
-        let now = self.shared.settings.clock.now();
+        let now = self.shared.clock.now();
         let begins = checked.evidence == Evidence::Begin;
         let decision = self.flow.step(
             asked.user,
@@ -391,8 +449,7 @@ impl Attempt {
                     return self.unrecorded(asked, &error).await;
                 }
                 self.ended = true;
-                if let Some(throttle) = &self.shared.throttle {
-                    let mut throttle = throttle.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(mut throttle) = self.rules.throttle() {
                     throttle.success(self.source.ip());
                 }
                 Step::Accepted(user)
@@ -410,7 +467,7 @@ impl Attempt {
 
     async fn reject(&mut self, asked: Asked<'_>, methods: Vec<Method>) -> Step {
         self.failures += 1;
-        if self.failures >= self.shared.settings.max_failures {
+        if self.failures >= self.rules.max_failures {
             return self.disconnect().await;
         }
         Step::Rejected {
@@ -443,26 +500,22 @@ impl Attempt {
     }
 
     fn remaining_floor(&self, asked: Asked<'_>) -> Duration {
-        let Settings {
+        let Shared {
             failure_floor,
             failure_jitter,
             ..
-        } = self.shared.settings;
+        } = *self.shared;
         let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
         (failure_floor + failure_jitter.mul_f64(share)).saturating_sub(asked.at.elapsed())
     }
 
     fn count_guess(&mut self) {
         self.guesses += 1;
-        let (Some(throttle), Some(bans)) = (&self.shared.throttle, &self.shared.settings.bans)
-        else {
-            return;
-        };
-        let request = throttle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .failure(self.source.ip(), Instant::now());
-        if let Some(request) = request
+        let request = self
+            .rules
+            .throttle()
+            .and_then(|mut throttle| throttle.failure(self.source.ip(), Instant::now()));
+        if let (Some(request), Some(bans)) = (request, &self.rules.bans)
             && let Err(error) = bans.requests.try_send(request)
         {
             tracing::warn!(source = %self.source.ip(), %error, "ban request dropped");
@@ -477,7 +530,7 @@ impl Drop for Attempt {
         if self.ended && self.guesses > 0 {
             return;
         }
-        let refused = !self.ended || self.failures >= self.shared.settings.max_failures;
+        let refused = !self.ended || self.failures >= self.rules.max_failures;
         if refused && self.wrong_keys > 0 && self.guesses == 0 {
             self.count_guess();
         }

@@ -8,7 +8,7 @@ mod name;
 mod progress;
 
 pub use self::{
-    name::{Claim, SessionNames, StagingName, StagingNames, UploadSettings},
+    name::{Claim, Claims, SessionNames, StagingName, StagingNames, UploadSettings},
     progress::{Beginning, Landing, Progress, shown_length},
 };
 use crate::{backend::ErrorKind, operation::Access, path::RESERVED_PREFIX};

@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(daemon::run(config))
+        .block_on(daemon::run(config, arguments.config.config.clone()))
         .context("run the gateway")
 }
 

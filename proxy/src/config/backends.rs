@@ -9,6 +9,7 @@ use std::{
 };
 
 use chrono::NaiveDate;
+use sha2::{Digest as _, Sha256};
 
 pub use self::s3::{S3Config, S3Transport};
 use super::{
@@ -35,7 +36,7 @@ const LARGEST_COPY_LIMIT: u64 = 1 << 40;
 const TLS_CHOICE: &str = "\"explicit\", \"implicit\", or \"none\" with a plaintext_exception";
 
 /// One backend.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum BackendConfig {
     Local {
         directory: PathBuf,
@@ -133,7 +134,11 @@ pub enum TrustAnchor {
     /// The usual public authorities.
     WebRoots,
     /// Authorities in a PEM file.
-    Authorities(PathBuf),
+    Authorities {
+        file: PathBuf,
+        /// Of what the file held: a reload sees that it was replaced.
+        sha256: [u8; 32],
+    },
     /// One certificate, by the SHA-256 of its DER form.
     Pinned([u8; 32]),
 }
@@ -148,14 +153,14 @@ pub struct PlaintextException {
 }
 
 /// What the gateway logs in with at an SFTP server.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub enum Credential {
     Key(KeyPair),
     Password(Secret),
 }
 
 /// A private key whose Debug does not print it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct KeyPair(pub Box<ssh_key::PrivateKey>);
 
 impl fmt::Debug for KeyPair {
@@ -386,10 +391,15 @@ fn trust_anchor(
             None
         }
         (Some(path), None) => {
-            if let Err(error) = std::fs::read(path) {
-                section.fault("ca_file", format!("{path}: can't be read: {error}"));
-            }
-            Some(TrustAnchor::Authorities(PathBuf::from(path)))
+            let text = std::fs::read(path)
+                .map_err(|error| {
+                    section.fault("ca_file", format!("{path}: can't be read: {error}"));
+                })
+                .ok()?;
+            Some(TrustAnchor::Authorities {
+                file: PathBuf::from(path),
+                sha256: Sha256::digest(&text).into(),
+            })
         }
         (None, Some(digits)) => {
             let mut digest = [0; 32];

@@ -10,7 +10,7 @@ use ssh_key::{Algorithm, PrivateKey};
 use zeroize::Zeroizing;
 
 /// A password or key that prints as `<secret>` and is wiped when dropped.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {

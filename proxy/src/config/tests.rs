@@ -83,6 +83,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.server.idle_timeout, Duration::from_secs(600));
     assert_eq!(config.server.session_limit, Duration::from_secs(43_200));
     assert_eq!(config.server.shutdown_grace, Duration::from_secs(30));
+    assert_eq!(config.server.reload_grace, Duration::from_secs(600));
     assert_eq!(config.server.max_connections, 1024);
     assert_eq!(config.server.max_unauthenticated, 128);
     assert_eq!(config.server.max_unauthenticated_per_source, 16);

@@ -2,9 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, SystemTime},
 };
+
+use futures_util::future::join_all;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::exception::Dated;
 use crate::{
@@ -18,9 +24,10 @@ use crate::{
         local::{LocalService, LocalSettings},
         s3::{AccessKey, S3Service, S3Settings},
         sftp::{Credential, Publication, SftpService, SftpSettings},
-        staging::UploadSettings,
+        staging::{Claims, UploadSettings},
     },
     config::{self, BackendConfig, KeyPair, S3Transport, TrustAnchor},
+    session::Backends,
 };
 
 /// Why a backend can't be used.
@@ -34,49 +41,123 @@ pub struct BuildError {
 /// How often local directories are searched for what interrupted uploads left.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// The services of all sections, and those among them that watch others.
+/// The services of all sections.
+#[derive(Debug)]
 pub(super) struct Built {
-    pub(super) services: HashMap<String, Arc<dyn BackendService>>,
-    pub(super) failovers: Vec<(Arc<FailoverService>, Duration)>,
+    entries: BTreeMap<String, Entry>,
+    /// By the files that the services reach, also those of services that only live sessions have.
+    claims: BTreeMap<String, Claims>,
 }
 
-/// Makes a service for each section; `node` is this gateway's name. No server is reached yet.
+#[derive(Debug, Clone)]
+struct Entry {
+    service: Arc<dyn BackendService>,
+    /// Those that another build did not make.
+    failover: Option<Arc<FailoverService>>,
+    /// Ends with the last configuration that has the section as it is.
+    _beside: Option<Arc<Beside>>,
+}
+
+/// What runs beside a service while it is configured.
+#[derive(Debug)]
+enum Beside {
+    Watch(#[expect(dead_code, reason = "held for its end")] AbortOnDropHandle<()>),
+    Sweeps(#[expect(dead_code, reason = "held for its end")] mpsc::SyncSender<()>),
+}
+
+impl Built {
+    /// By the names of their sections.
+    pub(super) fn services(&self) -> Backends {
+        let services: HashMap<_, _> = self
+            .entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), Arc::clone(&entry.service)))
+            .collect();
+        Arc::new(services)
+    }
+
+    /// Asks the members of new failover backends for their health, so that the first session gets one that is there.
+    pub(super) async fn probe_new(&self) {
+        let failovers = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.failover.as_ref());
+        join_all(failovers.map(|failover| failover.probe())).await;
+    }
+}
+
+/// Makes a service for each section; `node` is this gateway's name. What is in `before` and has not changed stays the same
+/// value, with its connections. No server is reached yet.
 pub(super) fn build(
     configs: &BTreeMap<String, BackendConfig>,
     node: &str,
+    before: Option<(&BTreeMap<String, BackendConfig>, &Built)>,
 ) -> Result<Built, BuildError> {
-    let mut services: HashMap<String, Arc<dyn BackendService>> = HashMap::new();
+    let unchanged = |name: &str, config: &BackendConfig| {
+        let (configs, built) = before?;
+        let entry = built.entries.get(name)?;
+        (configs.get(name) == Some(config)).then(|| Entry {
+            failover: None,
+            ..entry.clone()
+        })
+    };
+    let mut claims = before.map_or_else(BTreeMap::new, |(_, built)| built.claims.clone());
+    // Two of them are this list and the one before.
+    claims.retain(|_, claims| claims.holders() > 2);
+    let mut entries = BTreeMap::new();
     for (name, config) in configs {
-        let service = service(config, node).map_err(|source| BuildError {
-            name: name.clone(),
-            source,
-        })?;
-        services.extend(service.map(|service| (name.clone(), service)));
+        let entry = match unchanged(name, config) {
+            Some(entry) => Some(entry),
+            None => entry(config, node, &mut claims).map_err(|source| BuildError {
+                name: name.clone(),
+                source,
+            })?,
+        };
+        entries.extend(entry.map(|entry| (name.clone(), entry)));
     }
-    let mut failovers = Vec::new();
     for (name, config) in configs {
         if let BackendConfig::Failover {
             members,
             check_interval,
         } = config
         {
-            let members = members
-                .iter()
-                .filter_map(|member| {
-                    let probe = probe(configs.get(member)?)?;
-                    let service = Arc::clone(services.get(member)?);
-                    Some(Member::new(member, service, probe))
-                })
-                .collect();
-            let failover = Arc::new(FailoverService::new(name, members));
-            services.insert(name.clone(), Arc::clone(&failover) as _);
-            failovers.push((failover, *check_interval));
+            let keeps_members = members.iter().all(|member| {
+                configs
+                    .get(member)
+                    .is_some_and(|config| unchanged(member, config).is_some())
+            });
+            let entry = match unchanged(name, config).filter(|_| keeps_members) {
+                Some(entry) => entry,
+                None => failover(name, members, *check_interval, configs, &entries),
+            };
+            entries.insert(name.clone(), entry);
         }
     }
-    Ok(Built {
-        services,
-        failovers,
-    })
+    Ok(Built { entries, claims })
+}
+
+fn failover(
+    name: &str,
+    members: &[String],
+    check_interval: Duration,
+    configs: &BTreeMap<String, BackendConfig>,
+    entries: &BTreeMap<String, Entry>,
+) -> Entry {
+    let members = members
+        .iter()
+        .filter_map(|member| {
+            let probe = probe(configs.get(member)?)?;
+            let service = Arc::clone(&entries.get(member)?.service);
+            Some(Member::new(member, service, probe))
+        })
+        .collect();
+    let failover = Arc::new(FailoverService::new(name, members));
+    let watch = tokio::spawn(Arc::clone(&failover).watch(check_interval));
+    Entry {
+        service: Arc::clone(&failover) as _,
+        failover: Some(failover),
+        _beside: Some(Arc::new(Beside::Watch(AbortOnDropHandle::new(watch)))),
+    }
 }
 
 /// How a member's health is found out; `None` for what can't be a member.
@@ -98,11 +179,19 @@ fn probe(config: &BackendConfig) -> Option<Probe> {
     }
 }
 
-/// `None` for a list of others.
-fn service(
+/// `None` for a list of others, which is made once those are there.
+fn entry(
     config: &BackendConfig,
     node: &str,
-) -> Result<Option<Arc<dyn BackendService>>, Box<dyn std::error::Error + Send + Sync>> {
+    claims: &mut BTreeMap<String, Claims>,
+) -> Result<Option<Entry>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut upload_settings = |uploads: &config::Uploads| UploadSettings {
+        resume: uploads.resume,
+        retention: uploads.retention,
+        node: node.to_owned(),
+        claims: claims.entry(place(config)).or_default().clone(),
+    };
+    let mut beside = None;
     let service: Arc<dyn BackendService> = match config {
         BackendConfig::Failover { .. } => return Ok(None),
         BackendConfig::Local {
@@ -112,19 +201,23 @@ fn service(
         } => {
             let service = Arc::new(LocalService::new(LocalSettings {
                 directory: directory.clone(),
-                uploads: upload_settings(uploads, node),
+                uploads: upload_settings(uploads),
                 timeout: *timeout,
             })?);
             let swept = service.clone();
+            let (end, ends) = mpsc::sync_channel(0);
             // Beside everything else: a large tree takes minutes, and nothing waits for it.
             std::thread::Builder::new()
                 .name("staging-sweep".to_owned())
                 .spawn(move || {
                     loop {
                         swept.sweep_leftovers(SystemTime::now());
-                        std::thread::sleep(SWEEP_INTERVAL);
+                        if ends.recv_timeout(SWEEP_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                            return;
+                        }
                     }
                 })?;
+            beside = Some(Arc::new(Beside::Sweeps(end)));
             service
         }
         BackendConfig::Ftp {
@@ -156,7 +249,7 @@ fn service(
                 },
                 timeout: *timeout,
                 keepalive: *keepalive,
-                uploads: upload_settings(uploads, node),
+                uploads: upload_settings(uploads),
                 charset: match charset {
                     config::Charset::Utf8 => Charset::AsTheyAre,
                     config::Charset::Latin1 => Charset::Latin1,
@@ -212,7 +305,7 @@ fn service(
                     Credential::Password(password.expose().to_owned().into())
                 }
             },
-            uploads: upload_settings(uploads, node),
+            uploads: upload_settings(uploads),
             publication: if *publishes_directly {
                 Publication::Direct
             } else {
@@ -222,21 +315,74 @@ fn service(
             timeout: *timeout,
         })),
     };
-    Ok(Some(service))
+    Ok(Some(Entry {
+        service,
+        failover: None,
+        _beside: beside,
+    }))
 }
 
-fn upload_settings(uploads: &config::Uploads, node: &str) -> UploadSettings {
-    UploadSettings {
-        resume: uploads.resume,
-        retention: uploads.retention,
-        node: node.to_owned(),
+/// Which files a backend reaches. Two spellings of one server are two places, as they are to a person who reads the file.
+fn place(config: &BackendConfig) -> String {
+    match config {
+        BackendConfig::Local { directory, .. } => directory.display().to_string(),
+        BackendConfig::Ftp { address, user, .. } => format!("ftp {user} {address}"),
+        BackendConfig::Sftp { address, user, .. } => format!("sftp {user} {address}"),
+        BackendConfig::S3(bucket) => {
+            format!("s3 {} {} {}", bucket.endpoint, bucket.bucket, bucket.prefix)
+        }
+        BackendConfig::Failover { members, .. } => members.join(" "),
     }
 }
 
 fn trusted(anchor: &TrustAnchor) -> Result<TlsTrust, AuthoritiesError> {
     Ok(match anchor {
         TrustAnchor::WebRoots => TlsTrust::WebRoots,
-        TrustAnchor::Authorities(file) => TlsTrust::authorities_in(file)?,
+        TrustAnchor::Authorities { file, .. } => TlsTrust::authorities_in(file)?,
         TrustAnchor::Pinned(fingerprint) => TlsTrust::Pinned(*fingerprint),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(directory: &std::path::Path, seconds: u64) -> BackendConfig {
+        BackendConfig::Local {
+            directory: directory.to_owned(),
+            uploads: config::Uploads {
+                resume: true,
+                retention: Duration::from_secs(3600),
+            },
+            timeout: Duration::from_secs(seconds),
+        }
+    }
+
+    fn configs(directory: &std::path::Path, seconds: u64) -> BTreeMap<String, BackendConfig> {
+        let failover = |members: [&str; 2]| BackendConfig::Failover {
+            members: members.map(str::to_owned).to_vec(),
+            check_interval: Duration::from_secs(3600),
+        };
+        [
+            ("a", local(directory, 30)),
+            ("b", local(directory, 30)),
+            ("c", local(directory, seconds)),
+            ("a-or-b", failover(["a", "b"])),
+            ("b-or-c", failover(["b", "c"])),
+        ]
+        .map(|(name, config)| (name.to_owned(), config))
+        .into()
+    }
+
+    #[tokio::test]
+    async fn what_has_not_changed_stays_the_same_service_and_a_list_changes_with_its_members() {
+        let directory = tempfile::tempdir().unwrap();
+        let (before, after) = (configs(directory.path(), 30), configs(directory.path(), 31));
+        let old = build(&before, "node", None).unwrap();
+        let new = build(&after, "node", Some((&before, &old))).unwrap();
+        let (old, new) = (old.services(), new.services());
+        let is_same = |name: &str| Arc::ptr_eq(&old[name], &new[name]);
+        assert!(is_same("a") && is_same("b") && is_same("a-or-b"));
+        assert!(!is_same("c") && !is_same("b-or-c"));
+    }
 }

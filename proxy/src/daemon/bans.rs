@@ -2,26 +2,53 @@
 
 use ipnet::IpNet;
 use portcullis_journal::{Event, EventKind, Journal, Verdict};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_client::{AgentClient, Answer},
-    auth::throttle::BanRequest,
+    auth::{
+        attempt::Bans,
+        throttle::{BanRequest, ThrottleConfig},
+    },
+    config::BansConfig,
     metrics,
 };
 
-/// One for the whole process.
+/// Ban requests that wait for the agent; one that finds the queue full is dropped, its source will fail again.
+const QUEUE: usize = 64;
+
+/// Passes on what is asked for with the result, until `stop` or until nobody can ask any more.
+pub(super) fn relay(config: &BansConfig, journal: &Journal, stop: &CancellationToken) -> Bans {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    let relay = BanRelay {
+        requests,
+        agent: AgentClient::new(&config.agent_socket),
+        exempt: config.exempt.clone(),
+        journal: journal.clone(),
+    };
+    let stop = stop.clone();
+    Handle::current().spawn(async move { stop.run_until_cancelled(relay.run()).await });
+    Bans {
+        config: ThrottleConfig {
+            failures: config.failures,
+            window: config.window,
+            lifetime: config.lifetime,
+        },
+        requests: sender,
+    }
+}
+
 #[derive(Debug)]
-pub(super) struct BanRelay {
-    pub(super) requests: mpsc::Receiver<BanRequest>,
-    pub(super) agent: AgentClient,
-    pub(super) exempt: Vec<IpNet>,
-    pub(super) journal: Journal,
+struct BanRelay {
+    requests: mpsc::Receiver<BanRequest>,
+    agent: AgentClient,
+    exempt: Vec<IpNet>,
+    journal: Journal,
 }
 
 impl BanRelay {
-    /// Works until no one can ask any more.
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         while let Some(request) = self.requests.recv().await {
             self.relay(request).await;
         }
@@ -78,7 +105,8 @@ impl BanRelay {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

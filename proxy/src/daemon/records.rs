@@ -1,12 +1,20 @@
-//! The first and the last record of a run.
+//! The first and the last record of a run, and those of its reloads.
 
 use std::{io, net::SocketAddr};
 
-use portcullis_journal::{AppendError, Event, EventKind, Journal, OperationId, SessionId, Verdict};
+use portcullis_journal::{
+    AppendError, Event, EventKind, Journal, OperationId, SessionId, Verdict, record::untrusted,
+};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::reload::ReloadError;
 use crate::config::Config;
+
+/// Most faults of a refused configuration that its record names.
+const MOST_FAULTS: usize = 20;
+/// Longest part of a fault's text that goes into a record, in bytes.
+const LONGEST_FAULT: usize = 512;
 
 /// `app.start`, durable when this returns.
 pub(super) async fn started(
@@ -14,18 +22,6 @@ pub(super) async fn started(
     config: &Config,
     addresses: &[SocketAddr],
 ) -> Result<(), AppendError> {
-    let exceptions: Vec<Value> = config
-        .plaintext_exceptions()
-        .map(|(backend, exception)| {
-            json!({
-                "backend": backend,
-                "what": "plaintext",
-                "reason": exception.reason,
-                "approver": exception.approver,
-                "expires": exception.expires.to_string(),
-            })
-        })
-        .collect();
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let mut event = Event::new(EventKind::AppStart);
     event.outcome = Some(Verdict::Success);
@@ -36,11 +32,87 @@ pub(super) async fn started(
         ("config_sha256", hex::encode(config.sha256).into()),
         ("cipher_policy", config.server.cipher_policy.name().into()),
         ("listen", addresses.into()),
-        ("exceptions", exceptions.into()),
+        ("exceptions", exceptions(config)),
     ] {
         event.body.insert(key.to_owned(), value);
     }
     journal.append(event).await.map(|_| ())
+}
+
+/// `config.change` of a configuration that is about to come into force, durable when this returns. `changed` are the keys of
+/// sections whose contents differ.
+pub(super) async fn reloaded(
+    journal: &Journal,
+    before: &Config,
+    after: &Config,
+    changed: &[String],
+) -> Result<(), AppendError> {
+    let mut event = Event::new(EventKind::ConfigChange);
+    event.outcome = Some(Verdict::Success);
+    for (key, value) in [
+        ("config_sha256", hex::encode(after.sha256).into()),
+        ("previous_config_sha256", hex::encode(before.sha256).into()),
+        ("changed", changed.into()),
+        ("cipher_policy", after.server.cipher_policy.name().into()),
+        ("exceptions", exceptions(after)),
+    ] {
+        event.body.insert(key.to_owned(), value);
+    }
+    journal.append(event).await.map(|_| ())
+}
+
+/// `config.change` of a configuration that was refused while `in_force` stays, durable when this returns.
+pub(super) async fn refused(
+    journal: &Journal,
+    in_force: &Config,
+    error: &ReloadError,
+) -> Result<(), AppendError> {
+    let (faults, refused): (Vec<String>, Option<[u8; 32]>) = match error {
+        ReloadError::Faulty(error) => (
+            error.faults.iter().map(ToString::to_string).collect(),
+            error.sha256,
+        ),
+        ReloadError::NeedsRestart { sha256, .. } => (vec![error.to_string()], Some(*sha256)),
+        ReloadError::Backend(_)
+        | ReloadError::Algorithms(_)
+        | ReloadError::Unrecorded(_)
+        | ReloadError::Interrupted(_) => (vec![super::bans::chain(error)], None),
+    };
+    let shown: Vec<Value> = faults
+        .iter()
+        .take(MOST_FAULTS)
+        .map(|fault| {
+            let bytes = fault.as_bytes();
+            untrusted(bytes.get(..LONGEST_FAULT).unwrap_or(bytes))
+        })
+        .collect();
+    let mut event = Event::new(EventKind::ConfigChange);
+    event.outcome = Some(Verdict::Failure);
+    event.reason = Some(error.code().to_owned());
+    for (key, value) in [
+        ("config_sha256", hex::encode(in_force.sha256).into()),
+        ("refused_config_sha256", refused.map(hex::encode).into()),
+        ("faults", shown.into()),
+        ("fault_count", faults.len().into()),
+    ] {
+        event.body.insert(key.to_owned(), value);
+    }
+    journal.append(event).await.map(|_| ())
+}
+
+fn exceptions(config: &Config) -> Value {
+    config
+        .plaintext_exceptions()
+        .map(|(backend, exception)| {
+            json!({
+                "backend": backend,
+                "what": "plaintext",
+                "reason": exception.reason,
+                "approver": exception.approver,
+                "expires": exception.expires.to_string(),
+            })
+        })
+        .collect()
 }
 
 /// The outcome of operations that were under way when the gateway died, durable when this returns: nobody knows whether

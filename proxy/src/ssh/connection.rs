@@ -12,23 +12,26 @@ use russh::{
     Disconnect,
     server::{self, RunningSession},
 };
-use tokio::{net::TcpStream, sync::mpsc, time};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     handler::{Handler, HandlerError, State},
     limits::{Slot, UnauthenticatedSlot},
-    negotiation::Tap,
+    negotiation::{Observed, Tap},
     record::Recorder,
     stream::{Meter, Stream},
+    terms::{Terms, Timers},
 };
 use crate::{
     allowance::Ledger,
     auth::Authenticator,
-    config::ScpMode,
     metrics::{self, Present, Stage},
-    session::{Backends, Session},
-    sftp::{Digests, request::Extensions},
+    session::Session,
 };
 
 /// How long a client gets to read why it is disconnected.
@@ -43,30 +46,14 @@ const WORK_CHECK: Duration = Duration::from_millis(200);
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Services {
-    pub(super) library: Arc<server::Config>,
-    pub(super) authenticator: Authenticator,
-    pub(super) backends: Backends,
-    pub(super) extensions: Extensions,
-    pub(super) scp: ScpMode,
-    pub(super) digests: Digests,
+    /// Those in force.
+    pub(super) terms: watch::Sender<Arc<Terms>>,
     pub(super) ledger: Ledger,
     pub(super) journal: Journal,
-    pub(super) timers: Timers,
     /// Cancelled when no new work may begin.
     pub(super) drain: CancellationToken,
     /// Cancelled when everything has to end at once.
     pub(super) kill: CancellationToken,
-}
-
-/// How long a connection may take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timers {
-    /// From the first byte to the last factor.
-    pub(super) login_grace: Duration,
-    /// Without an SFTP request or data.
-    pub(super) idle_timeout: Duration,
-    /// From the last factor to the end.
-    pub(super) session_limit: Duration,
 }
 
 /// What the callbacks tell the connection's task.
@@ -95,6 +82,8 @@ pub(super) enum CloseReason {
     /// `conn.open` could not be made durable.
     Unrecorded,
     AccountsUnavailable,
+    /// The configuration changed in what the session rests on.
+    Reload,
     Shutdown,
 }
 
@@ -113,6 +102,7 @@ impl CloseReason {
             Self::Revoked => "revoked",
             Self::Unrecorded => "unrecorded",
             Self::AccountsUnavailable => "accounts_unavailable",
+            Self::Reload => "reload",
             Self::Shutdown => "shutdown",
         }
     }
@@ -136,6 +126,7 @@ impl CloseReason {
             Self::Idle => Some((Disconnect::ByApplication, "Idle for too long")),
             Self::SessionLimit => Some((Disconnect::ByApplication, "Session limit reached")),
             Self::Revoked => Some((Disconnect::ByApplication, "Account changed")),
+            Self::Reload => Some((Disconnect::ByApplication, "Configuration changed")),
             Self::Shutdown => Some((Disconnect::ByApplication, "Server is shutting down")),
         }
     }
@@ -150,16 +141,19 @@ pub(super) async fn serve(
     (slot, unauthenticated): (Slot, UnauthenticatedSlot),
 ) {
     let begun = Instant::now();
+    let mut updates = services.terms.subscribe();
+    let terms = Arc::clone(&updates.borrow_and_update());
     let cut = services.kill.child_token();
     let channels_end = cut.child_token();
     let channels = TaskTracker::new();
     let tap = Tap::default();
+    let observed = tap.observed();
     let meter = Arc::new(Meter::default());
     let recorder = Arc::new(Recorder::new(
         services.journal.clone(),
         id,
         (source, destination),
-        tap.observed(),
+        Arc::clone(&observed),
         Arc::clone(&meter),
         begun,
     ));
@@ -167,13 +161,8 @@ pub(super) async fn serve(
     let (notices, inbox) = mpsc::channel(2);
     let handler = Handler {
         recorder: Arc::clone(&recorder),
-        attempt: services.authenticator.attempt(source, id),
-        authenticator: services.authenticator.clone(),
-        backends: Arc::clone(&services.backends),
-        extensions: services.extensions,
-        scp: services.scp,
-        digests: services.digests,
-        ledger: services.ledger.clone(),
+        attempt: terms.authenticator.attempt(source, id),
+        services: Arc::clone(&services),
         notices,
         cut: cut.clone(),
         channels_end: channels_end.clone(),
@@ -185,6 +174,11 @@ pub(super) async fn serve(
     let stream = Stream::new(socket, tap, meter, cut.clone());
     let mut connection = Connection {
         services: &services,
+        timers: terms.timers,
+        terms,
+        updates,
+        observed,
+        conflict: None,
         begun,
         inbox,
         stage: Phase::Unauthenticated(unauthenticated),
@@ -204,7 +198,12 @@ pub(super) async fn serve(
         tracing::error!(%source, "channels of an ended connection do not let go");
     }
     metrics::connection_closed(reason.code());
-    if let Err(error) = recorder.closed(reason.code(), Instant::now()).await {
+    let conflict = connection.conflict.as_ref();
+    let changed = conflict
+        .filter(|_| reason == CloseReason::Reload)
+        .map(|conflict| conflict.key.as_str());
+    let closed = recorder.closed(reason.code(), changed, Instant::now());
+    if let Err(error) = closed.await {
         tracing::error!(%source, %error, "the end of a connection is not on record");
     }
     drop((connection, slot));
@@ -252,9 +251,25 @@ enum Phase {
 
 struct Connection<'a> {
     services: &'a Services,
+    /// Under which the connection was accepted.
+    terms: Arc<Terms>,
+    updates: watch::Receiver<Arc<Terms>>,
+    /// Of the terms in force.
+    timers: Timers,
+    observed: Arc<Observed>,
+    conflict: Option<Conflict>,
     begun: Instant,
     inbox: mpsc::Receiver<Notice>,
     stage: Phase,
+}
+
+/// Why a session has to end that a reload met.
+#[derive(Debug)]
+struct Conflict {
+    /// The key of the configuration that changed.
+    key: String,
+    /// When its transfers are cut.
+    cut_at: Instant,
 }
 
 impl Connection<'_> {
@@ -264,9 +279,9 @@ impl Connection<'_> {
         stream: Stream,
         handler: Handler,
     ) -> Result<Option<RunningSession<Handler>>, CloseReason> {
-        let begin = server::run_stream(Arc::clone(&self.services.library), stream, handler);
+        let begin = server::run_stream(Arc::clone(&self.terms.library), stream, handler);
         tokio::select! {
-            running = time::timeout(self.services.timers.login_grace, begin) => match running {
+            running = time::timeout(self.timers.login_grace, begin) => match running {
                 Ok(Ok(running)) => Ok(Some(running)),
                 Ok(Err(error)) => Err(ended_by(&error)),
                 Err(_) => Err(CloseReason::LoginGrace),
@@ -277,14 +292,17 @@ impl Connection<'_> {
 
     /// Waits for the first reason to end. Takes the library's task away if that ended by itself.
     async fn watch(&mut self, running: &mut Option<RunningSession<Handler>>) -> CloseReason {
-        let Self {
-            services,
-            begun,
-            inbox,
-            stage,
-        } = self;
         while let Some(session) = running.as_mut() {
-            let deadline = time::Instant::from_std(stage.deadline(&services.timers, *begun));
+            let deadline = time::Instant::from_std(self.deadline());
+            let Self {
+                services,
+                terms,
+                updates,
+                conflict,
+                inbox,
+                stage,
+                ..
+            } = self;
             tokio::select! {
                 result = session => {
                     *running = None;
@@ -298,24 +316,67 @@ impl Connection<'_> {
                     };
                 }
                 Some(notice) = inbox.recv() => match notice {
-                    Notice::Authenticated(session) => *stage = Phase::Authenticated {
-                        session,
-                        since: Instant::now(),
-                        present: Present::at(Stage::Authenticated),
-                    },
+                    Notice::Authenticated(session) => {
+                        *stage = Phase::Authenticated {
+                            session,
+                            since: Instant::now(),
+                            present: Present::at(Stage::Authenticated),
+                        };
+                        self.compare(Instant::now());
+                    }
                     Notice::End(reason) => return reason,
                 },
+                Ok(()) = updates.changed() => self.compare(Instant::now()),
                 () = time::sleep_until(deadline) => {
-                    if let Some(reason) = stage.expired(&services.timers, *begun, Instant::now()) {
+                    if let Some(reason) = self.expired(Instant::now()) {
                         return reason;
                     }
                 }
-                () = stage.revoked(&services.authenticator) => return CloseReason::Revoked,
+                () = stage.revoked(&terms.authenticator) => return CloseReason::Revoked,
+                () = stage.finished(), if conflict.is_some() => return CloseReason::Reload,
                 () = stage.drained(&services.drain) => return CloseReason::Shutdown,
                 () = services.kill.cancelled() => return CloseReason::Shutdown,
             }
         }
         CloseReason::Client
+    }
+
+    /// Looks what the terms in force leave of the session.
+    fn compare(&mut self, now: Instant) {
+        let terms = Arc::clone(&self.updates.borrow_and_update());
+        self.timers = terms.timers;
+        let Phase::Authenticated { session, .. } = &self.stage else {
+            return;
+        };
+        let key = terms.conflict(session, &self.terms, self.observed.negotiated());
+        self.conflict = key.map(|key| {
+            // A further reload does not give the session more time.
+            let cut_at = self.conflict.as_ref().map(|conflict| conflict.cut_at);
+            tracing::info!(session = ?session.id, user = session.user.name(), changed = key, "a session ends after its transfers");
+            Conflict {
+                key,
+                cut_at: cut_at.unwrap_or_else(|| now + terms.timers.reload_grace),
+            }
+        });
+    }
+
+    /// When to look at the timers next.
+    fn deadline(&self) -> Instant {
+        let deadline = self.stage.deadline(&self.timers, self.begun);
+        match &self.conflict {
+            Some(conflict) => deadline.min(conflict.cut_at),
+            None => deadline,
+        }
+    }
+
+    fn expired(&self, now: Instant) -> Option<CloseReason> {
+        let is_cut = self
+            .conflict
+            .as_ref()
+            .is_some_and(|conflict| now >= conflict.cut_at);
+        self.stage
+            .expired(&self.timers, self.begun, now)
+            .or(is_cut.then_some(CloseReason::Reload))
     }
 }
 
@@ -361,6 +422,11 @@ impl Phase {
     /// Resolves at shutdown once no transfer is under way.
     async fn drained(&self, drain: &CancellationToken) {
         drain.cancelled().await;
+        self.finished().await;
+    }
+
+    /// Resolves once no transfer is under way.
+    async fn finished(&self) {
         if let Self::Authenticated { session, .. } = self {
             loop {
                 let idle = session.activity.idle(Instant::now());

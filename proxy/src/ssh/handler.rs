@@ -17,19 +17,17 @@ use tokio::{sync::mpsc, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connection::{CloseReason, Notice},
+    connection::{CloseReason, Notice, Services},
     record::Recorder,
     stream::Meter,
     subsystem,
 };
 use crate::{
-    allowance::Ledger,
-    auth::{Attempt, Authenticated, Authenticator, Method, Secret, Step, attempt::LookupError},
+    auth::{Attempt, Authenticated, Method, Secret, Step, attempt::LookupError},
     config::ScpMode,
     metrics,
     scp::{self, command::Command},
-    session::{Activity, Backends, Budget, Session},
-    sftp::{Digests, request::Extensions},
+    session::{Activity, Budget, Session},
 };
 
 /// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
@@ -56,12 +54,7 @@ pub(super) enum HandlerError {
 pub(super) struct Handler {
     pub(super) recorder: Arc<Recorder>,
     pub(super) attempt: Attempt,
-    pub(super) authenticator: Authenticator,
-    pub(super) backends: Backends,
-    pub(super) extensions: Extensions,
-    pub(super) scp: ScpMode,
-    pub(super) digests: Digests,
-    pub(super) ledger: Ledger,
+    pub(super) services: Arc<Services>,
     /// To the task that owns the connection.
     pub(super) notices: mpsc::Sender<Notice>,
     /// Cancelled when the connection is cut.
@@ -143,7 +136,9 @@ impl Handler {
 
     async fn accept(&mut self, user: Authenticated) -> Result<(), HandlerError> {
         let user = Arc::new(user);
-        let mounts = Self::unless_cut(&self.cut, self.authenticator.mounts(&user))
+        // Those in force: the login may have begun before a reload.
+        let terms = Arc::clone(&self.services.terms.borrow());
+        let mounts = Self::unless_cut(&self.cut, terms.authenticator.mounts(&user))
             .await?
             .map_err(HandlerError::Accounts)?;
         let session = Session {
@@ -151,13 +146,14 @@ impl Handler {
             source: self.recorder.source(),
             user,
             mounts: Arc::new(mounts),
-            backends: Arc::clone(&self.backends),
-            extensions: self.extensions,
-            ledger: self.ledger.clone(),
+            backends: Arc::clone(&terms.backends),
+            extensions: terms.extensions,
+            ledger: self.services.ledger.clone(),
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),
-            digests: self.digests,
+            digests: terms.digests,
+            scp: terms.scp,
         };
         self.recorder.authenticated(&session.user);
         self.notices
@@ -233,7 +229,6 @@ fn nothing() -> Auth {
 async fn serve_channel(
     mut channel: Channel<Msg>,
     session: Session,
-    scp: ScpMode,
     meter: Arc<Meter>,
     end: CancellationToken,
 ) {
@@ -244,7 +239,7 @@ async fn serve_channel(
                 return;
             }
             Some(Some(ChannelMsg::Exec { command, .. })) => {
-                if let Some(command) = scp_command(&command, scp) {
+                if let Some(command) = scp_command(&command, session.scp) {
                     return subsystem::serve_scp(channel, command, session, meter, end).await;
                 }
             }
@@ -378,7 +373,7 @@ impl server::Handler for Handler {
         let end = self.channels_end.clone();
         let meter = Arc::clone(&self.meter);
         self.channels
-            .spawn(serve_channel(channel, session, self.scp, meter, end));
+            .spawn(serve_channel(channel, session, meter, end));
         reply.accept().await;
         Ok(())
     }
@@ -426,9 +421,12 @@ impl server::Handler for Handler {
         data: &[u8],
         session: &mut server::Session,
     ) -> Result<(), Self::Error> {
-        if let State::Authenticated { started, .. } = &mut self.state
+        if let State::Authenticated {
+            session: user,
+            started,
+        } = &mut self.state
             && !started.contains(&channel)
-            && scp_command(data, self.scp).is_some()
+            && scp_command(data, user.scp).is_some()
         {
             started.push(channel);
             session.channel_success(channel)?;

@@ -17,14 +17,30 @@ use crate::{
 /// The limits and what is used of them.
 #[derive(Debug)]
 pub struct Limits {
-    max_connections: usize,
-    max_unauthenticated: usize,
-    max_unauthenticated_per_source: usize,
     used: Mutex<Used>,
 }
 
-#[derive(Debug, Default)]
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    pub connections: usize,
+    pub unauthenticated: usize,
+    pub unauthenticated_per_source: usize,
+}
+
+impl From<&ServerConfig> for Most {
+    fn from(config: &ServerConfig) -> Self {
+        Self {
+            connections: config.max_connections,
+            unauthenticated: config.max_unauthenticated,
+            unauthenticated_per_source: config.max_unauthenticated_per_source,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Used {
+    most: Most,
     connections: usize,
     unauthenticated: usize,
     unauthenticated_by_source: HashMap<IpNet, usize>,
@@ -62,13 +78,20 @@ pub struct UnauthenticatedSlot {
 }
 
 impl Limits {
-    pub fn new(config: &ServerConfig) -> Arc<Self> {
+    pub fn new(most: Most) -> Arc<Self> {
         Arc::new(Self {
-            max_connections: config.max_connections,
-            max_unauthenticated: config.max_unauthenticated,
-            max_unauthenticated_per_source: config.max_unauthenticated_per_source,
-            used: Mutex::default(),
+            used: Mutex::new(Used {
+                most,
+                connections: 0,
+                unauthenticated: 0,
+                unauthenticated_by_source: HashMap::new(),
+            }),
         })
+    }
+
+    /// Sets other limits. Connections that are beyond them stay, and no other is admitted in their place.
+    pub fn set(&self, most: Most) {
+        self.used().most = most;
     }
 
     /// Takes a place for a connection from `source`.
@@ -84,13 +107,13 @@ impl Limits {
             .copied()
             .unwrap_or(0);
         // The narrowest limit first: it names the source that is to blame.
-        if from_source >= self.max_unauthenticated_per_source {
+        if from_source >= used.most.unauthenticated_per_source {
             return Err(Refusal::UnauthenticatedFromSource);
         }
-        if used.unauthenticated >= self.max_unauthenticated {
+        if used.unauthenticated >= used.most.unauthenticated {
             return Err(Refusal::Unauthenticated);
         }
-        if used.connections >= self.max_connections {
+        if used.connections >= used.most.connections {
             return Err(Refusal::Connections);
         }
         used.connections += 1;
@@ -137,11 +160,10 @@ mod tests {
     use super::*;
 
     fn limits(connections: usize, unauthenticated: usize, per_source: usize) -> Arc<Limits> {
-        Arc::new(Limits {
-            max_connections: connections,
-            max_unauthenticated: unauthenticated,
-            max_unauthenticated_per_source: per_source,
-            used: Mutex::default(),
+        Limits::new(Most {
+            connections,
+            unauthenticated,
+            unauthenticated_per_source: per_source,
         })
     }
 
@@ -188,6 +210,31 @@ mod tests {
         assert_eq!(
             limits.admit(address("192.0.2.3")).unwrap_err(),
             Refusal::Connections
+        );
+    }
+
+    #[test]
+    fn lower_limits_let_stay_who_is_there_and_admit_nobody_else() {
+        let limits = limits(2, 2, 2);
+        let (_first, _waiting) = limits.admit(address("192.0.2.1")).unwrap();
+        let (second, unauthenticated) = limits.admit(address("192.0.2.2")).unwrap();
+        limits.set(Most {
+            connections: 1,
+            unauthenticated: 1,
+            unauthenticated_per_source: 1,
+        });
+        assert!(limits.admit(address("192.0.2.3")).is_err());
+        drop((second, unauthenticated));
+        assert!(limits.admit(address("192.0.2.3")).is_err());
+        limits.set(Most {
+            connections: 2,
+            unauthenticated: 2,
+            unauthenticated_per_source: 1,
+        });
+        let _third = limits.admit(address("192.0.2.3")).unwrap();
+        assert_eq!(
+            limits.admit(address("192.0.2.1")).unwrap_err(),
+            Refusal::UnauthenticatedFromSource
         );
     }
 

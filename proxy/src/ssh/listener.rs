@@ -10,25 +10,19 @@ use std::{
 use portcullis_journal::{Journal, SessionId};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    algorithms::{UnknownAlgorithm, library_config},
-    connection::{self, Services, Timers},
+    connection::{self, Services},
     limits::Limits,
     record::RefusalRecorder,
+    terms::Terms,
     workers::Workers,
 };
-use crate::{
-    allowance::Ledger,
-    auth::Authenticator,
-    config::{ServerConfig, SftpConfig},
-    metrics,
-    session::Backends,
-    sftp::Digests,
-};
+use crate::{allowance::Ledger, metrics};
 
 /// Wait after an accept that failed for want of descriptors or memory; others have to end first.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
@@ -41,16 +35,6 @@ const LAST_CALL: Duration = Duration::from_secs(45);
 pub struct ListenError {
     address: SocketAddr,
     source: io::Error,
-}
-
-/// Why connections can't be served.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    #[error(transparent)]
-    Algorithms(#[from] UnknownAlgorithm),
-    #[error("start the threads of connections")]
-    Workers(#[source] io::Error),
 }
 
 /// All connections of the gateway.
@@ -66,42 +50,32 @@ pub struct Server {
 
 impl Server {
     /// # Errors
-    /// If the cipher policy names an algorithm that the library does not have, or threads can't be had.
-    pub fn new(
-        config: &ServerConfig,
-        sftp: &SftpConfig,
-        authenticator: Authenticator,
-        backends: Backends,
-        journal: Journal,
-        digests: Digests,
-    ) -> Result<Self, StartError> {
+    /// If the threads of connections can't be had.
+    pub fn new(terms: Terms, journal: Journal) -> io::Result<Self> {
         Ok(Self {
-            limits: Limits::new(config),
+            limits: Limits::new(terms.limits),
             refusals: Arc::new(Mutex::new(RefusalRecorder::new(
                 journal.clone(),
                 Instant::now(),
             ))),
             services: Arc::new(Services {
-                library: Arc::new(library_config(config)?),
-                authenticator,
-                backends,
-                extensions: sftp.extensions,
-                scp: config.scp,
-                digests,
+                terms: watch::Sender::new(Arc::new(terms)),
                 ledger: Ledger::default(),
                 journal,
-                timers: Timers {
-                    login_grace: config.login_grace,
-                    idle_timeout: config.idle_timeout,
-                    session_limit: config.session_limit,
-                },
                 drain: CancellationToken::new(),
                 kill: CancellationToken::new(),
             }),
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
-            workers: Arc::new(Workers::start().map_err(StartError::Workers)?),
+            workers: Arc::new(Workers::start()?),
         })
+    }
+
+    /// From here on connections begin under these terms. A session that rests on what is otherwise under them ends once it
+    /// has no transfer, or when its grace is over; every other goes on.
+    pub fn change_terms(&self, terms: Terms) {
+        self.limits.set(terms.limits);
+        self.services.terms.send_replace(Arc::new(terms));
     }
 
     /// Accepts connections on `listener` until [`drain`](Self::drain).

@@ -98,10 +98,12 @@ impl Recorder {
         drop(self.journal.append_soon(event));
     }
 
-    /// `conn.close`. A connection that ended before its `conn.open` says here what is known of it.
+    /// `conn.close`. A connection that ended before its `conn.open` says here what is known of it. `changed` is the key of
+    /// the configuration on account of which a reload ended it.
     pub(super) async fn closed(
         &self,
         reason: &'static str,
+        changed: Option<&str>,
         now: Instant,
     ) -> Result<(), AppendError> {
         let mut event = self.event(EventKind::ConnectionClose);
@@ -117,6 +119,9 @@ impl Recorder {
         }
         let body = &mut event.body;
         body.insert("close_reason".to_owned(), reason.into());
+        if let Some(changed) = changed {
+            body.insert("changed".to_owned(), changed.into());
+        }
         body.insert("bytes_in".to_owned(), self.meter.received().into());
         body.insert("bytes_out".to_owned(), self.meter.sent().into());
         body.insert(

@@ -6,6 +6,7 @@ mod clients;
 mod edge;
 mod peers;
 mod promises;
+mod reload;
 mod resume;
 mod russh_client;
 mod scp;

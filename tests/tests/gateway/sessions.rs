@@ -28,18 +28,22 @@ fn gateway(settings: &[(&'static str, &str)]) -> Result<(Proxy, Account, TempDir
     Ok((proxy, alice, storage))
 }
 
-fn text<'a>(record: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(record: &'a Value, field: &str) -> &'a str {
     record
         .get(field)
         .and_then(Value::as_str)
         .unwrap_or_default()
 }
 
-fn body<'a>(record: &'a Value, field: &str) -> &'a str {
+pub(crate) fn body<'a>(record: &'a Value, field: &str) -> &'a str {
     record.get("body").map_or("", |body| text(body, field))
 }
 
-fn wait_for_record(proxy: &Proxy, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(crate) fn wait_for_record(
+    proxy: &Proxy,
+    what: &str,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> Result<Value> {
     wait_for(what, || {
         proxy
             .records()
@@ -49,7 +53,7 @@ fn wait_for_record(proxy: &Proxy, what: &str, is_wanted: impl Fn(&Value) -> bool
     })
 }
 
-fn wait_for_close(proxy: &Proxy, reason: &str) -> Result<Value> {
+pub(crate) fn wait_for_close(proxy: &Proxy, reason: &str) -> Result<Value> {
     wait_for_record(proxy, &format!("conn.close {reason}"), |record| {
         text(record, "event") == "conn.close" && text(record, "reason") == reason
     })
@@ -139,14 +143,17 @@ fn users_log_in_with_rsa_and_ecdsa_keys_but_not_with_sha1_or_short_ones() -> Res
 }
 
 /// An SFTP session that sends nothing after its login but keepalives, each second.
-fn idle_session(proxy: &Proxy, alice: &mut Account) -> Result<(Child, OpensshConnection)> {
+pub(crate) fn idle_session(
+    proxy: &Proxy,
+    alice: &mut Account,
+) -> Result<(Child, OpensshConnection)> {
     let connection = OpensshConnection::new(proxy, alice, Factors::KeyThenPassword)?
         .option("ServerAliveInterval=1");
     let child = connection.start_subsystem(Place::Loopback)?;
     Ok((child, connection))
 }
 
-fn ends_within(mut child: Child, patience: Duration) -> Result<String> {
+pub(crate) fn ends_within(mut child: Child, patience: Duration) -> Result<String> {
     let deadline = Instant::now() + patience;
     let ended = wait_for("the client's end", || {
         (child.try_wait().ok()?.is_some() || Instant::now() > deadline).then_some(())

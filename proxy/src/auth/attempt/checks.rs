@@ -118,7 +118,7 @@ impl Attempt {
         };
         self.blocking(user, move |shared, user| {
             let account = shared.profile(user)?;
-            let now = shared.settings.clock.now();
+            let now = shared.clock.now();
             let found = match &account {
                 Some(account) => shared.accounts.try_password(account.uid, counted, now)?,
                 None => PasswordTry::NotSet,
@@ -159,7 +159,7 @@ impl Attempt {
     pub(super) async fn check_code(&self, user: &str, response: Secret, genuine: bool) -> Checked {
         self.blocking(user, move |shared, user| {
             let account = shared.profile(user)?;
-            let now = shared.settings.clock.now();
+            let now = shared.clock.now();
             let code = Code::parse(response.expose());
             let Some(uid) = account
                 .as_ref()

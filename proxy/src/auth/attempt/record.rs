@@ -91,7 +91,7 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
 pub(super) fn refused(attempt: &Attempt) -> Event {
     let mut event = event(attempt, EventKind::AuthResult);
     event.outcome = Some(Verdict::Failure);
-    let too_many = attempt.failures >= attempt.shared.settings.max_failures;
+    let too_many = attempt.failures >= attempt.rules.max_failures;
     event.reason = Some(
         if too_many {
             "too_many_failures"

@@ -22,7 +22,7 @@ impl Authenticator {
             match self.data_version().await {
                 Ok(version) if seen != Some(version) => {
                     seen = Some(version);
-                    self.0.changes.send_modify(|changes| *changes += 1);
+                    self.shared.changes.send_modify(|changes| *changes += 1);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -32,7 +32,8 @@ impl Authenticator {
                     );
                 }
             }
-            if let Err(error) = audit::relay(&self.0.accounts, self.0.log.as_ref()).await {
+            if let Err(error) = audit::relay(&self.shared.accounts, self.shared.log.as_ref()).await
+            {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "changes of accounts wait for the journal"
@@ -44,7 +45,7 @@ impl Authenticator {
     /// Resolves once the session of `user` has to end: the account was disabled, or lost a key, a mount, its password,
     /// authenticator or policy exception. Needs [`Self::follow_changes`] to run.
     pub async fn until_revoked(&self, user: &Authenticated) {
-        let mut changes = self.0.changes.subscribe();
+        let mut changes = self.shared.changes.subscribe();
         loop {
             match self.epoch(user).await {
                 Ok(epoch) if epoch == Some(user.epoch()) => {}
@@ -64,12 +65,12 @@ impl Authenticator {
     }
 
     async fn data_version(&self) -> Result<i64, LookupError> {
-        let accounts = self.0.accounts.clone();
+        let accounts = self.shared.accounts.clone();
         Ok(tokio::task::spawn_blocking(move || accounts.data_version()).await??)
     }
 
     async fn epoch(&self, user: &Authenticated) -> Result<Option<i64>, LookupError> {
-        let (accounts, uid) = (self.0.accounts.clone(), user.uid());
+        let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
         Ok(tokio::task::spawn_blocking(move || accounts.epoch(uid)).await??)
     }
 }

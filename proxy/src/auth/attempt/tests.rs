@@ -274,7 +274,12 @@ async fn of_twenty_parallel_logins_with_one_code_over_two_handles_exactly_one_su
     let other = Authenticator::new(
         Accounts::open(&path).unwrap(),
         world.log.clone(),
-        world.authenticator.0.settings.clone(),
+        Settings {
+            failure_floor: Duration::ZERO,
+            failure_jitter: Duration::ZERO,
+            clock: world.authenticator.shared.clock.clone(),
+            ..Settings::default()
+        },
     )
     .unwrap();
     let code = world.code();
@@ -603,6 +608,48 @@ async fn guesses_over_several_connections_ask_for_a_ban_and_a_login_in_between_f
     let ban = bans.try_recv().unwrap();
     assert_eq!(ban.source.to_string(), "192.0.2.7/32");
     assert_eq!(ban.lifetime, Duration::from_secs(900));
+}
+
+#[tokio::test]
+async fn failures_stay_counted_under_other_rules_unless_they_are_to_be_counted_otherwise() {
+    for (window, is_banned) in [(300, true), (301, false)] {
+        let (mut world, mut bans) = with_bans();
+        for failure in 1..=3 {
+            if failure == 3 {
+                let config = ThrottleConfig {
+                    failures: 3,
+                    window: Duration::from_secs(window),
+                    lifetime: Duration::from_secs(900),
+                };
+                let requests = world
+                    .authenticator
+                    .rules
+                    .bans
+                    .as_ref()
+                    .unwrap()
+                    .requests
+                    .clone();
+                let bans = Some(Bans { config, requests });
+                world.authenticator = world.authenticator.reconfigured(2, bans);
+            }
+            exchange(&mut world.attempt(), "alice", PASSWORD, &world.wrong_code()).await;
+        }
+        assert_eq!(bans.try_recv().is_ok(), is_banned, "{window}");
+    }
+}
+
+#[tokio::test]
+async fn the_failures_that_end_a_connection_are_those_of_the_rules_under_which_it_began() {
+    let mut world = world();
+    let mut early = world.attempt();
+    world.authenticator = world.authenticator.reconfigured(1, None);
+    let mut late = world.attempt();
+    let foreign = public_key::parse(samples::ED25519_OTHER).unwrap();
+    let ed25519 = Algorithm::Ed25519;
+    let step = early.public_key_verified("alice", &ed25519, &foreign).await;
+    assert!(is_rejected(&step));
+    let step = late.public_key_verified("alice", &ed25519, &foreign).await;
+    assert!(matches!(step, Step::Disconnect));
 }
 
 #[tokio::test]

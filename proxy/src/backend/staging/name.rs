@@ -66,7 +66,32 @@ pub struct UploadSettings {
     pub retention: Duration,
     /// Tells this gateway's staging files from another's on the same server, which may be in use there.
     pub node: String,
+    /// Shared by all services that reach the same files: one that a reload replaced has uploads under way.
+    pub claims: Claims,
 }
+
+/// The staging names that belong to an upload.
+#[derive(Debug, Clone, Default)]
+pub struct Claims(Arc<Mutex<HashSet<StagingName>>>);
+
+impl Claims {
+    fn names(&self) -> MutexGuard<'_, HashSet<StagingName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many services, uploads and others have them.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+impl PartialEq for Claims {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Claims {}
 
 impl UploadSettings {
     /// Long enough for a partner to come back the next day.
@@ -79,6 +104,7 @@ impl Default for UploadSettings {
             resume: true,
             retention: Self::DEFAULT_RETENTION,
             node: String::new(),
+            claims: Claims::default(),
         }
     }
 }
@@ -88,14 +114,13 @@ impl Default for UploadSettings {
 pub struct StagingNames {
     settings: Arc<UploadSettings>,
     era: Arc<[u8]>,
-    in_use: Arc<Mutex<HashSet<StagingName>>>,
 }
 
 /// A staging name that belongs to one upload until this is dropped.
 #[derive(Debug)]
 pub struct Claim {
     name: StagingName,
-    in_use: Arc<Mutex<HashSet<StagingName>>>,
+    claims: Claims,
 }
 
 impl StagingNames {
@@ -104,7 +129,6 @@ impl StagingNames {
         Self {
             settings: Arc::new(settings),
             era: era.into(),
-            in_use: Arc::default(),
         }
     }
 
@@ -123,9 +147,11 @@ impl StagingNames {
 
     /// `None` if another upload has the name.
     pub fn claim(&self, name: StagingName) -> Option<Claim> {
-        lock(&self.in_use).insert(name.clone()).then(|| Claim {
+        let claims = &self.settings.claims;
+        let is_new = claims.names().insert(name.clone());
+        is_new.then(|| Claim {
             name,
-            in_use: Arc::clone(&self.in_use),
+            claims: claims.clone(),
         })
     }
 
@@ -143,7 +169,7 @@ impl StagingNames {
 
     /// True while an upload has the name.
     pub fn is_in_use(&self, name: &StagingName) -> bool {
-        lock(&self.in_use).contains(name)
+        self.settings.claims.names().contains(name)
     }
 }
 
@@ -197,12 +223,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        lock(&self.in_use).remove(&self.name);
+        self.claims.names().remove(&self.name);
     }
-}
-
-fn lock(in_use: &Mutex<HashSet<StagingName>>) -> MutexGuard<'_, HashSet<StagingName>> {
-    in_use.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -278,6 +300,22 @@ mod tests {
         assert!(names.is_in_use(claim.name()));
         drop(claim);
         assert!(!names.is_in_use(&name) && names.claim(name).is_some());
+    }
+
+    #[test]
+    fn services_that_share_claims_keep_off_each_others_uploads_and_others_do_not() {
+        let settings = UploadSettings::default();
+        let (one, other) = (
+            StagingNames::new(settings.clone(), b""),
+            StagingNames::new(settings, b""),
+        );
+        let elsewhere = StagingNames::new(UploadSettings::default(), b"");
+        let owner = Owner::new(*b"o");
+        let name = one.session(&owner, b"").resumable(&path("/p")).unwrap();
+        let _claim = one.claim(name.clone()).unwrap();
+        assert!(other.claim(name.clone()).is_none());
+        assert_eq!(other.session(&owner, b"").interrupted(&path("/p")), None);
+        assert!(elsewhere.claim(name).is_some());
     }
 
     #[test]

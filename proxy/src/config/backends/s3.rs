@@ -17,7 +17,7 @@ use crate::config::{
 const REGION: &str = "us-east-1";
 
 /// A bucket of an object store.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct S3Config {
     /// `http://` or `https://` with a host and maybe a port.
     pub endpoint: String,

@@ -1,0 +1,215 @@
+//! The configuration in force, and how another takes its place: whole, or not at all.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chrono::Utc;
+use portcullis_journal::{AppendError, Journal};
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    backends::{self, BuildError, Built},
+    bans, records,
+};
+use crate::{
+    auth::{Authenticator, attempt::Bans},
+    config::{Config, ConfigError},
+    metrics,
+    ssh::{self, Terms, UnknownAlgorithm},
+};
+
+/// Why the configuration in force stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Faulty(#[from] ConfigError),
+    #[error(
+        "{} can't change while the gateway runs; restart it, or put back what was there",
+        keys.join(", ")
+    )]
+    NeedsRestart {
+        keys: Vec<&'static str>,
+        /// Of the file that was refused.
+        sha256: [u8; 32],
+    },
+    #[error(transparent)]
+    Backend(#[from] BuildError),
+    #[error(transparent)]
+    Algorithms(#[from] UnknownAlgorithm),
+    #[error("the change can't be recorded")]
+    Unrecorded(#[from] AppendError),
+    #[error("the task that read the configuration ended")]
+    Interrupted(#[from] JoinError),
+}
+
+impl ReloadError {
+    /// The code in records.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Faulty(_) => "faulty",
+            Self::NeedsRestart { .. } => "needs_restart",
+            Self::Backend(_) | Self::Algorithms(_) => "unusable",
+            Self::Unrecorded(_) => "unrecorded",
+            Self::Interrupted(_) => "interrupted",
+        }
+    }
+}
+
+/// A configuration, and what was built from it.
+#[derive(Debug)]
+pub(super) struct InForce {
+    pub(super) config: Config,
+    pub(super) built: Built,
+    pub(super) bans: Option<Bans>,
+}
+
+/// Brings the file into force again and again.
+pub(super) struct Reloader<'a> {
+    pub(super) path: PathBuf,
+    pub(super) in_force: Mutex<Arc<InForce>>,
+    pub(super) authenticator: Authenticator,
+    pub(super) server: &'a ssh::Server,
+    pub(super) journal: Journal,
+    /// Ends what runs beside connections.
+    pub(super) stop: CancellationToken,
+}
+
+impl Reloader<'_> {
+    /// The configuration in force.
+    pub(super) fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the file and brings it into force, or says why not. May be dropped at any time: then nothing has changed.
+    pub(super) async fn reload(&self) {
+        let now = sd_notify::NotifyState::monotonic_usec_now();
+        let reloading: Vec<_> = [sd_notify::NotifyState::Reloading]
+            .into_iter()
+            .chain(now)
+            .collect();
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&reloading);
+        let status = match self.try_reload().await {
+            Ok(changed) => {
+                metrics::reload("applied");
+                let changed = if changed.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    changed.join(", ")
+                };
+                tracing::info!(changed, "the configuration was read again");
+                format!("Configuration read again; changed: {changed}")
+            }
+            Err(error) => {
+                metrics::reload("refused");
+                let reason = bans::chain(&error);
+                tracing::error!(
+                    code = error.code(),
+                    "the configuration in force stays: {reason}"
+                );
+                let in_force = self.in_force();
+                // Its failure is that of the journal, which the log tells of.
+                let _ = records::refused(&self.journal, &in_force.config, &error).await;
+                format!("Configuration refused, the one before stays in force: {reason}")
+            }
+        };
+        // A line each: a second one would be taken for another variable.
+        let status = status.replace('\n', ";");
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status(&status),
+        ]);
+    }
+
+    /// The keys and sections that changed.
+    async fn try_reload(&self) -> Result<Vec<String>, ReloadError> {
+        let before = self.in_force();
+        let after = self.build(Arc::clone(&before)).await?;
+        after.built.probe_new().await;
+        let authenticator = self
+            .authenticator
+            .reconfigured(after.config.server.max_auth_failures, after.bans.clone());
+        let terms = Terms::new(&after.config, authenticator, after.built.services())?;
+        let changed = changes(&before.config, &after.config);
+        records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
+        self.server.change_terms(terms);
+        *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        Ok(changed)
+    }
+
+    /// All that the start does with a configuration, on a thread that files may hold up.
+    async fn build(&self, before: Arc<InForce>) -> Result<InForce, ReloadError> {
+        let (path, journal, stop) = (self.path.clone(), self.journal.clone(), self.stop.clone());
+        tokio::task::spawn_blocking(move || {
+            let config = Config::load(&path, Utc::now().date_naive())?;
+            let keys = fixed_keys_that_differ(&before.config, &config);
+            if !keys.is_empty() {
+                return Err(ReloadError::NeedsRestart {
+                    keys,
+                    sha256: config.sha256,
+                });
+            }
+            let old = Some((&before.config.backends, &before.built));
+            let built = backends::build(&config.backends, &config.journal.node, old)?;
+            let bans = if config.bans == before.config.bans {
+                before.bans.clone()
+            } else {
+                let relayed = config.bans.as_ref();
+                relayed.map(|config| bans::relay(config, &journal, &stop))
+            };
+            Ok(InForce {
+                config,
+                built,
+                bans,
+            })
+        })
+        .await?
+    }
+}
+
+/// What the process is built on.
+fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> {
+    let (journal, other) = (&before.journal, &after.journal);
+    [
+        ("server.listen", before.server.listen == after.server.listen),
+        ("accounts.database", before.accounts == after.accounts),
+        ("journal.directory", journal.directory == other.directory),
+        (
+            "journal.signing_key",
+            journal.signing_key == other.signing_key,
+        ),
+        ("journal.node", journal.node == other.node),
+        ("metrics", before.metrics == after.metrics),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_same)| (!is_same).then_some(key))
+    .collect()
+}
+
+/// The sections that differ, contents of the files that they name included.
+fn changes(before: &Config, after: &Config) -> Vec<String> {
+    let sections = [
+        ("server", before.server == after.server),
+        ("sftp", before.sftp == after.sftp),
+        ("journal", before.journal == after.journal),
+        ("bans", before.bans == after.bans),
+    ];
+    let sections = sections
+        .into_iter()
+        .filter(|(_, is_same)| !is_same)
+        .map(|(section, _)| section.to_owned());
+    let names: std::collections::BTreeSet<_> = before
+        .backends
+        .keys()
+        .chain(after.backends.keys())
+        .collect();
+    let backends = names
+        .into_iter()
+        .filter(|&name| before.backends.get(name) != after.backends.get(name))
+        .map(|name| format!("backends.{name}"));
+    sections.chain(backends).collect()
+}
