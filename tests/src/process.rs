@@ -100,6 +100,7 @@ pub struct Running {
     name: String,
     child: Child,
     log: PathBuf,
+    patience: Duration,
 }
 
 impl Running {
@@ -123,7 +124,15 @@ impl Running {
             name: name.to_owned(),
             child,
             log: log.to_path_buf(),
+            patience: PATIENCE,
         })
+    }
+
+    /// Lets it take longer than [`PATIENCE`] for what is waited for.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The process id.
@@ -169,7 +178,7 @@ impl Running {
     /// # Errors
     /// When the program ends first or takes too long; the message has its log.
     pub fn wait_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while !condition(self) {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -182,7 +191,7 @@ impl Running {
                 bail!(
                     "{} wasn't {what} after {} s\n{}",
                     self.name,
-                    PATIENCE.as_secs(),
+                    self.patience.as_secs(),
                     self.log()
                 );
             }

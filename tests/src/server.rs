@@ -1,6 +1,7 @@
 //! Real peer servers: each runs in its own process and mount namespace, with accounts that exist
 //! nowhere else, and is gone with its value, children included.
 
+pub mod azurite;
 pub mod inetutils_ftpd;
 pub mod mod_proxy;
 pub mod openssh;
@@ -11,8 +12,10 @@ pub mod seaweed;
 pub mod vsftpd;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -28,7 +31,7 @@ pub const PASSWORD: &str = "correct horse battery";
 const USER_ID: u32 = 47_110;
 
 /// Makes the account's home below `scratch` and returns it.
-fn home(scratch: &Path) -> Result<std::path::PathBuf> {
+fn home(scratch: &Path) -> Result<PathBuf> {
     let home = scratch.join("home");
     fs::create_dir_all(&home)?;
     std::os::unix::fs::chown(&home, Some(USER_ID), Some(USER_ID))
@@ -78,4 +81,51 @@ fn isolated(place: Place<'_>, scratch: &Path, home: &Path, program: &Path) -> Re
         .arg(&accounts)
         .arg(program);
     Ok(command)
+}
+
+/// One server for all tests of this process, which ends with the process. `start` gives it with its folder.
+///
+/// # Panics
+/// When it does not start.
+fn started_once<T: Send + Sync + 'static>(
+    cell: &'static OnceLock<T>,
+    name: &str,
+    start: impl FnOnce() -> Result<(T, PathBuf)> + Send + 'static,
+) -> &'static T {
+    cell.get_or_init(|| {
+        let (started, server) = std::sync::mpsc::sync_channel(1);
+        // This thread never ends, and so the server is not killed with the test that asks first.
+        thread::spawn(move || {
+            let server = start();
+            let _tidier = server
+                .as_ref()
+                .ok()
+                .map(|(_, folder)| remove_at_exit(folder));
+            let _ = started.send(server.map(|(server, _)| server));
+            loop {
+                thread::park();
+            }
+        });
+        server
+            .recv()
+            .context("the starting thread ended")
+            .and_then(|server| server)
+            .with_context(|| format!("start {name}"))
+            .expect("a server that tests share starts")
+    })
+}
+
+/// Removes the folder when this process has ended, whose end of the pipe closes then.
+fn remove_at_exit(folder: &Path) -> Result<Child> {
+    Command::new("sh")
+        .args([
+            "-c",
+            "read nothing; for try in 1 2 3; do rm -rf \"$0\" && exit; sleep 1; done",
+        ])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start the shell that tidies up")
 }

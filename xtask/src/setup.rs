@@ -5,6 +5,7 @@
 
 mod apt;
 mod clients;
+mod node;
 mod peers;
 mod python;
 mod toolchain;
@@ -66,6 +67,7 @@ fn requirements(purpose: For) -> Vec<Box<dyn Requirement>> {
         list.push(Box::new(clients::clients()));
         list.push(Box::new(peers::Libraries));
         list.push(Box::new(peers::Unpacked));
+        list.push(Box::new(node::azurite()));
     }
     if purpose == For::Bench {
         list.push(Box::new(clients::filters()));

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::PASSWORD;
+use super::{PASSWORD, started_once};
 use crate::files;
 use crate::locate;
 use crate::place::{Place, free_port};
@@ -116,25 +115,10 @@ impl Seaweed {
     /// When it does not start.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Seaweed> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let (started, server) = std::sync::mpsc::sync_channel(1);
-            // This thread never ends, and so the server is not killed with the test that asks first.
-            thread::spawn(move || {
-                let server = Self::start(Place::Loopback);
-                let _tidier = server
-                    .as_ref()
-                    .ok()
-                    .map(|server| remove_at_exit(server.scratch.path()));
-                let _ = started.send(server);
-                loop {
-                    thread::park();
-                }
-            });
-            server
-                .recv()
-                .context("the starting thread ended")
-                .and_then(|server| server)
-                .expect("SeaweedFS starts")
+        started_once(&SHARED, "SeaweedFS", || {
+            let server = Self::start(Place::Loopback)?;
+            let folder = server.scratch.path().to_owned();
+            Ok((server, folder))
         })
     }
 
@@ -186,19 +170,4 @@ fn make(place: Place<'_>, url: &str) -> Result<()> {
     let output = finish_within(command.args(["-c", SCRIPT, url]), Duration::from_secs(10))?;
     ensure!(output.status.success(), "the filer refused");
     Ok(())
-}
-
-/// Removes the folder when this process has ended, whose end of the pipe closes then.
-fn remove_at_exit(folder: &Path) -> Result<Child> {
-    Command::new("sh")
-        .args([
-            "-c",
-            "read nothing; for try in 1 2 3; do rm -rf \"$0\" && exit; sleep 1; done",
-        ])
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("start the shell that tidies up")
 }
