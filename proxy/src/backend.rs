@@ -12,7 +12,7 @@ pub mod limited;
 pub mod local;
 #[cfg(test)]
 pub mod memory;
-pub mod s3;
+pub mod object;
 pub mod sftp;
 pub mod staging;
 pub mod union;
@@ -107,6 +107,27 @@ pub enum Origin {
     Client,
     Backend,
     Gateway,
+}
+
+impl Origin {
+    /// Of a failure of which no more is known than its kind.
+    pub fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::InvalidHandle | ErrorKind::InvalidArgument | ErrorKind::Unsupported => {
+                Self::Client
+            }
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotEmpty
+            | ErrorKind::NoSpace
+            | ErrorKind::Unavailable
+            | ErrorKind::TimedOut
+            | ErrorKind::Failure => Self::Backend,
+        }
+    }
 }
 
 impl ErrorKind {

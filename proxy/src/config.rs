@@ -19,8 +19,8 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 pub use backends::{
-    BackendConfig, Charset, Credential, FtpTls, KeyPair, PlaintextException, S3Config, S3Transport,
-    ServerAddress, TrustAnchor, Uploads,
+    BackendConfig, BucketAccess, BucketConfig, BucketTransport, Charset, Credential, FtpTls,
+    KeyPair, PlaintextException, ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::Secret;
 pub use section::Fault;

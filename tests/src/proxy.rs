@@ -17,6 +17,7 @@ use crate::files;
 use crate::locate;
 use crate::place::Place;
 use crate::process::{PATIENCE, Running, finish_within, succeed, wait_for};
+use crate::server::azurite::{ACCOUNT, Azurite, CONTAINER};
 use crate::server::openssh::Openssh;
 use crate::server::proftpd::Proftpd;
 use crate::server::seaweed::{BUCKET, Seaweed};
@@ -90,6 +91,19 @@ impl Backend {
             server.endpoint(),
             id.display(),
             secret.display()
+        )))
+    }
+
+    /// A container of Azurite.
+    ///
+    /// # Errors
+    /// When the file with its key can't be written.
+    pub fn azurite(server: &Azurite) -> Result<Self> {
+        Ok(Self(format!(
+            "kind = \"azure\"\naccount = \"{ACCOUNT}\"\ncontainer = \"{CONTAINER}\"\nendpoint = \"{}\"\n\
+             key_file = \"{}\"\ntimeout_seconds = 20\n",
+            server.endpoint(),
+            server.key_file()?.display()
         )))
     }
 

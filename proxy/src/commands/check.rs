@@ -2,7 +2,7 @@
 
 use crate::{
     cli::ConfigArgs,
-    config::{BackendConfig, Config, FtpTls, S3Config, S3Transport},
+    config::{BackendConfig, BucketConfig, BucketTransport, Config, FtpTls},
 };
 
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
@@ -34,13 +34,13 @@ fn trusts_public_authorities(backend: &BackendConfig) -> bool {
             tls: FtpTls::Explicit { trust, .. } | FtpTls::Implicit { trust, .. },
             ..
         }
-        | BackendConfig::S3(S3Config {
-            transport: S3Transport::Tls(trust),
+        | BackendConfig::Bucket(BucketConfig {
+            transport: BucketTransport::Tls(trust),
             ..
         }) => *trust == crate::config::TrustAnchor::WebRoots,
         BackendConfig::Ftp { .. }
         | BackendConfig::Local { .. }
-        | BackendConfig::S3(_)
+        | BackendConfig::Bucket(_)
         | BackendConfig::Sftp { .. }
         // Of a list, its members say it themselves.
         | BackendConfig::Failover { .. } => false,

@@ -1,6 +1,6 @@
 //! `[backends.NAME]`: the legacy servers and directories behind the gateway.
 
-mod s3;
+mod bucket;
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use std::{
 use chrono::NaiveDate;
 use sha2::{Digest as _, Sha256};
 
-pub use self::s3::{S3Config, S3Transport};
+pub use self::bucket::{BucketAccess, BucketConfig, BucketTransport};
 use super::{
     files::{self, Secret},
     section::Section,
@@ -55,7 +55,8 @@ pub enum BackendConfig {
         keepalive: Duration,
         timeout: Duration,
     },
-    S3(S3Config),
+    /// Of an object store.
+    Bucket(BucketConfig),
     Sftp {
         address: ServerAddress,
         user: String,
@@ -180,13 +181,13 @@ impl BackendConfig {
                 tls: FtpTls::Plaintext(exception),
                 ..
             }
-            | Self::S3(S3Config {
-                transport: S3Transport::Plaintext(exception),
+            | Self::Bucket(BucketConfig {
+                transport: BucketTransport::Plaintext(exception),
                 ..
             }) => Some(exception),
             Self::Ftp { .. }
             | Self::Local { .. }
-            | Self::S3(_)
+            | Self::Bucket(_)
             | Self::Sftp { .. }
             | Self::Failover { .. } => None,
         }
@@ -194,11 +195,13 @@ impl BackendConfig {
 }
 
 pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
-    const KINDS: &str = "\"local\", \"ftp\", \"s3\", \"sftp\" or \"failover\"";
+    const KINDS: &str = "\"local\", \"ftp\", \"s3\", \"azure\", \"gcs\", \"sftp\" or \"failover\"";
     match section.required_text("kind", KINDS)? {
         "local" => local(section),
         "ftp" => ftp(section, today),
-        "s3" => s3::s3(section, today).map(BackendConfig::S3),
+        "s3" => bucket::s3(section, today).map(BackendConfig::Bucket),
+        "azure" => bucket::azure(section, today).map(BackendConfig::Bucket),
+        "gcs" => bucket::gcs(section, today).map(BackendConfig::Bucket),
         "sftp" => sftp(section),
         "failover" => failover(section),
         other => {

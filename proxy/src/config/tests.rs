@@ -204,7 +204,7 @@ plaintext_exception = { reason = "old", expires = "2026-11-21" }
         "bans.exempt[0]: 192.0.2.1/24 has bits set behind the prefix; write 192.0.2.0/24 for the network or 192.0.2.1 for the address",
         "bans.exempt[1]: \"nowhere\" is not a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"",
         "metrics.listen: 192.0.2.1:9465 is not a loopback address; metrics name users' behaviour and have no login",
-        "backends.a.kind: expected \"local\", \"ftp\", \"s3\", \"sftp\" or \"failover\", found \"nfs\"",
+        "backends.a.kind: expected \"local\", \"ftp\", \"s3\", \"azure\", \"gcs\", \"sftp\" or \"failover\", found \"nfs\"",
         "backends.b.directory: missing is not a directory that can be seen",
         "backends.c.address: expected a host with a port, such as \"ftp.example.org:21\", found \":21\"",
         "backends.c.password_file: open_password can be used by others (mode 0644); run `chmod 0600 open_password`, or 0640 for the daemon's group",
@@ -374,6 +374,89 @@ fn a_bucket_in_clear_is_on_this_machine_or_has_a_dated_exception() {
     }
     let named = s3("https://store.example.org", "").replace("\"partners\"", "\"a/../b\"");
     assert!(files.faults(&named)[0].contains("not the name of a bucket"));
+}
+
+#[test]
+fn an_azure_container_needs_an_account_and_one_of_two_secrets() {
+    let files = Files::new();
+    files.write("account.key", "a2V5\n", 0o600);
+    files.write("account.sas", "?sv=2022-11-02&sp=rwdl&sig=a%3D\n", 0o600);
+    let azure = |lines: &str| {
+        format!(
+            "{MINIMAL}[backends.store]\nkind = \"azure\"\naccount = \"clinic1\"\ncontainer = \"partners\"\n{lines}\n"
+        )
+    };
+    let bucket = |lines: &str| {
+        let mut config = files.parse(&azure(lines)).unwrap();
+        match config.backends.remove("store") {
+            Some(BackendConfig::Bucket(bucket)) => bucket,
+            other => panic!("{other:?}"),
+        }
+    };
+    let keyed = bucket("key_file = \"%/account.key\"");
+    assert_eq!(keyed.endpoint, "https://clinic1.blob.core.windows.net");
+    assert!(matches!(keyed.access, BucketAccess::AzureKey { .. }));
+    assert_eq!(
+        keyed.address().unwrap().to_string(),
+        "clinic1.blob.core.windows.net:443"
+    );
+    let signed =
+        bucket("sas_file = \"%/account.sas\"\nendpoint = \"http://127.0.0.1:10000/clinic1\"");
+    assert!(matches!(signed.access, BucketAccess::AzureSignature { .. }));
+    assert_eq!(signed.address().unwrap().to_string(), "127.0.0.1:10000");
+    for (lines, expected) in [
+        ("", "key_file: missing"),
+        (
+            "key_file = \"%/account.key\"\nsas_file = \"%/account.sas\"",
+            "give one of the two",
+        ),
+        ("key_file = \"%/account.sas\"", "base64"),
+        (
+            "sas_file = \"%/account.key\"",
+            "not a shared access signature",
+        ),
+        (
+            "key_file = \"%/account.key\"\nendpoint = \"http://127.0.0.1:10000/another\"",
+            "endpoint: expected",
+        ),
+    ] {
+        let faults = files.faults(&azure(lines));
+        assert!(faults[0].contains(expected), "{lines}: {faults:?}");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+    }
+    for (wrong, right) in [("Clinic", "clinic1"), ("Partners", "partners")] {
+        let text = azure("key_file = \"%/account.key\"").replace(right, wrong);
+        assert!(files.faults(&text)[0].contains("is not the name of"));
+    }
+}
+
+#[test]
+fn a_cloud_storage_bucket_needs_the_key_file_of_a_service_account() {
+    let files = Files::new();
+    let account =
+        r#"{"type":"service_account","client_email":"a@b","private_key":"k","private_key_id":"1"}"#;
+    files.write("account.json", account, 0o600);
+    files.write(
+        "broken.json",
+        &account.replace("client_email", "email"),
+        0o600,
+    );
+    let gcs = |file: &str| {
+        format!(
+            "{MINIMAL}[backends.store]\nkind = \"gcs\"\nbucket = \"partners.example.org\"\n\
+             service_account_file = \"%/{file}\"\n"
+        )
+    };
+    let config = files.parse(&gcs("account.json")).unwrap();
+    let BackendConfig::Bucket(bucket) = &config.backends["store"] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(bucket.endpoint, "https://storage.googleapis.com");
+    assert!(matches!(bucket.access, BucketAccess::Gcs { .. }));
+    assert!(!format!("{bucket:?}").contains("a@b"));
+    let faults = files.faults(&gcs("broken.json"));
+    assert!(faults[0].contains("client_email"), "{faults:?}");
+    assert!(!faults[0].contains("a@b"), "{faults:?}");
 }
 
 #[test]

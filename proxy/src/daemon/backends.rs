@@ -22,11 +22,11 @@ use crate::{
             settings::{AuthoritiesError, Charset},
         },
         local::{LocalService, LocalSettings},
-        s3::{AccessKey, S3Service, S3Settings},
+        object::{self, AccessKey, AzureKey, ObjectService, ObjectSettings, SecretText},
         sftp::{Credential, Publication, SftpService, SftpSettings},
         staging::{Claims, UploadSettings},
     },
-    config::{self, BackendConfig, KeyPair, S3Transport, TrustAnchor},
+    config::{self, BackendConfig, BucketAccess, BucketTransport, KeyPair, TrustAnchor},
     session::Backends,
 };
 
@@ -172,7 +172,7 @@ fn probe(config: &BackendConfig) -> Option<Probe> {
             address: address.to_string(),
             expected: b"SSH-",
         }),
-        BackendConfig::S3(bucket) => Some(Probe::Connection {
+        BackendConfig::Bucket(bucket) => Some(Probe::Connection {
             address: bucket.address()?.to_string(),
         }),
         BackendConfig::Failover { .. } => None,
@@ -261,20 +261,16 @@ fn entry(
                 None => service,
             }
         }
-        BackendConfig::S3(bucket) => {
-            let service = Arc::new(S3Service::new(&S3Settings {
+        BackendConfig::Bucket(bucket) => {
+            let service = Arc::new(ObjectService::new(&ObjectSettings {
                 endpoint: bucket.endpoint.clone(),
-                region: bucket.region.clone(),
-                bucket: bucket.bucket.clone(),
+                bucket: bucket.name.clone(),
                 prefix: bucket.prefix.clone(),
-                access_key: AccessKey::new(
-                    bucket.access_key_id.expose(),
-                    bucket.secret_key.expose(),
-                ),
+                credential: credential(&bucket.access),
                 trust: match &bucket.transport {
-                    S3Transport::Tls(trust) => trusted(trust)?,
+                    BucketTransport::Tls(trust) => trusted(trust)?,
                     // Not asked for: the endpoint is http://.
-                    S3Transport::Loopback | S3Transport::Plaintext(_) => TlsTrust::WebRoots,
+                    BucketTransport::Loopback | BucketTransport::Plaintext(_) => TlsTrust::WebRoots,
                 },
                 timeout: bucket.timeout,
             })?);
@@ -328,10 +324,33 @@ fn place(config: &BackendConfig) -> String {
         BackendConfig::Local { directory, .. } => directory.display().to_string(),
         BackendConfig::Ftp { address, user, .. } => format!("ftp {user} {address}"),
         BackendConfig::Sftp { address, user, .. } => format!("sftp {user} {address}"),
-        BackendConfig::S3(bucket) => {
-            format!("s3 {} {} {}", bucket.endpoint, bucket.bucket, bucket.prefix)
+        BackendConfig::Bucket(bucket) => {
+            format!(
+                "bucket {} {} {}",
+                bucket.endpoint, bucket.name, bucket.prefix
+            )
         }
         BackendConfig::Failover { members, .. } => members.join(" "),
+    }
+}
+
+fn credential(access: &BucketAccess) -> object::Credential {
+    match access {
+        BucketAccess::S3 { region, id, secret } => object::Credential::S3 {
+            region: region.clone(),
+            key: AccessKey::new(id.expose(), secret.expose()),
+        },
+        BucketAccess::AzureKey { account, key } => object::Credential::Azure {
+            account: account.clone(),
+            key: AzureKey::Shared(SecretText::new(key.expose())),
+        },
+        BucketAccess::AzureSignature { account, signature } => object::Credential::Azure {
+            account: account.clone(),
+            key: AzureKey::Signature(SecretText::new(signature.expose())),
+        },
+        BucketAccess::Gcs { service_account } => object::Credential::Gcs {
+            service_account: SecretText::new(service_account.expose()),
+        },
     }
 }
 

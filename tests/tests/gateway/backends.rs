@@ -11,6 +11,7 @@ use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, succeed};
 use portcullis_tests::proxy::{Backend, Plan};
+use portcullis_tests::server::azurite::{Azurite, CONTAINER};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::proftpd::{Proftpd, Protocol};
 use portcullis_tests::server::seaweed::{BUCKET, Seaweed};
@@ -217,6 +218,21 @@ fn seaweedfs_serves_every_operation() -> Result<()> {
         succeed(
             rclone
                 .args(["copy", &format!("store:{BUCKET}/partners/alice")])
+                .arg(copy.path()),
+        )?;
+        Ok(copy.path().to_path_buf())
+    })
+}
+
+#[test]
+fn azurite_serves_every_operation() -> Result<()> {
+    let server = Azurite::start(Place::Loopback)?;
+    let copy = files::folder("container")?;
+    works_where(Backend::azurite(&server)?, "/partners/alice", || {
+        let mut rclone = server.rclone(Place::Loopback);
+        succeed(
+            rclone
+                .args(["copy", &format!("store:{CONTAINER}/partners/alice")])
                 .arg(copy.path()),
         )?;
         Ok(copy.path().to_path_buf())

@@ -51,24 +51,9 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn judged(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let origin = match kind {
-            ErrorKind::InvalidHandle | ErrorKind::InvalidArgument | ErrorKind::Unsupported => {
-                Origin::Client
-            }
-            ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::AlreadyExists
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotEmpty
-            | ErrorKind::NoSpace
-            | ErrorKind::Unavailable
-            | ErrorKind::TimedOut
-            | ErrorKind::Failure => Origin::Backend,
-        };
         Self::Judged {
             kind,
-            origin,
+            origin: Origin::of(kind),
             message: message.into(),
         }
     }

@@ -1,37 +1,37 @@
 //! One bucket: each request with its meaning, its deadline and its fault.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use object_store::{
-    BackoffConfig, CopyMode, CopyOptions, GetOptions, GetRange, ObjectMeta, ObjectStore as _,
-    ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder, AwsCredential, S3CopyIfNotExists},
-    client::HttpConnector as _,
-    multipart::{MultipartStore as _, PartId},
+    GetOptions, GetRange, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, multipart::PartId,
 };
 
 use super::{
-    S3SettingsError,
+    ObjectSettingsError,
+    client::Clients,
     fault::Fault,
+    interface::Interface,
     location::Key,
-    settings::S3Settings,
-    transport::Transport,
-    wire::{Listing, Page, Wire},
+    settings::{Credential, ObjectSettings},
+    wire::{Listing, Page},
 };
 
-/// How often the library sends a request that failed in passing.
-const RETRIES: usize = 3;
-
 /// A bucket of a server.
-#[derive(Debug)]
 pub(super) struct Bucket {
-    store: AmazonS3,
-    wire: Wire,
+    clients: Clients,
+    interface: Interface,
     /// As errors name it.
     name: String,
     timeout: Duration,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket({})", self.name)
+    }
 }
 
 /// A file that is being fetched.
@@ -44,52 +44,25 @@ pub(super) struct Fetched {
 impl Bucket {
     /// # Errors
     /// If the settings can't be used. Nothing is sent.
-    pub(super) fn new(settings: &S3Settings) -> Result<Arc<Self>, S3SettingsError> {
-        let endpoint = settings.endpoint.trim_end_matches('/');
-        let transport = Transport::new(&settings.trust, settings.timeout)?;
-        let http = transport
-            .connect(&object_store::ClientOptions::new())
-            .map_err(S3SettingsError::Library)?;
-        let credential = AwsCredential {
-            key_id: settings.access_key.id.clone(),
-            secret_key: settings.access_key.secret.to_string(),
-            token: None,
+    pub(super) fn new(settings: &ObjectSettings) -> Result<Arc<Self>, ObjectSettingsError> {
+        let (bucket, endpoint) = (&settings.bucket, settings.endpoint.trim_end_matches('/'));
+        let name = match &settings.credential {
+            Credential::S3 { .. } => format!("S3 bucket {bucket} at {endpoint}"),
+            Credential::Azure { account, .. } => {
+                format!("Azure container {bucket} of account {account} at {endpoint}")
+            }
+            Credential::Gcs { .. } => format!("Cloud Storage bucket {bucket} at {endpoint}"),
         };
-        let store = AmazonS3Builder::new()
-            .with_endpoint(endpoint)
-            .with_region(&settings.region)
-            .with_bucket_name(&settings.bucket)
-            .with_access_key_id(&credential.key_id)
-            .with_secret_access_key(&credential.secret_key)
-            .with_http_connector(transport)
-            .with_retry(RetryConfig {
-                backoff: BackoffConfig {
-                    init_backoff: Duration::from_millis(100),
-                    max_backoff: Duration::from_secs(2),
-                    base: 2.0,
-                },
-                max_retries: RETRIES,
-                retry_timeout: settings.timeout,
-            })
-            .with_copy_if_not_exists(S3CopyIfNotExists::Header(
-                "if-none-match".to_owned(),
-                "*".to_owned(),
-            ))
-            .with_disable_bulk_delete(true)
-            .build()
-            .map_err(S3SettingsError::Library)?;
         Ok(Arc::new(Self {
-            store,
-            wire: Wire {
-                http,
-                credential,
-                region: settings.region.clone(),
-                url: format!("{endpoint}/{}", settings.bucket),
-                timeout: settings.timeout,
-            },
-            name: format!("S3 bucket {} at {endpoint}", settings.bucket),
+            clients: Clients::new(settings)?,
+            interface: settings.credential.interface(),
+            name,
             timeout: settings.timeout,
         }))
+    }
+
+    pub(super) fn interface(&self) -> Interface {
+        self.interface
     }
 
     pub(super) fn name(&self) -> &str {
@@ -104,6 +77,7 @@ impl Bucket {
     /// Size, time and tag of a file; `None` if there is none.
     pub(super) async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>, Fault> {
         match self
+            .clients
             .store
             .head(&key.path()?)
             .await
@@ -128,6 +102,7 @@ impl Bucket {
             ..GetOptions::default()
         };
         let result = self
+            .clients
             .store
             .get_opts(&key.path()?, options)
             .await
@@ -155,7 +130,8 @@ impl Bucket {
         } else {
             PutMode::Overwrite
         };
-        self.store
+        self.clients
+            .store
             .put_opts(&key.path()?, content, PutOptions::from(mode))
             .await
             .map_err(self.fault("PUT"))?;
@@ -164,7 +140,8 @@ impl Bucket {
 
     /// Begins an upload in parts and returns its name.
     pub(super) async fn begin(&self, key: &Key) -> Result<String, Fault> {
-        self.store
+        self.clients
+            .store
             .create_multipart(&key.path()?)
             .await
             .map_err(self.fault("CREATE"))
@@ -178,63 +155,87 @@ impl Bucket {
         index: usize,
         content: PutPayload,
     ) -> Result<PartId, Fault> {
-        self.store
+        self.clients
+            .store
             .put_part(&key.path()?, &upload.to_owned(), index, content)
             .await
             .map_err(self.fault("PUT part"))
     }
 
-    /// Joins the parts to the file.
+    /// Joins the parts to the file, and returns its tag if the server names it.
     pub(super) async fn complete(
         &self,
         key: &Key,
         upload: &str,
         parts: &[PartId],
         only_if_absent: bool,
-    ) -> Result<(), Fault> {
-        self.wire.complete(key, upload, parts, only_if_absent).await
+    ) -> Result<Option<String>, Fault> {
+        self.clients
+            .wire
+            .complete(key, upload, parts, only_if_absent)
+            .await
     }
 
     /// Drops an upload and its parts.
     pub(super) async fn abort(&self, key: &Key, upload: &str) -> Result<(), Fault> {
-        self.store
+        self.clients
+            .store
             .abort_multipart(&key.path()?, &upload.to_owned())
             .await
             .map_err(self.fault("ABORT"))
     }
 
-    /// Copies a file within the bucket, only if nothing stands there if so wished.
+    /// Makes the empty object that stands for a directory, only if there is none.
+    pub(super) async fn put_marker(&self, marker: &Key) -> Result<(), Fault> {
+        match self.interface {
+            Interface::S3 | Interface::Gcs => self.put(marker, PutPayload::new(), true).await,
+            Interface::Azure => self.clients.wire.put_empty_blob(marker).await,
+        }
+    }
+
+    /// Copies a file within the bucket, only if nothing stands there if so wished. If the answer is lost, a look says
+    /// whether it was done; where that can't be told, the fault says that it is not known.
     pub(super) async fn copy(
         &self,
         from: &Key,
         to: &Key,
         only_if_absent: bool,
     ) -> Result<(), Fault> {
-        let mode = if only_if_absent {
-            CopyMode::Create
-        } else {
-            CopyMode::Overwrite
-        };
-        self.store
-            .copy_opts(
-                &from.path()?,
-                &to.path()?,
-                CopyOptions::new().with_mode(mode),
-            )
-            .await
-            .map_err(self.fault("COPY"))
+        match self.clients.wire.copy(from, to, only_if_absent).await {
+            Err(fault) if fault.leaves_open() => match self.was_copied(from, to).await {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(fault),
+            },
+            copied => copied,
+        }
+    }
+
+    /// True if what stands at `to` is known to be what stands at `from`.
+    async fn was_copied(&self, from: &Key, to: &Key) -> Result<bool, Fault> {
+        match self.interface {
+            // The tags of two files are the same if their content is, unless one came in parts or is encrypted.
+            Interface::S3 | Interface::Gcs => {
+                let (original, copy) = futures_util::try_join!(self.head(from), self.head(to))?;
+                Ok(match (original, copy) {
+                    (Some(original), Some(copy)) => {
+                        original.size == copy.size
+                            && original.e_tag.is_some()
+                            && original.e_tag == copy.e_tag
+                    }
+                    (None, _) | (_, None) => false,
+                })
+            }
+            Interface::Azure => self.clients.wire.was_copied(from, to).await,
+        }
     }
 
     /// Deletes an object. It is no fault if there is none.
     pub(super) async fn delete(&self, key: &Key) -> Result<(), Fault> {
-        self.store
-            .delete(&key.path()?)
-            .await
-            .map_err(self.fault("DELETE"))
+        self.clients.wire.delete(key).await
     }
 
     pub(super) async fn list(&self, listing: &Listing<'_>) -> Result<Page, Fault> {
-        self.wire.list(listing).await
+        self.clients.wire.list(listing).await
     }
 
     /// True if the key is a directory: its marker or anything below it is there.

@@ -4,50 +4,57 @@ use std::fmt;
 
 use object_store::path::{Path, PathPart};
 
-use super::fault::Fault;
+use super::{fault::Fault, interface::Interface};
 use crate::{backend::ErrorKind, path::RelativePath};
 
-/// Longest key, in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
+/// Longest key, in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects"). Azure counts characters.
 const KEY_MAX: usize = 1024;
 
 /// The mount's directory: a prefix of keys without a slash at either end, empty for the whole bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base(String);
+pub(super) struct Base {
+    interface: Interface,
+    prefix: String,
+}
 
 /// The key of a file, or of a directory without the slash at its end. Empty for the root of a bucket.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Key(String);
 
 impl Base {
-    pub(super) fn new(prefix: &str, directory: &[u8]) -> Result<Self, Fault> {
-        let directory = text(directory)?;
+    pub(super) fn new(interface: Interface, prefix: &str, directory: &[u8]) -> Result<Self, Fault> {
+        let directory = text(interface, directory)?;
         let components: Vec<_> = prefix
             .split('/')
             .chain(directory.split('/'))
             .filter(|component| !component.is_empty() && *component != ".")
             .collect();
-        Ok(Self(components.join("/")))
+        Ok(Self {
+            interface,
+            prefix: components.join("/"),
+        })
     }
 
     /// The mount's directory itself.
     pub(super) fn root(&self) -> Key {
-        Key(self.0.clone())
+        Key(self.prefix.clone())
     }
 
     pub(super) fn key(&self, path: &RelativePath) -> Result<Key, Fault> {
-        let path = text(path.as_bytes())?;
-        let key = if self.0.is_empty() || path.is_empty() {
-            format!("{}{path}", self.0)
+        let path = text(self.interface, path.as_bytes())?;
+        let key = if self.prefix.is_empty() || path.is_empty() {
+            format!("{}{path}", self.prefix)
         } else {
-            format!("{}/{path}", self.0)
+            format!("{}/{path}", self.prefix)
         };
         // One byte is kept for the slash of a directory's marker.
         if key.len() >= KEY_MAX {
             return Err(Fault::judged(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "the key would be {} bytes; S3 takes up to {KEY_MAX}",
-                    key.len()
+                    "the key would be {} bytes; {} takes up to {KEY_MAX}",
+                    key.len(),
+                    self.interface
                 ),
             ));
         }
@@ -128,16 +135,29 @@ impl fmt::Debug for Key {
 }
 
 /// Keys are UTF-8. Control characters can't be listed: XML 1.0 has no way to write most of them.
-fn text(bytes: &[u8]) -> Result<&str, Fault> {
-    std::str::from_utf8(bytes)
+fn text(interface: Interface, bytes: &[u8]) -> Result<&str, Fault> {
+    let text = std::str::from_utf8(bytes)
         .ok()
         .filter(|text| !text.chars().any(|character| character.is_ascii_control()))
         .ok_or_else(|| {
             Fault::judged(
                 ErrorKind::Unsupported,
-                "S3 takes names in UTF-8 without control characters; rename the file",
+                format!(
+                    "{interface} takes names in UTF-8 without control characters; rename the file"
+                ),
             )
-        })
+        })?;
+    let is_plain = |component| matches!(component, "" | ".") || interface.keeps(component);
+    if text.split('/').all(is_plain) {
+        Ok(text)
+    } else {
+        Err(Fault::judged(
+            ErrorKind::Unsupported,
+            format!(
+                "{interface} would change a name with a backslash or a dot at its end; rename the file"
+            ),
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +191,7 @@ mod tests {
                 "site/alice/käse 100% #1?.txt",
             ),
         ] {
-            let key = Base::new(prefix, directory)
+            let key = Base::new(Interface::S3, prefix, directory)
                 .unwrap()
                 .key(&below(path))
                 .unwrap();
@@ -196,7 +216,7 @@ mod tests {
 
     #[test]
     fn names_that_no_key_can_have_are_refused_and_their_neighbours_pass() {
-        let base = Base::new("", b"/").unwrap();
+        let base = Base::new(Interface::S3, "", b"/").unwrap();
         for name in [&b"/caf\xe9"[..], b"/a\nb", b"/a\x01", b"/\x7f"] {
             let fault = base.key(&below(name)).unwrap_err();
             assert_eq!(fault.kind(), ErrorKind::Unsupported, "{name:?}");
@@ -204,12 +224,19 @@ mod tests {
         for name in ["/café", "/a b", "/a+b", "/a\u{80}b", "/.a"] {
             assert!(base.key(&below(name.as_bytes())).is_ok(), "{name:?}");
         }
-        assert!(Base::new("", b"caf\xe9").is_err());
+        assert!(Base::new(Interface::S3, "", b"caf\xe9").is_err());
+        let azure = Base::new(Interface::Azure, "", b"./a").unwrap();
+        for name in [&b"/a\\b"[..], b"/a.", b"/a./b"] {
+            let fault = azure.key(&below(name)).unwrap_err();
+            assert_eq!(fault.kind(), ErrorKind::Unsupported, "{name:?}");
+            assert!(base.key(&below(name)).is_ok(), "{name:?}");
+        }
+        assert!(azure.key(&below(b"/a.b/.c")).is_ok());
     }
 
     #[test]
     fn a_key_has_room_for_the_slash_of_its_marker_within_the_1024_bytes_of_s3() {
-        let base = Base::new("", b"/").unwrap();
+        let base = Base::new(Interface::S3, "", b"/").unwrap();
         let path = |length: usize| {
             let mut path = "/abc".repeat(length / 4);
             path.push_str(&"x".repeat(length - path.len() + 1));

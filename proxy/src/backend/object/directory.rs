@@ -16,7 +16,7 @@ use crate::{
     operation::{Entry, Outcome},
 };
 
-/// Keys in one page, the most that S3 gives.
+/// Keys in one page, the most that S3 gives; Azure gives up to 5,000.
 const PAGE: u16 = 1000;
 /// Names in one answer to READDIR: a reply of some 25 KiB with names of usual length.
 const NAMES_AT_ONCE: usize = 100;

@@ -1,8 +1,10 @@
 //! Directories, which a bucket does not have.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{
     client, directory,
-    front::{Fate, Front},
+    front::{Fate, Front, first},
     server, session, settings,
 };
 use crate::{
@@ -155,6 +157,57 @@ async fn a_rename_does_not_replace_a_file_that_appears_in_the_last_moment() {
         ErrorKind::AlreadyExists
     );
     assert_eq!(other.get("/a").await, b"mine");
+    assert_eq!(other.get("/b").await, b"theirs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_whose_copy_lost_its_answer_is_done_and_not_in_its_own_way() {
+    let front = Front::start(first(1, "PUT", "/b ", Fate::LoseAnswer)).await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    client.put("/a", "content").await;
+    client.done(rename("/a", "/b")).await;
+    assert!(client.is_missing("/a").await);
+    assert_eq!(client.get("/b").await, b"content");
+    assert_eq!(
+        front.count("PUT", "/b "),
+        1,
+        "a second one would find the first"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_whose_copy_was_refused_for_a_moment_is_tried_again() {
+    let front = Front::start(first(2, "PUT", "/b ", Fate::Refuse(503, "SlowDown"))).await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    client.put("/a", "content").await;
+    client.done(rename("/a", "/b")).await;
+    assert!(client.is_missing("/a").await);
+    assert_eq!(front.count("PUT", "/b "), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_that_got_lost_does_not_take_anothers_file_for_its_copy() {
+    // The first look finds nothing, the copy never arrives, the second look finds what somebody else has put there.
+    let looked = AtomicUsize::new(0);
+    let front = Front::start(move |seen| {
+        if seen.is("HEAD", "/b ") && looked.fetch_add(1, Ordering::Relaxed) == 0 {
+            Fate::Refuse(404, "")
+        } else if seen.is("PUT", "/b ") {
+            Fate::CutBody(0)
+        } else {
+            Fate::HandOn
+        }
+    })
+    .await;
+    let place = directory();
+    let client = session(&settings(front.endpoint.clone()), &place);
+    let other = session(&settings(server().await.endpoint()), &place);
+    other.put("/a", "mine!!").await;
+    other.put("/b", "theirs").await;
+    let error = client.ask(rename("/a", "/b")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert!(error.message.contains("is not known"), "{error}");
+    assert_eq!(other.get("/a").await, b"mine!!");
     assert_eq!(other.get("/b").await, b"theirs");
 }
 

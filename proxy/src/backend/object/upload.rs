@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use object_store::{PutPayload, multipart::PartId};
+use sha2::{Digest as _, Sha256};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
@@ -13,14 +15,14 @@ use super::{
     fault::Fault,
     location::Key,
     names,
-    parts::{Assembly, Disorder, Part, part_size},
+    parts::{Assembly, Disorder, Part},
 };
 use crate::{
     backend::{
         ErrorKind,
-        staging::{self, Content, Found, Publish},
+        staging::{self, Beginning, Content, Found, Progress, Publish, StagingName},
     },
-    operation::{Access, Attributes},
+    operation::{Access, Attributes, Outcome},
 };
 
 /// Parts of one upload that are on their way at a time; larger parts go one by one.
@@ -33,7 +35,9 @@ pub(super) struct Upload {
     key: Key,
     /// The mount's directory.
     root: Key,
+    access: Access,
     publish: Publish,
+    progress: Progress,
     assembly: Assembly,
     multipart: Option<Multipart>,
     /// The session's places for parts on their way.
@@ -45,6 +49,9 @@ pub(super) struct Upload {
 #[derive(Debug)]
 struct Multipart {
     id: String,
+    /// Where the parts are joined: the file's own key, or a hidden one beside it if the service can't join them under the
+    /// condition that nothing stands there.
+    key: Key,
     /// In order; `None` for one on its way.
     sent: Vec<Option<PartId>>,
     sending: JoinSet<(usize, Result<PartId, Fault>)>,
@@ -76,18 +83,26 @@ impl Upload {
             return Err(Fault::judged(
                 ErrorKind::Unsupported,
                 format!(
-                    "{key} exists, and S3 can't change or continue a file in place; replace it as a whole (open with \
-                     truncation)"
+                    "{key} exists, and an object store can't change or continue a file in place; replace it as a whole \
+                     (open with truncation)"
                 ),
             ));
         }
         parent?;
+        let progress = Progress::new(Beginning::Nothing, 0);
+        let mut assembly =
+            Assembly::new(bucket.interface().part_sizes(), Arc::clone(&limits.window));
+        if progress.needs_reread(access) {
+            assembly.keep_digest();
+        }
         Ok(Self {
             bucket: Arc::clone(bucket),
             key,
             root: root.clone(),
+            access,
             publish: plan.publish,
-            assembly: Assembly::new(Arc::clone(&limits.window)),
+            progress,
+            assembly,
             multipart: None,
             places: Arc::clone(&limits.parts),
             failed: None,
@@ -132,6 +147,9 @@ impl Upload {
     }
 
     async fn accept(&mut self, offset: u64, data: Bytes) -> Result<(), Fault> {
+        if !data.is_empty() {
+            self.progress.write(offset, data.len() as u64);
+        }
         self.assembly.write(offset, data).map_err(disordered)?;
         while let Some(part) = self.assembly.full_part() {
             self.send(part).await?;
@@ -145,18 +163,16 @@ impl Upload {
     }
 
     async fn send(&mut self, part: Part) -> Result<(), Fault> {
-        let multipart = match &mut self.multipart {
-            Some(multipart) => multipart,
-            none => none.insert(Multipart {
-                id: self.bucket.begin(&self.key).await?,
-                sent: Vec::new(),
-                sending: JoinSet::new(),
-            }),
+        if self.multipart.is_none() {
+            self.multipart = Some(self.begin().await?);
+        }
+        let Some(multipart) = &mut self.multipart else {
+            return Ok(());
         };
-        let at_once = if part_size(part.index) == part_size(0) {
-            IN_FLIGHT
-        } else {
+        let at_once = if self.bucket.interface().part_sizes().is_large(part.index) {
             1
+        } else {
+            IN_FLIGHT
         };
         while multipart.sending.len() >= at_once {
             multipart.wait_for_one().await?;
@@ -167,7 +183,7 @@ impl Upload {
             .map_err(|_| Fault::judged(ErrorKind::Unavailable, "the session has ended"))?;
         let (bucket, key, id) = (
             Arc::clone(&self.bucket),
-            self.key.clone(),
+            multipart.key.clone(),
             multipart.id.clone(),
         );
         multipart.sent.push(None);
@@ -182,8 +198,24 @@ impl Upload {
         Ok(())
     }
 
+    async fn begin(&self) -> Result<Multipart, Fault> {
+        let key = if self.publish == Publish::MustNotExist
+            && !self.bucket.interface().completes_conditionally()
+        {
+            hidden_beside(&self.key)?
+        } else {
+            self.key.clone()
+        };
+        Ok(Multipart {
+            id: self.bucket.begin(&key).await?,
+            key,
+            sent: Vec::new(),
+            sending: JoinSet::new(),
+        })
+    }
+
     /// CLOSE: gives the file its name. On any failure nothing stands there that was not there before.
-    pub(super) async fn publish(mut self) -> Result<(), Fault> {
+    pub(super) async fn publish(mut self) -> Result<Outcome, Fault> {
         let outcome = self.complete().await;
         if outcome.is_err() {
             self.withdraw().await;
@@ -191,7 +223,7 @@ impl Upload {
         outcome
     }
 
-    async fn complete(&mut self) -> Result<(), Fault> {
+    async fn complete(&mut self) -> Result<Outcome, Fault> {
         if let Some(fault) = self.failed.take() {
             return Err(fault);
         }
@@ -202,34 +234,65 @@ impl Upload {
         }
         let rest = self.assembly.rest().map_err(disordered)?;
         let published = if self.multipart.is_none() {
-            let content = PutPayload::from_iter(rest.content);
-            self.bucket.put(&self.key, content, only_if_absent).await
+            self.put(rest, only_if_absent).await
         } else {
             if rest.length > 0 {
                 self.send(rest).await?;
             }
             self.join(only_if_absent).await
         };
-        published.map_err(|fault| {
-            if fault.is_failed_precondition() {
-                self.appeared()
-            } else {
-                fault
-            }
-        })
+        match published {
+            Ok(sha256) => Ok(sha256.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 })),
+            Err(fault) if fault.is_failed_precondition() => Err(self.appeared()),
+            Err(fault) => Err(fault),
+        }
     }
 
-    async fn join(&mut self, only_if_absent: bool) -> Result<(), Fault> {
+    /// A file smaller than a part.
+    async fn put(&mut self, whole: Part, only_if_absent: bool) -> Result<Option<[u8; 32]>, Fault> {
+        let sha256 = self.progress.needs_reread(self.access).then(|| {
+            let mut digest = Sha256::new();
+            whole.content.iter().for_each(|piece| digest.update(piece));
+            digest.finalize().into()
+        });
+        let content = PutPayload::from_iter(whole.content);
+        self.bucket.put(&self.key, content, only_if_absent).await?;
+        Ok(sha256)
+    }
+
+    /// Joins the parts. The digest is there unless the one that was computed on the way here will do.
+    async fn join(&mut self, only_if_absent: bool) -> Result<Option<[u8; 32]>, Fault> {
         let Some(multipart) = &mut self.multipart else {
-            return Ok(());
+            return Ok(None);
         };
         while !multipart.sending.is_empty() {
             multipart.wait_for_one().await?;
         }
         let parts: Vec<_> = multipart.sent.drain(..).flatten().collect();
-        self.bucket
-            .complete(&self.key, &multipart.id, &parts, only_if_absent)
-            .await
+        let (bucket, joined) = (&self.bucket, multipart.key.clone());
+        let is_hidden = joined != self.key;
+        let tag = bucket
+            .complete(&joined, &multipart.id, &parts, only_if_absent && !is_hidden)
+            .await?;
+        // Nothing is left of it to withdraw.
+        self.multipart = None;
+        let sha256 = match self.assembly.take_digest() {
+            None if self.progress.needs_reread(self.access) => {
+                reread(bucket, &joined, tag, self.assembly.written()).await
+            }
+            kept => kept,
+        };
+        if is_hidden {
+            let copied = bucket.copy(&joined, &self.key, true).await;
+            if let Err(fault) = bucket.delete(&joined).await {
+                tracing::warn!(
+                    bucket = bucket.name(), key = %joined, %fault,
+                    "a hidden file that an upload was gathered in could not be removed"
+                );
+            }
+            copied?;
+        }
+        Ok(sha256)
     }
 
     async fn something_stands(&self) -> Result<bool, Fault> {
@@ -250,7 +313,7 @@ impl Upload {
             return;
         };
         multipart.sending.shutdown().await;
-        match self.bucket.abort(&self.key, &multipart.id).await {
+        match self.bucket.abort(&multipart.key, &multipart.id).await {
             Ok(()) => {}
             // Joined, or aborted before.
             Err(fault) if fault.is_not_found() => {}
@@ -279,6 +342,56 @@ impl Multipart {
         *self.sent.get_mut(index).ok_or_else(lost)? = Some(part?);
         Ok(())
     }
+}
+
+/// The digest of the version that has the tag, read again. The file stands already, so that a failure leaves the record
+/// without a digest, and no more.
+async fn reread(bucket: &Bucket, key: &Key, tag: Option<String>, length: u64) -> Option<[u8; 32]> {
+    let digest = async {
+        let mut fetched = bucket.get(key, 0..length, tag.as_deref()).await?;
+        let (mut digest, mut read) = (Sha256::new(), 0);
+        while let Some(piece) = fetched.content.next().await {
+            let piece = piece.map_err(|error| bucket.content_fault(&error))?;
+            read += piece.len() as u64;
+            digest.update(&piece);
+        }
+        if read == length {
+            Ok(digest.finalize().into())
+        } else {
+            Err(Fault::judged(
+                ErrorKind::Failure,
+                format!("{read} of {length} bytes came"),
+            ))
+        }
+    };
+    if tag.is_none() {
+        tracing::warn!(
+            bucket = bucket.name(), %key,
+            "the server does not say which version an upload became: it has no digest"
+        );
+        return None;
+    }
+    match digest.await {
+        Ok(sha256) => Some(sha256),
+        Err(fault) => {
+            tracing::warn!(
+                bucket = bucket.name(), %key, %fault,
+                "an upload was published and could not be read again: it has no digest"
+            );
+            None
+        }
+    }
+}
+
+/// A key in the same directory that no client sees.
+fn hidden_beside(key: &Key) -> Result<Key, Fault> {
+    let name = StagingName::random()
+        .map_err(|error| Fault::judged(ErrorKind::Failure, format!("no randomness: {error}")))?;
+    let directory = key
+        .parent()
+        .map_or_else(String::new, |parent| parent.children());
+    let name = String::from_utf8_lossy(name.as_bytes());
+    Ok(Key::listed(&format!("{directory}{name}")))
 }
 
 fn disordered(disorder: Disorder) -> Fault {

@@ -1,15 +1,18 @@
-//! Object stores with the S3 interface as a backend.
+//! Object stores as a backend: S3, Azure Blob Storage, Cloud Storage.
 //!
 //! A bucket knows keys and whole objects, not directories, handles or updates. Each open file is a task (`handle`): one
 //! being written is a multipart upload, published by its completion (`upload`, `parts`); one being read is fetched in
 //! ranges (`download`). Directories are prefixes (`directory`, `names`). The `object_store` crate signs, retries and
-//! speaks S3 (`bucket`), over a transport of our own (`transport`), beside it two requests that it lacks (`wire`).
+//! speaks (`client`), over a transport of our own (`transport`), beside it requests that it lacks (`wire`). What differs
+//! between the services stands in `interface` and below `wire`; all else knows only a bucket (`bucket`).
 
 mod bucket;
+mod client;
 mod directory;
 mod download;
 mod fault;
 mod handle;
+mod interface;
 mod location;
 mod names;
 mod parts;
@@ -33,7 +36,7 @@ use portcullis_journal::Recorded;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::settings::{AccessKey, S3Settings};
+pub use self::settings::{AccessKey, AzureKey, Credential, ObjectSettings, SecretText};
 use self::{
     bucket::Bucket,
     fault::Fault,
@@ -87,7 +90,7 @@ impl Limits {
 /// Why a bucket can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum S3SettingsError {
+pub enum ObjectSettingsError {
     #[error(transparent)]
     Tls(#[from] TlsSettingsError),
     #[error("the settings are not usable")]
@@ -96,15 +99,15 @@ pub enum S3SettingsError {
 
 /// One bucket.
 #[derive(Debug)]
-pub struct S3Service {
+pub struct ObjectService {
     bucket: Arc<Bucket>,
     prefix: String,
 }
 
-impl S3Service {
+impl ObjectService {
     /// # Errors
     /// If the trust anchors or the endpoint can't be used.
-    pub fn new(settings: &S3Settings) -> Result<Self, S3SettingsError> {
+    pub fn new(settings: &ObjectSettings) -> Result<Self, ObjectSettingsError> {
         Ok(Self {
             bucket: Bucket::new(settings)?,
             prefix: settings.prefix.clone(),
@@ -112,11 +115,11 @@ impl S3Service {
     }
 }
 
-impl BackendService for S3Service {
+impl BackendService for ObjectService {
     fn session(&self, directory: &[u8], _owner: &Owner) -> Arc<dyn Backend> {
-        Arc::new(S3Backend {
+        Arc::new(ObjectBackend {
             bucket: Arc::clone(&self.bucket),
-            base: Base::new(&self.prefix, directory),
+            base: Base::new(self.bucket.interface(), &self.prefix, directory),
             handles: Mutex::new(HashMap::new()),
             limits: Arc::new(Limits::new()),
             tasks: TaskTracker::new(),
@@ -131,7 +134,7 @@ struct Asked {
     answer: oneshot::Sender<Result<Outcome, BackendError>>,
 }
 
-struct S3Backend {
+struct ObjectBackend {
     bucket: Arc<Bucket>,
     base: Result<Base, Fault>,
     handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked>>>,
@@ -140,16 +143,16 @@ struct S3Backend {
     ended: CancellationToken,
 }
 
-impl fmt::Debug for S3Backend {
+impl fmt::Debug for ObjectBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Backend")
+        f.debug_struct("ObjectBackend")
             .field("bucket", &self.bucket)
             .field("base", &self.base)
             .finish_non_exhaustive()
     }
 }
 
-impl Backend for S3Backend {
+impl Backend for ObjectBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             random_access: false,
@@ -193,14 +196,14 @@ impl Backend for S3Backend {
     }
 }
 
-impl Drop for S3Backend {
+impl Drop for ObjectBackend {
     /// Uploads of a session that was not ended are withdrawn all the same.
     fn drop(&mut self) {
         self.ended.cancel();
     }
 }
 
-impl S3Backend {
+impl ObjectBackend {
     fn start(&self, permit: &Permit, target: &RelativePath) -> Result<Execution, Fault> {
         let bucket = Arc::clone(&self.bucket);
         let root = self.base.as_ref().map_err(Fault::clone)?.root();
@@ -406,5 +409,8 @@ impl S3Backend {
 }
 
 fn unsupported(what: &str) -> Fault {
-    Fault::judged(ErrorKind::Unsupported, format!("S3 can't do {what}"))
+    Fault::judged(
+        ErrorKind::Unsupported,
+        format!("an object store can't do {what}"),
+    )
 }

@@ -1,9 +1,11 @@
-//! Against a real server (SeaweedFS, `cargo xtask setup`), and through a front before it that fails on demand.
+//! Against real servers (SeaweedFS and Azurite, `cargo xtask setup`), and through a front before them that fails on demand.
 
+mod azure;
 mod conformance;
 mod directories;
 mod faults;
 mod front;
+mod gcs;
 mod tls;
 mod transfers;
 
@@ -20,20 +22,26 @@ use portcullis_tests::server::{
     seaweed::{ACCESS_KEY, BUCKET, Seaweed},
 };
 
-use super::{AccessKey, S3Service, S3Settings};
+use super::{AccessKey, Credential, ObjectService, ObjectSettings};
 use crate::{
     backend::{BackendService as _, conformance::Client, ftp::TlsTrust},
     testing,
 };
 
-/// What reaches the bucket at an endpoint.
-fn settings(endpoint: String) -> S3Settings {
-    S3Settings {
-        endpoint,
+fn access_key(id: &str, secret: &str) -> Credential {
+    Credential::S3 {
         region: "us-east-1".to_owned(),
+        key: AccessKey::new(id, secret),
+    }
+}
+
+/// What reaches the bucket at an endpoint.
+fn settings(endpoint: String) -> ObjectSettings {
+    ObjectSettings {
+        endpoint,
         bucket: BUCKET.to_owned(),
         prefix: "test".to_owned(),
-        access_key: AccessKey::new(ACCESS_KEY, PASSWORD),
+        credential: access_key(ACCESS_KEY, PASSWORD),
         trust: TlsTrust::WebRoots,
         timeout: Duration::from_secs(15),
     }
@@ -50,9 +58,9 @@ fn directory() -> Vec<u8> {
     format!("d{}", NEXT.fetch_add(1, Ordering::Relaxed)).into_bytes()
 }
 
-fn session(settings: &S3Settings, directory: &[u8]) -> Client {
+fn session(settings: &ObjectSettings, directory: &[u8]) -> Client {
     Client::new(
-        S3Service::new(settings)
+        ObjectService::new(settings)
             .unwrap()
             .session(directory, &testing::owner()),
     )
@@ -71,6 +79,6 @@ fn content(length: usize) -> Vec<u8> {
 }
 
 /// Services live as long as their sessions.
-fn service(endpoint: String) -> Arc<S3Service> {
-    Arc::new(S3Service::new(&settings(endpoint)).unwrap())
+fn service(endpoint: String) -> Arc<ObjectService> {
+    Arc::new(ObjectService::new(&settings(endpoint)).unwrap())
 }

@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+
+use super::interface::PartSizes;
 
 /// Bytes that may wait for the gap before them to close, in all uploads of a session.
 pub(super) const REORDER_WINDOW: usize = 32 * 1024 * 1024;
-/// Size of the first parts. S3 wants at least 5 MiB in all but the last.
-const FIRST_PART: usize = 8 * 1024 * 1024;
-/// So many parts have the same size; then it doubles. With that, 5 TiB, the largest object, fits into 10,000 parts.
-const PARTS_OF_A_SIZE: usize = 1000;
 /// Smaller writes are copied together: each piece costs more than its bytes.
 const PIECE: usize = 16 * 1024;
 /// What a piece that waits costs beside its bytes.
@@ -20,11 +19,11 @@ const PIECE_OVERHEAD: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Disorder {
     #[error(
-        "S3 writes a file once, from its beginning to its end: bytes from {0} on were written already"
+        "an object store takes a file once, from its beginning to its end: bytes from {0} on were written already"
     )]
     WrittenBefore(u64),
     #[error(
-        "S3 writes a file from its beginning to its end: more than {REORDER_WINDOW} bytes of this session wait for earlier ones, here for those from {0} on"
+        "an object store takes a file from its beginning to its end: more than {REORDER_WINDOW} bytes of this session wait for earlier ones, here for those from {0} on"
     )]
     WindowFull(u64),
     #[error("bytes {0} to {1} were never written")]
@@ -44,6 +43,7 @@ pub(super) struct Part {
 /// What was written and not sent.
 #[derive(Debug)]
 pub(super) struct Assembly {
+    sizes: PartSizes,
     /// What is left of the session's window.
     window: Arc<Semaphore>,
     /// Offset of the next byte in order.
@@ -54,11 +54,8 @@ pub(super) struct Assembly {
     small: BytesMut,
     length: usize,
     index: usize,
-}
-
-/// The size of a part.
-pub(super) fn part_size(index: usize) -> usize {
-    FIRST_PART << (index / PARTS_OF_A_SIZE).min(9)
+    /// Of all bytes in order so far.
+    digest: Option<Sha256>,
 }
 
 impl Drop for Assembly {
@@ -74,8 +71,9 @@ fn cost(data: &Bytes) -> u32 {
 
 impl Assembly {
     /// `window` has [`REORDER_WINDOW`] permits, and is the same for all uploads of a session.
-    pub(super) fn new(window: Arc<Semaphore>) -> Self {
+    pub(super) fn new(sizes: PartSizes, window: Arc<Semaphore>) -> Self {
         Self {
+            sizes,
             window,
             next: 0,
             waiting: BTreeMap::new(),
@@ -83,7 +81,18 @@ impl Assembly {
             small: BytesMut::new(),
             length: 0,
             index: 0,
+            digest: None,
         }
+    }
+
+    /// From now on a digest of what is written is kept.
+    pub(super) fn keep_digest(&mut self) {
+        self.digest = Some(Sha256::new());
+    }
+
+    /// The digest, if one was kept.
+    pub(super) fn take_digest(&mut self) -> Option<[u8; 32]> {
+        self.digest.take().map(|digest| digest.finalize().into())
     }
 
     /// Bytes in order so far.
@@ -132,6 +141,9 @@ impl Assembly {
     fn append(&mut self, data: Bytes) {
         self.next += data.len() as u64;
         self.length += data.len();
+        if let Some(digest) = &mut self.digest {
+            digest.update(&data);
+        }
         if data.len() < PIECE {
             self.small.extend_from_slice(&data);
         } else {
@@ -148,7 +160,7 @@ impl Assembly {
 
     /// A part that is full, to be sent before more is written.
     pub(super) fn full_part(&mut self) -> Option<Part> {
-        let size = part_size(self.index);
+        let size = self.sizes.of(self.index);
         if self.length < size {
             return None;
         }
@@ -204,7 +216,9 @@ impl Assembly {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::interface::Interface, *};
+
+    const FIRST_PART: usize = 8 * 1024 * 1024;
 
     fn bytes(length: usize) -> Bytes {
         vec![7; length].into()
@@ -215,7 +229,7 @@ mod tests {
     }
 
     fn fresh() -> Assembly {
-        Assembly::new(window())
+        Assembly::new(Interface::S3.part_sizes(), window())
     }
 
     fn joined(part: &Part) -> Vec<u8> {
@@ -314,8 +328,8 @@ mod tests {
         assert!(taken <= REORDER_WINDOW && taken > REORDER_WINDOW - 2 * chunk);
         // One upload's gap leaves nothing to another one of the session until it is gone.
         let window = window();
-        let mut first = Assembly::new(Arc::clone(&window));
-        let mut second = Assembly::new(Arc::clone(&window));
+        let mut first = Assembly::new(Interface::S3.part_sizes(), Arc::clone(&window));
+        let mut second = Assembly::new(Interface::S3.part_sizes(), Arc::clone(&window));
         first
             .write(1, bytes(REORDER_WINDOW - PIECE_OVERHEAD))
             .unwrap();
@@ -329,14 +343,5 @@ mod tests {
         let mut assembly = fresh();
         let most = (1..).position(|number| assembly.write(2 * number, bytes(1)).is_err());
         assert!(most.unwrap() <= REORDER_WINDOW / PIECE_OVERHEAD);
-    }
-
-    #[test]
-    fn the_largest_object_fits_into_the_most_parts_and_no_part_is_too_large() {
-        let total: u64 = (0..10_000).map(|index| part_size(index) as u64).sum();
-        assert!(total >= 5 << 40);
-        assert!((0..10_000).all(|index| part_size(index) as u64 <= 5 << 30));
-        assert_eq!(part_size(999), FIRST_PART);
-        assert_eq!(part_size(1000), 2 * FIRST_PART);
     }
 }

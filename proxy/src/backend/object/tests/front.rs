@@ -22,6 +22,8 @@ pub(super) enum Fate {
     Refuse(u16, &'static str),
     /// This body, as a success.
     Answer(String),
+    /// This head of an answer without a body.
+    Head(&'static str),
     /// Nothing of the body is read, nothing is answered.
     Hang,
     /// The request reaches the server whole; its answer is lost.
@@ -33,6 +35,15 @@ pub(super) enum Fate {
 }
 
 type Rule = dyn Fn(&Seen) -> Fate + Send + Sync;
+/// Makes of a request's head and body the head that the server gets, or else an answer.
+pub(super) type Translation = fn(&str, &[u8]) -> Result<String, String>;
+
+/// Where requests go.
+#[derive(Clone, Copy)]
+struct Upstream {
+    server: std::net::SocketAddr,
+    translation: Option<Translation>,
+}
 
 /// A request as a rule sees it.
 #[derive(Debug, Clone)]
@@ -80,7 +91,19 @@ impl fmt::Debug for Front {
 impl Front {
     /// A front of the shared server.
     pub(super) async fn start(rule: impl Fn(&Seen) -> Fate + Send + Sync + 'static) -> Self {
-        let server = super::server().await.address;
+        Self::before(super::server().await.address, None, rule).await
+    }
+
+    /// A front of another server, or of one that speaks another language.
+    pub(super) async fn before(
+        server: std::net::SocketAddr,
+        translation: Option<Translation>,
+        rule: impl Fn(&Seen) -> Fate + Send + Sync + 'static,
+    ) -> Self {
+        let upstream = Upstream {
+            server,
+            translation,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -93,7 +116,7 @@ impl Front {
                 let (log, rule) = (Arc::clone(&log), Arc::clone(&rule));
                 connections.spawn(async move {
                     // A client that goes away is part of many tests.
-                    let _ = serve(client, server, &log, &*rule).await;
+                    let _ = serve(client, upstream, &log, &*rule).await;
                 });
             }
         });
@@ -118,7 +141,7 @@ impl Front {
 /// One request, after which the connection is closed.
 async fn serve(
     mut client: TcpStream,
-    server: std::net::SocketAddr,
+    upstream: Upstream,
     log: &Mutex<Vec<String>>,
     rule: &Rule,
 ) -> std::io::Result<()> {
@@ -146,6 +169,7 @@ async fn serve(
         Fate::HandOn
         | Fate::Refuse(..)
         | Fate::Answer(_)
+        | Fate::Head(_)
         | Fate::LoseAnswer
         | Fate::CutAnswer(_) => length,
     };
@@ -169,14 +193,17 @@ async fn serve(
             body.len()
         )
         .into_bytes(),
+        Fate::Head(head) => format!("{head}\r\nConnection: close\r\n\r\n").into_bytes(),
         Fate::HandOn | Fate::LoseAnswer | Fate::CutAnswer(_) | Fate::Hang => {
-            let mut upstream = TcpStream::connect(server).await?;
-            let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-            upstream.write_all(head.as_bytes()).await?;
-            upstream.write_all(&received[end..]).await?;
-            let mut answer = Vec::new();
-            upstream.read_to_end(&mut answer).await?;
-            answer
+            let body = &received[end..];
+            let head = match upstream.translation {
+                Some(translation) => translation(&head, body),
+                None => Ok(head),
+            };
+            match head {
+                Ok(head) => hand_on(upstream.server, &head, body).await?,
+                Err(answer) => answer.into_bytes(),
+            }
         }
     };
     match fate {
@@ -186,11 +213,30 @@ async fn serve(
             client.flush().await?;
             reset(client)
         }
-        Fate::HandOn | Fate::Refuse(..) | Fate::Answer(_) | Fate::Hang | Fate::CutBody(_) => {
+        Fate::HandOn
+        | Fate::Refuse(..)
+        | Fate::Answer(_)
+        | Fate::Head(_)
+        | Fate::Hang
+        | Fate::CutBody(_) => {
             client.write_all(&answer).await?;
             client.shutdown().await
         }
     }
+}
+
+async fn hand_on(
+    server: std::net::SocketAddr,
+    head: &str,
+    body: &[u8],
+) -> std::io::Result<Vec<u8>> {
+    let mut upstream = TcpStream::connect(server).await?;
+    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    upstream.write_all(head.as_bytes()).await?;
+    upstream.write_all(body).await?;
+    let mut answer = Vec::new();
+    upstream.read_to_end(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Closes with a reset instead of an orderly end.

@@ -170,8 +170,7 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
 
 async fn close(open: Open) -> Result<Outcome, Fault> {
     match open {
-        Open::Upload(upload, _place) => upload.publish().await?,
-        Open::Download(_) | Open::Directory(_) => {}
+        Open::Upload(upload, _place) => upload.publish().await,
+        Open::Download(_) | Open::Directory(_) => Ok(Outcome::Done),
     }
-    Ok(Outcome::Done)
 }

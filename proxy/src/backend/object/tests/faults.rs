@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::{
-    AccessKey, PASSWORD, client, content, directory,
+    PASSWORD, access_key, client, content, directory,
     front::{Fate, Front, first},
     server, session, settings,
 };
@@ -197,7 +197,10 @@ async fn answers_that_are_not_s3_are_errors() {
         (error.kind, error.origin),
         (ErrorKind::Unavailable, Origin::Backend)
     );
-    assert!(error.message.contains("is not S3"), "{error}");
+    assert!(
+        error.message.contains("is not that of an object store"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,7 +216,9 @@ async fn an_endless_answer_is_cut() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(
-        error.message.contains("longer than any that S3 gives"),
+        error
+            .message
+            .contains("longer than any that an object store gives"),
         "{error}"
     );
 }
@@ -222,9 +227,9 @@ async fn an_endless_answer_is_cut() {
 async fn a_wrong_key_or_bucket_is_the_gateways_fault_and_the_message_says_what_to_check() {
     let good = settings(server().await.endpoint());
     let mut wrong_secret = good.clone();
-    wrong_secret.access_key = AccessKey::new(super::ACCESS_KEY, "wrong");
+    wrong_secret.credential = access_key(super::ACCESS_KEY, "wrong");
     let mut wrong_id = good.clone();
-    wrong_id.access_key = AccessKey::new("NOBODY", PASSWORD);
+    wrong_id.credential = access_key("NOBODY", PASSWORD);
     let mut wrong_bucket = good.clone();
     wrong_bucket.bucket = "nobodys".to_owned();
     for (settings, advice) in [

@@ -12,12 +12,10 @@ use super::{
 };
 use crate::{backend::ErrorKind, operation::Attributes};
 
-/// S3 knows no permissions.
+/// Object stores know no permissions.
 pub(super) const FILE_MODE: u32 = Attributes::REGULAR | 0o644;
 pub(super) const DIRECTORY_MODE: u32 = Attributes::DIRECTORY | 0o755;
 
-/// Largest object that one COPY takes (S3 API reference, CopyObject).
-const COPY_MAX: u64 = 5 << 30;
 /// Most files that are moved with their directory: one page of a listing.
 const MOVED_MAX: u16 = 1000;
 /// Copies and deletions at a time.
@@ -97,16 +95,13 @@ pub(super) async fn make_directory(bucket: &Bucket, key: &Key, root: &Key) -> Re
         return Err(already_exists(key));
     }
     parent?;
-    bucket
-        .put(&key.marker(), object_store::PutPayload::new(), true)
-        .await
-        .map_err(|fault| {
-            if fault.is_failed_precondition() {
-                already_exists(key)
-            } else {
-                fault
-            }
-        })
+    bucket.put_marker(&key.marker()).await.map_err(|fault| {
+        if fault.is_failed_precondition() {
+            already_exists(key)
+        } else {
+            fault
+        }
+    })
 }
 
 pub(super) async fn remove_directory(bucket: &Bucket, key: &Key, root: &Key) -> Result<(), Fault> {
@@ -206,14 +201,7 @@ async fn move_file(
     size: Option<u64>,
     only_if_absent: bool,
 ) -> Result<(), Fault> {
-    if size.is_some_and(|size| size > COPY_MAX) {
-        return Err(Fault::judged(
-            ErrorKind::Unsupported,
-            format!(
-                "{from} is larger than 5 GiB, which S3 can't copy and so can't rename in one request"
-            ),
-        ));
-    }
+    check_size(bucket, from, size)?;
     bucket
         .copy(from, to, only_if_absent)
         .await
@@ -257,15 +245,12 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
         return Err(Fault::judged(
             ErrorKind::Unsupported,
             format!(
-                "{from} holds more than {MOVED_MAX} files: S3 has no directories, and each would have to be copied"
+                "{from} holds more than {MOVED_MAX} files: an object store has no directories, and each would have to be copied"
             ),
         ));
     }
-    if page.objects.iter().any(|object| object.size > COPY_MAX) {
-        return Err(Fault::judged(
-            ErrorKind::Unsupported,
-            format!("{from} holds a file larger than 5 GiB, which S3 can't copy in one request"),
-        ));
+    for object in &page.objects {
+        check_size(bucket, &Key::listed(&object.key), Some(object.size))?;
     }
     let moves = page
         .objects
@@ -279,8 +264,7 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
             async move {
                 let copied = if source.is_marker() {
                     // Not every server copies them.
-                    let empty = object_store::PutPayload::new();
-                    bucket.put(&target, empty, true).await
+                    bucket.put_marker(&target).await
                 } else {
                     bucket.copy(&source, &target, true).await
                 };
@@ -313,6 +297,21 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
     })
 }
 
+/// Fails for a file that no single request copies.
+fn check_size(bucket: &Bucket, key: &Key, size: Option<u64>) -> Result<(), Fault> {
+    match (bucket.interface().copy_max(), size) {
+        (Some(most), Some(size)) if size > most => Err(Fault::judged(
+            ErrorKind::Unsupported,
+            format!(
+                "{key} is larger than {} GiB, which {} can't copy and so can't rename in one request",
+                most >> 30,
+                bucket.interface()
+            ),
+        )),
+        (Some(_) | None, _) => Ok(()),
+    }
+}
+
 fn moved(object: &Object, old: &str, new: &str) -> Result<(Key, Key), Fault> {
     let source = Key::listed(&object.key);
     let target = source.moved(old, new).ok_or_else(|| not_found(&source))?;
@@ -342,7 +341,7 @@ fn root_stays() -> Fault {
 pub(super) fn cannot_set_attributes() -> Fault {
     Fault::judged(
         ErrorKind::Unsupported,
-        "S3 can't set times, permissions, owners or sizes",
+        "an object store can't set times, permissions, owners or sizes",
     )
 }
 

@@ -10,7 +10,7 @@ use crate::backend::{BackendError, ErrorKind, Origin};
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub(super) enum Fault {
-    /// `code` is S3's own word for it, empty where the answer had none (HEAD).
+    /// `code` is the service's own word for it, empty where the answer had none (HEAD).
     #[error("{request} was answered {status} {code}{}{message}", if message.is_empty() { "" } else { ": " })]
     Refused {
         request: &'static str,
@@ -36,7 +36,7 @@ pub(super) enum Fault {
         request: &'static str,
         cause: String,
     },
-    #[error("the answer to {request} is not S3: {cause}")]
+    #[error("the answer to {request} is not that of an object store: {cause}")]
     Garbled {
         request: &'static str,
         cause: String,
@@ -61,24 +61,9 @@ fn end_of(request: &str) -> &'static str {
 
 impl Fault {
     pub(super) fn judged(kind: ErrorKind, message: impl Into<String>) -> Self {
-        let origin = match kind {
-            ErrorKind::InvalidHandle | ErrorKind::InvalidArgument | ErrorKind::Unsupported => {
-                Origin::Client
-            }
-            ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::AlreadyExists
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotEmpty
-            | ErrorKind::NoSpace
-            | ErrorKind::Unavailable
-            | ErrorKind::TimedOut
-            | ErrorKind::Failure => Origin::Backend,
-        };
         Self::Judged {
             kind,
-            origin,
+            origin: Origin::of(kind),
             message: message.into(),
         }
     }
@@ -130,12 +115,25 @@ impl Fault {
     }
 
     pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { status: 404, code, .. } if code != "NoSuchBucket")
+        matches!(self, Self::Refused { status: 404, code, .. } if !is_misconfiguration(code))
     }
 
     /// True if the server kept a condition such as "only if nothing stands there".
     pub(super) fn is_failed_precondition(&self) -> bool {
-        matches!(self, Self::Refused { status: 412, .. })
+        match self {
+            Self::Refused {
+                status: 412, code, ..
+            } => !is_lease(code),
+            Self::Refused {
+                status: 409, code, ..
+            } => code == "BlobAlreadyExists",
+            Self::Refused { .. }
+            | Self::TimedOut { .. }
+            | Self::Lost { .. }
+            | Self::Unreachable { .. }
+            | Self::Garbled { .. }
+            | Self::Judged { .. } => false,
+        }
     }
 
     /// True if the object ends before the range begins.
@@ -143,7 +141,28 @@ impl Fault {
         matches!(self, Self::Refused { status: 416, .. })
     }
 
-    /// True if the same request may succeed a moment later, and did nothing.
+    /// True if the request may succeed a moment later and did nothing, so that it can be repeated whatever it does.
+    pub(super) fn did_nothing(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => matches!(status, 429 | 503),
+            Self::Unreachable { .. } => true,
+            Self::Lost { .. }
+            | Self::TimedOut { .. }
+            | Self::Garbled { .. }
+            | Self::Judged { .. } => false,
+        }
+    }
+
+    /// True if the request may have been done all the same.
+    pub(super) fn leaves_open(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => matches!(status, 408 | 500 | 502 | 504),
+            Self::Lost { .. } | Self::TimedOut { .. } | Self::Garbled { .. } => true,
+            Self::Unreachable { .. } | Self::Judged { .. } => false,
+        }
+    }
+
+    /// True if the same request may succeed a moment later, and does no harm if it is done twice.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
@@ -176,9 +195,9 @@ impl Fault {
             | Self::Garbled { .. } => Origin::Backend,
         };
         let advice = match &self {
-            Self::Refused { code, .. } if code == "NoSuchBucket" => "; check the backend's bucket",
+            Self::Refused { code, .. } if is_missing_bucket(code) => "; check the backend's bucket",
             Self::Refused { code, .. } if is_misconfiguration(code) => {
-                "; check the backend's access key, its region and the clock"
+                "; check the backend's access key, its region or account, and the clock"
             }
             Self::Refused {
                 status: 300..=399, ..
@@ -194,20 +213,39 @@ impl Fault {
     }
 }
 
-/// Answers that no client can cause (S3 API reference, "Error responses").
-fn is_misconfiguration(code: &str) -> bool {
+fn is_missing_bucket(code: &str) -> bool {
     matches!(
         code,
-        "NoSuchBucket"
-            | "InvalidBucketName"
-            | "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch"
-            | "AuthorizationHeaderMalformed"
-            | "RequestTimeTooSkewed"
-            | "ExpiredToken"
-            | "InvalidToken"
-            | "AccountProblem"
+        "NoSuchBucket" | "InvalidBucketName" | "ContainerNotFound" | "ContainerBeingDeleted"
     )
+}
+
+/// Answers that no client can cause (S3 API reference, "Error responses"; Azure, "Blob Storage error codes"; Cloud Storage,
+/// "HTTP status and error codes for XML").
+fn is_misconfiguration(code: &str) -> bool {
+    is_missing_bucket(code)
+        || matches!(
+            code,
+            "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "AuthorizationHeaderMalformed"
+                | "RequestTimeTooSkewed"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "AccountProblem"
+                | "AuthenticationFailed"
+                | "AuthorizationFailure"
+                | "AuthenticationRequired"
+                | "InvalidAuthenticationInfo"
+                | "InvalidSecurity"
+                | "AccountIsDisabled"
+                | "KeyBasedAuthenticationNotPermitted"
+        )
+}
+
+/// Azure: somebody holds the file for himself.
+fn is_lease(code: &str) -> bool {
+    code.starts_with("Lease")
 }
 
 fn kind_of_answer(status: u16, code: &str) -> ErrorKind {
@@ -224,8 +262,13 @@ fn kind_of_answer(status: u16, code: &str) -> ErrorKind {
         )
         | (507, _) => ErrorKind::NoSpace,
         (_, "NoSuchUpload") => ErrorKind::Failure,
-        (_, "KeyTooLongError" | "InvalidObjectName") => ErrorKind::InvalidArgument,
+        (_, "KeyTooLongError" | "InvalidObjectName" | "InvalidResourceName") => {
+            ErrorKind::InvalidArgument
+        }
         (_, "NotImplemented" | "MethodNotAllowed") => ErrorKind::Unsupported,
+        (_, "BlobAlreadyExists") => ErrorKind::AlreadyExists,
+        (_, "BlobImmutableDueToPolicy") => ErrorKind::PermissionDenied,
+        (_, code) if is_lease(code) => ErrorKind::Failure,
         (404, _) => ErrorKind::NotFound,
         (403, _) => ErrorKind::PermissionDenied,
         (412, _) => ErrorKind::AlreadyExists,
@@ -298,101 +341,4 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn document(code: &str) -> String {
-        format!(
-            "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m\x1b[31m</Message></Error>"
-        )
-    }
-
-    #[test]
-    fn an_answer_is_judged_by_its_code_then_by_its_status() {
-        for (status, code, kind, origin) in [
-            (404, "NoSuchKey", ErrorKind::NotFound, Origin::Backend),
-            (404, "", ErrorKind::NotFound, Origin::Backend),
-            (404, "NoSuchBucket", ErrorKind::Unavailable, Origin::Gateway),
-            (404, "NoSuchUpload", ErrorKind::Failure, Origin::Backend),
-            (
-                403,
-                "AccessDenied",
-                ErrorKind::PermissionDenied,
-                Origin::Backend,
-            ),
-            (
-                403,
-                "InvalidAccessKeyId",
-                ErrorKind::Unavailable,
-                Origin::Gateway,
-            ),
-            (
-                403,
-                "SignatureDoesNotMatch",
-                ErrorKind::Unavailable,
-                Origin::Gateway,
-            ),
-            (403, "QuotaExceeded", ErrorKind::NoSpace, Origin::Backend),
-            (
-                412,
-                "PreconditionFailed",
-                ErrorKind::AlreadyExists,
-                Origin::Backend,
-            ),
-            (409, "OperationAborted", ErrorKind::Failure, Origin::Backend),
-            (
-                400,
-                "KeyTooLongError",
-                ErrorKind::InvalidArgument,
-                Origin::Backend,
-            ),
-            (400, "EntityTooLarge", ErrorKind::Failure, Origin::Backend),
-            (
-                501,
-                "NotImplemented",
-                ErrorKind::Unsupported,
-                Origin::Backend,
-            ),
-            (503, "SlowDown", ErrorKind::Unavailable, Origin::Backend),
-            (507, "", ErrorKind::NoSpace, Origin::Backend),
-            (
-                301,
-                "PermanentRedirect",
-                ErrorKind::Unavailable,
-                Origin::Backend,
-            ),
-            (418, "Teapot", ErrorKind::Failure, Origin::Backend),
-        ] {
-            let error = Fault::refused("PUT", status, &document(code)).at("bucket b at e");
-            assert_eq!(
-                (error.kind, error.origin),
-                (kind, origin),
-                "{status} {code}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_message_names_the_bucket_and_shows_no_control_characters() {
-        let error = Fault::refused("PUT", 503, &document("SlowDown")).at("bucket b at e");
-        assert_eq!(
-            error.message,
-            "bucket b at e: PUT was answered 503 SlowDown: m [31m"
-        );
-        let error = Fault::refused("LIST", 404, &document("NoSuchBucket")).at("bucket b at e");
-        assert!(
-            error.message.ends_with("check the backend's bucket"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn only_requests_that_change_something_leave_open_whether_they_were_done() {
-        let lost = |request| Fault::Lost {
-            request,
-            cause: "reset".to_owned(),
-        };
-        assert!(lost("COMPLETE").to_string().contains("is not known"));
-        assert!(!lost("GET").to_string().contains("is not known"));
-    }
-}
+mod tests;

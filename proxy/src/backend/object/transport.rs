@@ -203,7 +203,9 @@ impl Body for Timed {
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
                     None => {
-                        let error = io::Error::other("the answer is longer than any that S3 gives");
+                        let error = io::Error::other(
+                            "the answer is longer than any that an object store gives",
+                        );
                         return Poll::Ready(Some(Err(HttpError::new(
                             HttpErrorKind::Decode,
                             error,

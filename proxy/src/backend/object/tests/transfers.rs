@@ -1,16 +1,17 @@
 //! Uploads in parts, downloads in ranges.
 
 use futures_util::future::join_all;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     client, content, directory,
-    front::{Fate, Front},
+    front::{Fate, Front, first},
     server, session, settings,
 };
 use crate::{
     backend::{
         ErrorKind,
-        conformance::{Client, READ, REPLACE},
+        conformance::{Client, READ, REPLACE, WRITE},
     },
     operation::{Access, HandleId, Operation, Outcome},
 };
@@ -260,4 +261,58 @@ async fn a_file_that_is_replaced_while_it_is_read_is_an_error_and_not_a_mixture(
         error.message.contains("replaced while it was read"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_written_in_order_has_a_digest_of_what_was_published() {
+    let front = Front::start(|_| Fate::HandOn).await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    let swapped = |handle, content: &[u8]| {
+        let mut operations = writes(handle, content);
+        for pair in operations.chunks_mut(2) {
+            pair.reverse();
+        }
+        operations
+    };
+    // One PUT, and parts: those are read again.
+    for (name, size, read_again) in [("/small", MIB, 0), ("/big", 9 * MIB, 1)] {
+        let content = content(size);
+        let sha256: [u8; 32] = Sha256::digest(&content).into();
+        let gets = || front.count("GET", &format!("{name} "));
+        let handle = client.open(name, REPLACE).await;
+        write_all(&client, swapped(handle, &content)).await;
+        assert_eq!(client.close_digested(handle).await, Some(sha256), "{name}");
+        assert_eq!(gets(), read_again, "{name}");
+        // What passed through in order is digested there.
+        let handle = client.open(name, REPLACE).await;
+        write_all(&client, writes(handle, &content)).await;
+        assert_eq!(client.close_digested(handle).await, None, "{name}");
+        assert_eq!(gets(), read_again, "{name}");
+    }
+    // It could continue something, as far as the gateway knows: digested on the way here.
+    let content = content(9 * MIB);
+    let access = Access {
+        create: true,
+        ..WRITE
+    };
+    let handle = client.open("/new", access).await;
+    write_all(&client, swapped(handle, &content)).await;
+    let sha256: [u8; 32] = Sha256::digest(&content).into();
+    assert_eq!(client.close_digested(handle).await, Some(sha256));
+    assert_eq!(front.count("GET", "/new "), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_cannot_be_read_again_is_published_without_a_digest() {
+    let front = Front::start(first(usize::MAX, "GET", "/big ", Fate::Refuse(412, ""))).await;
+    let place = directory();
+    let client = session(&settings(front.endpoint.clone()), &place);
+    let content = content(9 * MIB);
+    let handle = client.open("/big", REPLACE).await;
+    let mut operations = writes(handle, &content);
+    operations.swap(0, 1);
+    write_all(&client, operations).await;
+    assert_eq!(client.close_digested(handle).await, None);
+    let other = session(&settings(server().await.endpoint()), &place);
+    assert!(other.get("/big").await == content);
 }
