@@ -21,6 +21,8 @@ pub enum Subsystem {
     Internal,
     /// The program `sftp-server`, Debian's default.
     External,
+    /// Green End's `gesftpserver`, which speaks versions 3 to 6 and answers out of order.
+    GreenEnd,
 }
 
 /// A running sshd.
@@ -61,6 +63,9 @@ impl Openssh {
             Ok(match subsystem {
                 Subsystem::Internal => "internal-sftp".to_owned(),
                 Subsystem::External => locate::peer("openssh", "usr/lib/openssh/sftp-server")?
+                    .display()
+                    .to_string(),
+                Subsystem::GreenEnd => locate::peer("gesftpserver", "usr/libexec/gesftpserver")?
                     .display()
                     .to_string(),
             })

@@ -32,6 +32,7 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "openssh",
         "usr/lib/openssh/sftp-server",
     ),
+    ("gesftpserver", "gesftpserver", "usr/libexec/gesftpserver"),
 ];
 
 /// What the unpacked servers load at run time.

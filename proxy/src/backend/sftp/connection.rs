@@ -12,9 +12,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client::Msg};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,10 +25,21 @@ use super::{
     login::Login,
     wire::{self, Frame, Reply, Request},
 };
-use crate::{backend::ErrorKind, sftp::framing::Framer};
+use crate::{
+    backend::ErrorKind,
+    operation::MAX_DATA,
+    sftp::framing::{Fields, Framer},
+};
 
-/// Requests that wait to be sent: twice the most that the engine keeps unanswered for one client.
-const QUEUE: usize = 16 * 1024;
+/// Requests that wait to be sent: what the engine takes from one client, cut to the smallest limits. 32 MiB of WRITEs and 8 MiB
+/// of READs by 1 KiB, and 8,192 others.
+const QUEUE: usize = 48 * 1024;
+/// From the 129th on, the handles of gesftpserver 2 are not valid, and its memory gets damaged.
+const HANDLES_OF_GREEN_END: u64 = 128;
+/// The smallest READ or WRITE that is sent, whatever a server announces.
+const SMALLEST_DATA: u32 = 1024;
+/// What a packet holds beside its data: a handle of 256 bytes (filexfer-02 section 6.3), and the other fields.
+const PACKET_HEAD: u32 = 1024;
 /// What every server must take in a READ or WRITE (filexfer-02 section 3 allows packets of 34,000 bytes).
 const DATA_WITHOUT_LIMITS: u32 = 32 * 1024;
 
@@ -41,10 +53,14 @@ pub(super) struct Abilities {
     pub(super) lsetstat: bool,
     pub(super) hardlink: bool,
     pub(super) copy_data: bool,
+    /// SYMLINK has its arguments as the draft wants it, and not in OpenSSH's order.
+    pub(super) draft_symlink: bool,
     /// Most bytes of one READ.
     pub(super) read: u32,
     /// Most bytes of one WRITE.
     pub(super) write: u32,
+    /// Most open handles; 0 if the server names no limit.
+    pub(super) handles: u64,
 }
 
 /// An open connection. Ends when dropped.
@@ -53,6 +69,17 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Frame>,
     pub(super) abilities: Abilities,
+    handles: Arc<AtomicU64>,
+}
+
+/// One of the handles that the server allows; free again when dropped.
+#[derive(Debug)]
+pub(super) struct HandleSlot(Arc<AtomicU64>);
+
+impl Drop for HandleSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +89,8 @@ struct Shared {
     begun: Instant,
     /// Milliseconds after `begun` when bytes last moved, in either direction.
     moved: AtomicU64,
+    /// Told when the last answer that was waited for has come, or none will come any more.
+    emptied: Notify,
     cut: CancellationToken,
 }
 
@@ -180,11 +209,13 @@ impl Connection {
                 wire::VERSION
             )));
         }
-        let announces = |name: &str| {
+        let announced = |name: &str| {
             extensions
                 .iter()
-                .any(|(announced, _)| announced == name.as_bytes())
+                .find(|(announced, _)| announced == name.as_bytes())
+                .map(|(_, value)| value)
         };
+        let announces = |name: &str| announced(name).is_some();
         let shared = Arc::new(Shared {
             deadline,
             state: Mutex::new(State::Open {
@@ -193,6 +224,7 @@ impl Connection {
             }),
             begun: Instant::now(),
             moved: AtomicU64::new(0),
+            emptied: Notify::new(),
             cut: login.cut.clone(),
         });
         let (queue, queued) = mpsc::channel(QUEUE);
@@ -201,6 +233,7 @@ impl Connection {
         let mut connection = Self {
             shared,
             queue,
+            handles: Arc::default(),
             abilities: Abilities {
                 posix_rename: announces("posix-rename@openssh.com"),
                 statvfs: announces("statvfs@openssh.com"),
@@ -209,8 +242,15 @@ impl Connection {
                 lsetstat: announces("lsetstat@openssh.com"),
                 hardlink: announces("hardlink@openssh.com"),
                 copy_data: announces("copy-data"),
+                draft_symlink: announced("symlink-order@rjk.greenend.org.uk")
+                    .is_some_and(|order| order == "linkpath-targetpath"),
                 read: DATA_WITHOUT_LIMITS,
                 write: DATA_WITHOUT_LIMITS,
+                handles: if announced("vendor-id").is_some_and(|vendor| is_green_end(vendor)) {
+                    HANDLES_OF_GREEN_END
+                } else {
+                    0
+                },
             },
         };
         if announces("limits@openssh.com") {
@@ -224,17 +264,11 @@ impl Connection {
         let Reply::Extended(payload) = asked.reply().await? else {
             return Ok(());
         };
-        let Ok((_, read, write)) = wire::limits(payload) else {
-            return Ok(());
-        };
-        // 0 stands for "no limit that is known" (OpenSSH PROTOCOL section 4.8).
-        let usable = |limit: u64| match u32::try_from(limit) {
-            Ok(0) => DATA_WITHOUT_LIMITS,
-            Ok(limit) => limit.clamp(1024, crate::operation::MAX_DATA),
-            Err(_) => crate::operation::MAX_DATA,
-        };
-        self.abilities.read = usable(read);
-        self.abilities.write = usable(write);
+        if let Ok((packet, read, write, handles)) = wire::limits(payload) {
+            self.abilities.read = usable_data(read, packet);
+            self.abilities.write = usable_data(write, packet);
+            self.abilities.handles = handles;
+        }
         Ok(())
     }
 
@@ -279,19 +313,65 @@ impl Connection {
     pub(super) fn is_open(&self) -> bool {
         matches!(*self.shared.state(), State::Open { .. })
     }
+
+    /// Room for one more open handle.
+    pub(super) fn take_handle(&self) -> Result<HandleSlot, Fault> {
+        let most = self.abilities.handles;
+        let slot = HandleSlot(self.handles.clone());
+        let others = self.handles.fetch_add(1, Ordering::Relaxed);
+        if most > 0 && others >= most {
+            return Err(Fault::TooManyHandles { most });
+        }
+        Ok(slot)
+    }
+
+    /// Waits until every request is answered, as long as bytes move within the deadline.
+    pub(super) async fn settle(&self) {
+        let asked = Instant::now();
+        loop {
+            let emptied = self.shared.emptied.notified();
+            if !self.shared.owes_answers() {
+                return;
+            }
+            let patience = self.shared.patience(asked);
+            if timeout_at(patience, emptied).await.is_err()
+                && self.shared.patience(asked) <= patience
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// The value of `vendor-id` begins with the vendor's name (filexfer-13 section 5.4).
+fn is_green_end(vendor: &Bytes) -> bool {
+    Fields::new(vendor.clone())
+        .string()
+        .is_ok_and(|vendor| vendor == "Green End")
+}
+
+/// How much data to put in one READ or WRITE. 0 stands for "no limit that is known" (OpenSSH PROTOCOL section 4.8).
+fn usable_data(limit: u64, packet: u64) -> u32 {
+    let limit = match limit {
+        0 => DATA_WITHOUT_LIMITS.into(),
+        limit => limit,
+    };
+    let limit = match packet {
+        0 => limit,
+        packet => limit.min(packet.saturating_sub(PACKET_HEAD.into())),
+    };
+    u32::try_from(limit).map_or(MAX_DATA, |limit| limit.clamp(SMALLEST_DATA, MAX_DATA))
 }
 
 impl Answer {
     /// Waits for the answer, as long as bytes move within the deadline.
     pub(super) async fn reply(mut self) -> Result<Reply, Loss> {
         loop {
-            let patience = self.shared.last_moved().max(self.asked) + self.shared.deadline;
+            let patience = self.shared.patience(self.asked);
             match timeout_at(patience, &mut self.slot).await {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(_)) => return Err(self.shared.loss()),
-                Err(_)
-                    if self.shared.last_moved().max(self.asked) + self.shared.deadline
-                        > patience => {}
+                Err(_) if self.shared.patience(self.asked) > patience => {}
                 Err(_) => {
                     let loss = Loss {
                         kind: ErrorKind::TimedOut,
@@ -322,6 +402,15 @@ impl Shared {
         self.begun + Duration::from_millis(self.moved.load(Ordering::Relaxed))
     }
 
+    /// When an answer to what was asked then is given up, unless bytes move until then.
+    fn patience(&self, asked: Instant) -> Instant {
+        self.last_moved().max(asked) + self.deadline
+    }
+
+    fn owes_answers(&self) -> bool {
+        matches!(&*self.state(), State::Open { waiting, .. } if !waiting.is_empty())
+    }
+
     fn loss(&self) -> Loss {
         match &*self.state() {
             State::Open { .. } => Loss::unavailable("the request was dropped"),
@@ -339,12 +428,19 @@ impl Shared {
             }
         };
         drop(abandoned);
+        self.emptied.notify_waiters();
         self.cut.cancel();
     }
 
     fn deliver(&self, id: u32, reply: Reply) -> Result<(), Loss> {
         let slot = match &mut *self.state() {
-            State::Open { waiting, .. } => waiting.remove(&id),
+            State::Open { waiting, .. } => {
+                let slot = waiting.remove(&id);
+                if waiting.is_empty() {
+                    self.emptied.notify_waiters();
+                }
+                slot
+            }
             State::Closed(_) => return Ok(()),
         };
         let Some(mut slot) = slot else {
@@ -387,7 +483,7 @@ struct Incoming {
 
 impl Incoming {
     /// The next packet; `None` once the channel has ended.
-    async fn next_frame(&mut self, moved: impl Fn()) -> Result<Option<bytes::Bytes>, Loss> {
+    async fn next_frame(&mut self, moved: impl Fn()) -> Result<Option<Bytes>, Loss> {
         loop {
             match self.framer.next_frame() {
                 Ok(Some(frame)) => return Ok(Some(frame)),
@@ -467,4 +563,28 @@ async fn send(
         let _ = timeout(shared.deadline, login.farewell()).await;
     }
     shared.close(Loss::unavailable("the connection was ended"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_cut_to_the_announced_limit_and_to_what_a_packet_holds() {
+        for (limit, packet, expected) in [
+            (0, 0, DATA_WITHOUT_LIMITS),
+            (4096, 0, 4096),
+            (4096, 34_000, 4096),
+            (4096, 4096, 3072),
+            (0, 4096, 3072),
+            (0, 262_144, DATA_WITHOUT_LIMITS),
+            (261_120, 262_144, 261_120),
+            (u64::MAX, u64::MAX, MAX_DATA),
+            (u64::MAX, 0, MAX_DATA),
+            (1, 0, SMALLEST_DATA),
+            (1, 1, SMALLEST_DATA),
+        ] {
+            assert_eq!(usable_data(limit, packet), expected, "{limit} {packet}");
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub(super) enum Fault {
         "the server can't replace a file in one step (it does not announce posix-rename@openssh.com); remove the old file first"
     )]
     NoReplace,
+    #[error("the server allows {most} open handles at a time; close some first")]
+    TooManyHandles { most: u64 },
     #[error("uploads through a symbolic link are not supported on this backend")]
     ThroughLink,
     #[error("a write to this file failed ({0}); the upload is withdrawn")]
@@ -95,6 +97,7 @@ impl Fault {
             | Self::WrongAnswer
             | Self::Malformed(_)
             | Self::ChangedMeanwhile
+            | Self::TooManyHandles { .. }
             | Self::OtherLength { .. } => (ErrorKind::Failure, Origin::Backend),
             Self::NothingWritten => (ErrorKind::Failure, Origin::Client),
             Self::NoSuchHandle | Self::HandleOfDirectory | Self::HandleOfFile => {

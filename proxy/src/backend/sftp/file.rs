@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    connection::{Answer, Connection},
+    connection::{Answer, Connection, HandleSlot},
     fault::Fault,
     sweep,
     wire::{Kind, Reply, Request, flags},
@@ -27,6 +27,7 @@ pub(super) struct File {
     connection: Arc<Connection>,
     handle: Bytes,
     is_closed: AtomicBool,
+    _slot: HandleSlot,
 }
 
 impl File {
@@ -42,11 +43,13 @@ impl File {
         connection: Arc<Connection>,
         request: Request,
     ) -> Result<Self, Fault> {
+        let slot = connection.take_handle()?;
         let reply = connection.send(request).reply().await?;
         if let Reply::Handle(handle) = reply {
             Ok(Self {
                 connection,
                 handle,
+                _slot: slot,
                 is_closed: AtomicBool::new(false),
             })
         } else {
@@ -71,44 +74,74 @@ impl File {
     /// shorter than asked for, as with any READ.
     pub(super) async fn read(&self, offset: u64, length: u32) -> Result<Outcome, Fault> {
         let most = self.connection.abilities.read;
+        if length <= most {
+            return Ok(
+                match read_answer(self.ask_read(offset, length), length).await? {
+                    Some(data) if !data.is_empty() => Outcome::Data(data),
+                    Some(_) | None => Outcome::End,
+                },
+            );
+        }
         let mut answers = Vec::new();
         let mut asked = 0;
         while asked < length {
             let part = (length - asked).min(most);
-            let request = Request::new(Kind::Read)
-                .string(&self.handle)
-                .long(offset.saturating_add(u64::from(asked)))
-                .number(part);
-            answers.push((part, self.connection.send(request)));
+            answers.push((
+                part,
+                self.ask_read(offset.saturating_add(asked.into()), part),
+            ));
             asked += part;
         }
-        let is_one = answers.len() == 1;
         let mut whole = BytesMut::new();
-        for (part, answer) in answers {
-            match answer.reply().await? {
-                Reply::Data(data) if data.len() > part as usize => return Err(Fault::WrongAnswer),
-                Reply::Data(data) if is_one && !data.is_empty() => return Ok(Outcome::Data(data)),
-                Reply::Data(data) => {
-                    whole.extend_from_slice(&data);
-                    if data.len() < part as usize {
-                        break;
-                    }
-                }
-                Reply::Status { code: EOF, .. } => break,
-                // What came before it is good; the client meets the failure with its next READ.
-                Reply::Status { .. } if !whole.is_empty() => break,
-                reply @ (Reply::Status { .. }
-                | Reply::Handle(_)
-                | Reply::Names(_)
-                | Reply::Attributes(_)
-                | Reply::Extended(_)) => return Err(refusal(reply)),
-            }
+        match self.gather(offset, answers, &mut whole).await {
+            // What came before it is good; the client meets the failure with its next READ.
+            Err(Fault::Answered { .. }) if !whole.is_empty() => {}
+            gathered => gathered?,
         }
         Ok(if whole.is_empty() {
             Outcome::End
         } else {
             Outcome::Data(whole.freeze())
         })
+    }
+
+    fn ask_read(&self, offset: u64, length: u32) -> Answer {
+        self.ask(|handle| {
+            Request::new(Kind::Read)
+                .string(handle)
+                .long(offset)
+                .number(length)
+        })
+    }
+
+    /// Puts the parts of a range together, up to the end of the file.
+    async fn gather(
+        &self,
+        offset: u64,
+        answers: Vec<(u32, Answer)>,
+        whole: &mut BytesMut,
+    ) -> Result<(), Fault> {
+        let mut missing = 0;
+        for (part, answer) in answers {
+            let Some(data) = read_answer(answer, part).await? else {
+                return Ok(());
+            };
+            // The file goes on here, so the part before was short without being the last: some servers do that.
+            while missing > 0 {
+                let at = offset.saturating_add(whole.len() as u64);
+                let asked = self.ask_read(at, missing);
+                match read_answer(asked, missing).await? {
+                    Some(more) if !more.is_empty() => {
+                        missing -= u32::try_from(more.len()).unwrap_or(missing);
+                        whole.extend_from_slice(&more);
+                    }
+                    Some(_) | None => return Ok(()),
+                }
+            }
+            whole.extend_from_slice(&data);
+            missing = part - u32::try_from(data.len()).unwrap_or(part);
+        }
+        Ok(())
     }
 
     pub(super) async fn close(&self) -> Result<(), Fault> {
@@ -187,6 +220,20 @@ fn is_name(name: &[u8]) -> bool {
         && !name.contains(&b'/')
         && !name.contains(&0)
         && !staging::is_reserved(name)
+}
+
+/// The data of a READ of so many bytes; `None` at the end of the file.
+async fn read_answer(asked: Answer, length: u32) -> Result<Option<Bytes>, Fault> {
+    match asked.reply().await? {
+        Reply::Data(data) if data.len() > length as usize => Err(Fault::WrongAnswer),
+        Reply::Data(data) => Ok(Some(data)),
+        Reply::Status { code: EOF, .. } => Ok(None),
+        reply @ (Reply::Status { .. }
+        | Reply::Handle(_)
+        | Reply::Names(_)
+        | Reply::Attributes(_)
+        | Reply::Extended(_)) => Err(refusal(reply)),
+    }
 }
 
 /// The answer to a request that is answered with a status.

@@ -237,9 +237,7 @@ impl Session {
         }
         let link = std::mem::replace(&mut *lock(&self.link), Link::Ended);
         if let Link::Up(connection) = link {
-            // Answers come in order, so this one says that what was queued before is done.
-            let last = connection.send(Request::new(Kind::Lstat).string(b"."));
-            let _ = last.reply().await;
+            connection.settle().await;
         }
     }
 
@@ -404,9 +402,15 @@ impl Session {
             }
             Operation::Symlink { target: stored, .. } => {
                 let link = self.named_on_server(target)?;
-                // OpenSSH has the two in the other order than the draft, and everybody follows it (PROTOCOL section 4.1).
-                let request = Request::new(Kind::Symlink).string(stored);
-                self.ask(request.string(&link)).await
+                let connection = self.connection().await?;
+                // OpenSSH has the two in the other order than the draft (PROTOCOL section 4.1), and nearly everybody follows it.
+                let (first, second) = if connection.abilities.draft_symlink {
+                    (link.as_slice(), stored.as_ref())
+                } else {
+                    (stored.as_ref(), link.as_slice())
+                };
+                let request = Request::new(Kind::Symlink);
+                file::done(connection.send(request.string(first).string(second))).await
             }
             Operation::Statvfs { .. } => {
                 let connection = self.connection().await?;

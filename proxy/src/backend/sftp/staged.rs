@@ -42,18 +42,31 @@ pub(super) enum Fate {
 /// The answer that says whether an interrupted upload left something.
 pub(super) struct Partial(Answer);
 
+/// What stands under the name that an interrupted upload would have.
+enum Left {
+    Nothing,
+    Found(Attributes),
+    /// The server would not say, or another upload had the name when it could have been asked.
+    Unknown,
+}
+
+impl Left {
+    fn length(&self) -> Option<u64> {
+        match self {
+            Self::Found(attributes) => length(attributes),
+            Self::Nothing | Self::Unknown => None,
+        }
+    }
+}
+
 impl Staged {
-    /// Asks for what an interrupted upload to `target` left, if this one could go on with it.
+    /// Asks for what an interrupted upload to `target` left: this one goes on with it, or removes it.
     pub(super) fn look_for_partial(
         session: &Session,
         connection: &Connection,
         target: &RelativePath,
         path: &[u8],
-        access: Access,
     ) -> Option<Partial> {
-        if access.truncate {
-            return None;
-        }
         let name = session.names().interrupted(target)?;
         let request = Request::new(Kind::Lstat).string(&beside(path, name.as_bytes()));
         Some(Partial(connection.send(request)))
@@ -80,22 +93,32 @@ impl Staged {
             return Ok((file, staged, fresh));
         };
         let staged = Self::new(names, path, claim, Fate::Resumable);
-        let length = match partial {
-            Some(Partial(asked)) => standing(asked).await?.as_ref().and_then(length),
-            None => None,
+        let left = match partial {
+            Some(Partial(asked)) => match standing(asked).await {
+                Ok(found) => found.map_or(Left::Nothing, Left::Found),
+                Err(Fault::Answered { .. }) => Left::Unknown,
+                Err(fault) => return Err(fault),
+            },
+            None => Left::Unknown,
         };
-        let partial = match length {
-            Some(length) => staged
+        let partial = match left.length() {
+            Some(length) if !access.truncate => staged
                 .take_up(&connection, access, length)
                 .await?
                 .map(|file| (file, length)),
-            None => None,
+            Some(_) | None => None,
         };
         if let Some((file, length)) = staging::unless_missing(access, partial)? {
             return Ok((file, staged, Progress::new(Beginning::Partial, length)));
         }
-        // In order on the server: what an interrupted upload left makes room, and most often there is nothing.
-        drop(connection.send(Request::new(Kind::Remove).string(&staged.path)));
+        if !matches!(left, Left::Nothing) {
+            // It must be gone before the new file is made: a server may do two requests in any order.
+            let removed = connection.send(Request::new(Kind::Remove).string(&staged.path));
+            match file::done(removed).await {
+                Ok(_) | Err(Fault::Answered { .. }) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
         match staged.create(&connection, access, mode).await {
             Ok(file) => Ok((file, staged, fresh)),
             // What stands there can't be removed, so it is left alone.

@@ -83,7 +83,7 @@ impl Upload {
         wanted: &Attributes,
     ) -> Result<Self, Fault> {
         let asked = connection.send(Request::new(Kind::Lstat).string(&path));
-        let partial = Staged::look_for_partial(session, &connection, target, &path, access);
+        let partial = Staged::look_for_partial(session, &connection, target, &path);
         let found = standing(asked).await?;
         let plan = plan(access, found.as_ref())?;
         let upload = |file, original, progress, staged| Self {

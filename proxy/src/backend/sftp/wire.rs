@@ -270,10 +270,11 @@ pub(crate) fn filesystem_status(payload: Bytes) -> Result<FilesystemStatus, Malf
     })
 }
 
-/// Longest packet, longest READ and longest WRITE: the begin of the answer to `limits@openssh.com`.
-pub(crate) fn limits(payload: Bytes) -> Result<(u64, u64, u64), Malformed> {
+/// Longest packet, longest READ, longest WRITE and most open handles: the answer to `limits@openssh.com`.
+pub(crate) fn limits(payload: Bytes) -> Result<(u64, u64, u64, u64), Malformed> {
     let mut fields = Fields::new(payload);
-    Ok((fields.long()?, fields.long()?, fields.long()?))
+    let mut next = || fields.long();
+    Ok((next()?, next()?, next()?, next()?))
 }
 
 fn length(bytes: usize) -> u32 {
