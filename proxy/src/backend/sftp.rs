@@ -3,11 +3,13 @@
 //! Requests go out in the order in which they are asked for. A connection that breaks fails what waits for it and is
 //! opened again by the next request that needs none of the old handles; nothing is ever sent twice.
 
+mod abilities;
 mod connection;
 mod copy;
 mod fault;
 mod file;
 mod login;
+mod perform;
 mod session;
 mod staged;
 mod sweep;
@@ -15,6 +17,7 @@ mod sweep;
 mod tests;
 mod upload;
 pub(crate) mod wire;
+mod writes;
 
 use std::{
     future::Future,

@@ -15,54 +15,23 @@ use std::{
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client::Msg};
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    abilities::Abilities,
     fault::{Fault, Loss},
     login::Login,
     wire::{self, Frame, Reply, Request},
+    writes::Writes,
 };
-use crate::{
-    backend::ErrorKind,
-    operation::MAX_DATA,
-    sftp::framing::{Fields, Framer},
-};
+use crate::{backend::ErrorKind, sftp::framing::Framer};
 
 /// Requests that wait to be sent: what the engine takes from one client, cut to the smallest limits. 32 MiB of WRITEs and 8 MiB
 /// of READs by 1 KiB, and 8,192 others.
 const QUEUE: usize = 48 * 1024;
-/// From the 129th on, the handles of gesftpserver 2 are not valid, and its memory gets damaged.
-const HANDLES_OF_GREEN_END: u64 = 128;
-/// The smallest READ or WRITE that is sent, whatever a server announces.
-const SMALLEST_DATA: u32 = 1024;
-/// What a packet holds beside its data: a handle of 256 bytes (filexfer-02 section 6.3), and the other fields.
-const PACKET_HEAD: u32 = 1024;
-/// What every server must take in a READ or WRITE (filexfer-02 section 3 allows packets of 34,000 bytes).
-const DATA_WITHOUT_LIMITS: u32 = 32 * 1024;
-
-/// What the server can do beyond version 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Abilities {
-    pub(super) posix_rename: bool,
-    pub(super) statvfs: bool,
-    pub(super) fstatvfs: bool,
-    pub(super) fsync: bool,
-    pub(super) lsetstat: bool,
-    pub(super) hardlink: bool,
-    pub(super) copy_data: bool,
-    /// SYMLINK has its arguments as the draft wants it, and not in OpenSSH's order.
-    pub(super) draft_symlink: bool,
-    /// Most bytes of one READ.
-    pub(super) read: u32,
-    /// Most bytes of one WRITE.
-    pub(super) write: u32,
-    /// Most open handles; 0 if the server names no limit.
-    pub(super) handles: u64,
-}
-
 /// An open connection. Ends when dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -110,63 +79,11 @@ struct Slot {
     writes: Option<Arc<Writes>>,
 }
 
-/// The WRITEs of an upload that are on their way, and the first that failed.
-#[derive(Debug, Default)]
-pub(super) struct Writes(watch::Sender<WritesSoFar>);
-
-#[derive(Debug, Default)]
-struct WritesSoFar {
-    unanswered: usize,
-    failure: Option<Failure>,
-}
-
-#[derive(Debug, Clone)]
-enum Failure {
-    /// The server said no; what it took before and after is not known to be without a hole.
-    Refused(String),
-    Lost,
-}
-
-impl Writes {
-    fn begin(&self) {
-        self.0.send_modify(|so_far| so_far.unanswered += 1);
-    }
-
-    fn end(&self, failure: Option<Failure>) {
-        self.0.send_modify(|so_far| {
-            so_far.unanswered = so_far.unanswered.saturating_sub(1);
-            if so_far.failure.is_none() {
-                so_far.failure = failure;
-            }
-        });
-    }
-
-    /// Waits until every WRITE is answered.
-    pub(super) async fn all_succeeded(&self) -> Result<(), Fault> {
-        let mut watcher = self.0.subscribe();
-        let Ok(so_far) = watcher.wait_for(|so_far| so_far.unanswered == 0).await else {
-            return Err(Fault::WrongAnswer);
-        };
-        match so_far.failure.clone() {
-            None => Ok(()),
-            Some(Failure::Refused(why)) => Err(Fault::Spoiled(why)),
-            Some(Failure::Lost) => {
-                Err(Loss::unavailable("the connection was lost during a write").into())
-            }
-        }
-    }
-
-    /// True if the server has said no to one.
-    pub(super) fn was_refused(&self) -> bool {
-        matches!(self.0.borrow().failure, Some(Failure::Refused(_)))
-    }
-}
-
 /// A slot whose answer will not come counts as a failed write.
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(writes) = self.writes.take() {
-            writes.end(Some(Failure::Lost));
+            writes.lost();
         }
     }
 }
@@ -209,13 +126,6 @@ impl Connection {
                 wire::VERSION
             )));
         }
-        let announced = |name: &str| {
-            extensions
-                .iter()
-                .find(|(announced, _)| announced == name.as_bytes())
-                .map(|(_, value)| value)
-        };
-        let announces = |name: &str| announced(name).is_some();
         let shared = Arc::new(Shared {
             deadline,
             state: Mutex::new(State::Open {
@@ -234,26 +144,9 @@ impl Connection {
             shared,
             queue,
             handles: Arc::default(),
-            abilities: Abilities {
-                posix_rename: announces("posix-rename@openssh.com"),
-                statvfs: announces("statvfs@openssh.com"),
-                fstatvfs: announces("fstatvfs@openssh.com"),
-                fsync: announces("fsync@openssh.com"),
-                lsetstat: announces("lsetstat@openssh.com"),
-                hardlink: announces("hardlink@openssh.com"),
-                copy_data: announces("copy-data"),
-                draft_symlink: announced("symlink-order@rjk.greenend.org.uk")
-                    .is_some_and(|order| order == "linkpath-targetpath"),
-                read: DATA_WITHOUT_LIMITS,
-                write: DATA_WITHOUT_LIMITS,
-                handles: if announced("vendor-id").is_some_and(|vendor| is_green_end(vendor)) {
-                    HANDLES_OF_GREEN_END
-                } else {
-                    0
-                },
-            },
+            abilities: Abilities::announced(&extensions),
         };
-        if announces("limits@openssh.com") {
+        if connection.abilities.limits {
             connection.ask_limits().await?;
         }
         Ok(connection)
@@ -261,13 +154,10 @@ impl Connection {
 
     async fn ask_limits(&mut self) -> Result<(), Loss> {
         let asked = self.send(Request::extended("limits@openssh.com"));
-        let Reply::Extended(payload) = asked.reply().await? else {
-            return Ok(());
-        };
-        if let Ok((packet, read, write, handles)) = wire::limits(payload) {
-            self.abilities.read = usable_data(read, packet);
-            self.abilities.write = usable_data(write, packet);
-            self.abilities.handles = handles;
+        if let Reply::Extended(answer) = asked.reply().await? {
+            self.abilities
+                .limit(answer)
+                .map_err(|error| Loss::unavailable(format!("the server sent {error}")))?;
         }
         Ok(())
     }
@@ -341,26 +231,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// The value of `vendor-id` begins with the vendor's name (filexfer-13 section 5.4).
-fn is_green_end(vendor: &Bytes) -> bool {
-    Fields::new(vendor.clone())
-        .string()
-        .is_ok_and(|vendor| vendor == "Green End")
-}
-
-/// How much data to put in one READ or WRITE. 0 stands for "no limit that is known" (OpenSSH PROTOCOL section 4.8).
-fn usable_data(limit: u64, packet: u64) -> u32 {
-    let limit = match limit {
-        0 => DATA_WITHOUT_LIMITS.into(),
-        limit => limit,
-    };
-    let limit = match packet {
-        0 => limit,
-        packet => limit.min(packet.saturating_sub(PACKET_HEAD.into())),
-    };
-    u32::try_from(limit).map_or(MAX_DATA, |limit| limit.clamp(SMALLEST_DATA, MAX_DATA))
 }
 
 impl Answer {
@@ -449,19 +319,7 @@ impl Shared {
             )));
         };
         if let Some(writes) = slot.writes.take() {
-            writes.end(match &reply {
-                Reply::Status { code: 0, .. } => None,
-                Reply::Status { code, message } => {
-                    Some(Failure::Refused(format!("{message} (status {code})")))
-                }
-                Reply::Handle(_)
-                | Reply::Data(_)
-                | Reply::Names(_)
-                | Reply::Attributes(_)
-                | Reply::Extended(_) => {
-                    Some(Failure::Refused("an answer of the wrong kind".to_owned()))
-                }
-            });
+            writes.answered(&reply);
         }
         slot.answer(reply);
         Ok(())
@@ -563,28 +421,4 @@ async fn send(
         let _ = timeout(shared.deadline, login.farewell()).await;
     }
     shared.close(Loss::unavailable("the connection was ended"));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_is_cut_to_the_announced_limit_and_to_what_a_packet_holds() {
-        for (limit, packet, expected) in [
-            (0, 0, DATA_WITHOUT_LIMITS),
-            (4096, 0, 4096),
-            (4096, 34_000, 4096),
-            (4096, 4096, 3072),
-            (0, 4096, 3072),
-            (0, 262_144, DATA_WITHOUT_LIMITS),
-            (261_120, 262_144, 261_120),
-            (u64::MAX, u64::MAX, MAX_DATA),
-            (u64::MAX, 0, MAX_DATA),
-            (1, 0, SMALLEST_DATA),
-            (1, 1, SMALLEST_DATA),
-        ] {
-            assert_eq!(usable_data(limit, packet), expected, "{limit} {packet}");
-        }
-    }
 }

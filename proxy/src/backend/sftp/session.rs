@@ -1,4 +1,4 @@
-//! One session's use of one mount: its connection, its handles, and what each operation asks of the server.
+//! One session's use of one mount: its connection, its handles, and what it leaves behind.
 
 use std::{
     collections::HashMap,
@@ -6,26 +6,25 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 
 use super::{
     Publication, SftpSettings,
-    connection::{Answer, Connection},
+    connection::Connection,
     fault::{Fault, Loss},
-    file::{self, Directory, File},
+    file::{Directory, File},
     login,
-    staged::{self, Staged, beside},
+    staged::{Staged, beside},
     sweep::Sweeps,
-    upload::{Upload, standing},
-    wire::{self, Kind, Reply, Request},
+    upload::Upload,
+    wire::{Kind, Request},
 };
 use crate::{
     backend::{
         BackendError,
-        staging::{self, Claim, Intention, SessionNames},
+        staging::{Claim, SessionNames},
     },
-    operation::{Attributes, HandleId, Operation, Outcome},
+    operation::{HandleId, Outcome},
     path::RelativePath,
     policy::Permit,
 };
@@ -42,8 +41,6 @@ pub(super) struct Session {
     orphans: Mutex<Vec<Staged>>,
 }
 
-const NO_SUCH_FILE: u32 = 2;
-
 type Connecting = Shared<BoxFuture<'static, Result<Arc<Connection>, Loss>>>;
 
 enum Link {
@@ -54,7 +51,7 @@ enum Link {
 }
 
 #[derive(Debug, Clone)]
-enum Handle {
+pub(super) enum Handle {
     File(Arc<File>),
     Upload(Arc<Upload>),
     Directory(Arc<Directory>),
@@ -82,6 +79,10 @@ impl Session {
             handles: Mutex::default(),
             orphans: Mutex::default(),
         })
+    }
+
+    pub(super) fn sweeps(&self) -> &Sweeps {
+        &self.sweeps
     }
 
     pub(super) fn names(&self) -> &SessionNames {
@@ -113,7 +114,7 @@ impl Session {
 
     /// The path as the server is asked for it: below the mount's directory, which may itself count from the login
     /// directory.
-    fn on_server(&self, path: &RelativePath) -> Vec<u8> {
+    pub(super) fn on_server(&self, path: &RelativePath) -> Vec<u8> {
         let directory = &self.directory;
         match (directory.as_slice(), path.as_bytes()) {
             (b"", b"") => b".".to_vec(),
@@ -125,7 +126,7 @@ impl Session {
     }
 
     /// As [`Session::on_server`], for what changes or replaces the name itself.
-    fn named_on_server(&self, path: &RelativePath) -> Result<Vec<u8>, Fault> {
+    pub(super) fn named_on_server(&self, path: &RelativePath) -> Result<Vec<u8>, Fault> {
         if path.is_empty() {
             return Err(Fault::MountItself);
         }
@@ -133,7 +134,7 @@ impl Session {
     }
 
     /// The open connection, or the one that this opens.
-    async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Loss> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Loss> {
         let connecting = {
             let mut link = lock(&self.link);
             match &*link {
@@ -199,15 +200,15 @@ impl Session {
         }
     }
 
-    fn handles(&self) -> MutexGuard<'_, HashMap<HandleId, Handle>> {
+    pub(super) fn handles(&self) -> MutexGuard<'_, HashMap<HandleId, Handle>> {
         lock(&self.handles)
     }
 
-    fn handle(&self, id: HandleId) -> Result<Handle, Fault> {
+    pub(super) fn handle(&self, id: HandleId) -> Result<Handle, Fault> {
         self.handles().get(&id).cloned().ok_or(Fault::NoSuchHandle)
     }
 
-    fn insert(&self, id: HandleId, handle: Handle) -> Result<Outcome, Fault> {
+    pub(super) fn insert(&self, id: HandleId, handle: Handle) -> Result<Outcome, Fault> {
         if matches!(*lock(&self.link), Link::Ended) {
             return Err(Loss::unavailable("the session has ended").into());
         }
@@ -240,289 +241,6 @@ impl Session {
             connection.settle().await;
         }
     }
-
-    pub(super) async fn perform(self: &Arc<Self>, permit: &Permit) -> Result<Outcome, Fault> {
-        let target = permit.target().ok_or(Fault::ForTheGateway)?;
-        let second = permit.second_target();
-        match permit.operation() {
-            Operation::Open {
-                handle,
-                access,
-                attributes,
-                ..
-            } => match staging::intention(*access)? {
-                Intention::Download => {
-                    let connection = self.connection().await?;
-                    let file = File::open(connection, &self.on_server(target)).await?;
-                    self.insert(*handle, Handle::File(Arc::new(file)))
-                }
-                Intention::Upload => {
-                    let path = self.named_on_server(target)?;
-                    let connection = self.connection().await?;
-                    self.sweeps.search(&connection, self.names.all(), &path);
-                    let upload =
-                        Upload::begin(self, connection, target, path, *access, attributes).await?;
-                    self.insert(*handle, Handle::Upload(Arc::new(upload)))
-                }
-            },
-            Operation::Opendir { handle, .. } => {
-                let connection = self.connection().await?;
-                let path = self.on_server(target);
-                let directory = Directory::open(connection, path, self.names.all().clone()).await?;
-                self.insert(*handle, Handle::Directory(Arc::new(directory)))
-            }
-            Operation::Close { handle } => {
-                let closed = self.handles().remove(handle);
-                let digest = match closed.ok_or(Fault::NoSuchHandle)? {
-                    Handle::File(file) => file.close().await.map(|()| None),
-                    Handle::Directory(directory) => directory.close().await.map(|()| None),
-                    Handle::Upload(upload) => upload.publish().await,
-                }?;
-                Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
-            }
-            Operation::Read {
-                handle,
-                offset,
-                length,
-            } => match self.handle(*handle)? {
-                Handle::File(file) => file.read(*offset, *length).await,
-                Handle::Upload(upload) => upload.file().read(*offset, *length).await,
-                Handle::Directory(_) => Err(Fault::HandleOfDirectory),
-            },
-            Operation::Write {
-                handle,
-                offset,
-                data,
-            } => match self.handle(*handle)? {
-                Handle::Upload(upload) => upload.write(*offset, data.clone()).await,
-                Handle::File(_) => Err(Fault::NoSuchHandle),
-                Handle::Directory(_) => Err(Fault::HandleOfDirectory),
-            },
-            Operation::Readdir { handle } => match self.handle(*handle)? {
-                Handle::Directory(directory) => directory.next_names().await,
-                Handle::File(_) | Handle::Upload(_) => Err(Fault::HandleOfFile),
-            },
-            Operation::Fstat { handle } => {
-                let asked =
-                    self.ask_handle(*handle, |handle| Request::new(Kind::Fstat).string(handle))?;
-                file::attributes(asked).await.map(Outcome::Attributes)
-            }
-            Operation::Fsetstat { handle, attributes } => {
-                if let Handle::Upload(upload) = self.handle(*handle)? {
-                    return upload.set_attributes(attributes).await;
-                }
-                let asked = self.ask_handle(*handle, |handle| {
-                    Request::new(Kind::Fsetstat)
-                        .string(handle)
-                        .attributes(attributes)
-                })?;
-                file::done(asked).await
-            }
-            Operation::Fsync { handle } => {
-                if !self.connection_of(*handle)?.abilities.fsync {
-                    return Err(Fault::NotAnnounced("fsync@openssh.com"));
-                }
-                let asked = self.ask_handle(*handle, |handle| {
-                    Request::extended("fsync@openssh.com").string(handle)
-                })?;
-                file::done(asked).await
-            }
-            Operation::Fstatvfs { handle } => {
-                if !self.connection_of(*handle)?.abilities.fstatvfs {
-                    return Err(Fault::NotAnnounced("fstatvfs@openssh.com"));
-                }
-                filesystem_status(self.ask_handle(*handle, |handle| {
-                    Request::extended("fstatvfs@openssh.com").string(handle)
-                })?)
-                .await
-            }
-            Operation::Stat { .. } => self.attributes(Kind::Stat, target).await,
-            Operation::Lstat { .. } => self.attributes(Kind::Lstat, target).await,
-            Operation::Setstat { attributes, .. } => {
-                let request = Request::new(Kind::Setstat).string(&self.on_server(target));
-                self.ask(request.attributes(attributes)).await
-            }
-            Operation::Lsetstat { attributes, .. } => {
-                if !self.connection().await?.abilities.lsetstat {
-                    return Err(Fault::NotAnnounced("lsetstat@openssh.com"));
-                }
-                let request =
-                    Request::extended("lsetstat@openssh.com").string(&self.on_server(target));
-                self.ask(request.attributes(attributes)).await
-            }
-            Operation::Remove { .. } => {
-                let path = self.named_on_server(target)?;
-                match self.ask(Request::new(Kind::Remove).string(&path)).await {
-                    Err(
-                        missing @ Fault::Answered {
-                            code: NO_SUCH_FILE, ..
-                        },
-                    ) => self.remove_partial(target, &path).await.ok_or(missing),
-                    removed => removed,
-                }
-            }
-            Operation::Rmdir { .. } => {
-                let path = self.named_on_server(target)?;
-                self.ask(Request::new(Kind::Rmdir).string(&path)).await
-            }
-            Operation::Mkdir { attributes, .. } => {
-                let request = Request::new(Kind::Mkdir).string(&self.on_server(target));
-                // Size, owner and times of a new directory are the server's.
-                let wanted = Attributes {
-                    permissions: attributes.permissions.map(|mode| mode & 0o777),
-                    ..Attributes::default()
-                };
-                self.ask(request.attributes(&wanted)).await
-            }
-            Operation::Rename { .. } => {
-                let (from, to) = self.both(target, second)?;
-                let connection = self.connection().await?;
-                rename(&connection, &from, &to).await?;
-                Ok(Outcome::Done)
-            }
-            Operation::PosixRename { .. } => {
-                let (from, to) = self.both(target, second)?;
-                if !self.connection().await?.abilities.posix_rename {
-                    return Err(Fault::NotAnnounced("posix-rename@openssh.com"));
-                }
-                let request = Request::extended("posix-rename@openssh.com");
-                self.ask(request.string(&from).string(&to)).await
-            }
-            Operation::Readlink { .. } => {
-                let asked = self
-                    .ask_path(Kind::Readlink, &self.on_server(target))
-                    .await?;
-                let reply = asked.reply().await?;
-                if let Reply::Names(names) = reply {
-                    let target = names.into_iter().next().ok_or(Fault::WrongAnswer)?;
-                    Ok(Outcome::Target(target.name))
-                } else {
-                    Err(file::refusal(reply))
-                }
-            }
-            Operation::Symlink { target: stored, .. } => {
-                let link = self.named_on_server(target)?;
-                let connection = self.connection().await?;
-                // OpenSSH has the two in the other order than the draft (PROTOCOL section 4.1), and nearly everybody follows it.
-                let (first, second) = if connection.abilities.draft_symlink {
-                    (link.as_slice(), stored.as_ref())
-                } else {
-                    (stored.as_ref(), link.as_slice())
-                };
-                let request = Request::new(Kind::Symlink);
-                file::done(connection.send(request.string(first).string(second))).await
-            }
-            Operation::Statvfs { .. } => {
-                let connection = self.connection().await?;
-                if !connection.abilities.statvfs {
-                    return Err(Fault::NotAnnounced("statvfs@openssh.com"));
-                }
-                let request = Request::extended("statvfs@openssh.com");
-                filesystem_status(connection.send(request.string(&self.on_server(target)))).await
-            }
-            Operation::Hardlink { .. } => {
-                let (from, to) = self.both(target, second)?;
-                if !self.connection().await?.abilities.hardlink {
-                    return Err(Fault::NotAnnounced("hardlink@openssh.com"));
-                }
-                let request = Request::extended("hardlink@openssh.com");
-                self.ask(request.string(&from).string(&to)).await
-            }
-            Operation::CheckFile { .. }
-            | Operation::CheckFileName { .. }
-            | Operation::CopyData { .. }
-            | Operation::Realpath { .. }
-            | Operation::Limits
-            | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),
-        }
-    }
-
-    /// What stands at the path; if nothing does, what an interrupted upload of the same account left for it.
-    async fn attributes(
-        self: &Arc<Self>,
-        kind: Kind,
-        target: &RelativePath,
-    ) -> Result<Outcome, Fault> {
-        let path = self.on_server(target);
-        let asked = self.ask_path(kind, &path).await?;
-        match file::attributes(asked).await {
-            Err(
-                missing @ Fault::Answered {
-                    code: NO_SUCH_FILE, ..
-                },
-            ) => {
-                let Some(name) = self.names.interrupted(target) else {
-                    return Err(missing);
-                };
-                let staging_path = beside(&path, name.as_bytes());
-                let asked = self.ask_path(Kind::Lstat, &staging_path).await?;
-                let found = standing(asked).await.ok().flatten();
-                found
-                    .as_ref()
-                    .and_then(staged::shown)
-                    .map(Outcome::Attributes)
-                    .ok_or(missing)
-            }
-            found => found.map(Outcome::Attributes),
-        }
-    }
-
-    async fn remove_partial(
-        self: &Arc<Self>,
-        target: &RelativePath,
-        path: &[u8],
-    ) -> Option<Outcome> {
-        let claim = self
-            .names
-            .resumable(target)
-            .and_then(|name| self.names.all().claim(name))?;
-        let staging_path = beside(path, claim.name().as_bytes());
-        let request = Request::new(Kind::Remove).string(&staging_path);
-        self.ask(request).await.ok()
-    }
-
-    fn both(
-        &self,
-        from: &RelativePath,
-        to: Option<&RelativePath>,
-    ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
-        let to = to.ok_or(Fault::MountItself)?;
-        Ok((self.named_on_server(from)?, self.named_on_server(to)?))
-    }
-
-    /// Sends a request that is answered with a status.
-    async fn ask(self: &Arc<Self>, request: Request) -> Result<Outcome, Fault> {
-        let asked = self.connection().await?.send(request);
-        file::done(asked).await
-    }
-
-    async fn ask_path(self: &Arc<Self>, kind: Kind, path: &[u8]) -> Result<Answer, Fault> {
-        Ok(self
-            .connection()
-            .await?
-            .send(Request::new(kind).string(path)))
-    }
-
-    fn ask_handle(
-        &self,
-        id: HandleId,
-        request: impl FnOnce(&Bytes) -> Request,
-    ) -> Result<Answer, Fault> {
-        Ok(match self.handle(id)? {
-            Handle::File(file) => file.ask(request),
-            Handle::Upload(upload) => upload.file().ask(request),
-            Handle::Directory(directory) => directory.ask(request),
-        })
-    }
-
-    fn connection_of(&self, id: HandleId) -> Result<Arc<Connection>, Fault> {
-        Ok(match self.handle(id)? {
-            Handle::File(file) => file.connection().clone(),
-            Handle::Upload(upload) => upload.file().connection().clone(),
-            Handle::Directory(directory) => directory.connection().clone(),
-        })
-    }
 }
 
 /// Removes a staging file, whose names stay taken until the server has answered. The answer itself changes nothing: a file
@@ -534,29 +252,6 @@ pub(super) fn remove(connection: &Connection, path: &[u8], claims: Vec<Claim>) {
             let _ = asked.reply().await;
             drop(claims);
         });
-    }
-}
-
-/// Renames and never replaces. Version 3 wants that of RENAME, but some servers replace, so they are asked first.
-pub(super) async fn rename(connection: &Connection, from: &[u8], to: &[u8]) -> Result<(), Fault> {
-    let asked = connection.send(Request::new(Kind::Lstat).string(to));
-    match file::attributes(asked).await {
-        Ok(_) => return Err(staging::Refusal::AlreadyExists.into()),
-        Err(Fault::Answered { .. }) => {}
-        Err(fault) => return Err(fault),
-    }
-    let request = Request::new(Kind::Rename).string(from).string(to);
-    file::done(connection.send(request)).await?;
-    Ok(())
-}
-
-async fn filesystem_status(asked: Answer) -> Result<Outcome, Fault> {
-    let reply = asked.reply().await?;
-    if let Reply::Extended(payload) = reply {
-        let status = wire::filesystem_status(payload)?;
-        Ok(Outcome::FilesystemStatus(status))
-    } else {
-        Err(file::refusal(reply))
     }
 }
 

@@ -6,13 +6,15 @@ use bytes::Bytes;
 
 use super::{
     Publication,
-    connection::{Answer, Connection, Writes},
+    connection::{Answer, Connection},
     copy,
     fault::Fault,
     file::{self, File},
-    session::{self, Session},
+    perform,
+    session::Session,
     staged::{Fate, Staged},
     wire::{Kind, Reply, Request, flags},
+    writes::Writes,
 };
 use crate::{
     backend::staging::{
@@ -363,7 +365,7 @@ impl Upload {
                 file::done(connection.send(request)).await?;
             }
             Publish::Replace | Publish::MustNotExist => {
-                session::rename(connection, &staging_path, &self.path).await?;
+                perform::rename(connection, &staging_path, &self.path).await?;
             }
         }
         Ok(digest)
