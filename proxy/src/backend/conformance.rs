@@ -118,6 +118,7 @@ rules! {
     writing_without_creating_needs_a_file in uploads;
     pipelined_writes_arrive_in_order_and_whole in uploads;
     writes_out_of_order_land_where_they_belong in uploads;
+    an_upload_is_synced_on_request_and_goes_on in uploads;
     mode_and_time_set_while_uploading_survive_publication in uploads;
     an_interrupted_upload_is_resumed_and_ends_byte_identical in resumption;
     an_upload_that_is_interrupted_twice_is_resumed_twice in resumption;

@@ -34,6 +34,20 @@ pub(crate) async fn an_upload_appears_complete_at_close_and_not_before(subject: 
     subject.expect_on_disk(&["a.csv"]);
 }
 
+pub(crate) async fn an_upload_is_synced_on_request_and_goes_on(subject: &Subject) {
+    let client = subject.client();
+    let handle = client.open("/a", REPLACE).await;
+    client.write(handle, 0, "first,").await;
+    match client.ask(Operation::Fsync { handle }).await {
+        Ok(Outcome::Done) => {}
+        Err(error) if error.kind == ErrorKind::Unsupported => {}
+        other => panic!("FSYNC gave {other:?}"),
+    }
+    client.write(handle, 6, "second").await;
+    client.close(handle).await;
+    assert_eq!(client.get("/a").await, b"first,second");
+}
+
 pub(crate) async fn an_empty_upload_is_an_empty_file(subject: &Subject) {
     let client = subject.client();
     client.put("/empty", "").await;

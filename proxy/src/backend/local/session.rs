@@ -257,13 +257,16 @@ impl Session {
                 let status = rustix::fs::fstatvfs(descriptor)?;
                 Ok(Outcome::FilesystemStatus(attributes::from_statvfs(&status)))
             }),
-            Operation::Fsync { handle } => self.on_descriptor(*handle, |descriptor| {
+            Operation::Fsync { handle } => {
+                // Before the upload is held for its descriptor.
                 if let Ok(upload) = self.upload(*handle) {
                     self.pulse.expect(lock(&upload).sync_allowance());
                 }
-                rustix::fs::fsync(descriptor)?;
-                Ok(Outcome::Done)
-            }),
+                self.on_descriptor(*handle, |descriptor| {
+                    rustix::fs::fsync(descriptor)?;
+                    Ok(Outcome::Done)
+                })
+            }
             Operation::Fsetstat { handle, attributes } => match self.handle(*handle)? {
                 Handle::Upload(upload) => lock(&upload)
                     .set_attributes(attributes)
