@@ -71,6 +71,8 @@ pub struct Capabilities {
     pub update: bool,
     /// An interrupted upload can be continued by a later session of its owner.
     pub resume: bool,
+    /// What a session uploads can be opened for reading in that session before CLOSE publishes it.
+    pub read_back: bool,
     /// Rename replaces an existing file in one step.
     pub atomic_replace: bool,
     pub symlinks: bool,

@@ -119,6 +119,8 @@ rules! {
     pipelined_writes_arrive_in_order_and_whole in uploads;
     writes_out_of_order_land_where_they_belong in uploads;
     an_upload_is_synced_on_request_and_goes_on in uploads;
+    a_session_reads_what_it_uploads_and_no_other_does in uploads;
+    a_handle_that_reads_an_upload_outlives_it in uploads;
     mode_and_time_set_while_uploading_survive_publication in uploads;
     an_interrupted_upload_is_resumed_and_ends_byte_identical in resumption;
     an_upload_that_is_interrupted_twice_is_resumed_twice in resumption;

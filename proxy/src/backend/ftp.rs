@@ -51,7 +51,7 @@ pub use self::{
 use crate::{
     backend::{
         Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
-        staging,
+        staging::{self, Unreadable},
     },
     operation::{HandleId, Operation, Outcome},
     path::RelativePath,
@@ -89,6 +89,7 @@ impl BackendService for FtpService {
             )),
             handles: Mutex::new(HashMap::new()),
             names: Mutex::new(None),
+            uploads: Unreadable::default(),
             tasks: TaskTracker::new(),
             ended,
         })
@@ -106,6 +107,7 @@ struct FtpBackend {
     handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked<HandleRequest>>>>,
     /// The queue of the task that does what concerns names; it begins with the first such operation.
     names: Mutex<Option<mpsc::Sender<Asked<NameRequest>>>>,
+    uploads: Unreadable,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -136,6 +138,7 @@ impl Backend for FtpBackend {
             random_access: false,
             update: self.pool.server().settings.copy_limit > 0,
             resume: self.pool.server().settings.uploads.resume,
+            read_back: false,
             atomic_replace: false,
             symlinks: false,
             set_times: true,
@@ -156,6 +159,39 @@ impl Backend for FtpBackend {
         let Some(target) = permit.target().cloned() else {
             return self.refuse(unsupported("an operation without a path on this mount"));
         };
+        let execution = self.start(&permit, target);
+        self.uploads.watch(&permit, execution)
+    }
+
+    fn end(&self) -> BoxFuture<'static, ()> {
+        self.ended.cancel();
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.tasks.close();
+        let (tasks, pool) = (self.tasks.clone(), Arc::clone(&self.pool));
+        async move {
+            tasks.wait().await;
+            pool.close_idle();
+        }
+        .boxed()
+    }
+}
+
+impl Drop for FtpBackend {
+    /// Uploads of a session that was not ended are withdrawn all the same.
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+impl FtpBackend {
+    fn start(&self, permit: &Permit, target: RelativePath) -> Execution {
         match permit.operation() {
             Operation::Open { handle, access, .. } => match staging::intention(*access) {
                 Ok(intention) => self.open(*handle, OpenAs::File(target, *access, intention)),
@@ -228,34 +264,6 @@ impl Backend for FtpBackend {
         }
     }
 
-    fn end(&self) -> BoxFuture<'static, ()> {
-        self.ended.cancel();
-        self.handles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        self.tasks.close();
-        let (tasks, pool) = (self.tasks.clone(), Arc::clone(&self.pool));
-        async move {
-            tasks.wait().await;
-            pool.close_idle();
-        }
-        .boxed()
-    }
-}
-
-impl Drop for FtpBackend {
-    /// Uploads of a session that was not ended are withdrawn all the same.
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
-}
-
-impl FtpBackend {
     fn open(&self, handle: HandleId, what: OpenAs) -> Execution {
         let (sender, requests) = mpsc::channel(QUEUE);
         let (answer, opened) = oneshot::channel();

@@ -125,6 +125,7 @@ impl Backend for Gateway {
             random_access: false,
             update: false,
             resume: false,
+            read_back: false,
             atomic_replace: false,
             symlinks: false,
             set_times: false,

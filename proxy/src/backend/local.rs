@@ -163,6 +163,7 @@ impl Backend for LocalBackend {
             random_access: true,
             update: true,
             resume: true,
+            read_back: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,

@@ -164,6 +164,7 @@ impl Backend for MemorySession {
             random_access: true,
             update: true,
             resume: true,
+            read_back: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,
@@ -253,12 +254,14 @@ impl State {
                 offset,
                 length,
             } => match self.open.get(handle).ok_or_else(closed)? {
-                Open::Reading { path } => {
-                    let Node::File { data, .. } = tree.existing(path)? else {
-                        return Err(error(ErrorKind::IsADirectory));
-                    };
-                    Ok(slice(data, *offset, *length))
-                }
+                Open::Reading { path } => match (tree.existing(path), self.uploading(path)) {
+                    (Ok(Node::File { data, .. }), _) => Ok(slice(data, *offset, *length)),
+                    (Ok(Node::Directory { .. } | Node::Link { .. }), _) => {
+                        Err(error(ErrorKind::IsADirectory))
+                    }
+                    (Err(_), Some(upload)) => Ok(slice(&upload.data, *offset, *length)),
+                    (Err(missing), None) => Err(missing),
+                },
                 Open::Writing(upload) => Ok(slice(&upload.data, *offset, *length)),
                 Open::Directory { .. } => Err(closed()),
             },
@@ -285,16 +288,12 @@ impl State {
             }
             Operation::Fstat { handle } => match self.open.get(handle).ok_or_else(closed)? {
                 Open::Directory { .. } => Ok(Outcome::Attributes(Node::directory().attributes())),
-                Open::Reading { path } => {
-                    Ok(Outcome::Attributes(tree.existing(path)?.attributes()))
-                }
-                Open::Writing(upload) => {
-                    let mut node = Node::file(Vec::new());
-                    node.set(&upload.attributes);
-                    let mut attributes = node.attributes();
-                    attributes.size = Some(upload.data.len() as u64);
-                    Ok(Outcome::Attributes(attributes))
-                }
+                Open::Reading { path } => match (tree.existing(path), self.uploading(path)) {
+                    (Ok(node), _) => Ok(Outcome::Attributes(node.attributes())),
+                    (Err(_), Some(upload)) => Ok(Outcome::Attributes(upload.shown())),
+                    (Err(missing), None) => Err(missing),
+                },
+                Open::Writing(upload) => Ok(Outcome::Attributes(upload.shown())),
             },
             Operation::Setstat { attributes, .. } => {
                 let target = tree.follow(&target)?;
@@ -427,6 +426,15 @@ impl State {
         }
     }
 
+    /// The latest of this session's uploads to `path`.
+    fn uploading(&self, path: &[u8]) -> Option<&Upload> {
+        let uploads = self.open.iter().filter_map(|(id, open)| match open {
+            Open::Writing(upload) if upload.path == path => Some((id, upload)),
+            Open::Writing(_) | Open::Reading { .. } | Open::Directory { .. } => None,
+        });
+        uploads.max_by_key(|(id, _)| **id).map(|(_, upload)| upload)
+    }
+
     fn or_partial(
         &self,
         found: Result<Attributes, BackendError>,
@@ -451,7 +459,12 @@ impl State {
     ) -> Result<Open, BackendError> {
         let path = match tree.follow(&target) {
             Ok(path) => path,
-            Err(missing) if missing.kind == ErrorKind::NotFound && access.writes() => target,
+            Err(missing)
+                if missing.kind == ErrorKind::NotFound
+                    && (access.writes() || self.uploading(&target).is_some()) =>
+            {
+                target
+            }
             Err(failure) => return Err(failure),
         };
         let (existing, attributes) = match tree.get(&path) {
@@ -470,6 +483,7 @@ impl State {
         if !access.writes() {
             return match existing {
                 Some(_) => Ok(Open::Reading { path }),
+                None if self.uploading(&path).is_some() => Ok(Open::Reading { path }),
                 None => Err(error(ErrorKind::NotFound)),
             };
         }

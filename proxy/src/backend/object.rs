@@ -46,7 +46,8 @@ use self::{
 use crate::{
     backend::{
         Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
-        ftp::TlsSettingsError, staging,
+        ftp::TlsSettingsError,
+        staging::{self, Unreadable},
     },
     operation::{Attributes, HandleId, Operation, Outcome},
     path::RelativePath,
@@ -122,6 +123,7 @@ impl BackendService for ObjectService {
             base: Base::new(self.bucket.interface(), &self.prefix, directory),
             handles: Mutex::new(HashMap::new()),
             limits: Arc::new(Limits::new()),
+            uploads: Unreadable::default(),
             tasks: TaskTracker::new(),
             ended: CancellationToken::new(),
         })
@@ -139,6 +141,7 @@ struct ObjectBackend {
     base: Result<Base, Fault>,
     handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked>>>,
     limits: Arc<Limits>,
+    uploads: Unreadable,
     tasks: TaskTracker,
     ended: CancellationToken,
 }
@@ -158,6 +161,7 @@ impl Backend for ObjectBackend {
             random_access: false,
             update: false,
             resume: false,
+            read_back: false,
             atomic_replace: true,
             symlinks: false,
             set_times: false,
@@ -179,7 +183,7 @@ impl Backend for ObjectBackend {
             return self.refuse(unsupported("an operation without a path on this mount"));
         };
         match self.start(&permit, target) {
-            Ok(execution) => execution,
+            Ok(execution) => self.uploads.watch(&permit, execution),
             Err(fault) => self.refuse(fault),
         }
     }

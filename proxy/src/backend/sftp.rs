@@ -107,6 +107,7 @@ impl Backend for SftpBackend {
             random_access: true,
             update: true,
             resume: true,
+            read_back: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,

@@ -6,10 +6,12 @@
 
 mod name;
 mod progress;
+mod unreadable;
 
 pub use self::{
     name::{Claim, Claims, SessionNames, StagingName, StagingNames, UploadSettings},
     progress::{Beginning, Landing, Progress, shown_length},
+    unreadable::Unreadable,
 };
 use crate::{backend::ErrorKind, operation::Access, path::RESERVED_PREFIX};
 

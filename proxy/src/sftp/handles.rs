@@ -6,7 +6,7 @@ use super::transfer::Transfer;
 use crate::{
     operation::{Entry, HandleId, MAX_OPEN_HANDLES},
     path::VirtualPath,
-    policy::{HandleKind, OpenHandle},
+    policy::OpenHandle,
     session::UnderWay,
 };
 
@@ -29,6 +29,8 @@ pub struct Slot {
     pub under_way: Option<UnderWay>,
     /// Names that the last packet had no room for.
     pub unsent: Vec<Entry>,
+    /// The upload whose bytes a handle for reading shows. It may be closed by now.
+    upload: Option<HandleId>,
     /// A CLOSE has arrived: for the client the handle is gone.
     closing: bool,
 }
@@ -62,11 +64,17 @@ impl Handles {
     pub fn settle(&mut self, opened: Option<(OpenHandle, Option<Transfer>)>) {
         self.reserved -= 1;
         if let Some((handle, transfer)) = opened {
+            let upload = if handle.is_written() {
+                None
+            } else {
+                self.written(handle.path()).map(|slot| slot.handle.id())
+            };
             let slot = Slot {
                 handle: Arc::new(handle),
                 transfer,
                 under_way: None,
                 unsent: Vec::new(),
+                upload,
                 closing: false,
             };
             self.open.insert(slot.handle.id(), slot);
@@ -79,13 +87,24 @@ impl Handles {
         (!slot.closing).then_some(&slot.handle)
     }
 
-    /// The handle through which the client writes `path`, if it may still name one.
+    /// The handle through which the client writes `path`, the latest if there are several, if it may still name it.
     pub fn upload_to(&self, path: &VirtualPath) -> Option<HandleId> {
+        self.written(path)
+            .filter(|slot| !slot.closing)
+            .map(|slot| slot.handle.id())
+    }
+
+    /// The upload whose bytes a request through `id` looks at, if that handle doesn't write them itself.
+    pub fn upload_behind(&self, id: HandleId) -> Option<HandleId> {
+        self.open.get(&id)?.upload
+    }
+
+    /// Where the client writes `path`, closing or not.
+    fn written(&self, path: &VirtualPath) -> Option<&Slot> {
         self.open
             .values()
-            .filter(|slot| !slot.closing && slot.handle.path() == path)
-            .find(|slot| matches!(slot.handle.kind(), HandleKind::File(access) if access.writes()))
-            .map(|slot| slot.handle.id())
+            .filter(|slot| slot.handle.is_written() && slot.handle.path() == path)
+            .max_by_key(|slot| slot.handle.id())
     }
 
     /// What stands behind a handle, closing or not.

@@ -1,7 +1,7 @@
 //! Which of the requests that have arrived may run now. A value: the channel tells it what arrived and what is done.
 //!
-//! A request claims up to three lanes: its handles, the names of its mount, and that of compound requests. It runs once nothing that arrived before
-//! it on one of its lanes conflicts with it. Requests that don't conflict run together and end in any order.
+//! A request claims up to four lanes: its handles, the names of its mount, that of compound requests, and the upload that it
+//! reads. It runs once nothing that arrived before it on one of its lanes conflicts with it. Requests that don't conflict run together and end in any order.
 
 use std::{
     cmp::Ordering,
@@ -54,7 +54,7 @@ impl Use {
 
 /// The lanes that one request claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Claims([Option<(Lane, Use)>; 3]);
+pub struct Claims([Option<(Lane, Use)>; 4]);
 
 impl Claims {
     pub fn none() -> Self {
@@ -62,16 +62,25 @@ impl Claims {
     }
 
     pub fn one(lane: Lane, usage: Use) -> Self {
-        Self([Some((lane, usage)), None, None])
+        Self([Some((lane, usage)), None, None, None])
     }
 
-    /// With one lane more; a request has three at most.
+    /// With one lane more; a request has four at most.
     #[must_use]
     pub fn and(mut self, lane: Lane, usage: Use) -> Self {
         if let Some(place) = self.0.iter_mut().find(|place| place.is_none()) {
             *place = Some((lane, usage));
         }
         self
+    }
+
+    /// With what a look at the bytes of an upload waits for, if there is one.
+    #[must_use]
+    pub fn and_upload(self, upload: Option<HandleId>) -> Self {
+        match upload {
+            Some(upload) => self.and(Lane::Handle(upload), Use::Shared),
+            None => self,
+        }
     }
 
     pub fn lanes(&self) -> impl Iterator<Item = (Lane, Use)> {

@@ -48,6 +48,55 @@ pub(crate) async fn an_upload_is_synced_on_request_and_goes_on(subject: &Subject
     assert_eq!(client.get("/a").await, b"first,second");
 }
 
+pub(crate) async fn a_session_reads_what_it_uploads_and_no_other_does(subject: &Subject) {
+    let (writer, other) = (subject.client(), subject.client());
+    let upload = writer.open("/a", REPLACE).await;
+    writer.write(upload, 0, "first,").await;
+    let elsewhere = other.open_operation("/a", READ);
+    assert_eq!(other.refusal(elsewhere).await, ErrorKind::NotFound);
+    let missing = writer.open_operation("/b", READ);
+    assert_eq!(writer.refusal(missing).await, ErrorKind::NotFound);
+    if writer.can().read_back {
+        let reader = writer.open("/a", READ).await;
+        assert_eq!(writer.read(reader, 0, 100).await, "first,");
+        writer.write(upload, 6, "second").await;
+        assert_eq!(writer.read(reader, 6, 100).await, "second");
+        let Ok(Outcome::Attributes(shown)) = writer.ask(Operation::Fstat { handle: reader }).await
+        else {
+            panic!("FSTAT of what is uploaded");
+        };
+        assert_eq!(shown.size, Some(12));
+        // What is gone from the reader's hands goes on.
+        writer.close(reader).await;
+    } else {
+        let open = writer.open_operation("/a", READ);
+        assert_eq!(writer.refusal(open).await, ErrorKind::Unsupported);
+        writer.write(upload, 6, "second").await;
+    }
+    assert!(
+        other.is_missing("/a").await,
+        "it is not published by being read"
+    );
+    writer.close(upload).await;
+    assert_eq!(other.get("/a").await, b"first,second");
+    subject.expect_on_disk(&["a"]);
+}
+
+pub(crate) async fn a_handle_that_reads_an_upload_outlives_it(subject: &Subject) {
+    let client = subject.client();
+    if !client.can().read_back {
+        return;
+    }
+    let upload = client.open("/a", REPLACE).await;
+    client.write(upload, 0, "0123456789").await;
+    let reader = client.open("/a", READ).await;
+    client.close(upload).await;
+    assert_eq!(client.read(reader, 5, 100).await, "56789");
+    client.close(reader).await;
+    assert_eq!(client.get("/a").await, b"0123456789");
+    subject.expect_on_disk(&["a"]);
+}
+
 pub(crate) async fn an_empty_upload_is_an_empty_file(subject: &Subject) {
     let client = subject.client();
     client.put("/empty", "").await;

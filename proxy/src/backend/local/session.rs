@@ -351,8 +351,12 @@ impl Session {
         let tree = self.tree()?;
         let opened = match staging::intention(access)? {
             Intention::Download => {
-                let file = tree.open_regular(target, OFlags::RDONLY)?;
-                Handle::Download(Download(Arc::new(file)))
+                Handle::Download(match tree.open_regular(target, OFlags::RDONLY) {
+                    Err(missing @ Fault::Os(rustix::io::Errno::NOENT)) => {
+                        self.uploaded(target).ok_or(missing)?
+                    }
+                    file => Download(Arc::new(file?)),
+                })
             }
             Intention::Upload => {
                 let upload = Upload::begin(tree, &self.names, target, access, wanted, &self.pulse)?;
@@ -360,6 +364,22 @@ impl Session {
             }
         };
         self.insert(handle, opened)
+    }
+
+    /// What this session writes to a path where nothing stands yet: the latest of its uploads there. It stays readable
+    /// whatever becomes of the upload.
+    fn uploaded(&self, target: &RelativePath) -> Option<Download> {
+        let Handles::Open(open) = &*self.handles() else {
+            return None;
+        };
+        let uploads = open.iter().filter_map(|(id, handle)| match handle {
+            Handle::Upload(upload) => Some((*id, upload)),
+            Handle::Download(_) | Handle::Listing(_) => None,
+        });
+        uploads
+            .filter(|(id, upload)| !self.is_given_up(*id) && lock(upload).is_to(target))
+            .max_by_key(|(id, _)| *id)
+            .map(|(_, upload)| lock(upload).shared())
     }
 
     fn close(&self, handle: HandleId) -> Result<Outcome, Fault> {

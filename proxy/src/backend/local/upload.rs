@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     attributes,
+    download::Download,
     fault::Fault,
     lane::{Pool, Pulse},
     partial,
@@ -36,6 +37,8 @@ const SYNC_RATE: u64 = 4 << 20;
 /// it, and removes it otherwise.
 #[derive(Debug)]
 pub(super) struct Upload {
+    /// As the client named it.
+    target: RelativePath,
     file: Arc<OwnedFd>,
     writeback: Writeback,
     staged: Staged,
@@ -115,6 +118,7 @@ impl Upload {
             let mode = attributes::creation_mode(wanted, DEFAULT_MODE);
             let (file, staged, progress) = stage_new(place, names, path, access, mode)?;
             return Ok(Self {
+                target: path.clone(),
                 file: Arc::new(file),
                 writeback: Writeback::default(),
                 staged,
@@ -131,6 +135,7 @@ impl Upload {
         let mode = Mode::from_raw_mode(found.st_mode & 0o777);
         let (file, staged) = stage(place, names, mode)?;
         let mut upload = Self {
+            target: path.clone(),
             file: Arc::new(file),
             writeback: Writeback::default(),
             staged,
@@ -150,6 +155,15 @@ impl Upload {
             upload.keep_times(&stat)?;
         }
         Ok(upload)
+    }
+
+    pub(super) fn is_to(&self, target: &RelativePath) -> bool {
+        self.target == *target
+    }
+
+    /// The staging file, to be read by a handle of its own.
+    pub(super) fn shared(&self) -> Download {
+        Download(Arc::clone(&self.file))
     }
 
     pub(super) fn read(&self, offset: u64, length: usize) -> Result<Bytes, Fault> {

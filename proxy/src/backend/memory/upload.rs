@@ -118,6 +118,16 @@ impl Upload {
         upload
     }
 
+    /// Its attributes so far.
+    pub(super) fn shown(&self) -> Attributes {
+        let mut node = Node::file(Vec::new());
+        node.set(&self.attributes);
+        Attributes {
+            size: Some(self.data.len() as u64),
+            ..node.attributes()
+        }
+    }
+
     pub(super) fn write(&mut self, offset: u64, written: &[u8]) -> Result<(), BackendError> {
         let offset = if self.access.append {
             self.progress.length()

@@ -32,29 +32,44 @@ pub(super) struct File {
 
 impl File {
     pub(super) async fn open(connection: Arc<Connection>, path: &[u8]) -> Result<Self, Fault> {
-        let request = Request::new(Kind::Open)
+        Self::opened(connection, Self::asked_to_read(path)).await
+    }
+
+    /// The request that opens `path` for reading.
+    pub(super) fn asked_to_read(path: &[u8]) -> Request {
+        Request::new(Kind::Open)
             .string(path)
             .number(flags::READ)
-            .attributes(&Attributes::default());
-        Self::opened(connection, request).await
+            .attributes(&Attributes::default())
     }
 
     pub(super) async fn opened(
         connection: Arc<Connection>,
         request: Request,
     ) -> Result<Self, Fault> {
+        Self::opening(connection, request)?.await
+    }
+
+    /// Queues the request before it returns; the future waits for the answer.
+    pub(super) fn opening(
+        connection: Arc<Connection>,
+        request: Request,
+    ) -> Result<impl Future<Output = Result<Self, Fault>>, Fault> {
         let slot = connection.take_handle()?;
-        let reply = connection.send(request).reply().await?;
-        if let Reply::Handle(handle) = reply {
-            Ok(Self {
-                connection,
-                handle,
-                _slot: slot,
-                is_closed: AtomicBool::new(false),
-            })
-        } else {
-            Err(refusal(reply))
-        }
+        let answer = connection.send(request);
+        Ok(async move {
+            let reply = answer.reply().await?;
+            if let Reply::Handle(handle) = reply {
+                Ok(Self {
+                    connection,
+                    handle,
+                    _slot: slot,
+                    is_closed: AtomicBool::new(false),
+                })
+            } else {
+                Err(refusal(reply))
+            }
+        })
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {

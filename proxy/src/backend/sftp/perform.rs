@@ -35,7 +35,18 @@ impl Session {
             } => match staging::intention(*access)? {
                 Intention::Download => {
                     let connection = self.connection().await?;
-                    let file = File::open(connection, &self.on_server(target)).await?;
+                    let path = self.on_server(target);
+                    let file = match File::open(connection, &path).await {
+                        Err(
+                            missing @ Fault::Answered {
+                                code: NO_SUCH_FILE, ..
+                            },
+                        ) => match self.upload_to(&path) {
+                            Some(upload) => upload.read_back().await?,
+                            None => return Err(missing),
+                        },
+                        file => file?,
+                    };
                     self.insert(*handle, Handle::File(Arc::new(file)))
                 }
                 Intention::Upload => {

@@ -208,6 +208,19 @@ impl Session {
         self.handles().get(&id).cloned().ok_or(Fault::NoSuchHandle)
     }
 
+    /// The latest of this session's uploads to `path` on the server.
+    pub(super) fn upload_to(&self, path: &[u8]) -> Option<Arc<Upload>> {
+        let handles = self.handles();
+        let uploads = handles.iter().filter_map(|(id, handle)| match handle {
+            Handle::Upload(upload) => Some((*id, upload)),
+            Handle::File(_) | Handle::Directory(_) => None,
+        });
+        uploads
+            .filter(|(_, upload)| upload.path() == path)
+            .max_by_key(|(id, _)| *id)
+            .map(|(_, upload)| Arc::clone(upload))
+    }
+
     pub(super) fn insert(&self, id: HandleId, handle: Handle) -> Result<Outcome, Fault> {
         if matches!(*lock(&self.link), Link::Ended) {
             return Err(Loss::unavailable("the session has ended").into());

@@ -177,6 +177,23 @@ impl Upload {
         &self.file
     }
 
+    /// Where it will stand on the server.
+    pub(super) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// Opens the staging file for reading under a handle of its own, which outlives this upload.
+    pub(super) async fn read_back(&self) -> Result<File, Fault> {
+        let connection = self.file.connection().clone();
+        let opening = {
+            // Held until the request is queued: the staging file gets no other name before.
+            let state = self.state();
+            let path = state.staged.as_ref().map_or(&*self.path, Staged::path);
+            File::opening(connection, File::asked_to_read(path))?
+        };
+        opening.await
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,7 @@ mod compound;
 mod differential;
 mod endings;
 mod malformed;
+mod read_back;
 mod records;
 mod requests;
 mod tree;

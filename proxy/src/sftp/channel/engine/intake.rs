@@ -171,7 +171,7 @@ impl Engine {
                 return send(outbox, reply, request.place, None);
             }
         };
-        let claims = Claims::of(&permit, handle.as_deref());
+        let claims = Claims::of(&permit, handle.as_deref()).and_upload(self.upload_behind(&permit));
         let urgency = self.urgency(permit.operation());
         match undo {
             Undo::Nothing => {}
@@ -196,6 +196,14 @@ impl Engine {
         } else {
             Urgency::Now
         }
+    }
+
+    /// The upload whose bytes an operation looks at by another way than its own handle.
+    fn upload_behind(&self, permit: &Permit) -> Option<HandleId> {
+        if let Operation::CheckFileName { path, .. } = permit.operation() {
+            return self.handles.upload_to(path);
+        }
+        self.handles.upload_behind(permit.operation().handle()?)
     }
 
     /// Takes back what was booked for an operation that is not run.

@@ -309,7 +309,7 @@ async fn a_file_is_there_for_the_client_that_uploads_it_and_for_nobody_else() {
     assert_eq!(size(client.reply(looked).await), 0);
     client.status(write(handle, 0, b"hello")).await;
     assert_eq!(size(client.ask(stat(b"/a")).await), 5);
-    assert_eq!(client.status(open(b"/a", READ)).await, Status::NoSuchFile);
+    assert_eq!(client.status(open(b"/b", READ)).await, Status::NoSuchFile);
     assert_eq!(client.status(stat(b"/b")).await, Status::NoSuchFile);
     let resize = |path: &[u8]| Packet::new(9).string(path).number(1).long(4);
     assert_eq!(client.status(resize(b"/a")).await, Status::Ok);
