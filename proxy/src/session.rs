@@ -48,7 +48,7 @@ pub struct Session {
 pub struct Budget {
     /// Of READ and READDIR replies under way and not yet written, beside each channel's own [`Credit::OWN`].
     pub read: Arc<Semaphore>,
-    /// Of WRITEs that have arrived and are not done.
+    /// Of WRITEs that have arrived and are not done, likewise.
     pub write: Arc<Semaphore>,
 }
 
@@ -68,9 +68,9 @@ impl Default for Budget {
     }
 }
 
-/// Bytes of READ and READDIR replies that one channel may have under way: some of its own, and what the session's
-/// [`Budget`] has left. A sibling that is never read holds the session's part for ever, and this channel goes on with its
-/// own.
+/// Bytes that one channel may hold in one direction: some of its own, and what the session's [`Budget`] has left. A sibling
+/// that is never read, or whose backend takes nothing, holds the session's part for ever, and this channel goes on with
+/// its own.
 #[derive(Debug, Clone)]
 pub struct Credit {
     own: Arc<Semaphore>,
@@ -78,14 +78,23 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Enough for four of the longest READs.
+    /// Enough for four of the longest READs or WRITEs.
     pub const OWN: usize = 1 << 20;
 
-    /// Of a channel of the session.
-    pub fn new(budget: &Budget) -> Self {
+    /// Of a channel of the session, for the replies to READ and READDIR.
+    pub fn to_read(budget: &Budget) -> Self {
+        Self::with(&budget.read)
+    }
+
+    /// Of a channel of the session, for the data of WRITEs.
+    pub fn to_write(budget: &Budget) -> Self {
+        Self::with(&budget.write)
+    }
+
+    fn with(shared: &Arc<Semaphore>) -> Self {
         Self {
             own: Arc::new(Semaphore::new(Self::OWN)),
-            shared: Arc::clone(&budget.read),
+            shared: Arc::clone(shared),
         }
     }
 

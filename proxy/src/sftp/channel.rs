@@ -25,7 +25,7 @@ use crate::{
 
 /// Requests without a written reply; a client that goes beyond doesn't read its replies, and the channel ends.
 pub const MAX_REQUESTS: usize = 8192;
-/// The channel ends when a WRITE has waited for the session's budget for so long without anything having happened.
+/// The channel ends when a WRITE has waited for credit for so long without anything having happened.
 const STALL_DEADLINE: Duration = Duration::from_secs(300);
 /// How long the requests that have arrived may run on once the client has closed the channel.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -137,7 +137,7 @@ where
     W: Sink + 'static,
 {
     let gate = gate.into();
-    let engine = Engine::new(Arc::clone(&gate), activity, budget);
+    let engine = Engine::new(Arc::clone(&gate), activity, &budget);
     // A task of its own, so that a panic ends the channel and not the withdrawal of what it left open.
     let serving = tokio::spawn(engine.serve(source, sink, cancel));
     let ended = serving.await.unwrap_or(Ended::Internal);

@@ -51,9 +51,11 @@ pub(super) struct Engine {
     /// The request that is being carried out as several.
     underway: Option<Underway>,
     places: Arc<Semaphore>,
-    budget: Budget,
+    /// For the replies to READ and READDIR.
     credit: Credit,
-    /// A WRITE that has arrived and waits for budget; nothing behind it is looked at.
+    /// For the data of WRITEs.
+    write_credit: Credit,
+    /// A WRITE that has arrived and waits for credit; nothing behind it is looked at.
     parked: Option<Parked>,
     /// Set while the oldest READ waits for credit.
     wanted: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
@@ -94,7 +96,7 @@ enum Event {
 }
 
 impl Engine {
-    pub(super) fn new(gate: Arc<Gate>, activity: Activity, budget: Budget) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, activity: Activity, budget: &Budget) -> Self {
         Self {
             gate,
             activity,
@@ -107,8 +109,8 @@ impl Engine {
             running_ids: BTreeSet::new(),
             underway: None,
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
-            credit: Credit::new(&budget),
-            budget,
+            credit: Credit::to_read(budget),
+            write_credit: Credit::to_write(budget),
             parked: None,
             wanted: None,
             granted: None,

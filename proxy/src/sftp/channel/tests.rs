@@ -111,15 +111,43 @@ impl Client {
         extensions: Extensions,
         journal: impl FnOnce(&std::path::Path) -> Journal,
     ) -> Self {
+        Self::on_memory(mounts, extensions, Budget::default(), journal)
+    }
+
+    fn on_memory(
+        mounts: Vec<Mount>,
+        extensions: Extensions,
+        budget: Budget,
+        journal: impl FnOnce(&std::path::Path) -> Journal,
+    ) -> Self {
         let memory = Memory::new();
         let services = HashMap::from([("memory".to_owned(), Arc::new(memory.clone()) as _)]);
         Self {
             memory,
-            ..Self::serving(services, mounts, extensions, journal)
+            ..Self::sharing(budget, services, mounts, extensions, journal)
         }
     }
 
+    /// Another channel of the same connection, with every permission on a backend of its own, greeted.
+    async fn beside(sibling: &Self) -> Self {
+        let mounts = vec![testing::everything("/", "memory")];
+        let budget = sibling.budget.clone();
+        Self::on_memory(mounts, Extensions::default(), budget, testing::journal)
+            .greeted()
+            .await
+    }
+
     fn serving(
+        services: HashMap<String, Arc<dyn BackendService>>,
+        mounts: Vec<Mount>,
+        extensions: Extensions,
+        journal: impl FnOnce(&std::path::Path) -> Journal,
+    ) -> Self {
+        Self::sharing(Budget::default(), services, mounts, extensions, journal)
+    }
+
+    fn sharing(
+        budget: Budget,
         services: HashMap<String, Arc<dyn BackendService>>,
         mounts: Vec<Mount>,
         extensions: Extensions,
@@ -138,7 +166,6 @@ impl Client {
         .with_digests(Digests::OfAll);
         let (to_server, source) = mpsc::channel(2);
         let (sink, from_server) = mpsc::channel(2);
-        let budget = Budget::default();
         let cancel = CancellationToken::new();
         let serving = tokio::spawn(serve_frames(
             Pipe(source),

@@ -13,7 +13,7 @@ use portcullis_journal::{
     AppendError, OperationId, PendingIntent, Recorded, Urgency, record::untrusted,
 };
 use serde_json::Map;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
     Asker, Engine, Job, RequestId,
@@ -57,15 +57,15 @@ pub(super) enum Undo {
     Closing(HandleId),
 }
 
-/// A WRITE that waits for budget.
+/// A WRITE that waits for credit.
 pub(super) struct Parked {
     request: RequestId,
     operation: Operation,
-    written: BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>,
+    written: BoxFuture<'static, Option<OwnedSemaphorePermit>>,
 }
 
 impl Engine {
-    /// Takes in every packet that is complete, up to a WRITE that has to wait for budget.
+    /// Takes in every packet that is complete, up to a WRITE that has to wait for credit.
     pub(super) fn take_frames(&mut self, outbox: &mpsc::Sender<Outgoing>) -> Result<(), Ended> {
         while let Some(frame) = self.framer.next_frame().map_err(Ended::Framing)? {
             let extensions = self.gate.extensions();
@@ -94,12 +94,11 @@ impl Engine {
                     if let Operation::Write { data, .. } = &operation {
                         // No packet is near 4 GiB.
                         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                        let budget = Arc::clone(&self.budget.write);
-                        match Arc::clone(&budget).try_acquire_many_owned(bytes) {
-                            Ok(written) => request._written = Some(written),
-                            Err(_) => {
+                        match self.write_credit.try_take(bytes) {
+                            Some(written) => request._written = Some(written),
+                            None => {
                                 self.parked = Some(Parked {
-                                    written: budget.acquire_many_owned(bytes).boxed(),
+                                    written: self.write_credit.take(bytes).boxed(),
                                     request,
                                     operation,
                                 });
@@ -263,7 +262,7 @@ pub(super) async fn first_durable(
     .await
 }
 
-/// The parked WRITE once there is budget for it; pending while there is none.
+/// The parked WRITE once there is credit for it; pending while there is none.
 pub(super) async fn take_parked(parked: &mut Option<Parked>) -> (RequestId, Operation) {
     poll_fn(|context| {
         let Some(waiting) = parked else {
@@ -276,7 +275,7 @@ pub(super) async fn take_parked(parked: &mut Option<Parked>) -> (RequestId, Oper
                 operation,
                 ..
             }) => {
-                request._written = written.ok();
+                request._written = written;
                 Poll::Ready((request, operation))
             }
             None => Poll::Pending,
