@@ -72,7 +72,7 @@ fn a_frame_without_a_length_that_can_be_believed_ends_the_channel_and_only_the_c
     gateway.runtime.block_on(async {
         let connection = log_in(gateway.proxy.address, &gateway.alice).await?;
         let mut neighbour = connection.sftp().await?;
-        for length in [0_u32, u32::MAX, 1 << 31, 300 << 10] {
+        for length in [0_u32, 1, (260 << 10) + 1, 300 << 10, 1 << 31, u32::MAX] {
             let mut wire = connection.sftp().await?;
             let mut bytes = length.to_be_bytes().to_vec();
             bytes.extend_from_slice(&[kind::STAT; 64]);
@@ -83,6 +83,17 @@ fn a_frame_without_a_length_that_can_be_believed_ends_the_channel_and_only_the_c
             let names = neighbour.list(b"/inbox").await?;
             ensure!(names.iter().all(|name| name.starts_with(b".")));
         }
+        // A little more than is announced is a packet like any other.
+        let mut wire = connection.sftp().await?;
+        let longer: u32 = (256 << 10) + 1;
+        let mut bytes = longer.to_be_bytes().to_vec();
+        bytes.resize(4 + usize::try_from(longer)?, kind::STAT);
+        wire.send_raw(bytes).await?;
+        ensure!(wire.reply().await?.status() == Some(status::BAD_MESSAGE));
+        let looked = wire
+            .ask(kind::STAT, |frame| frame.string(b"/inbox"))
+            .await?;
+        ensure!(looked.kind == kind::ATTRS, "{looked:?}");
         gateway.still_serves().await
     })
 }

@@ -8,6 +8,7 @@ mod allowance;
 mod bounds;
 mod compound;
 mod differential;
+mod edges;
 mod endings;
 mod malformed;
 mod read_back;

@@ -279,3 +279,76 @@ fn what_is_off_by_default_is_refused_until_it_is_switched_on() {
     };
     assert!(parse(link, NEW, on).is_ok());
 }
+
+#[test]
+fn a_request_that_ends_inside_a_field_is_refused_wherever_it_ends() {
+    let handle = string(&NEW.to_wire());
+    let attributes = [
+        &0x8000_000f_u32.to_be_bytes()[..],
+        &3_u64.to_be_bytes(),
+        &[0; 20],
+        &1_u32.to_be_bytes(),
+        &string(b"name"),
+        &string(b"value"),
+    ]
+    .concat();
+    let (path, number, long) = (string(b"/a"), [0; 4], [0; 8]);
+    let extended = |name: &[u8], fields: &[&[u8]]| {
+        let name = string(name);
+        let fields: Vec<&[u8]> = [&name[..]]
+            .into_iter()
+            .chain(fields.iter().copied())
+            .collect();
+        packet(kind::EXTENDED, &fields)
+    };
+    for whole in [
+        packet(kind::OPEN, &[&path, &number, &attributes]),
+        packet(kind::CLOSE, &[&handle]),
+        packet(kind::READ, &[&handle, &long, &number]),
+        packet(kind::WRITE, &[&handle, &long, &string(b"data")]),
+        packet(kind::LSTAT, &[&path]),
+        packet(kind::FSTAT, &[&handle]),
+        packet(kind::SETSTAT, &[&path, &attributes]),
+        packet(kind::FSETSTAT, &[&handle, &attributes]),
+        packet(kind::OPENDIR, &[&path]),
+        packet(kind::READDIR, &[&handle]),
+        packet(kind::REMOVE, &[&path]),
+        packet(kind::MKDIR, &[&path, &attributes]),
+        packet(kind::RMDIR, &[&path]),
+        packet(kind::REALPATH, &[&path]),
+        packet(kind::STAT, &[&path]),
+        packet(kind::RENAME, &[&path, &string(b"/b")]),
+        packet(kind::READLINK, &[&path]),
+        packet(kind::SYMLINK, &[&string(b"to"), &path]),
+        extended(b"posix-rename@openssh.com", &[&path, &string(b"/b")]),
+        extended(b"statvfs@openssh.com", &[&path]),
+        extended(b"fstatvfs@openssh.com", &[&handle]),
+        extended(b"fsync@openssh.com", &[&handle]),
+        extended(b"lsetstat@openssh.com", &[&path, &attributes]),
+        extended(
+            b"users-groups-by-id@openssh.com",
+            &[&string(&long), &string(&number)],
+        ),
+        check_file(b"sha256", 1000, 256),
+    ] {
+        let kind = whole[0];
+        assert!(
+            parse(whole.clone(), NEW, Extensions::default()).is_ok(),
+            "the whole request of type {kind}"
+        );
+        for end in 0..whole.len() {
+            let refused = parse(whole.slice(..end), NEW, Extensions::default());
+            let refused = refused.expect_err("part of a request is none");
+            assert_eq!(
+                refused.id,
+                (end >= 5).then_some(7),
+                "type {kind}, {end} bytes"
+            );
+            assert_eq!(
+                refused.reason,
+                Reason::Truncated,
+                "type {kind}, {end} bytes"
+            );
+        }
+    }
+}
