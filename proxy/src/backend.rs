@@ -32,6 +32,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// What this backend can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// The member of a failover list that serves this session; `None` where there is no list.
+    fn member(&self) -> Option<&str> {
+        None
+    }
+
     /// Starts the operation. Where order matters (one handle, one server connection) it is the order of these calls:
     /// what must be queued is queued before this returns, what must wait waits in the [`Execution`].
     fn execute(&self, recorded: Recorded<Permit>) -> Execution;

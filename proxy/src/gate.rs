@@ -173,9 +173,9 @@ impl Gate {
         } else {
             None
         };
-        let execution = self
-            .backend(permit.route())
-            .map(|backend| backend.execute(recorded));
+        let backend = self.backend(permit.route());
+        let member = member(permit.operation(), &backend);
+        let execution = backend.map(|backend| backend.execute(recorded));
         let journal = self.journal.clone();
         async move {
             let result = match execution {
@@ -187,7 +187,10 @@ impl Gate {
             if let Some(summary) = summary {
                 pending = Some(journal.append_soon((summary.event)(&result)));
             }
-            let event = outcome_event(&requester, id, &result, written, begun.elapsed());
+            let mut event = outcome_event(&requester, id, &result, written, begun.elapsed());
+            if let Some(member) = member {
+                event.body.insert("member".into(), member.into());
+            }
             if acknowledges_change {
                 let outcome = journal.append(event);
                 if let Some(pending) = pending {
@@ -379,6 +382,17 @@ fn acknowledges_change(operation: &Operation, summary: Option<&Summary>) -> bool
         | Operation::HomeDirectory
         | Operation::UsersGroupsById { .. } => false,
     }
+}
+
+/// Which member of a failover list does the operation. Of a handle, the record of what opened it says so.
+fn member(
+    operation: &Operation,
+    backend: &Result<Arc<dyn Backend>, BackendError>,
+) -> Option<String> {
+    if operation.handle().is_some() {
+        return None;
+    }
+    Some(backend.as_ref().ok()?.member()?.to_owned())
 }
 
 fn count(name: &'static str, result: &Result<Outcome, BackendError>) {

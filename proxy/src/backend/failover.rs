@@ -139,6 +139,10 @@ impl Backend for Chosen {
         self.backend.capabilities()
     }
 
+    fn member(&self) -> Option<&str> {
+        Some(&self.member.name)
+    }
+
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
         let execution = self.backend.execute(recorded);
         let member = Arc::clone(&self.member);

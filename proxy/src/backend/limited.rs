@@ -101,6 +101,10 @@ impl Backend for Limited {
         self.backend.capabilities()
     }
 
+    fn member(&self) -> Option<&str> {
+        self.backend.member()
+    }
+
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
         let operation = recorded.intent().operation();
         if let Operation::Read { length, .. } = *operation {

@@ -163,6 +163,10 @@ impl Backend for Union {
         self.backend.capabilities()
     }
 
+    fn member(&self) -> Option<&str> {
+        self.backend.member()
+    }
+
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
         let permit = recorded.intent();
         let operation = permit.operation();

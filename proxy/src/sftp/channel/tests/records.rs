@@ -12,6 +12,7 @@ use portcullis_journal::{Options, disk::fault::FaultyDisk};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::backend::failover::{FailoverService, Member, Probe};
 use crate::operation::Operation;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -291,4 +292,40 @@ async fn operation_ids_are_unique_and_every_refusal_names_who() {
         assert_eq!(denied["user"]["name"], "alice");
         assert_eq!(denied["outcome"], "deny");
     }
+}
+
+#[tokio::test]
+async fn the_member_that_a_session_was_given_stands_in_the_records_of_what_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let member = |name: &str, memory: &Memory| {
+        // Healthy until it is looked for.
+        let probe = Probe::Directory(directory.path().join(name));
+        Member::new(name, Arc::new(memory.clone()), probe)
+    };
+    let (first, second) = (Memory::new(), Memory::new());
+    first.put(b"a", b"1");
+    let pair = FailoverService::new("pair", vec![member("one", &first), member("two", &second)]);
+    let services = HashMap::from([("pair".to_owned(), Arc::new(pair) as _)]);
+    let mut mount = testing::everything("/in", "pair");
+    mount.allowance.read_rate = std::num::NonZeroU64::new(1 << 30);
+    let mut client = Client::serving(
+        services,
+        vec![mount],
+        Extensions::default(),
+        testing::journal,
+    )
+    .greeted()
+    .await;
+    let handle = client.open(b"/in/a", READ).await;
+    client.ask(read(handle, 0, 10)).await;
+    assert_eq!(client.status(close(handle)).await, Status::Ok);
+    assert_eq!(client.status(stat(b"/in/b")).await, Status::NoSuchFile);
+    client.ask(stat(b"/")).await;
+    let left = client.leave().await;
+    let members: Vec<_> = left
+        .of("op.outcome")
+        .into_iter()
+        .map(|record| record["member"].as_str())
+        .collect();
+    assert_eq!(members, [Some("one"), None, None, Some("one"), None]);
 }
