@@ -1,12 +1,14 @@
 //! The SFTP clients that partners use, unmodified and without a person in front of them.
 
 mod asyncssh;
+mod curl;
 mod lftp;
 mod openssh;
 mod paramiko;
 mod psftp;
-mod python;
 mod rclone;
+mod script;
+mod ssh2;
 mod sshfs;
 
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use crate::account::{Account, Factors};
 use crate::place::Place;
 use crate::proxy::Proxy;
 
+pub use curl::list as curl_list;
 pub use lftp::script as lftp_script;
 pub use openssh::{Connection as OpensshConnection, scan as ssh_answers};
 pub use paramiko::remote_digest as paramiko_digest;
@@ -81,6 +84,10 @@ pub enum Client {
     Asyncssh,
     /// `rclone`, which logs in once for each step.
     Rclone,
+    /// libcurl with a libssh2 from 1.11 on.
+    Curl,
+    /// ssh2 for Node.js.
+    Ssh2,
 }
 
 impl Client {
@@ -105,6 +112,8 @@ impl Client {
             Self::Paramiko => paramiko::session(place, proxy, account, factors, steps),
             Self::Asyncssh => asyncssh::session(place, proxy, account, factors, steps),
             Self::Rclone => rclone::session(place, proxy, account, factors, steps),
+            Self::Curl => curl::session(place, proxy, account, factors, steps),
+            Self::Ssh2 => ssh2::session(place, proxy, account, factors, steps),
         };
         outcome.with_context(|| refusals(proxy))
     }

@@ -72,6 +72,15 @@ pub fn python_tool(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// The folder from which Node.js loads ssh2.
+///
+/// # Errors
+/// When it isn't there.
+pub fn node_packages() -> Result<PathBuf> {
+    peer("ssh2", "node_modules/ssh2/package.json")?;
+    Ok(target_folder().join("peers/ssh2/node_modules"))
+}
+
 fn existing(path: PathBuf, remedy: &str) -> Result<PathBuf> {
     if !Path::new(&path).is_file() {
         bail!("{} is missing: `{remedy}` makes it", path.display());

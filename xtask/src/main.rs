@@ -9,6 +9,7 @@
 mod bench;
 mod build_xdp;
 mod check;
+mod clients;
 mod demo;
 mod fuzz;
 mod process;
@@ -37,6 +38,8 @@ enum Command {
     BuildXdp,
     /// Run every test: unit, property, gateway, kernel and system
     Test(test::Arguments),
+    /// Try partners' clients and compare what they can with what the documentation says
+    Clients(clients::Arguments),
     /// Show the product at work with real hosts, clients and servers
     Demo,
     /// Measure speed side by side with a peer
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildXdp => build_xdp::run(),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Clients(arguments) => clients::run(&arguments),
         Command::Demo => demo::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),

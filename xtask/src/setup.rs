@@ -68,6 +68,7 @@ fn requirements(purpose: For) -> Vec<Box<dyn Requirement>> {
         list.push(Box::new(peers::Libraries));
         list.push(Box::new(peers::Unpacked));
         list.push(Box::new(node::azurite()));
+        list.push(Box::new(node::ssh2()));
     }
     if purpose == For::Bench {
         list.push(Box::new(clients::filters()));

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use super::{Step, python};
+use super::{
+    Step,
+    script::{self, Script},
+};
 use crate::account::{Account, Factors};
 use crate::place::Place;
 use crate::proxy::Proxy;
@@ -14,8 +17,8 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    python::session(
-        include_str!("asyncssh.py"),
+    script::session(
+        Script::Python(include_str!("asyncssh.py")),
         place,
         proxy,
         account,

@@ -3,7 +3,10 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Step, python};
+use super::{
+    Step,
+    script::{self, Script},
+};
 use crate::account::{Account, Factors};
 use crate::place::Place;
 use crate::proxy::Proxy;
@@ -15,8 +18,8 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    python::session(
-        include_str!("paramiko.py"),
+    script::session(
+        Script::Python(include_str!("paramiko.py")),
         place,
         proxy,
         account,
@@ -35,8 +38,8 @@ pub fn remote_digest(
     account: &mut Account,
     remote: &str,
 ) -> Result<String> {
-    let printed = python::run(
-        include_str!("paramiko.py"),
+    let printed = script::run(
+        Script::Python(include_str!("paramiko.py")),
         place,
         proxy,
         account,

@@ -5,7 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Factors, Mount};
-use portcullis_tests::client::{Client, Step};
+use portcullis_tests::client::{Client, Step, curl_list};
+use portcullis_tests::evidence::{self, Deed, Program};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::proxy::{Backend, Plan};
@@ -84,7 +85,20 @@ fn works(client: Client, factors: Factors) -> Result<()> {
         String::from_utf8_lossy(&verdict.stdout),
         String::from_utf8_lossy(&verdict.stderr)
     );
-    Ok(())
+    let login = match factors {
+        Factors::PasswordThenCode => Deed::PasswordThenCode,
+        Factors::KeyThenPassword => Deed::KeyThenPassword,
+    };
+    evidence::note(
+        Program::Session(client),
+        &[
+            login,
+            Deed::Upload,
+            Deed::Download,
+            Deed::List,
+            Deed::Rename,
+        ],
+    )
 }
 
 fn every_intent_has_its_outcome(records: &[Value]) -> Result<()> {
@@ -163,4 +177,44 @@ fn lftp_works_with_key_and_password() -> Result<()> {
 #[test]
 fn rclone_works_with_key_and_password() -> Result<()> {
     works(Client::Rclone, Factors::KeyThenPassword)
+}
+
+#[test]
+fn libcurl_works_with_key_and_password() -> Result<()> {
+    works(Client::Curl, Factors::KeyThenPassword)
+}
+
+#[test]
+fn ssh2_works_with_password_and_code() -> Result<()> {
+    works(Client::Ssh2, Factors::PasswordThenCode)
+}
+
+#[test]
+fn ssh2_works_with_key_and_password() -> Result<()> {
+    works(Client::Ssh2, Factors::KeyThenPassword)
+}
+
+/// Debian 12's `curl` has neither AES-GCM nor encrypt-then-MAC.
+#[test]
+fn curl_with_libssh2_1_10_is_turned_away_before_it_shows_a_factor() -> Result<()> {
+    let storage = files::folder("storage")?;
+    let proxy = Plan::new(Place::Loopback)?
+        .backend("archive", Backend::local(storage.path()))
+        .start()?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "archive", "/")])?;
+    let output = curl_list(Place::Loopback, &proxy, &alice, "/inbox")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // CURLE_FAILED_INIT and CURLE_SSH: no session came about. A login that fails is 67.
+    ensure!(
+        matches!(output.status.code(), Some(2 | 79)),
+        "curl ended with {}: {said}",
+        output.status
+    );
+    let records = proxy.records()?;
+    let tried = records.iter().any(|record| {
+        let event = record.get("event").and_then(Value::as_str);
+        event.is_some_and(|event| event.starts_with("auth."))
+    });
+    ensure!(!tried, "a factor was shown");
+    evidence::note(Program::OldCurl, &[Deed::Refused])
 }

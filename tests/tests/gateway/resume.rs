@@ -11,6 +11,7 @@ use crate::wire::{Frame, kind, log_in, open, status};
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::{Client, Step};
+use portcullis_tests::evidence::{self, Deed, Program};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::wait_for;
@@ -148,7 +149,7 @@ fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
         sent < u64::try_from(SIZE)? / 2,
         "{sent} bytes were sent again of {SIZE}"
     );
-    Ok(())
+    evidence::note(Program::Session(client), &[Deed::Resume])
 }
 
 #[test]
@@ -184,6 +185,16 @@ fn paramiko_resumes_on_a_local_disk() -> Result<()> {
 #[test]
 fn asyncssh_resumes_on_a_local_disk() -> Result<()> {
     resumes(Gateway::local()?, Client::Asyncssh)
+}
+
+#[test]
+fn libcurl_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Curl)
+}
+
+#[test]
+fn ssh2_resumes_on_a_local_disk() -> Result<()> {
+    resumes(Gateway::local()?, Client::Ssh2)
 }
 
 #[test]

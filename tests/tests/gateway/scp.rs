@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::{OpensshConnection, paramiko_digest, pscp};
+use portcullis_tests::evidence::{self, Deed, Program};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, wait_for};
@@ -127,7 +128,10 @@ fn scp_copies_files_of_every_size_and_name_both_ways() -> Result<()> {
         digest == hex::encode(Sha256::digest(&large)),
         "check-file says {digest}"
     );
-    Ok(())
+    evidence::note(
+        Program::Scp,
+        &[Deed::KeyThenPassword, Deed::Upload, Deed::Download],
+    )
 }
 
 #[test]
@@ -174,7 +178,8 @@ fn scp_copies_trees_with_their_times_and_modes_both_ways() -> Result<()> {
     same(
         &tree.join("top"),
         &gateway.storage.path().join("copy/tree/top"),
-    )
+    )?;
+    evidence::note(Program::Scp, &[Deed::Folders])
 }
 
 #[test]
@@ -212,7 +217,10 @@ fn pscp_copies_both_ways_with_the_old_protocol() -> Result<()> {
     }
     ensure!(fs::read(gateway.storage.path().join("copy"))? == content);
     ensure!(fs::read(gateway.here("back"))? == content);
-    Ok(())
+    evidence::note(
+        Program::Pscp,
+        &[Deed::KeyThenPassword, Deed::Upload, Deed::Download],
+    )
 }
 
 #[test]

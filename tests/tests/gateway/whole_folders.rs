@@ -7,11 +7,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
-use portcullis_tests::client::{OpensshConnection, RcloneRemote, SshfsMount, lftp_script, rclone};
+use portcullis_tests::client::{
+    Client, OpensshConnection, RcloneRemote, SshfsMount, lftp_script, rclone,
+};
+use portcullis_tests::evidence::{self, Deed, Program};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, succeed, succeed_within};
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use tempfile::TempDir;
 
 struct Gateway {
@@ -27,10 +31,16 @@ struct Gateway {
 impl Gateway {
     fn start() -> Result<Self> {
         let storage = files::folder("storage")?;
+        let backend = Backend::local(storage.path());
+        Self::before(backend, "/", storage)
+    }
+
+    /// In front of `directory` of the backend.
+    fn before(backend: Backend, directory: &str, storage: TempDir) -> Result<Self> {
         let proxy = Plan::new(Place::Loopback)?
-            .backend("archive", Backend::local(storage.path()))
+            .backend("archive", backend)
             .start()?;
-        let account = proxy.account("alice", &[Mount::all("/inbox", "archive", "/")])?;
+        let account = proxy.account("alice", &[Mount::all("/inbox", "archive", directory)])?;
         let tree = files::folder("tree")?;
         plant(tree.path())?;
         Ok(Self {
@@ -127,7 +137,8 @@ fn lftp_mirrors_a_folder_there_and_back_and_removes_what_is_gone() -> Result<()>
     are_alike(tree.path(), &stored)?;
     mirror("--parallel=3", there, returned.path())?;
     are_alike(tree.path(), returned.path())?;
-    gateway.is_on_record()
+    gateway.is_on_record()?;
+    evidence::note(Program::Session(Client::Lftp), &[Deed::Folders])
 }
 
 #[test]
@@ -161,7 +172,8 @@ fn rclone_syncs_a_folder_there_and_back_and_finds_both_alike() -> Result<()> {
         run(&["check", "--download", here, &remote]).is_err(),
         "a file that differs is found"
     );
-    gateway.is_on_record()
+    gateway.is_on_record()?;
+    evidence::note(Program::Session(Client::Rclone), &[Deed::Folders])
 }
 
 #[test]
@@ -193,29 +205,7 @@ fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
     )?;
     assert_eq!(succeed(&mut Command::new(work.join("hello")))?, "hello\n");
 
-    let git = |folder: &Path, words: &[&str]| {
-        succeed_within(
-            Command::new("git")
-                .args([
-                    "-c",
-                    "user.name=alice",
-                    "-c",
-                    "user.email=alice@example.org",
-                ])
-                .args([
-                    "-c",
-                    "init.defaultBranch=main",
-                    "-c",
-                    "safe.directory=*",
-                    "-C",
-                ])
-                .arg(folder)
-                .args(words)
-                .env("HOME", gateway.returned.path())
-                .env("GIT_CONFIG_NOSYSTEM", "1"),
-            2 * PATIENCE,
-        )
-    };
+    let git = |folder: &Path, words: &[&str]| git(gateway.returned.path(), folder, words);
     git(&work, &["init", "-q"])?;
     git(&work, &["add", "-A"])?;
     git(&work, &["commit", "-q", "-m", "built"])?;
@@ -232,5 +222,135 @@ fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
     git(&stored, &["fsck", "--strict"])?;
     assert_eq!(git(&stored, &["rev-list", "--count", "HEAD"])?, "2\n");
     assert_eq!(git(&stored, &["status", "--porcelain"])?, "");
-    gateway.is_on_record()
+    gateway.is_on_record()?;
+    evidence::note(
+        Program::Sshfs,
+        &[Deed::Upload, Deed::Download, Deed::List, Deed::Folders],
+    )
+}
+
+/// With nothing of this machine's settings but an empty `home`.
+fn git(home: &Path, folder: &Path, words: &[&str]) -> Result<String> {
+    let settings = [
+        "user.name=alice",
+        "user.email=alice@example.org",
+        "init.defaultBranch=main",
+        "safe.directory=*",
+    ];
+    succeed_within(
+        Command::new("git")
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
+            .arg("-C")
+            .arg(folder)
+            .args(words)
+            .env("HOME", home)
+            .env("GIT_CONFIG_NOSYSTEM", "1"),
+        6 * PATIENCE,
+    )
+}
+
+/// A program in 200 files, with a history, and a makefile that builds it.
+fn plant_sources(home: &Path, root: &Path) -> Result<()> {
+    fs::create_dir(root.join("parts"))?;
+    let mut main = "#include <stdio.h>\n".to_owned();
+    let mut sum = String::new();
+    for number in 0..200 {
+        fs::write(
+            root.join(format!("parts/part{number}.h")),
+            format!("static inline int part{number}(void) {{ return {number}; }}\n"),
+        )?;
+        main += &format!("#include \"parts/part{number}.h\"\n");
+        sum += &format!(" + part{number}()");
+    }
+    main += "int main(void) { printf(\"%d\\n\", 0";
+    fs::write(root.join("main.c"), main + &sum + "); return 0; }\n")?;
+    fs::write(
+        root.join("Makefile"),
+        "sum: main.o\n\tcc -o $@ $<\nmain.o: main.c $(wildcard parts/*.h)\n\tcc -O1 -c -o $@ $<\n",
+    )?;
+    // Compressed and transferred as it is: a pack of more than one packet.
+    fs::write(root.join("image.bin"), files::random_bytes(1_500_000)?)?;
+    git(home, root, &["init", "-q"])?;
+    git(home, root, &["add", "-A"])?;
+    git(home, root, &["commit", "-q", "-m", "a program"])?;
+    // Similar to what is there: the pack has deltas, which git resolves by reading what it is still writing.
+    for number in (0..200).step_by(7) {
+        let part = root.join(format!("parts/part{number}.h"));
+        let text = fs::read_to_string(&part)?;
+        fs::write(part, format!("/* reviewed */\n{text}"))?;
+    }
+    fs::write(
+        root.join("main.c"),
+        fs::read_to_string(root.join("main.c"))? + "/* reviewed */\n",
+    )?;
+    git(home, root, &["commit", "-q", "-a", "-m", "reviewed"])?;
+    git(home, root, &["gc", "-q"])?;
+    Ok(())
+}
+
+/// What a developer does in a mounted folder: `stored` is where it is on this machine's disk.
+fn is_cloned_and_built(mut gateway: Gateway, stored: &Path, factors: Factors) -> Result<()> {
+    let home = files::folder("home")?;
+    let origin = files::folder("origin")?;
+    plant_sources(home.path(), origin.path())?;
+    let connection = OpensshConnection::new(&gateway.proxy, &mut gateway.account, factors)?;
+    let mount = SshfsMount::new(connection, "/inbox")?;
+    let work = mount.path().join("work");
+    let from = format!("file://{}", origin.path().display());
+    let to = work.to_str().context("a path in UTF-8")?;
+    // Threads open the pack anew, each for itself, also where the machine has one processor.
+    git(
+        home.path(),
+        &mount.path(),
+        &["-c", "pack.threads=3", "clone", "-q", &from, to],
+    )?;
+    git(home.path(), &work, &["fsck", "--strict"])?;
+    assert_eq!(git(home.path(), &work, &["status", "--porcelain"])?, "");
+    succeed_within(Command::new("make").current_dir(&work), 6 * PATIENCE)?;
+    assert_eq!(succeed(&mut Command::new(work.join("sum")))?, "19900\n");
+    fs::write(
+        work.join("parts/part0.h"),
+        "static inline int part0(void) { return 100; }\n",
+    )?;
+    succeed_within(Command::new("make").current_dir(&work), 6 * PATIENCE)?;
+    assert_eq!(succeed(&mut Command::new(work.join("sum")))?, "20000\n");
+    git(home.path(), &work, &["checkout", "-q", "parts/part0.h"])?;
+    mount.unmount()?;
+
+    let stored = stored.join("work");
+    git(home.path(), &stored, &["fsck", "--strict"])?;
+    assert_eq!(
+        git(home.path(), &stored, &["rev-list", "--count", "HEAD"])?,
+        "2\n"
+    );
+    let untracked = git(home.path(), &stored, &["status", "--porcelain"])?;
+    assert_eq!(
+        untracked, "?? main.o\n?? sum\n",
+        "what make made, and nothing else"
+    );
+    gateway.is_on_record()?;
+    let login = match factors {
+        Factors::PasswordThenCode => Deed::PasswordThenCode,
+        Factors::KeyThenPassword => Deed::KeyThenPassword,
+    };
+    evidence::note(Program::Sshfs, &[login, Deed::Rename])
+}
+
+// One after the other: each keeps both of a small machine's processors busy for a minute.
+#[test]
+fn a_repository_is_cloned_and_built_inside_an_sshfs_mount() -> Result<()> {
+    let gateway = Gateway::start()?;
+    let stored = gateway.storage.path().to_path_buf();
+    is_cloned_and_built(gateway, &stored, Factors::PasswordThenCode).context("local")?;
+
+    let keys = files::folder("keys")?;
+    let key = files::ssh_key(keys.path(), "gateway")?;
+    let server = Openssh::start(Place::Loopback, Subsystem::Internal, &key)?;
+    let directory = server.home.display().to_string();
+    let gateway = Gateway::before(
+        Backend::openssh(&server, &key),
+        &directory,
+        files::folder("storage")?,
+    )?;
+    is_cloned_and_built(gateway, &server.home, Factors::KeyThenPassword).context("sftp")
 }

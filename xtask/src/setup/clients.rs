@@ -17,7 +17,10 @@ const CLIENTS: &[&str] = &[
     "putty-tools",
     "sshfs",
     "fuse3",
+    // In a mounted folder a repository is cloned and built.
     "git",
+    "make",
+    "curl",
     // psftp asks two questions only on a terminal.
     "expect",
 ];

@@ -1,4 +1,4 @@
-//! Servers from the npm registry: one folder below the target folder for each, with the versions that its lock file names.
+//! Servers and clients from the npm registry: one folder below the target folder for each, with the versions that its lock file names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,6 +30,16 @@ pub(super) fn azurite() -> Installed {
         manifest: include_str!("azurite/package.json"),
         lock: include_str!("azurite/package-lock.json"),
         program: "node_modules/azurite/dist/src/blob/main.js",
+    }
+}
+
+pub(super) fn ssh2() -> Installed {
+    Installed {
+        folder: "ssh2",
+        why: "ssh2 for Node.js is a client under test",
+        manifest: include_str!("ssh2/package.json"),
+        lock: include_str!("ssh2/package-lock.json"),
+        program: "node_modules/ssh2/lib/index.js",
     }
 }
 

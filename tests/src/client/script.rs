@@ -1,7 +1,8 @@
-//! Runs a Python client with its orders as JSON on standard input.
+//! Runs a client that is a library: a script that does what the library's documentation shows, with its orders as JSON on
+//! standard input.
 
 use std::fs::{self, File};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -14,8 +15,35 @@ use crate::place::Place;
 use crate::process::{PATIENCE, finish_within};
 use crate::proxy::Proxy;
 
+/// A script and what runs it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Script {
+    Python(&'static str),
+    Node(&'static str),
+}
+
+impl Script {
+    fn command(self, place: Place<'_>) -> Result<Command> {
+        Ok(match self {
+            Self::Python(script) => {
+                let interpreter = locate::python_tool("python")?;
+                let mut command = place.command(&interpreter.display().to_string());
+                command.args(["-c", script]);
+                command
+            }
+            Self::Node(script) => {
+                let mut command = place.command("node");
+                command
+                    .args(["-e", script])
+                    .env("NODE_PATH", locate::node_packages()?);
+                command
+            }
+        })
+    }
+}
+
 pub(super) fn session(
-    script: &str,
+    script: Script,
     place: Place<'_>,
     proxy: &Proxy,
     account: &mut Account,
@@ -28,14 +56,14 @@ pub(super) fn session(
 
 /// As [`session`], with steps as the script understands them.
 pub(super) fn run(
-    script: &str,
+    script: Script,
     place: Place<'_>,
     proxy: &Proxy,
     account: &mut Account,
     factors: Factors,
     steps: Vec<Value>,
 ) -> Result<String> {
-    let scratch = files::folder("python")?;
+    let scratch = files::folder("orders")?;
     let orders = json!({
         "host": proxy.address.ip().to_string(),
         "port": proxy.address.port(),
@@ -51,11 +79,8 @@ pub(super) fn run(
     });
     let input = scratch.path().join("orders.json");
     fs::write(&input, orders.to_string())?;
-    let interpreter = locate::python_tool("python")?;
-    let mut command = place.command(&interpreter.display().to_string());
-    command
-        .args(["-c", script])
-        .stdin(Stdio::from(File::open(&input)?));
+    let mut command = script.command(place)?;
+    command.stdin(Stdio::from(File::open(&input)?));
     let output = finish_within(&mut command, 4 * PATIENCE)?;
     let printed = format!(
         "{}{}",
@@ -63,7 +88,7 @@ pub(super) fn run(
         String::from_utf8_lossy(&output.stderr)
     );
     if !output.status.success() {
-        bail!("the Python client ended with {}\n{printed}", output.status);
+        bail!("{script:?} ended with {}\n{printed}", output.status);
     }
     Ok(printed)
 }
