@@ -125,6 +125,8 @@ pub enum FtpTls {
 pub enum Charset {
     /// Also for servers that never thought about it: clients see their bytes.
     Utf8,
+    /// Other names are refused.
+    Utf8Only,
     /// ISO 8859-1; clients see names in UTF-8.
     Latin1,
 }
@@ -369,9 +371,10 @@ fn ftp_tls(
 }
 
 fn ftp_charset(section: &mut Section<'_>) -> Option<Charset> {
-    const CHOICE: &str = "\"utf-8\" or \"latin1\"";
+    const CHOICE: &str = "\"utf-8\", \"utf-8-only\" or \"latin1\"";
     match section.text("charset", CHOICE) {
         None | Some("utf-8") => Some(Charset::Utf8),
+        Some("utf-8-only") => Some(Charset::Utf8Only),
         Some("latin1") => Some(Charset::Latin1),
         Some(other) => {
             section.fault("charset", format!("expected {CHOICE}, found {other:?}"));

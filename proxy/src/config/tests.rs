@@ -528,8 +528,11 @@ fn an_ftp_backend_has_the_port_of_its_protection_and_known_values_only() {
             "{MINIMAL}[backends.legacy]\nkind = \"ftp\"\naddress = \"198.51.100.20\"\nuser = \"g\"\npassword_file = \"%/password\"\n{lines}\n"
         )
     };
-    for (tls, expected) in [("explicit", 21), ("implicit", 990)] {
-        let lines = format!("tls = \"{tls}\"\ncharset = \"latin1\"\ncopy_limit_bytes = 0");
+    for (tls, expected, name, meant) in [
+        ("explicit", 21, "latin1", Charset::Latin1),
+        ("implicit", 990, "utf-8-only", Charset::Utf8Only),
+    ] {
+        let lines = format!("tls = \"{tls}\"\ncharset = \"{name}\"\ncopy_limit_bytes = 0");
         let config = files.parse(&ftp(&lines)).unwrap();
         let Some(BackendConfig::Ftp {
             address,
@@ -543,7 +546,7 @@ fn an_ftp_backend_has_the_port_of_its_protection_and_known_values_only() {
         };
         assert_eq!(address.port, expected);
         assert_eq!(matches!(found, FtpTls::Implicit { .. }), tls == "implicit");
-        assert_eq!((*charset, *copy_limit), (Charset::Latin1, 0));
+        assert_eq!((*charset, *copy_limit), (meant, 0));
         assert_eq!(config.plaintext_exceptions().count(), 0);
     }
     for (line, problem) in [

@@ -252,6 +252,7 @@ fn entry(
                 uploads: upload_settings(uploads),
                 charset: match charset {
                     config::Charset::Utf8 => Charset::AsTheyAre,
+                    config::Charset::Utf8Only => Charset::Utf8,
                     config::Charset::Latin1 => Charset::Latin1,
                 },
                 copy_limit: *copy_limit,

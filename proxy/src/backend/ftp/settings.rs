@@ -52,6 +52,8 @@ pub enum FtpTls {
 pub enum Charset {
     /// UTF-8 or whatever else: clients see the server's bytes.
     AsTheyAre,
+    /// UTF-8. Names of other bytes are refused: there are servers that take them and store another name.
+    Utf8,
     /// ISO 8859-1. Clients see names in UTF-8.
     Latin1,
 }
