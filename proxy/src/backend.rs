@@ -86,6 +86,29 @@ pub struct Capabilities {
     pub filesystem_status: bool,
     /// Names of any bytes; without it only names in UTF-8.
     pub any_name: bool,
+    pub shows: Shown,
+}
+
+/// What STAT and listings tell of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// STAT tells the size.
+    pub sizes: bool,
+    /// Listings do.
+    pub listed_sizes: bool,
+    /// Permission bits are those that were set.
+    pub permissions: bool,
+    /// Times are those that were set, to the second.
+    pub exact_times: bool,
+}
+
+impl Shown {
+    pub const ALL: Self = Self {
+        sizes: true,
+        listed_sizes: true,
+        permissions: true,
+        exact_times: true,
+    };
 }
 
 /// What kind of failure it was; decides the SFTP status.

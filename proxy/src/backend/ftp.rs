@@ -43,6 +43,7 @@ use self::{
     handle::{HandleRequest, OpenAs},
     pool::Pool,
     server::Server,
+    settings::Charset,
 };
 pub use self::{
     settings::{FtpSettings, FtpTls, Password, TlsTrust},
@@ -134,17 +135,21 @@ enum NameRequest {
 
 impl Backend for FtpBackend {
     fn capabilities(&self) -> Capabilities {
+        // What a server can't is known once it was asked.
+        let server = self.pool.server();
+        let (settings, quirks, shows) = (&server.settings, &server.quirks, server.shows());
         Capabilities {
             random_access: false,
-            update: self.pool.server().settings.copy_limit > 0,
-            resume: self.pool.server().settings.uploads.resume,
+            update: settings.copy_limit > 0 && shows.sizes,
+            resume: settings.uploads.resume && !quirks.no_resume.is_known(),
             read_back: false,
             atomic_replace: false,
             symlinks: false,
-            set_times: true,
-            set_permissions: true,
+            set_times: !quirks.no_set_time.is_known(),
+            set_permissions: !quirks.no_chmod.is_known(),
             filesystem_status: false,
-            any_name: true,
+            any_name: settings.charset == Charset::AsTheyAre,
+            shows,
         }
     }
 

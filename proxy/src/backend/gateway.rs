@@ -12,7 +12,7 @@ use futures_util::{
 };
 use portcullis_journal::Recorded;
 
-use super::{Backend, BackendError, Capabilities, ErrorKind, Execution, Origin};
+use super::{Backend, BackendError, Capabilities, ErrorKind, Execution, Origin, Shown};
 use crate::{
     operation::{
         Attributes, Entry, HandleId, MAX_DATA, MAX_OPEN_HANDLES, MAX_PACKET, Operation, Outcome,
@@ -132,6 +132,7 @@ impl Backend for Gateway {
             set_permissions: false,
             filesystem_status: false,
             any_name: true,
+            shows: Shown::ALL,
         }
     }
 

@@ -32,7 +32,7 @@ use self::{
     session::{Session, data_or_end},
 };
 use super::{
-    Backend, BackendService, Capabilities, Execution, Owner,
+    Backend, BackendService, Capabilities, Execution, Owner, Shown,
     staging::{StagingNames, UploadSettings},
 };
 use crate::{operation::Operation, policy::Permit};
@@ -170,6 +170,7 @@ impl Backend for LocalBackend {
             set_permissions: true,
             filesystem_status: true,
             any_name: true,
+            shows: Shown::ALL,
         }
     }
 

@@ -24,6 +24,7 @@ use self::{
 };
 use super::{
     Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+    Shown,
     staging::{SessionNames, StagingNames, UploadSettings},
 };
 use crate::{
@@ -171,6 +172,7 @@ impl Backend for MemorySession {
             set_permissions: true,
             filesystem_status: true,
             any_name: true,
+            shows: Shown::ALL,
         }
     }
 

@@ -46,6 +46,7 @@ use self::{
 use crate::{
     backend::{
         Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+        Shown,
         ftp::TlsSettingsError,
         staging::{self, Unreadable},
     },
@@ -168,6 +169,11 @@ impl Backend for ObjectBackend {
             set_permissions: false,
             filesystem_status: false,
             any_name: false,
+            shows: Shown {
+                permissions: false,
+                exact_times: false,
+                ..Shown::ALL
+            },
         }
     }
 

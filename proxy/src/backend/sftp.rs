@@ -32,7 +32,7 @@ use portcullis_journal::Recorded;
 pub use self::login::Credential;
 use self::{session::Session, sweep::Sweeps};
 use super::{
-    Backend, BackendError, BackendService, Capabilities, Execution, Owner,
+    Backend, BackendError, BackendService, Capabilities, Execution, Owner, Shown,
     staging::{StagingNames, UploadSettings},
 };
 use crate::{operation::Outcome, policy::Permit};
@@ -114,6 +114,7 @@ impl Backend for SftpBackend {
             set_permissions: true,
             filesystem_status: true,
             any_name: true,
+            shows: Shown::ALL,
         }
     }
 

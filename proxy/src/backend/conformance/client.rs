@@ -235,6 +235,13 @@ impl Client {
         Ok(attributes)
     }
 
+    /// Fails the test if STAT tells another size, or none though the backend shows sizes.
+    pub(crate) async fn expect_size(&self, name: impl AsRef<[u8]>, expected: u64) {
+        let size = self.stat(name).await.unwrap().size;
+        // What a server doesn't tell is known once it was asked.
+        assert_eq!(size, self.can().shows.sizes.then_some(expected));
+    }
+
     pub(crate) async fn is_missing(&self, name: impl AsRef<[u8]>) -> bool {
         match self.stat(name).await {
             Ok(_) => false,

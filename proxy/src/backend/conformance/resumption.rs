@@ -163,7 +163,7 @@ pub(crate) async fn a_file_that_stands_hides_the_interrupted_upload(subject: &Su
     interrupted(subject, "/a").await;
     stranger(subject).put("/a", "published").await;
     let client = subject.client();
-    assert_eq!(client.stat("/a").await.unwrap().size, Some(9));
+    client.expect_size("/a", 9).await;
     assert_eq!(client.get("/a").await, b"published");
     client.put("/a", "replaced").await;
     assert_eq!(client.get("/a").await, b"replaced");

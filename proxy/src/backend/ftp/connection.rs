@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use super::{
     fault::Fault,
+    listing::{PERMISSIONS_FACT, is_used},
     server::Server,
     settings::{Charset, FtpTls},
     tls::TlsClient,
@@ -144,11 +145,12 @@ impl Connection {
             Err(fault) if fault.is_refusal() => {}
             Err(fault) => return Err(fault),
         }
-        if self.announces("UTF8") && self.server.settings.charset == Charset::AsTheyAre {
+        if self.announces("UTF8") && self.server.settings.charset != Charset::Latin1 {
             // Some want it before they take UTF-8 names, others refuse it because they always do.
             let told = ask!(self, "OPTS UTF8 ON", self.ftp.opts("UTF8", Some("ON")));
             accept_refusal(told)?;
         }
+        self.ask_for_facts().await?;
         ask!(self, "TYPE I", self.ftp.transfer_type(FileType::Binary))?;
         let epsv = needs_epsv || (self.announces("EPSV") && !self.server.quirks.no_epsv.is_known());
         self.ftp.set_mode(if epsv {
@@ -157,6 +159,47 @@ impl Connection {
             Mode::Passive
         });
         Ok(())
+    }
+
+    /// Has MLST and MLSD tell what the server knows and would leave out: FEAT marks with an asterisk what they tell unasked
+    /// (RFC 3659 section 7.8).
+    async fn ask_for_facts(&mut self) -> Result<(), Fault> {
+        let Some(Some(offered)) = self.features.get("MLST") else {
+            return Ok(());
+        };
+        let (mut wanted, mut all_told) = (String::new(), true);
+        // Whether permission bits are told unasked, if they are offered.
+        let mut modes = None;
+        for fact in offered.split(';').map(str::trim) {
+            let (name, is_told) = match fact.strip_suffix('*') {
+                Some(name) => (name, true),
+                None => (fact, false),
+            };
+            if is_used(name) {
+                wanted.push_str(name);
+                wanted.push(';');
+                all_told &= is_told;
+            }
+            if name.eq_ignore_ascii_case(PERMISSIONS_FACT) {
+                modes = Some(is_told);
+            }
+        }
+        if !all_told {
+            match ask!(self, "OPTS MLST", self.ftp.opts("MLST", Some(wanted))) {
+                Ok(()) => modes = modes.map(|_| true),
+                Err(fault) if fault.is_refusal() => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        if modes != Some(true) {
+            self.server.quirks.no_modes.learn();
+        }
+        Ok(())
+    }
+
+    /// True if MLST tells what stands at a path.
+    pub(super) fn tells_facts(&self) -> bool {
+        self.announces("MLST") && !self.server.quirks.no_mlst.is_known()
     }
 
     /// True if FEAT named it.

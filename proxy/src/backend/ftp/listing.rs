@@ -14,6 +14,30 @@ use crate::operation::{Attributes, Entry};
 pub(super) const FILE_MODE: u32 = Attributes::REGULAR | 0o644;
 pub(super) const DIRECTORY_MODE: u32 = Attributes::DIRECTORY | 0o755;
 
+/// The forms of LIST.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListForm {
+    Unix,
+    Dos,
+    Eplf,
+    Vms,
+}
+
+/// The facts that [`Facts::parse`] reads, in lower case.
+const USED_FACTS: [&str; 9] = [
+    "type",
+    "size",
+    "sizd",
+    "modify",
+    PERMISSIONS_FACT,
+    "unix.uid",
+    "unix.owner",
+    "unix.gid",
+    "unix.group",
+];
+/// The fact that has permission bits.
+pub(super) const PERMISSIONS_FACT: &str = "unix.mode";
+
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
@@ -29,7 +53,7 @@ pub(crate) fn fuzz(line: &[u8]) -> Vec<Bytes> {
     let _ = (parse_mlst_line(line), parse_time_value(line));
     [
         parse_mlsd_line(line),
-        parse_list_line(line, NaiveDateTime::default()),
+        parse_list_line(line, NaiveDateTime::default()).1,
     ]
     .into_iter()
     .filter_map(|line| match line {
@@ -57,6 +81,12 @@ pub(super) fn parse_mlsd_line(line: &[u8]) -> Line {
     entry(name, facts.attributes())
 }
 
+/// True for a fact that is read here.
+pub(super) fn is_used(fact: &str) -> bool {
+    let fact = fact.to_ascii_lowercase();
+    USED_FACTS.contains(&fact.as_str())
+}
+
 /// Reads the facts of an MLST reply; `None` for a file system object that is neither a file nor a directory nor a link.
 pub(super) fn parse_mlst_line(line: &[u8]) -> Option<Attributes> {
     let line = line.trim_ascii_start();
@@ -74,6 +104,8 @@ pub(super) struct ListReader {
     begun: Option<Vec<u8>>,
     /// The name of VMS that was read last.
     last: Option<Bytes>,
+    /// Of the name that was read last.
+    form: Option<ListForm>,
 }
 
 impl ListReader {
@@ -83,7 +115,13 @@ impl ListReader {
             now,
             begun: None,
             last: None,
+            form: None,
         }
+    }
+
+    /// The form of the listing; `None` if no name was read.
+    pub(super) fn form(&self) -> Option<ListForm> {
+        self.form
     }
 
     pub(super) fn read(&mut self, line: &[u8]) -> Line {
@@ -97,8 +135,12 @@ impl ListReader {
             return Line::Noise;
         }
         match parse_list_line(line, self.now) {
-            Line::Unknown => self.newest(vms::parse(line)),
-            read @ (Line::Entry(_) | Line::Noise) => read,
+            (_, Line::Unknown) => self.newest(vms::parse(line)),
+            (form, Line::Entry(entry)) => {
+                self.form = Some(form);
+                Line::Entry(entry)
+            }
+            (_, Line::Noise) => Line::Noise,
         }
     }
 
@@ -108,6 +150,7 @@ impl ListReader {
             None => Line::Unknown,
             Some(Line::Entry(entry)) if self.last.as_ref() == Some(&entry.name) => Line::Noise,
             Some(Line::Entry(entry)) => {
+                self.form = Some(ListForm::Vms);
                 self.last = Some(entry.name.clone());
                 Line::Entry(entry)
             }
@@ -117,17 +160,19 @@ impl ListReader {
 }
 
 /// Reads a line of LIST that stands for itself: in the forms of Unix and DOS, and EPLF. `now` decides the year of dates that name none.
-fn parse_list_line(line: &[u8], now: NaiveDateTime) -> Line {
+fn parse_list_line(line: &[u8], now: NaiveDateTime) -> (ListForm, Line) {
     let trimmed = line.trim_ascii_start();
     if trimmed.is_empty() || trimmed.to_ascii_lowercase().starts_with(b"total ") {
-        return Line::Noise;
+        return (ListForm::Unix, Line::Noise);
     }
     if let Some(facts) = trimmed.strip_prefix(b"+") {
-        return parse_eplf(facts);
+        return (ListForm::Eplf, parse_eplf(facts));
     }
-    unix::parse(trimmed, now)
-        .or_else(|| parse_dos(trimmed))
-        .unwrap_or(Line::Unknown)
+    if let Some(read) = unix::parse(trimmed, now) {
+        return (ListForm::Unix, read);
+    }
+    let read = parse_dos(trimmed).unwrap_or(Line::Unknown);
+    (ListForm::Dos, read)
 }
 
 /// A name with its attributes, unless it is `.`, `..` or no name at all.
@@ -176,7 +221,9 @@ impl Facts {
                 b"size" | b"sizd" => parsed.size = number(value),
                 b"modify" => parsed.modified = parse_time_value(value),
                 b"unix.mode" => {
-                    parsed.mode = std::str::from_utf8(value)
+                    // pyftpdlib writes octal numbers as Python does.
+                    let digits = value.strip_prefix(b"0o").unwrap_or(value);
+                    parsed.mode = std::str::from_utf8(digits)
                         .ok()
                         .and_then(|text| u32::from_str_radix(text, 8).ok());
                 }

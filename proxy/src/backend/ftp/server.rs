@@ -13,11 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     fault::Fault,
+    listing::ListForm,
     location::Location,
     settings::{FtpSettings, FtpTls},
     tls::{TlsClient, TlsSettingsError},
 };
-use crate::backend::{ErrorKind, staging::StagingNames};
+use crate::backend::{ErrorKind, Shown, staging::StagingNames};
 
 /// Files of this server that may be held in memory at a time, to be changed: each takes up to the copy limit.
 const HELD_FILES: usize = 4;
@@ -55,6 +56,12 @@ pub(super) struct Quirks {
     pub(super) no_list_all: Quirk,
     pub(super) no_set_time: Quirk,
     pub(super) no_chmod: Quirk,
+    /// LIST does not tell sizes.
+    pub(super) no_listed_sizes: Quirk,
+    /// LIST rounds times, and leaves out their zone.
+    pub(super) rounded_times: Quirk,
+    /// Neither facts nor listings have permission bits.
+    pub(super) no_modes: Quirk,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +95,37 @@ impl Server {
             names,
             swept: Mutex::default(),
         })
+    }
+
+    /// What the server has shown, so far, that it tells of files.
+    pub(super) fn shows(&self) -> Shown {
+        let quirks = &self.quirks;
+        Shown {
+            sizes: !(quirks.no_size.is_known() && quirks.no_listed_sizes.is_known()),
+            listed_sizes: !quirks.no_listed_sizes.is_known(),
+            permissions: !quirks.no_modes.is_known(),
+            exact_times: !(quirks.no_mdtm.is_known() && quirks.rounded_times.is_known()),
+        }
+    }
+
+    /// Learns from the form of a listing what the server's listings leave out.
+    pub(super) fn learn_form(&self, form: Option<ListForm>) {
+        let quirks = &self.quirks;
+        match form {
+            None => {}
+            Some(ListForm::Unix) => quirks.rounded_times.learn(),
+            Some(ListForm::Dos) => {
+                quirks.rounded_times.learn();
+                quirks.no_modes.learn();
+            }
+            Some(ListForm::Eplf) => quirks.no_modes.learn(),
+            // Its protection has other bits, and its sizes are in blocks.
+            Some(ListForm::Vms) => {
+                quirks.rounded_times.learn();
+                quirks.no_modes.learn();
+                quirks.no_listed_sizes.learn();
+            }
+        }
     }
 
     /// The right to hold one more file in memory.

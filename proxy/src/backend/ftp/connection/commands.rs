@@ -162,6 +162,29 @@ impl Connection {
         opened
     }
 
+    /// Whether uploads can begin elsewhere than at a file's beginning, as far as the server tells without one. REST stands for
+    /// the command after it (RFC 959 section 4.1.3), and is taken back.
+    pub(in crate::backend::ftp) async fn continues_uploads(&mut self) -> Result<bool, Fault> {
+        if self.announces("REST") {
+            return Ok(true);
+        }
+        let taken = [Status::RequestFilePending];
+        match ask!(self, "REST", self.ftp.custom_command("REST 1", &taken)) {
+            Ok(_) => {
+                ask!(self, "REST", self.ftp.custom_command("REST 0", &taken))?;
+                return Ok(true);
+            }
+            Err(fault) if !fault.is_refusal() => return Err(fault),
+            Err(_) => {}
+        }
+        // A file name is missing, and a server that knows the command says so.
+        match ask!(self, "APPE", self.ftp.custom_command("APPE", &[])) {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.is_refusal() => Ok(!fault.is_unknown_command()),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Opens a download that begins at `offset`.
     pub(in crate::backend::ftp) async fn retrieve(
         &mut self,

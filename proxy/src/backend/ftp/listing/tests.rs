@@ -11,7 +11,7 @@ fn unix_time(text: &str) -> Option<(u32, u32)> {
 }
 
 fn listed(line: &[u8]) -> Entry {
-    match parse_list_line(line, at("2026-03-01 12:00")) {
+    match parse_list_line(line, at("2026-03-01 12:00")).1 {
         Line::Entry(entry) => entry,
         other @ (Line::Noise | Line::Unknown) => {
             panic!("{:?} is {other:?}", String::from_utf8_lossy(line))
@@ -302,7 +302,11 @@ fn lines_without_a_name_are_noise_and_strange_lines_are_unknown() {
         "drwxr-xr-x 2 u g 4096 Jan 2 03:04 .",
         "drwxr-xr-x 2 u g 4096 Jan 2 03:04 ..",
     ] {
-        assert_eq!(parse_list_line(line.as_bytes(), now), Line::Noise, "{line}");
+        assert_eq!(
+            parse_list_line(line.as_bytes(), now).1,
+            Line::Noise,
+            "{line}"
+        );
     }
     for line in [
         "CORE.DIR;1          1  8-SEP-1996 16:09 [SYSTEM] (RWE,RWE,RE,RE)",
@@ -315,7 +319,7 @@ fn lines_without_a_name_are_noise_and_strange_lines_are_unknown() {
         "99-99-99 03:19PM 1 a",
     ] {
         assert_eq!(
-            parse_list_line(line.as_bytes(), now),
+            parse_list_line(line.as_bytes(), now).1,
             Line::Unknown,
             "{line}"
         );
@@ -370,7 +374,7 @@ proptest! {
         let now = at("2026-03-01 12:00");
         let mut reader = ListReader::new(now);
         let wrapped = [reader.read(b"LONG_NAME.TXT;1"), reader.read(&line), reader.read(&line)];
-        for parsed in [parse_list_line(&line, now), parse_mlsd_line(&line)].into_iter().chain(wrapped) {
+        for parsed in [parse_list_line(&line, now).1, parse_mlsd_line(&line)].into_iter().chain(wrapped) {
             if let Line::Entry(entry) = parsed {
                 prop_assert!(!entry.name.is_empty());
                 prop_assert!(!entry.name.contains(&b'/') && !entry.name.contains(&0));
@@ -407,4 +411,36 @@ proptest! {
         prop_assert_eq!(entries.len(), 1);
         prop_assert_eq!(&entries[0].name[..], file.as_bytes());
     }
+}
+
+#[test]
+fn a_reader_knows_the_form_of_what_it_read() {
+    for (line, form) in [
+        ("-rw-r--r-- 1 u g 12 Jan 2 03:04 a", Some(ListForm::Unix)),
+        ("10-19-20  03:19PM    12 a", Some(ListForm::Dos)),
+        ("+m825718503,r,s280,\ta", Some(ListForm::Eplf)),
+        (
+            "A.TXT;1  1  8-SEP-1996 16:09 [SYSTEM] (RWE,RWE,RE,RE)",
+            Some(ListForm::Vms),
+        ),
+        ("total 12", None),
+        ("Inhalt von A: 1 Datei", None),
+    ] {
+        let mut reader = ListReader::new(at("2026-03-01 12:00"));
+        reader.read(line.as_bytes());
+        assert_eq!(reader.form(), form, "{line}");
+    }
+}
+
+#[test]
+fn permission_bits_are_octal_with_or_without_pythons_mark() {
+    for facts in [
+        "type=file;UNIX.mode=0640; /a",
+        "type=file;unix.mode=0o640; /a",
+    ] {
+        let attributes = parse_mlst_line(facts.as_bytes()).unwrap();
+        assert_eq!(attributes.permissions, Some(Attributes::REGULAR | 0o640));
+    }
+    let odd = parse_mlst_line(b"type=file;unix.mode=0x1a0; /a").unwrap();
+    assert_eq!(odd.permissions, Some(FILE_MODE));
 }

@@ -30,7 +30,7 @@ pub(in crate::backend::ftp) async fn attributes(
 ) -> Result<Option<Attributes>, Fault> {
     let location = lease.locate(path).await?;
     let server = lease.server().clone();
-    if lease.announces("MLST") && !server.quirks.no_mlst.is_known() {
+    if lease.tells_facts() {
         match lease.facts(&location).await {
             // A link's own facts say nothing about the file: SIZE and CWD follow it.
             Ok(line) => match parse_mlst_line(&line) {
@@ -70,7 +70,13 @@ pub(in crate::backend::ftp) async fn attributes(
     if !server.quirks.no_size.is_known() {
         return Ok(None);
     }
-    listed_in_parent(lease, path).await
+    let Some(mut found) = listed(lease, path, &location).await? else {
+        return Ok(None);
+    };
+    if !found.is_directory() {
+        found.times = modified(lease, &location).await?.or(found.times);
+    }
+    Ok(Some(found))
 }
 
 /// What a client is told of a path: also the permissions and the owner, where the server shows them.
@@ -81,29 +87,73 @@ pub(in crate::backend::ftp) async fn all_attributes(
     let Some(mut found) = attributes(lease, path).await? else {
         return Ok(None);
     };
-    let quirk = &lease.server().clone().quirks.no_list_file;
-    // For a directory LIST shows what it contains. A name with these letters is a pattern to some.
-    let is_plain = |name: &[u8]| !name.iter().any(|byte| b"*?[{\\~".contains(byte));
-    let is_shown = lease.announces("MLST") || found.is_directory() || quirk.is_known();
-    if is_shown || path.is_empty() || !is_plain(path.as_bytes()) {
+    let server = lease.server().clone();
+    let quirks = &server.quirks;
+    let is_complete = lease.tells_facts()
+        // For a directory LIST shows what it contains.
+        || found.is_directory()
+        // It was listed already.
+        || quirks.no_size.is_known()
+        || quirks.no_modes.is_known() && found.times.is_some();
+    if is_complete || quirks.no_list_file.is_known() {
         return Ok(Some(found));
     }
     let location = lease.locate(path).await?;
-    let mut line = FileLine {
-        location: &location,
-        reader: ListReader::new(Utc::now().naive_utc()),
-        found: None,
-    };
-    match lease.listing_of_file(&location, &mut line).await {
-        Ok(()) => {}
-        Err(fault) if fault.is_refusal() => quirk.learn(),
+    match listed_alone(lease, path, &location).await {
+        Ok(Some(listed)) => {
+            found.permissions = listed.permissions;
+            found.owner = listed.owner;
+            found.times = found.times.or(listed.times);
+        }
+        Ok(None) => {}
+        Err(fault) if fault.is_refusal() => quirks.no_list_file.learn(),
         Err(fault) => return Err(fault),
     }
-    if let Some(listed) = line.found {
-        found.permissions = listed.permissions;
-        found.owner = listed.owner;
-    }
     Ok(Some(found))
+}
+
+/// What LIST says of a path that is no directory: the only way with servers that know neither MLST nor SIZE.
+async fn listed(
+    lease: &mut Lease,
+    path: &RelativePath,
+    location: &Location,
+) -> Result<Option<Attributes>, Fault> {
+    let quirk = &lease.server().clone().quirks.no_list_file;
+    if !quirk.is_known() {
+        match listed_alone(lease, path, location).await {
+            Ok(Some(found)) => return Ok(Some(found)),
+            Err(fault) if fault.kind() == Some(ErrorKind::NotFound) => return Ok(None),
+            Err(fault) if !fault.is_refusal() => return Err(fault),
+            // Perhaps there is nothing, and perhaps the server doesn't list files by themselves.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    listed_in_parent(lease, path).await
+}
+
+/// LIST of the file alone; `None` if the answer is not its line.
+async fn listed_alone(
+    lease: &mut Lease,
+    path: &RelativePath,
+    location: &Location,
+) -> Result<Option<Attributes>, Fault> {
+    // A name with these letters is a pattern to some.
+    if path.is_empty() || path.as_bytes().iter().any(|byte| b"*?[{\\~".contains(byte)) {
+        return Ok(None);
+    }
+    let mut answer = FileLine {
+        location,
+        reader: ListReader::new(Utc::now().naive_utc()),
+        found: None,
+        names: 0,
+    };
+    lease.listing_of_file(location, &mut answer).await?;
+    // More than one name is the listing of a directory, whichever.
+    let found = answer.found.filter(|_| answer.names == 1);
+    if found.is_some() {
+        lease.server().learn_form(answer.reader.form());
+    }
+    Ok(found)
 }
 
 /// The line that LIST prints of one file.
@@ -111,6 +161,7 @@ struct FileLine<'a> {
     location: &'a Location,
     reader: ListReader,
     found: Option<Attributes>,
+    names: usize,
 }
 
 impl TakeLines for FileLine<'_> {
@@ -122,17 +173,17 @@ impl TakeLines for FileLine<'_> {
             Some(before) => Cow::Owned([before, name].concat()),
             None => Cow::Borrowed(line),
         };
-        if let Line::Entry(entry) = self.reader.read(&line)
-            && entry.name == name
-            && !is_symlink(&entry.attributes)
-        {
-            self.found.get_or_insert(entry.attributes);
+        if let Line::Entry(entry) = self.reader.read(&line) {
+            self.names += 1;
+            if entry.name == name && !is_symlink(&entry.attributes) {
+                self.found.get_or_insert(entry.attributes);
+            }
         }
         Ok(())
     }
 }
 
-/// Finds a name in the listing of its directory: the only way with servers that know neither MLST nor SIZE.
+/// Finds a name in the listing of its directory.
 async fn listed_in_parent(
     lease: &mut Lease,
     path: &RelativePath,

@@ -97,6 +97,9 @@ async fn list_here(
     let reader = ListReader::new(Utc::now().naive_utc());
     let mut listed = Listed::new(Form::List(reader), charset);
     connection.listing(hidden_too, &mut listed).await?;
+    if let Form::List(reader) = &listed.form {
+        connection.server().learn_form(reader.form());
+    }
     Ok(listed)
 }
 
@@ -173,7 +176,7 @@ impl TakeLines for Listed {
                 return Err(too_long(self.command(), format!("{NAMES} names")));
             }
             Line::Entry(mut entry) => {
-                if self.charset != Charset::AsTheyAre {
+                if self.charset == Charset::Latin1 {
                     entry.name = Bytes::copy_from_slice(&self.charset.to_client(&entry.name));
                 }
                 self.entries.push(entry);

@@ -325,7 +325,7 @@ async fn names_are_converted_where_the_server_speaks_latin1() {
         let stat = Operation::Stat {
             path: path(refused),
         };
-        assert_eq!(client.refusal(stat).await, ErrorKind::InvalidArgument);
+        assert_eq!(client.refusal(stat).await, ErrorKind::Unsupported);
     }
     assert!(
         server
@@ -363,4 +363,54 @@ async fn a_download_resumes_on_a_server_without_rest() {
         assert!(data == content[offset..end], "at {offset}");
     }
     client.close(handle).await;
+}
+
+#[tokio::test]
+async fn facts_that_are_left_out_unless_asked_for_are_asked_for_and_only_those_that_are_used() {
+    for (offered, asked) in [
+        (
+            "MLST Type*;Size*;Modify*;Perm*;Unique*;UNIX.mode;UNIX.uid;X.foo;",
+            Some("OPTS MLST Type;Size;Modify;UNIX.mode;UNIX.uid;"),
+        ),
+        ("MLST type;size;", Some("OPTS MLST type;size;")),
+        ("MLST type*;size*;modify*;UNIX.mode*;perm;", None),
+    ] {
+        let features = Vec::leak(vec![offered, "EPSV", "SIZE"]);
+        let server = Scripted::start(Script {
+            features,
+            answers: [("MLST", "250-Listing\r\n type=dir; /\r\n250 End")].into(),
+            ..Script::default()
+        })
+        .await;
+        assert!(server.client().stat("/").await.unwrap().is_directory());
+        let commands = server.commands();
+        let asked_for = commands.iter().find(|line| line.starts_with("OPTS"));
+        assert_eq!(asked_for.map(String::as_str), asked, "{offered}");
+    }
+}
+
+#[tokio::test]
+async fn permissions_are_known_to_be_shown_where_the_server_tells_them() {
+    use crate::backend::BackendService as _;
+    for (offered, answer, shown) in [
+        ("MLST type*;size*;UNIX.mode;", "200 fine", true),
+        ("MLST type*;size*;UNIX.mode;", "501 no such option", false),
+        ("MLST type*;size;UNIX.mode*;", "501 no such option", true),
+        ("MLST type*;size*;", "200 fine", false),
+    ] {
+        let server = Scripted::start(Script {
+            features: Vec::leak(vec![offered, "EPSV", "SIZE"]),
+            answers: [
+                ("MLST", "250-Listing\r\n type=dir; /\r\n250 End"),
+                ("OPTS", answer),
+            ]
+            .into(),
+            ..Script::default()
+        })
+        .await;
+        let session = server.service.session(b"/", &crate::testing::owner());
+        assert!(server.client().stat("/").await.is_ok(), "{offered}");
+        let shows = session.capabilities().shows;
+        assert_eq!(shows.permissions, shown, "{offered}, {answer}");
+    }
 }

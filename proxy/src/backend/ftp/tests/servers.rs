@@ -8,7 +8,6 @@ use portcullis_tests::{
         inetutils_ftpd::InetutilsFtpd,
         proftpd::{Proftpd, Protocol},
         pure_ftpd::PureFtpd,
-        pyftpdlib::Pyftpdlib,
         vsftpd::{Tls, Vsftpd},
     },
 };
@@ -82,13 +81,6 @@ fn inetutils_ftpd() -> Subject {
     subject(address, FtpTls::None, &home, server)
 }
 
-fn pyftpdlib(modes: &[&str]) -> Subject {
-    let server = Pyftpdlib::start(Place::Loopback, modes).unwrap();
-    let (address, home) = (server.address, server.home.clone());
-    let tls = server.certificate.as_ref().map_or(FtpTls::None, pinned);
-    subject(address, tls, &home, server)
-}
-
 conforms!(on_vsftpd, vsftpd(Tls::None));
 conforms!(
     on_vsftpd_with_tls_and_session_reuse,
@@ -113,25 +105,11 @@ conforms!(
 );
 conforms!(on_pure_ftpd, pure_ftpd(false));
 conforms!(on_pure_ftpd_with_tls, pure_ftpd(true));
-// It can set neither times nor modes, and its listing of many names takes as long as its one-packet replies.
+// Its listing of many names takes as long as its one-packet replies.
 conforms!(
     on_inetutils_ftpd,
     inetutils_ftpd(),
-    without [
-        set_attributes_stay
-        mode_and_time_set_while_uploading_survive_publication
-        a_listing_names_everything_once_and_nothing_else
-    ]
-);
-// It takes names in UTF-8 only, and its MLST does not show modes.
-conforms!(
-    on_pyftpdlib,
-    pyftpdlib(&[]),
-    without [
-        a_name_that_is_not_utf8_is_kept_byte_for_byte
-        set_attributes_stay
-        mode_and_time_set_while_uploading_survive_publication
-    ]
+    without[a_listing_names_everything_once_and_nothing_else]
 );
 
 mod transfers {

@@ -1,7 +1,10 @@
 //! The end of an upload that was not closed: kept to be continued, or removed.
 
 use super::{Upload, sending::Line};
-use crate::backend::staging::shown_length;
+use crate::backend::{
+    ftp::{fault::Fault, names, pool::Lease},
+    staging::shown_length,
+};
 
 impl Upload {
     /// Ends the upload without publishing it. The staging file is left if it can be continued.
@@ -18,9 +21,23 @@ impl Upload {
                 transfer,
                 mut lease,
             }) = self.line.take()
-            && let Err(fault) = lease.finish("STOR", transfer).await
         {
-            tracing::debug!(file = ?self.staged.path(), %fault, "the end of an interrupted upload is not confirmed");
+            let ended = lease.finish("STOR", transfer).await;
+            let can_go_on = match ended {
+                Ok(()) => self.can_be_continued(&mut lease).await,
+                Err(fault) => Err(fault),
+            };
+            match can_go_on {
+                Ok(true) => {}
+                Ok(false) => {
+                    drop(lease);
+                    self.pool.server().quirks.no_resume.learn();
+                    return self.remove().await;
+                }
+                Err(fault) => {
+                    tracing::debug!(file = ?self.staged.path(), %fault, "the end of an interrupted upload is not confirmed");
+                }
+            }
         }
         tracing::info!(
             file = ?self.path, bytes = self.next,
@@ -35,6 +52,15 @@ impl Upload {
             .as_ref()
             .is_none_or(|fault| fault.is_interruption());
         is_sound && self.staged.is_kept() && shown_length(self.next).is_some()
+    }
+
+    /// Whether the server takes more later, and tells how much it has.
+    async fn can_be_continued(&self, lease: &mut Lease) -> Result<bool, Fault> {
+        if !lease.continues_uploads().await? {
+            return Ok(false);
+        }
+        let staged = names::attributes(lease, self.staged.path()).await?;
+        Ok(staged.is_some_and(|staged| staged.size.is_some()))
     }
 
     /// Removes the staging file. If the connection is lost a new one is tried once: the server may still be there.
