@@ -185,7 +185,7 @@ fn a_file_without_a_certificate_is_no_trust_anchor() {
 }
 
 /// An authority, a certificate for `localhost` that it vouches for, and a server that shows it.
-fn certified(
+pub(super) fn certified(
     version: &'static rustls::SupportedProtocolVersion,
 ) -> (Vec<u8>, rustls::ServerConfig) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};

@@ -199,6 +199,27 @@ async fn where_nothing_can_be_continued_the_client_is_told_and_begins_anew() {
 }
 
 #[tokio::test]
+async fn an_upload_is_kept_only_where_the_server_says_that_it_takes_the_rest() {
+    for (answers, is_kept) in [
+        (vec![("REST", "350 go on")], true),
+        (vec![("REST", REFUSED), ("APPE", "501 which file?")], true),
+        (vec![("REST", REFUSED), ("APPE", REFUSED)], false),
+    ] {
+        let server = Scripted::start(Script {
+            features: &["EPSV", "SIZE"],
+            answers: answers.iter().copied().collect(),
+            resume: true,
+            ..Script::default()
+        })
+        .await;
+        let client = interrupted(&server).await;
+        assert_eq!(server.names().len(), usize::from(is_kept), "{answers:?}");
+        assert_eq!(client.is_missing("/a").await, !is_kept, "{answers:?}");
+        assert_eq!(client.can().resume, is_kept, "{answers:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_begins_again_within_an_interrupted_upload_gets_no_foreign_end() {
     let server = Scripted::start(Script {
         resume: true,
