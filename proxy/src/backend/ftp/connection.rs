@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use rustix::net::sockopt;
 use suppaftp::{
     Encoding, FtpError, FtpResult, Mode, Status,
-    tokio::{AsyncRustlsFtpStream, AsyncRustlsStream, TransferStream},
+    tokio::{ImplAsyncFtpStream, TransferStream},
     types::FileType,
 };
 use tokio::net::TcpStream;
@@ -23,12 +23,15 @@ use super::{
     listing::{PERMISSIONS_FACT, is_used},
     server::Server,
     settings::{Charset, FtpTls},
-    tls::TlsClient,
+    tls::{BufferedTls, TlsClient},
 };
 use crate::backend::ErrorKind;
 
 /// An open data connection. Dropping it breaks the transfer off; the connection's next command reads the reply to that.
-pub(super) type Transfer = TransferStream<AsyncRustlsStream>;
+pub(super) type Transfer = TransferStream<BufferedTls>;
+
+/// A control connection, protected or not.
+type Control = ImplAsyncFtpStream<BufferedTls>;
 
 /// An idle connection is asked for a sign of life after this time.
 const TRUSTED_IDLE: Duration = Duration::from_secs(20);
@@ -38,7 +41,7 @@ const SOCKET_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A logged-in control connection.
 pub(super) struct Connection {
-    ftp: AsyncRustlsFtpStream,
+    ftp: Control,
     server: Arc<Server>,
     features: HashMap<String, Option<String>>,
     /// False from the moment a command is sent until its reply has come: an abandoned command leaves the connection
@@ -282,7 +285,7 @@ impl Connection {
 }
 
 /// Connects in plain text and reads the greeting.
-async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream, Fault> {
+async fn connect(server: &Server) -> Result<Control, Fault> {
     let settings = &server.settings;
     let socket = within(settings.timeout, TcpStream::connect(&settings.address))
         .await
@@ -292,7 +295,7 @@ async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream, Fault> {
     let mut ftp = early(
         settings.timeout,
         "the greeting",
-        AsyncRustlsFtpStream::connect_with_stream(socket),
+        Control::connect_with_stream(socket),
     )
     .await?;
     ftp.set_encoding(Octets).await;
@@ -300,9 +303,9 @@ async fn connect(server: &Server) -> Result<AsyncRustlsFtpStream, Fault> {
 }
 
 /// TLS before the greeting; then the protection of data connections is asked for as with explicit TLS (RFC 4217 section 9).
-async fn connect_implicit(server: &Server, tls: &TlsClient) -> Result<AsyncRustlsFtpStream, Fault> {
+async fn connect_implicit(server: &Server, tls: &TlsClient) -> Result<Control, Fault> {
     let settings = &server.settings;
-    let connecting = AsyncRustlsFtpStream::connect_secure_implicit(
+    let connecting = Control::connect_secure_implicit(
         settings.address.clone(),
         tls.connector(),
         tls.server_name(),

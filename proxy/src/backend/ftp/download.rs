@@ -188,7 +188,13 @@ impl Download {
             read = window.read_from(transfer) => read,
         };
         // The reply is for a read to wait for, and an error for a read to hear of.
-        *is_drained = !matches!(read, Ok(count) if count > 0);
+        *is_drained = match read {
+            Ok(count) => count == 0,
+            Err(error) => {
+                window.put_back(error);
+                true
+            }
+        };
     }
 
     /// Up to `wanted`; and once the file is here as a whole, up to the reply that frees the connection.

@@ -1,5 +1,7 @@
 //! TLS as FTP servers want it: every data connection resumes the session of its own control connection.
 
+mod stream;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -17,9 +19,9 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
-use suppaftp::tokio::AsyncRustlsConnector;
 use tokio_rustls::TlsConnector;
 
+pub(super) use self::stream::{BufferedConnector, BufferedTls};
 use super::settings::TlsTrust;
 
 /// Why TLS can't be set up with these settings.
@@ -69,14 +71,14 @@ impl TlsClient {
 
     /// A connector for one control connection and its data connections, with sessions of its own: servers that check
     /// reuse want the session of that very control connection.
-    pub(super) fn connector(&self) -> AsyncRustlsConnector {
+    pub(super) fn connector(&self) -> BufferedConnector {
         let mut config = if self.wants_tls13.load(Ordering::Relaxed) {
             self.tls13.clone()
         } else {
             self.tls12.clone()
         };
         config.resumption = Resumption::in_memory_sessions(4);
-        AsyncRustlsConnector::from(TlsConnector::from(Arc::new(config)))
+        BufferedConnector(TlsConnector::from(Arc::new(config)))
     }
 
     /// Learns from a failed handshake. True if another try with TLS 1.3 is worth it.

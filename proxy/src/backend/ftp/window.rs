@@ -1,6 +1,11 @@
 //! The part of a file that a download has at hand.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    future::{Future as _, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -22,6 +27,8 @@ pub(super) struct Window {
     filling: BytesMut,
     /// Size of the pieces to come.
     piece: usize,
+    /// What ended the transfer after the bytes that were read last.
+    broken: Option<std::io::Error>,
 }
 
 impl Window {
@@ -53,23 +60,46 @@ impl Window {
         };
     }
 
-    /// Reads once; 0 at the end of the transfer. Nothing is lost if it is not polled to its end.
+    /// Reads what is there, up to a piece; 0 at the end of the transfer. Nothing is lost if it is not polled to its end.
     pub(super) async fn read_from(
         &mut self,
         transfer: &mut (impl AsyncRead + Unpin),
     ) -> std::io::Result<usize> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         if self.filling.len() >= self.piece.min(self.filling.capacity()) {
             self.settle();
             self.filling = BytesMut::with_capacity(self.piece.max(1));
         }
         let room = self.filling.capacity() - self.filling.len();
-        let count = transfer
+        let mut count = transfer
             .read_buf(&mut (&mut self.filling).limit(room))
             .await?;
+        // TLS gives one record of 16 KiB at a time.
+        while count > 0 && self.filling.len() < self.piece {
+            let room = self.filling.capacity() - self.filling.len();
+            let mut buffer = (&mut self.filling).limit(room);
+            let mut more = pin!(transfer.read_buf(&mut buffer));
+            let more = poll_fn(|cx| Poll::Ready(more.as_mut().poll(cx))).await;
+            match more {
+                Poll::Ready(Ok(more)) if more > 0 => count += more,
+                Poll::Ready(Ok(_)) | Poll::Pending => break,
+                Poll::Ready(Err(error)) => {
+                    self.broken = Some(error);
+                    break;
+                }
+            }
+        }
         if self.filling.len() >= self.piece {
             self.settle();
         }
         Ok(count)
+    }
+
+    /// Has the next read fail with what one found that nobody waits for.
+    pub(super) fn put_back(&mut self, error: std::io::Error) {
+        self.broken = Some(error);
     }
 
     /// Makes what was read so far of a piece a piece of its own.
@@ -154,6 +184,35 @@ mod tests {
             window.slice(0, 10).as_ptr(),
             "memory of its own"
         );
+    }
+
+    /// Gives its pieces as fast as they are asked for, then a reset, then an end.
+    struct Reset(Vec<&'static [u8]>, bool);
+
+    impl AsyncRead for Reset {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            if let Some(piece) = self.0.pop() {
+                buffer.put_slice(piece);
+            } else if !std::mem::replace(&mut self.1, true) {
+                return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_after_the_last_bytes_is_told_after_them_and_is_no_end() {
+        let mut window = Window::default();
+        window.suit(200_000);
+        let mut transfer = Reset(vec![b"two", b"one"], false);
+        assert_eq!(window.read_from(&mut transfer).await.unwrap(), 6);
+        let error = window.read_from(&mut transfer).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(window.slice(0, 100), b"onetwo"[..]);
     }
 
     proptest! {
