@@ -444,3 +444,14 @@ fn permission_bits_are_octal_with_or_without_pythons_mark() {
     let odd = parse_mlst_line(b"type=file;unix.mode=0x1a0; /a").unwrap();
     assert_eq!(odd.permissions, Some(FILE_MODE));
 }
+
+#[test]
+fn a_name_with_blanks_in_the_form_of_vms_ends_at_its_version() {
+    let mut reader = ListReader::new(at("2026-03-01 12:00"));
+    let line = b"file 7; 8.txt;12  1/3  8-SEP-1996 16:09:01  [LAB,GATEWAY]  (RWED,RWED,RE,)";
+    let Line::Entry(entry) = reader.read(line) else {
+        panic!("no name was read");
+    };
+    assert_eq!(entry.name, "file 7; 8.txt");
+    assert_eq!(reader.form(), Some(ListForm::Vms));
+}

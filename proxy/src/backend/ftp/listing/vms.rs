@@ -15,8 +15,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Line> {
     if is_frame(line) {
         return Some(Line::Noise);
     }
-    let (name, rest) = word(line)?;
-    let name = without_version(name)?;
+    let (name, rest) = name_and_rest(line)?;
     let mut attributes = Attributes {
         permissions: Some(FILE_MODE),
         ..Attributes::default()
@@ -55,6 +54,30 @@ fn is_frame(line: &[u8]) -> bool {
     let line = line.trim_ascii().to_ascii_lowercase();
     (line.starts_with(b"directory ") && line.ends_with(b"]"))
         || line.starts_with(b"grand total of ")
+}
+
+/// The name without its version, and what follows. Servers that only print so have names with blanks.
+fn name_and_rest(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.trim_ascii_start();
+    let semicolons = line
+        .iter()
+        .enumerate()
+        .filter(|&(_, &byte)| byte == b';')
+        .map(|(position, _)| position);
+    for semicolon in semicolons {
+        let (name, version) = line.split_at_checked(semicolon)?;
+        let digits = version
+            .iter()
+            .skip(1)
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        let rest = version.get(1 + digits..).unwrap_or_default();
+        let ends = rest.first().is_some_and(u8::is_ascii_whitespace);
+        if digits > 0 && ends && !name.is_empty() {
+            return Some((name, rest));
+        }
+    }
+    None
 }
 
 fn without_version(name: &[u8]) -> Option<&[u8]> {
