@@ -1,6 +1,7 @@
-//! An SFTP server as a backend: one connection for each session and mount, many requests in flight.
+//! An SFTP server as a backend: a channel for each session and mount, many requests in flight on it, and a pool of SSH
+//! connections below.
 //!
-//! Requests go out in the order in which they are asked for. A connection that breaks fails what waits for it and is
+//! Requests go out in the order in which they are asked for. A channel that breaks fails what waits for it and is
 //! opened again by the next request that needs none of the old handles; nothing is ever sent twice.
 
 mod abilities;
@@ -10,6 +11,8 @@ mod fault;
 mod file;
 mod login;
 mod perform;
+mod places;
+mod pool;
 mod session;
 mod staged;
 mod sweep;
@@ -29,8 +32,8 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use portcullis_journal::Recorded;
 
-pub use self::login::Credential;
-use self::{session::Session, sweep::Sweeps};
+pub use self::{login::Credential, places::PoolLimits};
+use self::{pool::Pool, session::Session, sweep::Sweeps};
 use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, Owner, Shown,
     staging::{StagingNames, UploadSettings},
@@ -51,6 +54,11 @@ pub struct SftpSettings {
     pub publication: Publication,
     /// Most bytes of an existing file that are copied through the gateway so that a client can change or continue it.
     pub copy_limit: u64,
+    /// SSH connections, and channels on them, of all sessions together.
+    pub pool: PoolLimits,
+    /// How long a connection on which nothing arrives waits before it asks whether the server is there. The third question without
+    /// an answer ends it.
+    pub keepalive: Duration,
     /// For connecting and logging in, and for an answer while no bytes move.
     pub timeout: Duration,
 }
@@ -68,7 +76,7 @@ pub enum Publication {
 /// An SFTP server.
 #[derive(Debug)]
 pub struct SftpService {
-    settings: Arc<SftpSettings>,
+    pool: Arc<Pool>,
     names: StagingNames,
     sweeps: Arc<Sweeps>,
 }
@@ -79,17 +87,23 @@ impl SftpService {
         // What is written directly is its own partial.
         uploads.resume &= settings.publication == Publication::Rename;
         Self {
-            settings: Arc::new(settings),
+            pool: Pool::new(Arc::new(settings)),
             names: StagingNames::new(uploads, b""),
             sweeps: Arc::default(),
         }
     }
 }
 
+impl Drop for SftpService {
+    fn drop(&mut self) {
+        self.pool.retire();
+    }
+}
+
 impl BackendService for SftpService {
     fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
         Arc::new(SftpBackend(Session::new(
-            self.settings.clone(),
+            self.pool.clone(),
             self.names.session(owner, directory),
             self.sweeps.clone(),
             directory,

@@ -26,6 +26,15 @@ const COPY_LIMIT_BYTES: u64 = 64 << 20;
 /// Longest wait for an answer of a server: longer than a slow disk array takes to wake.
 const TIMEOUT_SECONDS: u64 = 30;
 
+/// With [`SFTP_CHANNELS`] of each, enough for as many sessions as the gateway takes by default.
+const SFTP_CONNECTIONS: u64 = 128;
+/// What OpenSSH and mod_sftp take (`MaxSessions`, `SFTPMaxChannels`).
+const SFTP_CHANNELS: u64 = 10;
+/// Spares a client that comes again soon the login.
+const SFTP_IDLE_SECONDS: u64 = 60;
+/// Below the minute after which the first firewalls forget a silent connection.
+const SFTP_KEEPALIVE_SECONDS: u64 = 30;
+
 /// How often an idle FTP connection says NOOP: well below the five minutes after which vsftpd hangs up.
 const KEEPALIVE_SECONDS: u64 = 60;
 /// Files up to this size can be continued and changed over FTP; they pass through the gateway for that.
@@ -67,6 +76,7 @@ pub enum BackendConfig {
         /// Uploads are written under their final names.
         publishes_directly: bool,
         copy_limit: u64,
+        pool: SftpPool,
         timeout: Duration,
     },
     /// The first of several others that answers.
@@ -74,6 +84,17 @@ pub enum BackendConfig {
         members: Vec<String>,
         check_interval: Duration,
     },
+}
+
+/// The SSH connections to an SFTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SftpPool {
+    pub connections: usize,
+    /// Of each connection: one for a session and mount.
+    pub channels: usize,
+    /// How long a connection without a channel is kept.
+    pub idle: Duration,
+    pub keepalive: Duration,
 }
 
 /// What becomes of interrupted uploads.
@@ -483,6 +504,7 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
     let uploads = uploads(&mut section);
     let publishes_directly = publishes_directly(&mut section);
     let copy_limit = section.number("copy_limit_bytes", 0..=1 << 40, COPY_LIMIT_BYTES);
+    let pool = sftp_pool(&mut section);
     let timeout = timeout(&mut section);
     section.finish();
     Some(BackendConfig::Sftp {
@@ -493,8 +515,25 @@ fn sftp(mut section: Section<'_>) -> Option<BackendConfig> {
         uploads,
         publishes_directly,
         copy_limit,
+        pool,
         timeout,
     })
+}
+
+fn sftp_pool(section: &mut Section<'_>) -> SftpPool {
+    let mut count = |key, default| {
+        usize::try_from(section.number(key, 1..=10_000, default)).unwrap_or(usize::MAX)
+    };
+    SftpPool {
+        connections: count("max_connections", SFTP_CONNECTIONS),
+        channels: count("max_channels", SFTP_CHANNELS),
+        idle: Duration::from_secs(section.number("idle_seconds", 0..=3600, SFTP_IDLE_SECONDS)),
+        keepalive: Duration::from_secs(section.number(
+            "keepalive_seconds",
+            5..=3600,
+            SFTP_KEEPALIVE_SECONDS,
+        )),
+    }
 }
 
 fn publishes_directly(section: &mut Section<'_>) -> bool {

@@ -508,11 +508,29 @@ fn what_becomes_of_uploads_is_a_setting_of_each_backend() {
     };
     assert!(!is_direct("") && !is_direct("publish = \"rename\""));
     assert!(is_direct("publish = \"direct\""));
+    let lines = "max_connections = 1\nmax_channels = 2\nidle_seconds = 0\nkeepalive_seconds = 5";
+    let config = files.parse(&sftp(lines)).unwrap();
+    let BackendConfig::Sftp { pool, .. } = &config.backends["a"] else {
+        panic!("not an SFTP backend");
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!((pool.connections, pool.channels), (1, 2));
+    assert_eq!((pool.idle, pool.keepalive), (seconds(0), seconds(5)));
     for (lines, expected) in [
         ("publish = \"sometimes\"", "backends.a.publish: expected"),
         (
             "publish = \"direct\"\nresume = true",
             "backends.a.resume: has no use",
+        ),
+        (
+            "max_connections = 0",
+            "backends.a.max_connections: expected",
+        ),
+        ("max_channels = 0", "backends.a.max_channels: expected"),
+        ("idle_seconds = 3601", "backends.a.idle_seconds: expected"),
+        (
+            "keepalive_seconds = 4",
+            "backends.a.keepalive_seconds: expected",
         ),
     ] {
         let faults = files.faults(&sftp(lines));

@@ -23,7 +23,7 @@ use crate::{
         },
         local::{LocalService, LocalSettings},
         object::{self, AccessKey, AzureKey, ObjectService, ObjectSettings, SecretText},
-        sftp::{Credential, Publication, SftpService, SftpSettings},
+        sftp::{Credential, PoolLimits, Publication, SftpService, SftpSettings},
         staging::{Claims, UploadSettings},
     },
     config::{self, BackendConfig, BucketAccess, BucketTransport, KeyPair, TrustAnchor},
@@ -288,6 +288,7 @@ fn entry(
             uploads,
             publishes_directly,
             copy_limit,
+            pool,
             timeout,
         } => Arc::new(SftpService::new(SftpSettings {
             host: address.host.clone(),
@@ -309,6 +310,12 @@ fn entry(
                 Publication::Rename
             },
             copy_limit: *copy_limit,
+            pool: PoolLimits {
+                connections: pool.connections,
+                channels: pool.channels,
+                idle: pool.idle,
+            },
+            keepalive: pool.keepalive,
             timeout: *timeout,
         })),
     };

@@ -1,4 +1,4 @@
-//! One connection to the server: many requests in flight, each answer to its request.
+//! One channel to the server: many requests in flight, each answer to its request.
 //!
 //! The reader never waits for the writer, and neither waits for whoever asked: answers go into slots, requests come from
 //! a bounded queue. A server that sends nothing and takes nothing for the deadline is given up, with all that waits.
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     abilities::Abilities,
     fault::{Fault, Loss},
-    login::Login,
+    pool::Lease,
     wire::{self, Frame, Reply, Request},
     writes::Writes,
 };
@@ -32,7 +32,7 @@ use crate::{backend::ErrorKind, sftp::framing::Framer};
 /// Requests that wait to be sent: what the engine takes from one client, cut to the smallest limits. 32 MiB of WRITEs and 8 MiB
 /// of READs by 1 KiB, and 8,192 others.
 const QUEUE: usize = 48 * 1024;
-/// An open connection. Ends when dropped.
+/// SFTP on an open channel. Ends when dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     shared: Arc<Shared>,
@@ -60,7 +60,8 @@ struct Shared {
     moved: AtomicU64,
     /// Told when the last answer that was waited for has come, or none will come any more.
     emptied: Notify,
-    cut: CancellationToken,
+    /// Cancelled when the channel ends, or the SSH connection below it.
+    ended: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -100,7 +101,8 @@ pub(super) struct Answer {
 impl Connection {
     /// Begins the protocol on a fresh channel.
     pub(super) async fn open(
-        login: Login,
+        lease: Lease,
+        ended: CancellationToken,
         read: ChannelReadHalf,
         write: ChannelWriteHalf<Msg>,
         deadline: Duration,
@@ -135,10 +137,10 @@ impl Connection {
             begun: Instant::now(),
             moved: AtomicU64::new(0),
             emptied: Notify::new(),
-            cut: login.cut.clone(),
+            ended,
         });
         let (queue, queued) = mpsc::channel(QUEUE);
-        tokio::spawn(send(login, write, queued, shared.clone()));
+        tokio::spawn(send(lease, write, queued, shared.clone()));
         tokio::spawn(receive(incoming, shared.clone()));
         let mut connection = Self {
             shared,
@@ -299,7 +301,7 @@ impl Shared {
         };
         drop(abandoned);
         self.emptied.notify_waiters();
-        self.cut.cancel();
+        self.ended.cancel();
     }
 
     fn deliver(&self, id: u32, reply: Reply) -> Result<(), Loss> {
@@ -372,7 +374,7 @@ async fn receive(mut incoming: Incoming, shared: Arc<Shared>) {
     let loss = loop {
         let frame = tokio::select! {
             frame = incoming.next_frame(|| shared.touch()) => frame,
-            () = shared.cut.cancelled() => Ok(None),
+            () = shared.ended.cancelled() => Ok(None),
         };
         let frame = match frame {
             Ok(Some(frame)) => frame,
@@ -389,14 +391,14 @@ async fn receive(mut incoming: Incoming, shared: Arc<Shared>) {
     shared.close(loss);
 }
 
-/// Sends what is queued. Ends, and with it the connection, once nobody can queue any more.
+/// Sends what is queued. Ends, and with it the channel, once nobody can queue any more.
 async fn send(
-    login: Login,
+    lease: Lease,
     write: ChannelWriteHalf<Msg>,
     mut queued: mpsc::Receiver<Frame>,
     shared: Arc<Shared>,
 ) {
-    let cut = shared.cut.clone();
+    let ended = shared.ended.clone();
     let sending = async {
         while let Some(Frame { head, data }) = queued.recv().await {
             write.data_bytes(head).await?;
@@ -407,18 +409,21 @@ async fn send(
         }
         Ok::<(), russh::Error>(())
     };
-    // `data_bytes` may be dropped here: after the cut nothing is sent on this connection.
+    // `data_bytes` may be dropped here: after the end nothing is sent on this channel.
     let sent = tokio::select! {
         sent = sending => sent,
-        () = cut.cancelled() => Ok(()),
+        () = ended.cancelled() => Ok(()),
     };
     if let Err(error) = sent {
         shared.close(Loss::unavailable(format!(
             "sending to the server failed: {error}"
         )));
-    } else if !cut.is_cancelled() {
-        // A server that does not take the farewell within the deadline is cut off without.
-        let _ = timeout(shared.deadline, login.farewell()).await;
     }
     shared.close(Loss::unavailable("the connection was ended"));
+    if shared.loss().kind == ErrorKind::TimedOut {
+        lease.doubt();
+    }
+    if let Ok(Ok(())) = timeout(shared.deadline, write.close()).await {
+        lease.leave_clean();
+    }
 }

@@ -1,4 +1,4 @@
-//! From a TCP connection to an SFTP channel: the pinned host key, closed algorithm lists, the gateway's own login.
+//! From a TCP connection to SFTP channels: the pinned host key, closed algorithm lists, the gateway's own login.
 
 use std::{
     borrow::Cow,
@@ -8,18 +8,18 @@ use std::{
 };
 
 use russh::{
-    Disconnect, Limits, Preferred, SshId, cipher,
-    client::{self, AuthResult},
+    ChannelReadHalf, ChannelWriteHalf, Disconnect, Limits, Preferred, SshId, cipher,
+    client::{self, AuthResult, Msg},
     compression, kex,
     keys::{Algorithm, HashAlg, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate},
     mac,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, runtime};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::{SftpSettings, connection::Connection, fault::Loss};
-use crate::{backend::ErrorKind, ssh::Stream};
+use super::{SftpSettings, fault::Loss};
+use crate::ssh::Stream;
 
 /// What the gateway calls itself; the library's default would name its version.
 const IDENTIFICATION: &str = "SSH-2.0-Portcullis";
@@ -28,7 +28,8 @@ const WINDOW: u32 = 16 * 1024 * 1024;
 const PACKET: u32 = 32 * 1024;
 /// Messages that wait for the reader: a whole window in packets of 32 KiB.
 const CHANNEL_QUEUE: usize = 512;
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Keepalives without an answer after which a connection is given up.
+const UNANSWERED_KEEPALIVES: usize = 3;
 const REKEY_BYTES: usize = 512 * 1024 * 1024;
 const REKEY_TIME: Duration = Duration::from_secs(3600);
 
@@ -68,11 +69,21 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// An authenticated SSH connection.
+/// An authenticated SSH connection. Ends when dropped.
 pub(super) struct Login {
     handle: client::Handle<PinnedHost>,
     /// Cuts the socket.
     pub(super) cut: CancellationToken,
+    /// Where its tasks run.
+    runtime: runtime::Id,
+}
+
+/// Why a connection gives no channel.
+#[derive(Debug)]
+pub(super) enum NoChannel {
+    /// The server takes no more on it.
+    Refused(String),
+    Broken(Loss),
 }
 
 impl fmt::Debug for Login {
@@ -82,6 +93,43 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
+    pub(super) fn is_open(&self) -> bool {
+        !self.handle.is_closed() && !self.cut.is_cancelled()
+    }
+
+    /// True if its tasks run where the caller does. Packets pass from elsewhere by waking another thread.
+    pub(super) fn is_near(&self) -> bool {
+        runtime::Handle::try_current().is_ok_and(|current| current.id() == self.runtime)
+    }
+
+    /// Opens a channel and asks for SFTP on it; a refusal of that comes as the first message.
+    pub(super) async fn open_channel(
+        &self,
+    ) -> Result<(ChannelReadHalf, ChannelWriteHalf<Msg>), NoChannel> {
+        let broken = |error: russh::Error| {
+            NoChannel::Broken(Loss::unavailable(format!(
+                "opening the SFTP channel failed: {error}"
+            )))
+        };
+        let opened = self.handle.channel_open_session().await;
+        let channel = opened.map_err(|error| {
+            if let russh::Error::ChannelOpenFailure(reason) = error {
+                NoChannel::Refused(format!("{reason:?}"))
+            } else {
+                broken(error)
+            }
+        })?;
+        let asked = channel.request_subsystem(true, "sftp").await;
+        asked.map_err(broken)?;
+        Ok(channel.split())
+    }
+
+    /// Waits for a sign of life.
+    pub(super) async fn ping(&self) {
+        // If the connection ends meanwhile, that shows elsewhere.
+        let _ = self.handle.send_ping().await;
+    }
+
     /// Says goodbye to the server.
     pub(super) async fn farewell(&self) {
         // The connection may be gone already.
@@ -89,6 +137,12 @@ impl Login {
             .handle
             .disconnect(Disconnect::ByApplication, "session ended", "en")
             .await;
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        self.cut.cancel();
     }
 }
 
@@ -114,30 +168,10 @@ impl client::Handler for PinnedHost {
     }
 }
 
-/// Connects and logs in, within the deadline.
-pub(super) async fn connect(settings: &SftpSettings) -> Result<Connection, Loss> {
+/// Connects and logs in. Dropped meanwhile, it cuts the socket.
+pub(super) async fn connect(settings: &SftpSettings) -> Result<Login, Loss> {
     let cut = CancellationToken::new();
     let guard = cut.clone().drop_guard();
-    match timeout(settings.timeout, connect_and_log_in(settings, cut)).await {
-        Ok(Ok(connection)) => {
-            guard.disarm();
-            Ok(connection)
-        }
-        Ok(Err(loss)) => Err(loss),
-        Err(_) => Err(Loss {
-            kind: ErrorKind::TimedOut,
-            why: format!(
-                "connecting and logging in took longer than {} s",
-                settings.timeout.as_secs_f32()
-            ),
-        }),
-    }
-}
-
-async fn connect_and_log_in(
-    settings: &SftpSettings,
-    cut: CancellationToken,
-) -> Result<Connection, Loss> {
     let socket = TcpStream::connect((settings.host.as_str(), settings.port))
         .await
         .map_err(|error| Loss::unavailable(format!("it can't be reached: {error}")))?;
@@ -155,16 +189,23 @@ async fn connect_and_log_in(
         .await
         .map_err(|error| not_connected(&error, settings, seen.get()))?;
     authenticate(&mut handle, settings).await?;
-    let broken = |error: russh::Error| {
-        Loss::unavailable(format!("opening the SFTP channel failed: {error}"))
-    };
-    let channel = handle.channel_open_session().await.map_err(broken)?;
-    channel
-        .request_subsystem(true, "sftp")
-        .await
-        .map_err(broken)?;
-    let (read, write) = channel.split();
-    Connection::open(Login { handle, cut }, read, write, settings.timeout).await
+    guard.disarm();
+    Ok(Login {
+        handle,
+        cut,
+        runtime: runtime::Handle::current().id(),
+    })
+}
+
+impl From<NoChannel> for Loss {
+    fn from(reason: NoChannel) -> Self {
+        match reason {
+            NoChannel::Refused(reason) => {
+                Self::unavailable(format!("it refused the SFTP channel ({reason})"))
+            }
+            NoChannel::Broken(loss) => loss,
+        }
+    }
 }
 
 fn not_connected(error: &russh::Error, settings: &SftpSettings, seen: Option<&PublicKey>) -> Loss {
@@ -252,8 +293,8 @@ fn library_config(settings: &SftpSettings) -> client::Config {
             compression: Cow::Borrowed(&[compression::NONE]),
         },
         inactivity_timeout: None,
-        keepalive_interval: Some(KEEPALIVE),
-        keepalive_max: 3,
+        keepalive_interval: Some(settings.keepalive),
+        keepalive_max: UNANSWERED_KEEPALIVES,
         nodelay: true,
         ..client::Config::default()
     }

@@ -13,7 +13,7 @@ use super::{
     connection::Connection,
     fault::{Fault, Loss},
     file::{Directory, File},
-    login,
+    pool::Pool,
     staged::{Staged, beside},
     sweep::Sweeps,
     upload::Upload,
@@ -31,7 +31,7 @@ use crate::{
 
 /// One session's use of one mount.
 pub(super) struct Session {
-    settings: Arc<SftpSettings>,
+    pool: Arc<Pool>,
     directory: Vec<u8>,
     names: SessionNames,
     sweeps: Arc<Sweeps>,
@@ -65,13 +65,13 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(super) fn new(
-        settings: Arc<SftpSettings>,
+        pool: Arc<Pool>,
         names: SessionNames,
         sweeps: Arc<Sweeps>,
         directory: &[u8],
     ) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            pool,
             directory: directory.to_vec(),
             names,
             sweeps,
@@ -85,20 +85,24 @@ impl Session {
         &self.sweeps
     }
 
+    fn settings(&self) -> &SftpSettings {
+        self.pool.settings()
+    }
+
     pub(super) fn names(&self) -> &SessionNames {
         &self.names
     }
 
     pub(super) fn publication(&self) -> Publication {
-        self.settings.publication
+        self.settings().publication
     }
 
     pub(super) fn copy_limit(&self) -> u64 {
-        self.settings.copy_limit
+        self.settings().copy_limit
     }
 
     fn server(&self) -> String {
-        format!("{}:{}", self.settings.host, self.settings.port)
+        format!("{}:{}", self.settings().host, self.settings().port)
     }
 
     pub(super) fn blame(&self, fault: &Fault, permit: &Permit) -> BackendError {
@@ -142,8 +146,8 @@ impl Session {
                 Link::Up(connection) if connection.is_open() => return Ok(connection.clone()),
                 Link::Connecting(connecting) => connecting.clone(),
                 Link::Up(_) | Link::Down => {
-                    let settings = self.settings.clone();
-                    let connecting = async move { login::connect(&settings).await.map(Arc::new) }
+                    let pool = self.pool.clone();
+                    let connecting = async move { pool.open().await.map(Arc::new) }
                         .boxed()
                         .shared();
                     *link = Link::Connecting(connecting.clone());
@@ -240,7 +244,7 @@ impl Session {
             }
         };
         // A server that does not answer has taken what it has taken, from the first byte on.
-        let _ = tokio::time::timeout(self.settings.timeout, settled).await;
+        let _ = tokio::time::timeout(self.settings().timeout, settled).await;
         drop(open);
         let is_left = !lock(&self.orphans).is_empty();
         if is_left {

@@ -3,6 +3,7 @@ mod habits;
 mod login;
 mod losses;
 mod odd;
+mod pool;
 mod proftpd;
 mod uploads;
 
@@ -111,6 +112,12 @@ fn settings(
         uploads: UploadSettings::default(),
         publication: Publication::Rename,
         copy_limit: 1 << 20,
+        pool: PoolLimits {
+            connections: 4,
+            channels: 10,
+            idle: Duration::from_secs(60),
+        },
+        keepalive: Duration::from_secs(30),
         timeout: PATIENCE,
     }
 }
@@ -129,6 +136,7 @@ enum Mood {
 struct Relay {
     address: SocketAddr,
     mood: watch::Sender<Mood>,
+    stranded: watch::Sender<u32>,
 }
 
 impl Relay {
@@ -136,13 +144,28 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mood, moods) = watch::channel(Mood::Forward);
+        let (stranded, strandings) = watch::channel(0);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let upstream = TcpStream::connect(server).await.unwrap();
-                tokio::spawn(Self::carry(client, upstream, moods.clone()));
+                let carrying = Self::carry(client, upstream, moods.clone());
+                let mut strandings = strandings.clone();
+                strandings.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut carrying = std::pin::pin!(carrying);
+                    tokio::select! {
+                        () = &mut carrying => {}
+                        // The sockets stay open as long as the relay.
+                        Ok(()) = strandings.changed() => while strandings.changed().await.is_ok() {},
+                    }
+                });
             }
         });
-        Self { address, mood }
+        Self {
+            address,
+            mood,
+            stranded,
+        }
     }
 
     async fn carry(
@@ -169,6 +192,11 @@ impl Relay {
 
     fn set(&self, mood: Mood) {
         self.mood.send_replace(mood);
+    }
+
+    /// Nothing moves any more on the connections that there are; new ones are served.
+    fn strand(&self) {
+        self.stranded.send_modify(|generation| *generation += 1);
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     process::Command,
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::*;
@@ -82,9 +82,18 @@ struct Shared {
     home: PathBuf,
     program: PathBuf,
     connections: AtomicUsize,
+    open_connections: watch::Sender<usize>,
     requests: Mutex<Vec<u8>>,
-    /// A request of this type is carried out, but its connection breaks before the answer.
-    breaks_at: Mutex<Option<u8>>,
+    /// What happens to the next request of this type.
+    trouble: Mutex<Option<(u8, Trouble)>>,
+}
+
+/// A request is carried out, but its answer does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// The connection breaks.
+    Break,
+    Hang,
 }
 
 impl Odd {
@@ -104,7 +113,8 @@ impl Odd {
             program: locate::peer("openssh", "usr/lib/openssh/sftp-server").unwrap(),
             connections: AtomicUsize::new(0),
             requests: Mutex::default(),
-            breaks_at: Mutex::default(),
+            open_connections: watch::Sender::new(0),
+            trouble: Mutex::default(),
         });
         let config = Arc::new(server::Config {
             keys: vec![host_key.clone()],
@@ -151,7 +161,23 @@ impl Odd {
 
     /// Carries the next request of this type out and breaks its connection before the answer.
     pub(super) fn break_at(&self, kind: u8) {
-        *self.shared.breaks_at.lock().unwrap() = Some(kind);
+        *self.shared.trouble.lock().unwrap() = Some((kind, Trouble::Break));
+    }
+
+    /// Carries the next request of this type out and never answers it.
+    pub(super) fn hang_at(&self, kind: u8) {
+        *self.shared.trouble.lock().unwrap() = Some((kind, Trouble::Hang));
+    }
+
+    pub(super) fn open_connections(&self) -> usize {
+        *self.shared.open_connections.borrow()
+    }
+
+    pub(super) async fn wait_for_open_connections(&self, expected: usize) {
+        let mut open = self.shared.open_connections.subscribe();
+        let reached = open.wait_for(|&open| open == expected);
+        let reached = tokio::time::timeout(PATIENCE, reached).await.is_ok();
+        assert!(reached, "{} connections stay open", self.open_connections());
     }
 }
 
@@ -173,8 +199,13 @@ async fn serve(
     };
     let socket = TcpStream::from_std(socket).unwrap();
     let config = config.clone();
+    let open_connections = shared.open_connections.clone();
+    open_connections.send_modify(|open| *open += 1);
     tokio::spawn(async move {
-        let _ = server::run_stream(config, socket, handler).await;
+        if let Ok(session) = server::run_stream(config, socket, handler).await {
+            let _ = session.await;
+        }
+        open_connections.send_modify(|open| *open -= 1);
     });
     tokio::spawn(async move {
         cut.cancelled().await;
@@ -239,7 +270,7 @@ impl server::Handler for Connection {
             opening: HashSet::new(),
             unanswered: 0,
             held: Vec::new(),
-            breaks_for: None,
+            troubled: None,
         };
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let open = self.open.clone();
@@ -262,7 +293,8 @@ struct Relaying {
     opening: HashSet<u32>,
     unanswered: usize,
     held: Vec<Bytes>,
-    breaks_for: Option<u32>,
+    /// The request in trouble.
+    troubled: Option<(u32, Trouble)>,
 }
 
 impl Relaying {
@@ -317,10 +349,9 @@ impl Relaying {
         }
         let mut fields = request.slice(1..);
         let id = fields.get_u32();
-        let mut breaks_at = self.shared.breaks_at.lock().unwrap();
-        if *breaks_at == Some(kind) {
-            *breaks_at = None;
-            self.breaks_for = Some(id);
+        let due = |trouble: &mut (u8, Trouble)| trouble.0 == kind;
+        if let Some((_, trouble)) = self.shared.trouble.lock().unwrap().take_if(due) {
+            self.troubled = Some((id, trouble));
         }
         let habits = self.shared.habits;
         match kind {
@@ -374,9 +405,16 @@ impl Relaying {
         self.unanswered -= 1;
         let mut fields = answer.slice(1..);
         let id = fields.get_u32();
-        if self.breaks_for == Some(id) {
-            self.cut.cancel();
-            return None;
+        if let Some((troubled, trouble)) = self.troubled
+            && troubled == id
+        {
+            return match trouble {
+                Trouble::Break => {
+                    self.cut.cancel();
+                    None
+                }
+                Trouble::Hang => Some(Bytes::new()),
+            };
         }
         let was_opening = self.opening.remove(&id);
         if was_opening && answer[0] == HANDLE {
