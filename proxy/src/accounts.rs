@@ -6,6 +6,7 @@
 
 pub mod administration;
 pub mod audit;
+pub mod limits;
 pub mod login;
 pub mod mounts;
 mod schema;

@@ -1,16 +1,18 @@
-//! How fast and how much an account may move through a mount, counted over all its sessions.
+//! How fast and how much an account may move, through a mount and in all, counted over all its sessions.
 
+mod account;
 pub mod bucket;
 
 use std::{
     collections::HashMap,
     num::NonZeroU64,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
 
+pub use self::account::{AccountLimits, AccountUsage, SessionPlace};
 use self::bucket::Bucket;
 use crate::{
     backend::{BackendError, ErrorKind, Origin},
@@ -37,9 +39,15 @@ impl Allowance {
     }
 }
 
-/// What all sessions have used of each mount's allowance.
+/// What all sessions have used of each account's limits and each mount's allowance.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<HashMap<Key, Weak<Usage>>>>);
+pub struct Ledger(Arc<Books>);
+
+#[derive(Debug, Default)]
+struct Books {
+    accounts: Mutex<HashMap<String, Weak<AccountUsage>>>,
+    mounts: Mutex<HashMap<Key, Weak<Usage>>>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -57,7 +65,7 @@ impl Ledger {
             at: at.clone(),
             allowance,
         };
-        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.mounts();
         if let Some(usage) = ledger.get(&key).and_then(Weak::upgrade) {
             return usage;
         }
@@ -65,6 +73,17 @@ impl Ledger {
         let usage = Arc::new(Usage::new(allowance));
         ledger.insert(key, Arc::downgrade(&usage));
         usage
+    }
+
+    fn mounts(&self) -> MutexGuard<'_, HashMap<Key, Weak<Usage>>> {
+        self.0.mounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<String, Weak<AccountUsage>>> {
+        self.0
+            .accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,10 +257,6 @@ mod tests {
         assert!(!Arc::ptr_eq(&one, &ledger.usage("alice", &at, limited(2))));
         drop(one);
         ledger.usage("carol", &at, limited(1));
-        assert_eq!(
-            ledger.0.lock().unwrap().len(),
-            1,
-            "what nobody uses is gone"
-        );
+        assert_eq!(ledger.mounts().len(), 1, "what nobody uses is gone");
     }
 }

@@ -47,16 +47,33 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
 /// Whose uploads a session's are. Backends know no users: they only compare.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Owner(Box<[u8]>);
+pub struct Owner {
+    identity: Box<[u8]>,
+    resume: Option<bool>,
+}
 
 impl Owner {
     /// `identity` must be the same in each session of an account, and another in those of any other.
     pub fn new(identity: impl Into<Box<[u8]>>) -> Self {
-        Self(identity.into())
+        Self {
+            identity: identity.into(),
+            resume: None,
+        }
+    }
+
+    /// Whether it can go on with uploads that were interrupted; `None` leaves that to the backend.
+    #[must_use]
+    pub fn resuming(self, resume: Option<bool>) -> Self {
+        Self { resume, ..self }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.identity
+    }
+
+    /// What [`resuming`](Self::resuming) was told.
+    pub fn resume(&self) -> Option<bool> {
+        self.resume
     }
 }
 

@@ -357,19 +357,13 @@ fn scp_mode(section: &mut Section<'_>) -> Option<ScpMode> {
 }
 
 fn sftp(mut section: Section<'_>) -> SftpConfig {
-    const NAMES: &str = "\"hardlink@openssh.com\" and \"copy-data\"";
     let mut extensions = Extensions::default();
     for (index, name) in section
         .texts("extensions", "a list of extension names")
         .unwrap_or_default()
     {
-        match name {
-            "hardlink@openssh.com" => extensions.hardlink = true,
-            "copy-data" => extensions.copy_data = true,
-            other => section.fault(
-                &format!("extensions[{index}]"),
-                format!("{other:?} can't be switched on; {NAMES} can, and all others that are served are on"),
-            ),
+        if let Err(unknown) = extensions.switch_on(name) {
+            section.fault(&format!("extensions[{index}]"), unknown.to_string());
         }
     }
     section.finish();

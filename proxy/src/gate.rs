@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use self::measure::Measured;
 use crate::{
-    allowance::Ledger,
+    allowance::{AccountUsage, Ledger},
     backend::{
         Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway,
         limited::Limited, union::Union,
@@ -48,6 +48,7 @@ pub struct Gate {
     extensions: Extensions,
     digests: Digests,
     ledger: Ledger,
+    account: Option<Arc<AccountUsage>>,
     journal: Journal,
     gateway: Arc<dyn Backend>,
     sessions: Mutex<BTreeMap<MountId, Arc<dyn Backend>>>,
@@ -83,6 +84,7 @@ impl Gate {
             session.journal.clone(),
         )
         .with_digests(session.digests)
+        .with_account(Arc::clone(session.place.usage()))
     }
 
     pub(crate) fn of(
@@ -94,6 +96,13 @@ impl Gate {
         journal: Journal,
     ) -> Self {
         let points = mounts.iter().map(|mount| mount.at.clone()).collect();
+        let mounts = decided(mounts, extensions);
+        // A client hears of those that it can use anywhere.
+        let extensions = mounts
+            .iter()
+            .filter_map(|mount| mount.extensions)
+            .reduce(Extensions::union)
+            .unwrap_or(extensions);
         Self {
             requester: Arc::new(requester),
             mounts,
@@ -101,6 +110,7 @@ impl Gate {
             extensions,
             digests: Digests::default(),
             ledger,
+            account: None,
             journal,
             gateway: Arc::new(Gateway::new(points)),
             sessions: Mutex::default(),
@@ -109,6 +119,14 @@ impl Gate {
 
     pub(crate) fn with_digests(self, digests: Digests) -> Self {
         Self { digests, ..self }
+    }
+
+    /// Counts what is moved in the account's name, too.
+    pub(crate) fn with_account(self, usage: Arc<AccountUsage>) -> Self {
+        Self {
+            account: Some(usage),
+            ..self
+        }
     }
 
     /// Of which transfers the records carry the SHA-256.
@@ -243,7 +261,7 @@ impl Gate {
         drop(self.journal.append_soon(event));
     }
 
-    /// What was switched on beside the usual extensions.
+    /// What is on beside the usual extensions, on any mount.
     pub fn extensions(&self) -> Extensions {
         self.extensions
     }
@@ -287,9 +305,11 @@ impl Gate {
                     mount.backend, mount.backend
                 ))
             })?;
-        let mut backend = service.session(&mount.directory, &self.requester.owner());
-        if !mount.allowance.is_unlimited() {
-            backend = self.limited(id, mount, backend);
+        let owner = self.requester.owner().resuming(mount.resume);
+        let mut backend = service.session(&mount.directory, &owner);
+        let account = self.account.as_ref().filter(|usage| usage.has_rates());
+        if !mount.allowance.is_unlimited() || account.is_some() {
+            backend = self.limited(id, mount, account, backend);
         }
         let others = self.mounts.iter().filter(|other| other.at != mount.at);
         let backend = Union::over(backend, &mount.at, others.map(|other| other.at.clone()));
@@ -297,9 +317,15 @@ impl Gate {
         Ok(backend)
     }
 
-    fn limited(&self, id: MountId, mount: &Mount, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        let account = &self.requester.user.name;
-        let usage = self.ledger.usage(account, &mount.at, mount.allowance);
+    fn limited(
+        &self,
+        id: MountId,
+        mount: &Mount,
+        account: Option<&Arc<AccountUsage>>,
+        backend: Arc<dyn Backend>,
+    ) -> Arc<dyn Backend> {
+        let name = &self.requester.user.name;
+        let usage = self.ledger.usage(name, &mount.at, mount.allowance);
         let measured = Measured {
             journal: self.journal.clone(),
             requester: Arc::clone(&self.requester),
@@ -308,7 +334,7 @@ impl Gate {
             backend: Arc::clone(&backend),
         };
         let measure = Box::new(move || measured.clone().bytes().boxed());
-        Arc::new(Limited::new(backend, usage, measure))
+        Arc::new(Limited::new(backend, usage, account.cloned(), measure))
     }
 }
 
@@ -340,6 +366,18 @@ impl Failed {
             Self::Unrecorded(_) => Status::Failure,
         }
     }
+}
+
+/// The mounts with the server's extensions where they have no list of their own.
+fn decided(mounts: Arc<Vec<Mount>>, extensions: Extensions) -> Arc<Vec<Mount>> {
+    if mounts.iter().all(|mount| mount.extensions.is_some()) {
+        return mounts;
+    }
+    let decided = mounts.iter().cloned().map(|mount| Mount {
+        extensions: mount.extensions.or(Some(extensions)),
+        ..mount
+    });
+    Arc::new(decided.collect())
 }
 
 /// Unique in the process, so in each session, over all its channels.

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod extensions;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;

@@ -16,6 +16,7 @@ use portcullis_journal::{Actor, OperationId, SessionId};
 
 use crate::{
     allowance::Allowance,
+    extensions::Extensions,
     operation::{Access, Attributes, HandleId, Operation},
     path::{RESERVED_PREFIX, RelativePath, VirtualPath},
 };
@@ -47,6 +48,10 @@ pub struct Mount {
     pub directory: Vec<u8>,
     pub permissions: Permissions,
     pub allowance: Allowance,
+    /// Those of the extensions that are off by default; `None` where the server's hold, for which the gate puts them in.
+    pub extensions: Option<Extensions>,
+    /// Whether interrupted uploads can be continued; `None` where it is as the backend has it.
+    pub resume: Option<bool>,
 }
 
 /// Index of a mount in its account's list.
@@ -159,6 +164,8 @@ pub enum Denied {
     LinkTarget,
     #[error("a file can't be copied onto itself")]
     SameFile,
+    #[error("the extension is off on the mount")]
+    DisabledExtension,
 }
 
 impl Denied {
@@ -174,6 +181,7 @@ impl Denied {
             Self::WrongHandle => "wrong_handle",
             Self::LinkTarget => "link_target",
             Self::SameFile => "same_file",
+            Self::DisabledExtension => "disabled_extension",
         }
     }
 }
@@ -447,6 +455,10 @@ fn decide(
         Operation::CopyData { .. } => {
             let source = named.read()?;
             let target = Named::written(named.second)?;
+            for path in [&source.path, &target.path] {
+                let place = Place::of(mounts, path)?.on_mount()?;
+                place.has_on(|extensions| extensions.copy_data)?;
+            }
             if source.path == target.path {
                 return Err(Denied::SameFile);
             }
@@ -565,6 +577,15 @@ impl OnMount<'_> {
         }
     }
 
+    /// Of a mount that nobody decided for, none is on.
+    fn has_on(&self, extension: impl FnOnce(Extensions) -> bool) -> Result<(), Denied> {
+        if extension(self.mount.extensions.unwrap_or_default()) {
+            Ok(())
+        } else {
+            Err(Denied::DisabledExtension)
+        }
+    }
+
     fn needs_either(&self, one: Permission, other: Permission) -> Result<(), Denied> {
         self.needs(other).or_else(|_| self.needs(one))
     }
@@ -619,6 +640,7 @@ fn link_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<
     if from.id != to.id {
         return Err(Denied::AcrossMounts);
     }
+    from.has_on(|extensions| extensions.hardlink)?;
     from.needs(Permission::Read)?;
     from.needs(Permission::Write)?;
     Ok(from.route(Some(to.target)))

@@ -14,7 +14,7 @@ use portcullis_journal::{Journal, SessionId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    allowance::Ledger,
+    allowance::{Ledger, SessionPlace},
     auth::Authenticated,
     backend::BackendService,
     config::ScpMode,
@@ -36,6 +36,8 @@ pub struct Session {
     /// Those that are off by default and switched on.
     pub extensions: Extensions,
     pub ledger: Ledger,
+    /// Held for as long as anything of the session lives.
+    pub place: Arc<SessionPlace>,
     pub journal: Journal,
     pub activity: Activity,
     pub budget: Budget,

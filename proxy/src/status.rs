@@ -134,6 +134,7 @@ impl From<&Denied> for Status {
     fn from(denied: &Denied) -> Self {
         match denied {
             Denied::Nowhere => Self::NoSuchFile,
+            Denied::DisabledExtension => Self::OpUnsupported,
             Denied::AboveMounts
             | Denied::MountPoint
             | Denied::Missing(_)

@@ -16,6 +16,7 @@ use portcullis_journal::{
 use crate::{
     allowance::Allowance,
     backend::{Backend, BackendError, Owner},
+    extensions::Extensions,
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
     policy::{Mount, Named, OpenHandle, Permissions, Permit, Requester, authorize},
@@ -38,7 +39,13 @@ impl Fixture {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self {
             journal: journal(directory.path()),
-            mounts: vec![everything("/", "memory")],
+            mounts: vec![Mount {
+                extensions: Some(Extensions {
+                    hardlink: true,
+                    copy_data: true,
+                }),
+                ..everything("/", "memory")
+            }],
             requester: Arc::new(requester()),
             open: Mutex::default(),
             next: AtomicU64::new(1),
@@ -168,6 +175,8 @@ pub(crate) fn everything(at: &str, backend: &str) -> Mount {
             symlink: true,
         },
         allowance: Allowance::default(),
+        extensions: None,
+        resume: None,
     }
 }
 

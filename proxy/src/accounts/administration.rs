@@ -6,8 +6,9 @@ use rusqlite::{ErrorCode, OptionalExtension as _, Transaction};
 use serde_json::{Value, json};
 use ssh_key::PublicKey;
 
-use super::{AccountName, Accounts, AccountsError, audit, kind_name, mounts, uid_of};
+use super::{AccountName, Accounts, AccountsError, audit, kind_name, limits, mounts, uid_of};
 use crate::{
+    allowance::AccountLimits,
     auth::{
         Secret,
         flow::{FactorPolicy, UserId},
@@ -202,6 +203,27 @@ impl<'a> Administration<'a> {
                 });
             }
             Ok(json!({ "at": portcullis_journal::record::untrusted(at.as_bytes()) }))
+        })
+    }
+
+    /// Gives the account other limits; `change` gets those that it has. Sessions end if one of them becomes narrower.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub fn limit(
+        &self,
+        name: &AccountName,
+        change: impl FnOnce(AccountLimits) -> AccountLimits,
+    ) -> Result<(), AccountsError> {
+        self.accounts.transaction(|transaction| {
+            let uid = uid_of(transaction, name)?;
+            let before = limits::read(transaction, uid)?;
+            let after = change(before);
+            limits::store(transaction, uid, &after)?;
+            if !after.allow_all_of(&before) {
+                end_sessions(transaction, uid)?;
+            }
+            self.note(transaction, "limit", uid, name, &limits::describe(&after))
         })
     }
 

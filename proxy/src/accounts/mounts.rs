@@ -9,6 +9,7 @@ use super::{Accounts, AccountsError, damaged};
 use crate::{
     allowance::Allowance,
     auth::flow::UserId,
+    extensions::{Extensions, UnknownExtension},
     path::VirtualPath,
     policy::{Mount, Permissions},
 };
@@ -99,6 +100,30 @@ pub enum RateError {
     TooSlow,
 }
 
+/// Reads names of extensions joined by commas, or `none`.
+///
+/// # Errors
+/// For a name that can't be switched on.
+pub fn parse_extensions(text: &str) -> Result<Extensions, UnknownExtension> {
+    let mut extensions = Extensions::default();
+    if text != "none" {
+        for name in text.split(',') {
+            extensions.switch_on(name.trim())?;
+        }
+    }
+    Ok(extensions)
+}
+
+/// As [`parse_extensions`] reads it.
+fn extension_list(extensions: Extensions) -> String {
+    let names = extensions.names();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(",")
+    }
+}
+
 /// The names of what is permitted.
 pub fn permission_names(permissions: &Permissions) -> Vec<&'static str> {
     let Permissions {
@@ -152,6 +177,14 @@ pub fn describe(mount: &Mount) -> Value {
             shown.insert(name.to_owned(), limit.into());
         }
     }
+    if let Some(shown) = shown.as_object_mut() {
+        if let Some(extensions) = mount.extensions {
+            shown.insert("extensions".to_owned(), extensions.names().into());
+        }
+        if let Some(resume) = mount.resume {
+            shown.insert("resume".to_owned(), resume.into());
+        }
+    }
     shown
 }
 
@@ -163,8 +196,8 @@ impl Accounts {
     pub fn mounts(&self, uid: UserId) -> Result<Vec<Mount>, AccountsError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT at, backend, directory, permissions, read_rate, write_rate, quota FROM mount
-             WHERE account = ?1 ORDER BY at",
+            "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume
+             FROM mount WHERE account = ?1 ORDER BY at",
         )?;
         statement
             .query_map([uid.0], |row| Ok(mount(row)))?
@@ -188,8 +221,9 @@ pub(super) fn store(
         .optional()?
         .is_some();
     transaction.execute(
-        "INSERT OR REPLACE INTO mount (account, at, backend, directory, permissions, read_rate, write_rate, quota)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT OR REPLACE INTO mount
+             (account, at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             uid.0,
             mount.at.as_bytes(),
@@ -199,6 +233,8 @@ pub(super) fn store(
             mount.allowance.read_rate.map(column),
             mount.allowance.write_rate.map(column),
             mount.allowance.quota.map(signed),
+            mount.extensions.map(extension_list),
+            mount.resume,
         ),
     )?;
     Ok(replaced)
@@ -241,7 +277,16 @@ fn mount(row: &Row<'_>) -> Result<Mount, AccountsError> {
             parse_permissions(&permissions)?
         },
         allowance: allowance(row)?,
+        extensions: extensions(row)?,
+        resume: row.get("resume")?,
     })
+}
+
+fn extensions(row: &Row<'_>) -> Result<Option<Extensions>, AccountsError> {
+    let stored: Option<String> = row.get("extensions")?;
+    stored
+        .map(|list| parse_extensions(&list).map_err(|_| damaged("mount.extensions", &list)))
+        .transpose()
 }
 
 fn place(bytes: &[u8]) -> Result<VirtualPath, AccountsError> {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::AccountsError;
 
 /// Step N brings a database from `user_version` N to N + 1. Steps are only ever added.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE account (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
@@ -71,6 +71,14 @@ const MIGRATIONS: [&str; 2] = ["
     ALTER TABLE mount ADD COLUMN read_rate INTEGER CHECK (read_rate > 0);
     ALTER TABLE mount ADD COLUMN write_rate INTEGER CHECK (write_rate > 0);
     ALTER TABLE mount ADD COLUMN quota INTEGER CHECK (quota >= 0);
+", "
+    -- Over all mounts and sessions; NULL is no limit.
+    ALTER TABLE account ADD COLUMN max_sessions INTEGER CHECK (max_sessions > 0);
+    ALTER TABLE account ADD COLUMN read_rate INTEGER CHECK (read_rate > 0);
+    ALTER TABLE account ADD COLUMN write_rate INTEGER CHECK (write_rate > 0);
+    -- As the server or the backend has it, where NULL.
+    ALTER TABLE mount ADD COLUMN extensions TEXT;
+    ALTER TABLE mount ADD COLUMN resume INTEGER CHECK (resume IN (0, 1));
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own.

@@ -1,4 +1,7 @@
-use std::{num::NonZeroU64, os::unix::fs::PermissionsExt as _};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use chrono::{DateTime, TimeZone as _, Utc};
 use serde_json::json;
@@ -6,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    allowance::Allowance,
+    allowance::{AccountLimits, Allowance},
     auth::{
         Secret,
         lockout::Lockout,
@@ -37,6 +40,8 @@ fn with_account(accounts: &Accounts, text: &str) -> UserId {
 fn mount(at: &str, backend: &str) -> Mount {
     Mount {
         allowance: Allowance::default(),
+        extensions: None,
+        resume: None,
         at: VirtualPath::clean(at.as_bytes()).unwrap(),
         backend: backend.to_owned(),
         directory: b"/in".to_vec(),
@@ -511,6 +516,70 @@ fn the_allowance_of_a_mount_is_kept_and_one_without_has_none() {
         (&shown["read_rate"], &shown["quota"]),
         (&json!(20 << 20), &json!(0))
     );
+}
+
+#[test]
+fn what_a_mount_says_of_extensions_and_resume_is_kept_and_so_is_silence() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    let admin = accounts.administer("test");
+    let mounts: Vec<_> = [
+        ("/a", None, None),
+        ("/b", Some("none"), Some(false)),
+        ("/c", Some("copy-data,hardlink@openssh.com"), Some(true)),
+    ]
+    .into_iter()
+    .map(|(at, list, resume)| Mount {
+        extensions: list.map(|list| mounts::parse_extensions(list).unwrap()),
+        resume,
+        ..mount(at, "lab")
+    })
+    .collect();
+    for mount in &mounts {
+        admin.mount(&name("alice"), mount).unwrap();
+    }
+    assert_eq!(accounts.mounts(uid).unwrap(), mounts);
+    assert!(mounts::describe(&mounts[0]).get("extensions").is_none());
+    let shown = mounts::describe(&mounts[1]);
+    assert_eq!(
+        (&shown["extensions"], &shown["resume"]),
+        (&json!([]), &json!(false))
+    );
+    for wrong in ["", "posix-rename@openssh.com", "none,copy-data"] {
+        assert!(mounts::parse_extensions(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn limits_of_an_account_are_kept_and_only_narrower_ones_end_its_sessions() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let uid = with_account(&accounts, "alice");
+    assert_eq!(accounts.limits(uid).unwrap(), AccountLimits::default());
+    let set = |sessions, rate| {
+        let limits = AccountLimits {
+            sessions: NonZeroU32::new(sessions),
+            read_rate: NonZeroU64::new(rate),
+            write_rate: None,
+        };
+        let before = accounts.epoch(uid).unwrap();
+        let admin = accounts.administer("test");
+        admin.limit(&name("alice"), |_| limits).unwrap();
+        assert_eq!(accounts.limits(uid).unwrap(), limits);
+        accounts.epoch(uid).unwrap() != before
+    };
+    for (sessions, rate, ends) in [
+        (3, 0, true),
+        (3, 0, false),
+        (4, 0, false),
+        (4, 5000, true),
+        (5, 6000, false),
+        (5, 5000, true),
+        (0, 0, false),
+    ] {
+        assert_eq!(set(sessions, rate), ends, "{sessions} {rate}");
+    }
 }
 
 #[test]

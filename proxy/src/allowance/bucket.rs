@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU64,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,19 +13,39 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// Lets so many bytes a second pass, in the order in which they are asked for.
 #[derive(Debug)]
-pub struct Bucket {
-    rate: NonZeroU64,
+pub struct Bucket(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// `None`: all passes.
+    rate: Option<NonZeroU64>,
     /// When the bucket will be as full as it can be; each byte taken moves it on.
-    full_at: Mutex<Option<Instant>>,
+    full_at: Option<Instant>,
 }
 
 impl Bucket {
-    /// `rate` in bytes a second.
-    pub fn new(rate: NonZeroU64) -> Self {
-        Self {
-            rate,
-            full_at: Mutex::default(),
+    /// `rate` in bytes a second; without one all passes at once.
+    pub fn new(rate: impl Into<Option<NonZeroU64>>) -> Self {
+        Self(Mutex::new(State {
+            rate: rate.into(),
+            full_at: None,
+        }))
+    }
+
+    /// Sets another rate for bytes that are asked for from now on.
+    pub fn set_rate(&self, rate: Option<NonZeroU64>) {
+        let mut state = self.state();
+        if state.rate != rate {
+            *state = State {
+                rate,
+                full_at: None,
+            };
         }
+    }
+
+    /// True unless all passes.
+    pub fn has_rate(&self) -> bool {
+        self.state().rate.is_some()
     }
 
     /// Waits until the bytes may pass.
@@ -35,22 +55,32 @@ impl Bucket {
 
     /// Bytes that were taken did not pass.
     pub fn give_back(&self, bytes: u64) {
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        *full_at = full_at.and_then(|at| at.checked_sub(self.time_of(bytes)));
+        let mut state = self.state();
+        let time = state.time_of(bytes);
+        state.full_at = state.full_at.and_then(|at| at.checked_sub(time));
     }
 
     /// When bytes that are asked for now may pass: once those before them are through.
     fn book(&self, bytes: u64, now: Instant) -> Instant {
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = full_at.map_or(now, |at| at.max(now));
-        *full_at = Some(before + self.time_of(bytes));
+        let mut state = self.state();
+        let before = state.full_at.map_or(now, |at| at.max(now));
+        state.full_at = Some(before + state.time_of(bytes));
         before
             .checked_sub(BURST)
             .map_or(now, |begin| begin.max(now))
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     fn time_of(&self, bytes: u64) -> Duration {
-        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.get());
+        let Some(rate) = self.rate else {
+            return Duration::ZERO;
+        };
+        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate.get());
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 }
@@ -89,5 +119,18 @@ mod tests {
         assert_eq!(bucket.book(5000, now), now);
         bucket.give_back(4000);
         assert_eq!(bucket.book(1, now), now);
+    }
+
+    #[test]
+    fn another_rate_holds_from_then_on_and_without_one_all_passes() {
+        let bucket = bucket(1000);
+        let now = Instant::now();
+        bucket.book(100_000, now);
+        bucket.set_rate(None);
+        assert_eq!(bucket.book(1_000_000, now), now);
+        assert_eq!(bucket.book(1_000_000, now), now);
+        bucket.set_rate(NonZeroU64::new(10));
+        assert_eq!(bucket.book(20, now), now);
+        assert_eq!(bucket.book(1, now), now + Duration::from_secs(1));
     }
 }

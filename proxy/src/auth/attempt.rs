@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     accounts::{Accounts, AccountsError},
+    allowance::AccountLimits,
     policy::Mount,
 };
 
@@ -159,6 +160,13 @@ impl Rules {
     }
 }
 
+/// What an account is given at its login.
+#[derive(Debug)]
+pub struct Grants {
+    pub mounts: Vec<Mount>,
+    pub limits: AccountLimits,
+}
+
 /// Why the accounts could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -220,13 +228,19 @@ impl Authenticator {
         }
     }
 
-    /// The mounts of a user who is in.
+    /// The mounts and limits of a user who is in.
     ///
     /// # Errors
     /// If the database can't be read.
-    pub async fn mounts(&self, user: &Authenticated) -> Result<Vec<Mount>, LookupError> {
+    pub async fn grants(&self, user: &Authenticated) -> Result<Grants, LookupError> {
         let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
-        Ok(tokio::task::spawn_blocking(move || accounts.mounts(uid)).await??)
+        let grants = tokio::task::spawn_blocking(move || -> Result<_, AccountsError> {
+            Ok(Grants {
+                mounts: accounts.mounts(uid)?,
+                limits: accounts.limits(uid)?,
+            })
+        });
+        Ok(grants.await??)
     }
 }
 

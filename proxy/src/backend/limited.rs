@@ -1,4 +1,4 @@
-//! A mount whose account may only move so much, and so fast.
+//! A mount through which its account may only move so much, and so fast, alone or with all its mounts together.
 //!
 //! An operation waits here before its backend hears of it. What waits holds its session's own credit and nothing of others.
 
@@ -16,7 +16,7 @@ use portcullis_journal::Recorded;
 
 use super::{Backend, BackendError, Capabilities, ErrorKind, Execution, Origin};
 use crate::{
-    allowance::{Measure, Usage},
+    allowance::{AccountUsage, Measure, Usage},
     operation::{HandleId, Operation, Outcome},
     policy::Permit,
 };
@@ -28,6 +28,7 @@ const MAX_SPOILED: usize = 64;
 pub struct Limited {
     backend: Arc<dyn Backend>,
     usage: Arc<Usage>,
+    account: Option<Arc<AccountUsage>>,
     measure: Arc<Measure>,
     /// Held from the wait of a WRITE to its start: they start in the order they came, or an upload is not sequential.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -42,10 +43,17 @@ impl fmt::Debug for Limited {
 }
 
 impl Limited {
-    pub fn new(backend: Arc<dyn Backend>, usage: Arc<Usage>, measure: Measure) -> Self {
+    /// `usage` of the mount, `account` of all mounts of an account that has rates.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        usage: Arc<Usage>,
+        account: Option<Arc<AccountUsage>>,
+        measure: Measure,
+    ) -> Self {
         Self {
             backend,
             usage,
+            account,
             measure: Arc::new(measure),
             turn: Arc::default(),
             spoiled: Arc::default(),
@@ -58,15 +66,23 @@ impl Limited {
 
     fn read(&self, length: u64, recorded: Recorded<Permit>) -> Execution {
         let (backend, usage) = (Arc::clone(&self.backend), Arc::clone(&self.usage));
+        let account = self.account.clone();
         async move {
             usage.read(length).await;
+            if let Some(account) = &account {
+                account.read(length).await;
+            }
             let result = backend.execute(recorded).await;
             let brought = if let Ok(Outcome::Data(data)) = &result {
                 data.len() as u64
             } else {
                 0
             };
-            usage.not_read(length.saturating_sub(brought));
+            let missing = length.saturating_sub(brought);
+            usage.not_read(missing);
+            if let Some(account) = &account {
+                account.not_read(missing);
+            }
             result
         }
         .boxed()
@@ -76,6 +92,7 @@ impl Limited {
     fn store(&self, moved: u64, stored: u64, recorded: Recorded<Permit>) -> Execution {
         let (backend, usage) = (Arc::clone(&self.backend), Arc::clone(&self.usage));
         let (measure, spoiled) = (Arc::clone(&self.measure), Arc::clone(&self.spoiled));
+        let account = self.account.clone();
         let turn = Arc::clone(&self.turn).lock_owned();
         async move {
             let turn = turn.await;
@@ -84,6 +101,9 @@ impl Limited {
                 return Err(refused);
             }
             usage.write(moved).await;
+            if let Some(account) = &account {
+                account.write(moved).await;
+            }
             let execution = backend.execute(recorded);
             drop(turn);
             let result = execution.await;
@@ -195,9 +215,10 @@ mod tests {
             ..Allowance::default()
         };
         let root = VirtualPath::root();
-        let usage = Ledger::default().usage("alice", &root, allowance);
+        let ledger = Ledger::default();
+        let usage = ledger.usage("alice", &root, allowance);
         let measure: Measure = Box::new(|| ready(Ok(0)).boxed());
-        let limited = Limited::new(Arc::clone(&notes) as _, usage, measure);
+        let limited = Limited::new(Arc::clone(&notes) as _, usage, None, measure);
         let handle = HandleId(1);
         let open = Operation::Open {
             path: VirtualPath::clean(b"/a").unwrap(),

@@ -85,7 +85,7 @@ impl SftpService {
     pub fn new(settings: SftpSettings) -> Self {
         let mut uploads = settings.uploads.clone();
         // What is written directly is its own partial.
-        uploads.resume &= settings.publication == Publication::Rename;
+        uploads.may_resume &= settings.publication == Publication::Rename;
         Self {
             pool: Pool::new(Arc::new(settings)),
             names: StagingNames::new(uploads, b""),

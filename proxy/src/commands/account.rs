@@ -3,6 +3,7 @@
 //! Works on the database that the daemon has open; changes take effect at the next login step, and live sessions that lost
 //! something end within seconds.
 
+mod limit;
 mod listing;
 
 use std::{
@@ -20,6 +21,7 @@ use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use self::limit::LimitArgs;
 use crate::{
     accounts::{AccountName, Accounts, mounts},
     allowance::Allowance,
@@ -29,6 +31,7 @@ use crate::{
         password::{self, Hasher},
         public_key, totp,
     },
+    extensions::Extensions,
     path::VirtualPath,
     policy::Mount,
 };
@@ -119,6 +122,18 @@ enum Action {
         /// Bytes that may lie in the directory, such as 500G
         #[arg(long, value_name = "SIZE", value_parser = mounts::parse_size)]
         quota: Option<u64>,
+        /// Extensions that are off by default and on here, joined by commas, or `none`; as the server has it if left out
+        #[arg(long, value_name = "LIST", value_parser = mounts::parse_extensions)]
+        extensions: Option<Extensions>,
+        /// Whether interrupted uploads can be continued; as the backend has it if left out
+        #[arg(long, value_name = "true|false")]
+        resume: Option<bool>,
+    },
+    /// Set or remove limits that hold over all sessions and mounts; sessions end if one becomes narrower
+    Limit {
+        name: AccountName,
+        #[command(flatten)]
+        limits: LimitArgs,
     },
     /// Take a mount away and end the account's sessions
     Unmount { name: AccountName, at: String },
@@ -245,6 +260,8 @@ impl Action {
                 read_rate,
                 write_rate,
                 quota,
+                extensions,
+                resume,
             } => {
                 ensure!(
                     backends.contains(&backend),
@@ -265,8 +282,13 @@ impl Action {
                         write_rate,
                         quota,
                     },
+                    extensions,
+                    resume,
                 };
                 administration.mount(&name, &mount)?;
+            }
+            Self::Limit { name, limits } => {
+                administration.limit(&name, |before| limits.apply_to(before))?;
             }
             Self::Unmount { name, at } => administration.unmount(&name, &place(&at)?)?,
             Self::Policy {

@@ -187,6 +187,7 @@ fn entry(
 ) -> Result<Option<Entry>, Box<dyn std::error::Error + Send + Sync>> {
     let mut upload_settings = |uploads: &config::Uploads| UploadSettings {
         resume: uploads.resume,
+        may_resume: true,
         retention: uploads.retention,
         node: node.to_owned(),
         claims: claims.entry(place(config)).or_default().clone(),

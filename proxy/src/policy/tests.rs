@@ -57,6 +57,11 @@ fn mount(at: &str, granted: &[Permission]) -> Mount {
         directory: b"/".to_vec(),
         permissions: permissions(granted),
         allowance: Allowance::default(),
+        extensions: Some(Extensions {
+            hardlink: true,
+            copy_data: true,
+        }),
+        resume: None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     status::Status,
 };
 
-pub use self::extensions::Extensions;
+pub use crate::extensions::Extensions;
 
 /// One packet.
 #[derive(Debug, PartialEq, Eq)]

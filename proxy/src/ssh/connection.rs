@@ -75,6 +75,8 @@ pub(super) enum CloseReason {
     LoginGrace,
     TooManyFailures,
     TooManyRefusals,
+    /// The account has as many sessions as it may.
+    TooManySessions,
     Idle,
     SessionLimit,
     /// The account was disabled or changed.
@@ -97,6 +99,7 @@ impl CloseReason {
             Self::LoginGrace => "login_grace",
             Self::TooManyFailures => "too_many_failures",
             Self::TooManyRefusals => "too_many_refusals",
+            Self::TooManySessions => "too_many_sessions",
             Self::Idle => "idle",
             Self::SessionLimit => "session_limit",
             Self::Revoked => "revoked",
@@ -122,6 +125,10 @@ impl CloseReason {
             Self::TooManyRefusals => Some((
                 Disconnect::ProtocolError,
                 "This server only offers the sftp subsystem",
+            )),
+            Self::TooManySessions => Some((
+                Disconnect::TooManyConnections,
+                "Too many sessions of this account",
             )),
             Self::Idle => Some((Disconnect::ByApplication, "Idle for too long")),
             Self::SessionLimit => Some((Disconnect::ByApplication, "Session limit reached")),

@@ -23,7 +23,10 @@ use super::{
     subsystem,
 };
 use crate::{
-    auth::{Attempt, Authenticated, Method, Secret, Step, attempt::LookupError},
+    auth::{
+        Attempt, Authenticated, Method, Secret, Step,
+        attempt::{Grants, LookupError},
+    },
     config::ScpMode,
     metrics,
     scp::{self, command::Command},
@@ -44,7 +47,7 @@ pub(super) enum HandlerError {
     Ssh(#[from] russh::Error),
     #[error("the connection can't be recorded")]
     Unrecorded(#[source] AppendError),
-    #[error("the mounts of the account can't be read")]
+    #[error("the mounts and limits of the account can't be read")]
     Accounts(#[source] LookupError),
     #[error("the connection is being ended")]
     Ending,
@@ -104,9 +107,14 @@ impl Handler {
     async fn answer(&mut self, method: &'static str, step: Step) -> Result<Auth, HandlerError> {
         match step {
             Step::Accepted(user) => {
-                self.accept(user).await?;
-                metrics::authentication(method, "accepted");
-                Ok(Auth::Accept)
+                if self.accept(user).await? {
+                    metrics::authentication(method, "accepted");
+                    Ok(Auth::Accept)
+                } else {
+                    metrics::authentication(method, "rejected");
+                    self.end(CloseReason::TooManySessions);
+                    Ok(nothing())
+                }
             }
             Step::Partial { methods } => {
                 metrics::authentication(method, "partial");
@@ -134,13 +142,23 @@ impl Handler {
         }
     }
 
-    async fn accept(&mut self, user: Authenticated) -> Result<(), HandlerError> {
+    /// False if the account has as many sessions as it may.
+    async fn accept(&mut self, user: Authenticated) -> Result<bool, HandlerError> {
         let user = Arc::new(user);
         // Those in force: the login may have begun before a reload.
         let terms = Arc::clone(&self.services.terms.borrow());
-        let mounts = Self::unless_cut(&self.cut, terms.authenticator.mounts(&user))
-            .await?
-            .map_err(HandlerError::Accounts)?;
+        let Grants { mounts, limits } =
+            Self::unless_cut(&self.cut, terms.authenticator.grants(&user))
+                .await?
+                .map_err(HandlerError::Accounts)?;
+        self.recorder.authenticated(&user);
+        let Some(place) = self.services.ledger.admit(user.name(), limits) else {
+            tracing::warn!(
+                user = user.name(),
+                "refused: the account has as many sessions as it may"
+            );
+            return Ok(false);
+        };
         let session = Session {
             id: self.recorder.session(),
             source: self.recorder.source(),
@@ -149,13 +167,13 @@ impl Handler {
             backends: Arc::clone(&terms.backends),
             extensions: terms.extensions,
             ledger: self.services.ledger.clone(),
+            place: Arc::new(place),
             journal: self.recorder.journal().clone(),
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),
             digests: terms.digests,
             scp: terms.scp,
         };
-        self.recorder.authenticated(&session.user);
         self.notices
             .send(Notice::Authenticated(session.clone()))
             .await
@@ -164,7 +182,7 @@ impl Handler {
             session,
             started: Vec::new(),
         };
-        Ok(())
+        Ok(true)
     }
 
     /// Puts a refusal on record. The record need not be durable before the answer: nothing was done.

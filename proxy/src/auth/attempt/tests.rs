@@ -760,14 +760,8 @@ async fn a_session_of_an_account_that_changed_between_login_and_watch_ends_at_on
 async fn the_mounts_are_those_of_the_user() {
     let world = world();
     let nobody = Authenticated::for_test(UserId(99).0, "nobody");
-    assert!(
-        world
-            .authenticator
-            .mounts(&nobody)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let grants = world.authenticator.grants(&nobody).await.unwrap();
+    assert!(grants.mounts.is_empty());
 }
 
 async fn wait_for(what: &str, condition: impl Fn() -> bool) {

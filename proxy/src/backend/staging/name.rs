@@ -60,8 +60,10 @@ impl StagingName {
 /// What a backend does with uploads that were interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadSettings {
-    /// They are kept, and the account that began them can continue them.
+    /// They are kept, and the account that began them can continue them, unless its mount has it otherwise.
     pub resume: bool,
+    /// False where the backend has nothing to continue, whatever a mount says.
+    pub may_resume: bool,
     /// How long a staging file may lie untouched before it is removed.
     pub retention: Duration,
     /// Tells this gateway's staging files from another's on the same server, which may be in use there.
@@ -102,6 +104,7 @@ impl Default for UploadSettings {
     fn default() -> Self {
         Self {
             resume: true,
+            may_resume: true,
             retention: Self::DEFAULT_RETENTION,
             node: String::new(),
             claims: Claims::default(),
@@ -205,7 +208,8 @@ impl SessionNames {
         }
         let digest = digest.finalize();
         let distinct = digest.get(..DISTINCT_BYTES)?;
-        settings.resume.then(|| StagingName::with(distinct))
+        let resume = settings.may_resume && self.owner.resume().unwrap_or(settings.resume);
+        resume.then(|| StagingName::with(distinct))
     }
 
     /// As [`SessionNames::resumable`], if no upload is under way under that name: what stands there was interrupted.
@@ -316,6 +320,23 @@ mod tests {
         assert!(other.claim(name.clone()).is_none());
         assert_eq!(other.session(&owner, b"").interrupted(&path("/p")), None);
         assert!(elsewhere.claim(name).is_some());
+    }
+
+    #[test]
+    fn a_mount_may_have_it_otherwise_than_its_backend_unless_the_backend_can_not() {
+        let found = |resume, may_resume, asked| {
+            let settings = UploadSettings {
+                resume,
+                may_resume,
+                ..UploadSettings::default()
+            };
+            let owner = Owner::new(*b"o").resuming(asked);
+            let names = StagingNames::new(settings, b"").session(&owner, b"");
+            names.resumable(&path("/p")).is_some()
+        };
+        assert!(found(true, true, None) && !found(true, true, Some(false)));
+        assert!(!found(false, true, None) && found(false, true, Some(true)));
+        assert!(!found(true, false, Some(true)));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use portcullis_journal::AccountKind;
 use serde_json::{Value, json};
 
 use crate::{
-    accounts::{Account, Accounts, FactorState, mounts},
+    accounts::{Account, Accounts, FactorState, limits, mounts},
+    allowance::AccountLimits,
     auth::flow::FactorPolicy,
     policy::Mount,
 };
@@ -16,12 +17,13 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
     let mut listed = Vec::new();
     for account in accounts.list()? {
         let mounts = accounts.mounts(account.uid)?;
-        listed.push((account, mounts));
+        let limits = accounts.limits(account.uid)?;
+        listed.push((account, mounts, limits));
     }
     if json {
         let all: Vec<Value> = listed
             .iter()
-            .map(|(account, mounts)| machine_form(account, mounts))
+            .map(|(account, mounts, limits)| machine_form(account, mounts, limits))
             .collect();
         writeln!(output, "{}", Value::from(all))?;
         return Ok(());
@@ -31,7 +33,7 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
         "{:<32} {:<8} {:<8} {:<40} MOUNTS",
         "NAME", "KIND", "STATE", "LOGIN WITH"
     )?;
-    for (account, mounts) in &listed {
+    for (account, mounts, _) in &listed {
         let places: Vec<_> = mounts
             .iter()
             .map(|mount| String::from_utf8_lossy(mount.at.as_bytes()))
@@ -53,7 +55,7 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
     Ok(())
 }
 
-fn machine_form(account: &Account, mounts: &[Mount]) -> Value {
+fn machine_form(account: &Account, mounts: &[Mount], limits: &AccountLimits) -> Value {
     let policy = match &account.policy {
         FactorPolicy::TwoClass => json!({ "name": account.policy.name() }),
         FactorPolicy::PossessionPair(exception) => json!({
@@ -81,6 +83,7 @@ fn machine_form(account: &Account, mounts: &[Mount]) -> Value {
         "totp": factor(account.totp),
         "keys": keys,
         "login_with": ways(account),
+        "limits": limits::describe(limits),
         "mounts": mounts.iter().map(mounts::describe).collect::<Vec<_>>(),
     })
 }

@@ -270,3 +270,65 @@ fn odd_names_are_refused_before_the_database_is_asked() {
     }
     assert_eq!(shell.run(&["list", "--json"]).unwrap().trim(), "[]");
 }
+
+#[test]
+fn a_limit_that_is_not_named_stays_and_none_removes_it() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let limits = || shell.only_account()["limits"].clone();
+    let none = json!({ "sessions": null, "read_rate": null, "write_rate": null });
+    assert_eq!(limits(), none);
+    shell
+        .run(&["limit", "alice", "--sessions", "3", "--write-rate", "1M"])
+        .unwrap();
+    shell
+        .run(&[
+            "limit",
+            "alice",
+            "--read-rate",
+            "2M",
+            "--write-rate",
+            "none",
+        ])
+        .unwrap();
+    let expected = json!({ "sessions": 3, "read_rate": 2 << 20, "write_rate": null });
+    assert_eq!(limits(), expected);
+    for wrong in [
+        &["limit", "alice"][..],
+        &["limit", "alice", "--sessions", "0"],
+        &["limit", "alice", "--read-rate", "1"],
+        &["limit", "nobody", "--sessions", "1"],
+    ] {
+        assert!(shell.run(wrong).is_err(), "{wrong:?}");
+    }
+    assert_eq!(limits(), expected);
+}
+
+#[test]
+fn a_mount_says_its_extensions_and_whether_uploads_resume() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let mount = |more: &[&str]| {
+        let line = [
+            "mount",
+            "alice",
+            "/in",
+            "--backend",
+            "archive",
+            "--directory",
+            "/",
+            "--permissions",
+            "read",
+        ];
+        shell.run(&[&line[..], more].concat())
+    };
+    mount(&["--extensions", "copy-data", "--resume", "false"]).unwrap();
+    let shown = shell.only_account()["mounts"][0].clone();
+    assert_eq!(shown["extensions"], json!(["copy-data"]));
+    assert_eq!(shown["resume"], false);
+    mount(&[]).unwrap();
+    let shown = shell.only_account()["mounts"][0].clone();
+    assert!(shown.get("extensions").is_none() && shown.get("resume").is_none());
+    assert!(mount(&["--extensions", "fsync@openssh.com"]).is_err());
+    assert!(mount(&["--resume", "perhaps"]).is_err());
+}

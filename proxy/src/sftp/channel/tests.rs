@@ -138,6 +138,21 @@ impl Client {
             .await
     }
 
+    /// On a backend in memory, with the gate as `adjust` makes it.
+    fn adjusted(mounts: Vec<Mount>, adjust: impl FnOnce(Gate) -> Gate) -> Self {
+        let memory = Memory::new();
+        let services = HashMap::from([("memory".to_owned(), Arc::new(memory.clone()) as _)]);
+        let client = Self::behind(
+            Budget::default(),
+            services,
+            mounts,
+            Extensions::default(),
+            testing::journal,
+            adjust,
+        );
+        Self { memory, ..client }
+    }
+
     fn serving(
         services: HashMap<String, Arc<dyn BackendService>>,
         mounts: Vec<Mount>,
@@ -154,6 +169,17 @@ impl Client {
         extensions: Extensions,
         journal: impl FnOnce(&std::path::Path) -> Journal,
     ) -> Self {
+        Self::behind(budget, services, mounts, extensions, journal, |gate| gate)
+    }
+
+    fn behind(
+        budget: Budget,
+        services: HashMap<String, Arc<dyn BackendService>>,
+        mounts: Vec<Mount>,
+        extensions: Extensions,
+        journal: impl FnOnce(&std::path::Path) -> Journal,
+        adjust: impl FnOnce(Gate) -> Gate,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let journal = journal(directory.path());
         let gate = Gate::of(
@@ -165,6 +191,7 @@ impl Client {
             journal.clone(),
         )
         .with_digests(Digests::OfAll);
+        let gate = adjust(gate);
         let (to_server, source) = mpsc::channel(2);
         let (sink, from_server) = mpsc::channel(2);
         let cancel = CancellationToken::new();

@@ -10,27 +10,6 @@ use crate::{
 /// The smallest block of `check-file`, in bytes.
 const MIN_BLOCK: u32 = 256;
 
-/// The extensions that are off unless the configuration says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Extensions {
-    /// `hardlink@openssh.com`
-    pub hardlink: bool,
-    /// `copy-data`
-    pub copy_data: bool,
-}
-
-impl Extensions {
-    /// Those that are on, with the version that is announced.
-    pub fn announced(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        [
-            (self.hardlink, ("hardlink@openssh.com", "1")),
-            (self.copy_data, ("copy-data", "1")),
-        ]
-        .into_iter()
-        .filter_map(|(on, extension)| on.then_some(extension))
-    }
-}
-
 impl Body {
     pub(super) fn extended(&mut self, new_handle: HandleId) -> Result<Operation, Reason> {
         self.name = "extended";

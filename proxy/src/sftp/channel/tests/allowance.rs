@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, time::Instant};
 
 use super::*;
-use crate::allowance::Allowance;
+use crate::allowance::{AccountLimits, Allowance, SessionPlace};
 
 fn limited(at: &str, allowance: Allowance) -> Mount {
     let mut mount = testing::everything(at, "memory");
@@ -48,6 +48,52 @@ async fn a_quota_counts_what_lies_there_and_what_is_written_and_stops_the_byte_a
         .filter(|intent| intent["decision"] == "measuring")
         .count();
     assert!(looks >= 6, "both directories are on record: {looks}");
+}
+
+#[tokio::test]
+async fn the_rate_of_an_account_holds_over_its_mounts_and_sessions_together() {
+    const RATE: u64 = 100_000;
+    let ledger = Ledger::default();
+    let limits = AccountLimits {
+        write_rate: NonZeroU64::new(RATE),
+        ..AccountLimits::default()
+    };
+    let sessions = [
+        ledger.admit("alice", limits).unwrap(),
+        ledger.admit("alice", limits).unwrap(),
+    ];
+    let free = ledger.admit("bob", AccountLimits::default()).unwrap();
+    let start = |place: &SessionPlace| {
+        let mounts = ["/a", "/b"].map(|at| limited(at, Allowance::default()));
+        let usage = Arc::clone(place.usage());
+        Client::adjusted(mounts.to_vec(), |gate| gate.with_account(usage)).greeted()
+    };
+    let (mut one, mut two, mut other) = (
+        start(&sessions[0]).await,
+        start(&sessions[1]).await,
+        start(&free).await,
+    );
+    let content = vec![7; RATE as usize];
+    let begun = Instant::now();
+    // A full bucket and one second's worth pass at once.
+    one.put(b"/a/x", &content).await;
+    one.put(b"/b/y", &content).await;
+    two.put(b"/a/z", &content).await;
+    assert!(
+        begun.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(two.memory.file(b"z").unwrap(), content);
+    let begun = Instant::now();
+    for _ in 0..30 {
+        other.put(b"/a/x", &content).await;
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "another account takes {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -280,6 +280,47 @@ async fn what_is_off_by_default_is_announced_and_served_only_once_it_is_on() {
     }
 }
 
+#[tokio::test]
+async fn a_mounts_own_list_widens_and_narrows_what_the_server_has() {
+    let with = |at: &str, extensions| Mount {
+        extensions,
+        ..testing::everything(at, "memory")
+    };
+    for (server, own, on, off) in [
+        (Extensions::default(), BOTH, "/own", "/rest"),
+        (BOTH, Extensions::default(), "/rest", "/own"),
+    ] {
+        let mounts = vec![with("/own", Some(own)), with("/rest", None)];
+        let mut client = Client::raw_with(mounts, server, testing::journal);
+        client.send(&[1, 0, 0, 0, 3]).await;
+        let version = client.frame().await.expect("a VERSION packet");
+        let name = b"copy-data";
+        assert!(version.windows(name.len()).any(|window| window == name));
+        client.memory.put(b"a", b"0123456789");
+        let at = |mount: &str, name: &str| format!("{mount}/{name}").into_bytes();
+        let mut copied = Vec::new();
+        for (from, to) in [(on, on), (off, off), (on, off), (off, on)] {
+            let source = client.open(&at(from, "a"), READ).await;
+            let target = client.open(&at(to, "b"), REPLACE).await;
+            copied.push(client.status(copy(source, (0, 0), target, 0)).await);
+            client.status(close(source)).await;
+            client.status(close(target)).await;
+        }
+        let refused = Status::OpUnsupported;
+        assert_eq!(copied, [Status::Ok, refused, refused, refused]);
+        let linked = link(&at(off, "a"), &at(off, "c"));
+        assert_eq!(client.status(linked).await, refused);
+        let left = client.leave().await;
+        let denied = left.of("op.denied");
+        assert_eq!(denied.len(), 4);
+        assert!(
+            denied
+                .iter()
+                .all(|denial| denial["reason"] == "disabled_extension")
+        );
+    }
+}
+
 /// A client whose mount is a directory of this machine.
 fn local(directory: &std::path::Path, permissions: &str) -> Client {
     let service = LocalService::new(LocalSettings {
