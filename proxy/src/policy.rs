@@ -1,10 +1,12 @@
 //! [`authorize`]: may this account do this operation? Decided once, by the cleaned path.
 //!
-//! Everything is denied that no rule here grants. Two decisions change the operation instead of refusing it, and the
-//! permit carries the changed one: an account without `overwrite` opens files for writing exclusively, and its
+//! Everything is denied that no rule grants. Two decisions change the operation instead of refusing it, and the permit
+//! carries the changed one: an account without `overwrite` opens files for writing exclusively, and its
 //! `posix-rename@openssh.com` is done as the RENAME that fails if the destination exists.
 
 mod intent;
+mod place;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +19,8 @@ use portcullis_journal::{Actor, OperationId, SessionId};
 use crate::{
     allowance::Allowance,
     extensions::Extensions,
-    operation::{Access, Attributes, HandleId, Operation},
-    path::{RESERVED_PREFIX, RelativePath, VirtualPath},
+    operation::{Access, HandleId, Operation},
+    path::{RelativePath, VirtualPath},
 };
 
 /// What an account may do below a mount. Each name stands for itself in `account mount --permissions`.
@@ -231,7 +233,7 @@ pub fn authorize(
 ) -> Result<Permit, Denied> {
     let asked = std::mem::discriminant(&operation);
     let exclusive_asked = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
-    let (operation, route) = decide(mounts, operation, named)?;
+    let (operation, route) = rules::decide(mounts, operation, named)?;
     let exclusive_now = matches!(&operation, Operation::Open { access, .. } if access.exclusive);
     let decision =
         if std::mem::discriminant(&operation) != asked || exclusive_now != exclusive_asked {
@@ -360,254 +362,6 @@ impl OpenHandle {
     }
 }
 
-/// The one total match: which rule grants which operation, and who serves it.
-fn decide(
-    mounts: &[Mount],
-    operation: Operation,
-    named: Named<'_>,
-) -> Result<(Operation, Route), Denied> {
-    let handle = named.handle;
-    let route = match &operation {
-        Operation::Open {
-            path,
-            handle,
-            access,
-            attributes,
-        } => {
-            let place = Place::of(mounts, path)?.on_mount()?;
-            let access = granted_access(&place, *access)?;
-            let opened = Operation::Open {
-                path: path.clone(),
-                handle: *handle,
-                access,
-                attributes: attributes.clone(),
-            };
-            return Ok((opened, place.route(None)));
-        }
-        Operation::PosixRename { from, to } => {
-            let route = rename_route(mounts, from, to)?;
-            if !Place::of(mounts, to)?
-                .on_mount()?
-                .grants(Permission::Overwrite)
-            {
-                let rename = Operation::Rename {
-                    from: from.clone(),
-                    to: to.clone(),
-                };
-                return Ok((rename, route));
-            }
-            route
-        }
-        Operation::Rename { from, to } => rename_route(mounts, from, to)?,
-
-        Operation::Stat { path } | Operation::Lstat { path } | Operation::Statvfs { path } => {
-            match Place::of(mounts, path)? {
-                Place::Above => Route::Gateway,
-                Place::Below(place) => {
-                    place.needs_either(Permission::List, Permission::Read)?;
-                    place.route(None)
-                }
-            }
-        }
-        Operation::Opendir { path, .. } => match Place::of(mounts, path)? {
-            Place::Above => Route::Gateway,
-            Place::Below(place) => {
-                place.needs(Permission::List)?;
-                place.route(None)
-            }
-        },
-        Operation::Readlink { path } => {
-            let place = Place::of(mounts, path)?.on_mount()?;
-            place.needs_either(Permission::List, Permission::Read)?;
-            place.route(None)
-        }
-
-        Operation::Setstat { path, attributes } | Operation::Lsetstat { path, attributes } => {
-            let place = Place::of(mounts, path)?.on_mount()?.not_its_directory()?;
-            if attributes.size.is_some() {
-                place.needs(Permission::Overwrite)?;
-            }
-            if changes_more_than_size(attributes) || attributes.size.is_none() {
-                place.needs(Permission::Setattr)?;
-            }
-            place.route(None)
-        }
-        Operation::Remove { path } => changed(mounts, path, Permission::Delete)?,
-        Operation::Mkdir { path, .. } => changed(mounts, path, Permission::Mkdir)?,
-        Operation::Rmdir { path } => changed(mounts, path, Permission::Rmdir)?,
-        Operation::Symlink { target, link } => {
-            let route = changed(mounts, link, Permission::Symlink)?;
-            if !stays_below(target) {
-                return Err(Denied::LinkTarget);
-            }
-            route
-        }
-
-        Operation::Hardlink { from, to } => link_route(mounts, from, to)?,
-        // As the READs of the range would be.
-        Operation::Read { .. } | Operation::CheckFile { .. } => named.read()?.route.clone(),
-        Operation::CheckFileName { path, .. } => {
-            let place = Place::of(mounts, path)?.on_mount()?;
-            place.needs(Permission::Read)?;
-            place.route(None)
-        }
-        Operation::Write { .. } => Named::written(handle)?.route.clone(),
-        Operation::CopyData { .. } => {
-            let source = named.read()?;
-            let target = Named::written(named.second)?;
-            for path in [&source.path, &target.path] {
-                let place = Place::of(mounts, path)?.on_mount()?;
-                place.has_on(|extensions| extensions.copy_data)?;
-            }
-            if source.path == target.path {
-                return Err(Denied::SameFile);
-            }
-            source.route.clone()
-        }
-        Operation::Fsync { .. } => {
-            let handle = handle.ok_or(Denied::UnknownHandle)?;
-            handle.file().ok_or(Denied::WrongHandle)?;
-            handle.route.clone()
-        }
-        Operation::Readdir { .. } => {
-            let handle = handle.ok_or(Denied::UnknownHandle)?;
-            match handle.kind {
-                HandleKind::Directory => handle.route.clone(),
-                HandleKind::File(_) => return Err(Denied::WrongHandle),
-            }
-        }
-        Operation::Fsetstat { attributes, .. } => {
-            let handle = handle.ok_or(Denied::UnknownHandle)?;
-            let place = Place::of(mounts, &handle.path)?
-                .on_mount()?
-                .not_its_directory()?;
-            // Whoever may write the file through this handle may also cut it.
-            if attributes.size.is_some() {
-                handle
-                    .file()
-                    .filter(Access::writes)
-                    .ok_or(Denied::WrongHandle)?;
-            }
-            if changes_more_than_size(attributes) || attributes.size.is_none() {
-                place.needs(Permission::Setattr)?;
-            }
-            handle.route.clone()
-        }
-        Operation::Close { .. } | Operation::Fstat { .. } | Operation::Fstatvfs { .. } => {
-            handle.ok_or(Denied::UnknownHandle)?.route.clone()
-        }
-
-        // Lexical, or about the gateway itself.
-        Operation::Realpath { .. }
-        | Operation::Limits
-        | Operation::HomeDirectory
-        | Operation::UsersGroupsById { .. } => Route::Gateway,
-    };
-    Ok((operation, route))
-}
-
-/// Where a path lies in the account's view.
-enum Place<'a> {
-    /// An ancestor of a mount point; the root always counts as one.
-    Above,
-    Below(OnMount<'a>),
-}
-
-struct OnMount<'a> {
-    id: MountId,
-    mount: &'a Mount,
-    target: RelativePath,
-    /// Another mount lies below the path.
-    leads_to_mount: bool,
-}
-
-impl<'a> Place<'a> {
-    fn of(mounts: &'a [Mount], path: &VirtualPath) -> Result<Self, Denied> {
-        let innermost = mounts
-            .iter()
-            .enumerate()
-            .filter_map(|(index, mount)| Some((index, mount, path.below(&mount.at)?)))
-            .max_by_key(|(_, mount, _)| mount.at.components().count());
-        if let Some((index, mount, target)) = innermost {
-            return Ok(Self::Below(OnMount {
-                id: MountId(index),
-                leads_to_mount: mounts
-                    .iter()
-                    .any(|other| other.at != mount.at && other.at.below(path).is_some()),
-                mount,
-                target,
-            }));
-        }
-        if path.is_root() || mounts.iter().any(|mount| mount.at.below(path).is_some()) {
-            return Ok(Self::Above);
-        }
-        Err(Denied::Nowhere)
-    }
-
-    fn on_mount(self) -> Result<OnMount<'a>, Denied> {
-        match self {
-            Self::Above => Err(Denied::AboveMounts),
-            Self::Below(place) => Ok(place),
-        }
-    }
-}
-
-impl OnMount<'_> {
-    fn grants(&self, permission: Permission) -> bool {
-        let granted = &self.mount.permissions;
-        match permission {
-            Permission::List => granted.list,
-            Permission::Read => granted.read,
-            Permission::Write => granted.write,
-            Permission::Overwrite => granted.overwrite,
-            Permission::Rename => granted.rename,
-            Permission::Delete => granted.delete,
-            Permission::Mkdir => granted.mkdir,
-            Permission::Rmdir => granted.rmdir,
-            Permission::Setattr => granted.setattr,
-            Permission::Symlink => granted.symlink,
-        }
-    }
-
-    fn needs(&self, permission: Permission) -> Result<(), Denied> {
-        if self.grants(permission) {
-            Ok(())
-        } else {
-            Err(Denied::Missing(permission))
-        }
-    }
-
-    /// Of a mount that nobody decided for, none is on.
-    fn has_on(&self, extension: impl FnOnce(Extensions) -> bool) -> Result<(), Denied> {
-        if extension(self.mount.extensions.unwrap_or_default()) {
-            Ok(())
-        } else {
-            Err(Denied::DisabledExtension)
-        }
-    }
-
-    fn needs_either(&self, one: Permission, other: Permission) -> Result<(), Denied> {
-        self.needs(other).or_else(|_| self.needs(one))
-    }
-
-    /// Neither the directory of a mount nor one on the way to a mount below: those stay as they are.
-    fn not_its_directory(self) -> Result<Self, Denied> {
-        if self.target.is_empty() || self.leads_to_mount {
-            Err(Denied::MountPoint)
-        } else {
-            Ok(self)
-        }
-    }
-
-    fn route(self, second: Option<RelativePath>) -> Route {
-        Route::Mount {
-            mount: self.id,
-            target: self.target,
-            second,
-        }
-    }
-}
-
 impl OpenHandle {
     fn file(&self) -> Option<Access> {
         match self.kind {
@@ -615,69 +369,6 @@ impl OpenHandle {
             HandleKind::Directory => None,
         }
     }
-}
-
-fn changed(mounts: &[Mount], path: &VirtualPath, permission: Permission) -> Result<Route, Denied> {
-    let place = Place::of(mounts, path)?.on_mount()?.not_its_directory()?;
-    place.needs(permission)?;
-    Ok(place.route(None))
-}
-
-fn rename_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<Route, Denied> {
-    let from = Place::of(mounts, from)?.on_mount()?.not_its_directory()?;
-    let to = Place::of(mounts, to)?.on_mount()?.not_its_directory()?;
-    if from.id != to.id {
-        return Err(Denied::AcrossMounts);
-    }
-    from.needs(Permission::Rename)?;
-    Ok(from.route(Some(to.target)))
-}
-
-/// A second name for a file: the name is made as an upload's is, never over an existing one.
-fn link_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<Route, Denied> {
-    let from = Place::of(mounts, from)?.on_mount()?.not_its_directory()?;
-    let to = Place::of(mounts, to)?.on_mount()?.not_its_directory()?;
-    if from.id != to.id {
-        return Err(Denied::AcrossMounts);
-    }
-    from.has_on(|extensions| extensions.hardlink)?;
-    from.needs(Permission::Read)?;
-    from.needs(Permission::Write)?;
-    Ok(from.route(Some(to.target)))
-}
-
-fn granted_access(place: &OnMount<'_>, mut access: Access) -> Result<Access, Denied> {
-    if access.read {
-        place.needs(Permission::Read)?;
-    }
-    if access.writes() || access.create || access.truncate {
-        if place.target.is_empty() || place.leads_to_mount {
-            return Err(Denied::MountPoint);
-        }
-        place.needs(Permission::Write)?;
-        if !place.grants(Permission::Overwrite) {
-            if !access.create {
-                return Err(Denied::Missing(Permission::Overwrite));
-            }
-            access.exclusive = true;
-        }
-    }
-    Ok(access)
-}
-
-fn changes_more_than_size(attributes: &Attributes) -> bool {
-    attributes.owner.is_some() || attributes.permissions.is_some() || attributes.times.is_some()
-}
-
-/// True for a relative target without `..`: whatever links lie on the way, and wherever the link is moved, it can then
-/// only lead further down. An absolute target would count from the root of the backend, which is not the account's.
-fn stays_below(target: &[u8]) -> bool {
-    !target.is_empty()
-        && !target.starts_with(b"/")
-        && !target.contains(&0)
-        && target
-            .split(|&byte| byte == b'/')
-            .all(|component| component != b".." && !component.starts_with(RESERVED_PREFIX))
 }
 
 impl fmt::Display for Permission {
