@@ -5,32 +5,29 @@
 //! enforced, so that every request reaches the [`Attempt`]; a request that no callback answers stays open for ever, so
 //! that each is answered; a key that is offered proves nothing, so that only a verified signature counts.
 
-use std::{borrow::Cow, future::Future, sync::Arc, time::Instant};
+mod channel;
+mod login;
+
+use std::{future::Future, sync::Arc};
 
 use portcullis_journal::AppendError;
 use russh::{
-    Channel, ChannelId, ChannelMsg, ChannelOpenFailure, MethodKind, MethodSet, Pty,
+    Channel, ChannelId, ChannelOpenFailure, Pty,
     keys::{Algorithm, Certificate, PublicKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, VerifiedPublicKey},
 };
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connection::{CloseReason, Notice, Services},
     record::Recorder,
     stream::Meter,
-    subsystem,
 };
 use crate::{
-    auth::{
-        Attempt, Authenticated, Method, Secret, Step,
-        attempt::{Grants, LookupError},
-    },
-    config::ScpMode,
+    auth::{Attempt, Secret, attempt::LookupError},
     metrics,
-    scp::{self, command::Command},
-    session::{Activity, Budget, Session},
+    session::Session,
 };
 
 /// Channels that a connection may have open at once, as OpenSSH's `MaxSessions`.
@@ -104,87 +101,6 @@ impl Handler {
         let _ = self.notices.try_send(Notice::End(reason));
     }
 
-    async fn answer(&mut self, method: &'static str, step: Step) -> Result<Auth, HandlerError> {
-        match step {
-            Step::Accepted(user) => {
-                if self.accept(user).await? {
-                    metrics::authentication(method, "accepted");
-                    Ok(Auth::Accept)
-                } else {
-                    metrics::authentication(method, "rejected");
-                    self.end(CloseReason::TooManySessions);
-                    Ok(nothing())
-                }
-            }
-            Step::Partial { methods } => {
-                metrics::authentication(method, "partial");
-                Ok(reject(&methods, true))
-            }
-            Step::Ask { prompts } => Ok(Auth::Partial {
-                name: Cow::Borrowed(""),
-                instructions: Cow::Borrowed(""),
-                prompts: prompts
-                    .into_iter()
-                    .map(|prompt| (Cow::Owned(prompt.text), prompt.echo))
-                    .collect::<Vec<_>>()
-                    .into(),
-            }),
-            Step::Rejected { methods, delay } => {
-                metrics::authentication(method, "rejected");
-                Self::unless_cut(&self.cut, time::sleep(delay)).await?;
-                Ok(reject(&methods, false))
-            }
-            Step::Disconnect => {
-                metrics::authentication(method, "rejected");
-                self.end(CloseReason::TooManyFailures);
-                Ok(reject(&[], false))
-            }
-        }
-    }
-
-    /// False if the account has as many sessions as it may.
-    async fn accept(&mut self, user: Authenticated) -> Result<bool, HandlerError> {
-        let user = Arc::new(user);
-        // Those in force: the login may have begun before a reload.
-        let terms = Arc::clone(&self.services.terms.borrow());
-        let Grants { mounts, limits } =
-            Self::unless_cut(&self.cut, terms.authenticator.grants(&user))
-                .await?
-                .map_err(HandlerError::Accounts)?;
-        self.recorder.authenticated(&user);
-        let Some(place) = self.services.ledger.admit(user.name(), limits) else {
-            tracing::warn!(
-                user = user.name(),
-                "refused: the account has as many sessions as it may"
-            );
-            return Ok(false);
-        };
-        let session = Session {
-            id: self.recorder.session(),
-            source: self.recorder.source(),
-            user,
-            mounts: Arc::new(mounts),
-            backends: Arc::clone(&terms.backends),
-            extensions: terms.extensions,
-            ledger: self.services.ledger.clone(),
-            place: Arc::new(place),
-            journal: self.recorder.journal().clone(),
-            activity: Activity::begin(Instant::now()),
-            budget: Budget::default(),
-            digests: terms.digests,
-            scp: terms.scp,
-        };
-        self.notices
-            .send(Notice::Authenticated(session.clone()))
-            .await
-            .map_err(|_| HandlerError::Ending)?;
-        self.state = State::Authenticated {
-            session,
-            started: Vec::new(),
-        };
-        Ok(true)
-    }
-
     /// Puts a refusal on record. The record need not be durable before the answer: nothing was done.
     fn refuse(&mut self, request: &'static str, detail: &[u8]) {
         metrics::channel_refused(request);
@@ -221,60 +137,6 @@ impl Handler {
     }
 }
 
-fn reject(methods: &[Method], partial_success: bool) -> Auth {
-    let methods: Vec<_> = methods
-        .iter()
-        .map(|method| match method {
-            Method::PublicKey => MethodKind::PublicKey,
-            Method::Password => MethodKind::Password,
-            Method::KeyboardInteractive => MethodKind::KeyboardInteractive,
-        })
-        .collect();
-    Auth::Reject {
-        // Always given: the library would otherwise strike the method that failed from the list for good.
-        proceed_with_methods: Some(MethodSet::from(methods.as_slice())),
-        partial_success,
-    }
-}
-
-/// What is offered once nothing helps any more.
-fn nothing() -> Auth {
-    reject(&[], false)
-}
-
-/// A channel from its opening to its end. Until the subsystem or scp starts its messages are taken and dropped: a full queue
-/// would stop the whole connection.
-async fn serve_channel(
-    mut channel: Channel<Msg>,
-    session: Session,
-    meter: Arc<Meter>,
-    end: CancellationToken,
-) {
-    loop {
-        match end.run_until_cancelled(channel.wait()).await {
-            Some(Some(ChannelMsg::RequestSubsystem { name, .. })) if name == SUBSYSTEM => {
-                subsystem::serve(channel, session, meter, end).await;
-                return;
-            }
-            Some(Some(ChannelMsg::Exec { command, .. })) => {
-                if let Some(command) = scp_command(&command, session.scp) {
-                    return subsystem::serve_scp(channel, command, session, meter, end).await;
-                }
-            }
-            Some(Some(ChannelMsg::Close)) | Some(None) | None => return,
-            Some(Some(_)) => {}
-        }
-    }
-}
-
-/// The scp that an exec request stands for, if it is one that is served.
-fn scp_command(command: &[u8], mode: ScpMode) -> Option<Command> {
-    match mode {
-        ScpMode::Serve => scp::command::parse(command).ok(),
-        ScpMode::Refuse => None,
-    }
-}
-
 impl server::Handler for Handler {
     type Error = HandlerError;
 
@@ -289,7 +151,7 @@ impl server::Handler for Handler {
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let step = Self::unless_cut(&self.cut, self.attempt.none(user)).await?;
         self.answer("none", step).await
@@ -297,7 +159,7 @@ impl server::Handler for Handler {
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let tried = self.attempt.password(user, Secret::from(password));
         let step = Self::unless_cut(&self.cut, tried).await?;
@@ -310,7 +172,7 @@ impl server::Handler for Handler {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let offered = self
             .attempt
@@ -327,7 +189,7 @@ impl server::Handler for Handler {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let verified = self
             .attempt
@@ -344,7 +206,7 @@ impl server::Handler for Handler {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let key = PublicKey::from(certificate.public_key().clone());
         let algorithm = Algorithm::new(&certificate.algorithm().to_certificate_type())
@@ -366,7 +228,7 @@ impl server::Handler for Handler {
                 .collect()
         });
         if !self.may_try() {
-            return Ok(nothing());
+            return Ok(login::nothing());
         }
         let asked = self.attempt.keyboard_interactive(user, answers);
         let step = Self::unless_cut(&self.cut, asked).await?;
@@ -391,7 +253,7 @@ impl server::Handler for Handler {
         let end = self.channels_end.clone();
         let meter = Arc::clone(&self.meter);
         self.channels
-            .spawn(serve_channel(channel, session, meter, end));
+            .spawn(channel::serve(channel, session, meter, end));
         reply.accept().await;
         Ok(())
     }
@@ -444,7 +306,7 @@ impl server::Handler for Handler {
             started,
         } = &mut self.state
             && !started.contains(&channel)
-            && scp_command(data, user.scp).is_some()
+            && channel::scp_command(data, user.scp).is_some()
         {
             started.push(channel);
             session.channel_success(channel)?;
