@@ -4,6 +4,7 @@ mod backends;
 mod bad_input;
 mod clients;
 mod edge;
+mod limits;
 mod peers;
 mod promises;
 mod reload;
