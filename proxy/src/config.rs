@@ -5,10 +5,10 @@
 mod backends;
 mod files;
 mod section;
+mod server;
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -24,33 +24,13 @@ pub use backends::{
 };
 pub use files::Secret;
 pub use section::Fault;
+pub use server::{HostKey, ScpMode, ServerConfig};
 
-use crate::{
-    cipher_policy::{CipherPolicy, Purpose},
-    sftp::{Digests, request::Extensions},
-};
+use crate::sftp::{Digests, request::Extensions};
 use section::{Faults, Section};
 
-/// Time from the connection's first byte to the last factor. OpenSSH gives 120 s; a person with a phone needs less.
-const LOGIN_GRACE_SECONDS: u64 = 60;
-/// Automatic logoff (45 CFR 164.312(a)(2)(iii)): time without an SFTP request or data.
-const IDLE_TIMEOUT_SECONDS: u64 = 600;
-/// Longest session: one working day, after which both factors are asked for again (SP 800-63B-4 section 2.2: 24 h).
-const SESSION_LIMIT_SECONDS: u64 = 12 * 3600;
-/// Time that transfers under way get at shutdown; systemd kills after 90 s.
-const SHUTDOWN_GRACE_SECONDS: u64 = 30;
-/// Time that transfers under way get when a reload changed what they rest on. Nothing presses, unlike at shutdown.
-const RELOAD_GRACE_SECONDS: u64 = 600;
 /// What `journal.digests` may say.
 const DIGESTS: &str = "\"uploads\" or \"all\"";
-/// An idle session costs about 200 KiB: 1024 of them fit in 256 MiB.
-const MAX_CONNECTIONS: u64 = 1024;
-/// Unauthenticated connections together: each may announce a packet of 256 KiB.
-const MAX_UNAUTHENTICATED: u64 = 128;
-/// Unauthenticated connections from one address: enough for a client that opens several at once.
-const MAX_UNAUTHENTICATED_PER_SOURCE: u64 = 16;
-/// Failed attempts in one connection, as OpenSSH's `MaxAuthTries`.
-const MAX_AUTH_FAILURES: u64 = 6;
 /// Failed authentications of one source before a ban is asked for ...
 const BAN_FAILURES: u64 = 5;
 /// ... within this time ...
@@ -72,54 +52,11 @@ pub struct Config {
     pub sha256: [u8; 32],
 }
 
-/// `[server]`
-#[derive(Debug, PartialEq)]
-pub struct ServerConfig {
-    pub listen: Vec<SocketAddr>,
-    pub host_keys: Vec<HostKey>,
-    pub cipher_policy: CipherPolicy,
-    pub login_grace: Duration,
-    pub idle_timeout: Duration,
-    pub session_limit: Duration,
-    pub shutdown_grace: Duration,
-    pub reload_grace: Duration,
-    pub max_connections: usize,
-    pub max_unauthenticated: usize,
-    pub max_unauthenticated_per_source: usize,
-    pub max_auth_failures: u32,
-    pub scp: ScpMode,
-}
-
-/// What becomes of `scp -O`, that is, of an exec request for `scp`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScpMode {
-    /// Done as SFTP operations.
-    Serve,
-    /// Refused with a record, as every other command.
-    Refuse,
-}
-
 /// `[sftp]`
 #[derive(Debug, Default, PartialEq)]
 pub struct SftpConfig {
     /// Those of the extensions that are off by default.
     pub extensions: Extensions,
-}
-
-/// A key that the gateway proves itself with.
-#[derive(Clone, PartialEq)]
-pub struct HostKey {
-    pub path: PathBuf,
-    pub key: ssh_key::PrivateKey,
-}
-
-impl fmt::Debug for HostKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostKey")
-            .field("path", &self.path)
-            .field("key", &"<secret>")
-            .finish()
-    }
 }
 
 /// `[accounts]`
@@ -223,7 +160,7 @@ impl Config {
         let table = parse_table(text)?;
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
-        let server = root.required_section("server").map(server);
+        let server = root.required_section("server").map(server::server);
         let sftp = root.section("sftp").map(sftp).unwrap_or_default();
         let accounts = root.required_section("accounts").map(accounts);
         let journal = root.required_section("journal").map(journal);
@@ -293,69 +230,6 @@ fn seconds(section: &mut Section<'_>, key: &'static str, default: u64) -> Durati
     Duration::from_secs(section.number(key, 1..=WEEK, default))
 }
 
-fn count(section: &mut Section<'_>, key: &'static str, default: u64) -> usize {
-    usize::try_from(section.number(key, 1..=100_000, default)).unwrap_or(usize::MAX)
-}
-
-fn server(mut section: Section<'_>) -> Option<ServerConfig> {
-    let listen = listen_addresses(&mut section);
-    let host_keys = host_keys(&mut section);
-    let cipher_policy = cipher_policy(&mut section);
-    let login_grace = seconds(&mut section, "login_grace_seconds", LOGIN_GRACE_SECONDS);
-    let idle_timeout = seconds(&mut section, "idle_timeout_seconds", IDLE_TIMEOUT_SECONDS);
-    let session_limit = seconds(&mut section, "session_limit_seconds", SESSION_LIMIT_SECONDS);
-    let shutdown_grace = seconds(
-        &mut section,
-        "shutdown_grace_seconds",
-        SHUTDOWN_GRACE_SECONDS,
-    );
-    let reload_grace = seconds(&mut section, "reload_grace_seconds", RELOAD_GRACE_SECONDS);
-    let max_connections = count(&mut section, "max_connections", MAX_CONNECTIONS);
-    let max_unauthenticated = count(&mut section, "max_unauthenticated", MAX_UNAUTHENTICATED);
-    let max_unauthenticated_per_source = count(
-        &mut section,
-        "max_unauthenticated_per_source",
-        MAX_UNAUTHENTICATED_PER_SOURCE,
-    );
-    let max_auth_failures =
-        u32::try_from(section.number("max_auth_failures", 1..=100, MAX_AUTH_FAILURES))
-            .unwrap_or(u32::MAX);
-    let scp = scp_mode(&mut section);
-    section.finish();
-    Some(ServerConfig {
-        listen: listen?,
-        host_keys: host_keys?,
-        cipher_policy: cipher_policy?,
-        login_grace,
-        idle_timeout,
-        session_limit,
-        shutdown_grace,
-        reload_grace,
-        max_connections,
-        max_unauthenticated,
-        max_unauthenticated_per_source,
-        max_auth_failures,
-        scp: scp?,
-    })
-}
-
-fn scp_mode(section: &mut Section<'_>) -> Option<ScpMode> {
-    const CHOICE: &str = "\"serve\" or \"refuse\"";
-    if !section.has("scp") {
-        // Known even where it is left out.
-        let _ = section.text("scp", CHOICE);
-        return Some(ScpMode::Serve);
-    }
-    match section.text("scp", CHOICE)? {
-        "serve" => Some(ScpMode::Serve),
-        "refuse" => Some(ScpMode::Refuse),
-        other => {
-            section.fault("scp", format!("expected {CHOICE}, found {other:?}"));
-            None
-        }
-    }
-}
-
 fn sftp(mut section: Section<'_>) -> SftpConfig {
     let mut extensions = Extensions::default();
     for (index, name) in section
@@ -368,89 +242,6 @@ fn sftp(mut section: Section<'_>) -> SftpConfig {
     }
     section.finish();
     SftpConfig { extensions }
-}
-
-fn listen_addresses(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {
-    const EXPECTED: &str =
-        "a list of addresses with ports, such as [\"192.0.2.1:22\", \"[::]:22\"]";
-    if !section.has("listen") {
-        section.fault("listen", format!("missing; expected {EXPECTED}"));
-    }
-    let texts = section.texts("listen", EXPECTED)?;
-    if texts.is_empty() {
-        section.fault("listen", format!("the list is empty; expected {EXPECTED}"));
-    }
-    let mut addresses = Vec::new();
-    for (index, text) in texts {
-        match text.parse::<SocketAddr>() {
-            Ok(address) if addresses.contains(&address) && address.port() != 0 => {
-                section.fault(&format!("listen[{index}]"), format!("{address} is listed twice"));
-            }
-            Ok(address) => addresses.push(address),
-            Err(_) => section.fault(
-                &format!("listen[{index}]"),
-                format!("{text:?} is not an address with a port, such as \"192.0.2.1:22\" or \"[::]:22\""),
-            ),
-        }
-    }
-    (!addresses.is_empty()).then_some(addresses)
-}
-
-fn host_keys(section: &mut Section<'_>) -> Option<Vec<HostKey>> {
-    const EXPECTED: &str = "a list of files with an Ed25519 private key, made by `portcullis-proxy host-key generate FILE`";
-    if !section.has("host_keys") {
-        section.fault("host_keys", format!("missing; expected {EXPECTED}"));
-    }
-    let texts = section.texts("host_keys", EXPECTED)?;
-    if texts.is_empty() {
-        section.fault(
-            "host_keys",
-            format!("the list is empty; expected {EXPECTED}"),
-        );
-    }
-    let mut keys = Vec::new();
-    for (index, text) in texts {
-        match files::host_key(Path::new(text)) {
-            Ok(key) => keys.push(HostKey {
-                path: PathBuf::from(text),
-                key,
-            }),
-            Err(problem) => section.fault(&format!("host_keys[{index}]"), problem),
-        }
-    }
-    (!keys.is_empty()).then_some(keys)
-}
-
-fn cipher_policy(section: &mut Section<'_>) -> Option<CipherPolicy> {
-    let name = if section.has("cipher_policy") {
-        section.text("cipher_policy", "the name of a cipher policy")?
-    } else {
-        // Known even where it is left out.
-        let _ = section.text("cipher_policy", "");
-        crate::cipher_policy::PRESETS
-            .first()
-            .map(|preset| preset.name)?
-    };
-    let policy = CipherPolicy::preset(name)
-        .map_err(|error| section.fault("cipher_policy", error.to_string()))
-        .ok();
-    let Some(mut lists) = section.section("algorithms") else {
-        return policy;
-    };
-    let mut policy = policy?;
-    for purpose in [Purpose::KeyExchange, Purpose::Cipher, Purpose::Mac] {
-        let Some(names) = lists.texts(purpose.key(), "a list of algorithm names") else {
-            continue;
-        };
-        let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
-        if let Err(errors) = policy.narrow(purpose, &names) {
-            for error in errors {
-                lists.fault(purpose.key(), error.to_string());
-            }
-        }
-    }
-    lists.finish();
-    Some(policy)
 }
 
 fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {

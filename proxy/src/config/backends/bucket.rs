@@ -7,8 +7,11 @@ use chrono::NaiveDate;
 use serde::Deserialize;
 
 use super::{
-    PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception,
-    timeout, trust_anchor,
+    server::{
+        PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception,
+        trust_anchor,
+    },
+    timeout,
 };
 use crate::config::{
     files::{self, Secret},
