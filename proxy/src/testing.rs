@@ -39,13 +39,7 @@ impl Fixture {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self {
             journal: journal(directory.path()),
-            mounts: vec![Mount {
-                extensions: Some(Extensions {
-                    hardlink: true,
-                    copy_data: true,
-                }),
-                ..everything("/", "memory")
-            }],
+            mounts: vec![with_extensions(everything("/", "memory"))],
             requester: Arc::new(requester()),
             open: Mutex::default(),
             next: AtomicU64::new(1),
@@ -177,6 +171,17 @@ pub(crate) fn everything(at: &str, backend: &str) -> Mount {
         allowance: Allowance::default(),
         extensions: None,
         resume: None,
+    }
+}
+
+/// The mount with all that is off by default.
+pub(crate) fn with_extensions(mount: Mount) -> Mount {
+    Mount {
+        extensions: Some(Extensions {
+            hardlink: true,
+            copy_data: true,
+        }),
+        ..mount
     }
 }
 

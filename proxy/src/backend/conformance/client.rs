@@ -92,7 +92,9 @@ impl Client {
             .and_then(|handle| self.handles.lock().unwrap().get(&handle).cloned());
         let permit = authorize(
             &Arc::new(testing::requester()),
-            &[testing::everything("/", "subject")],
+            &[testing::with_extensions(testing::everything(
+                "/", "subject",
+            ))],
             OperationId(self.number()),
             operation,
             Named::one(handle.as_ref()),
