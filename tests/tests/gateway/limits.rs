@@ -147,7 +147,8 @@ fn left_behind(folder: &Path) -> Result<usize> {
         .count())
 }
 
-#[tokio::test]
+// The connection that is dropped is closed by a task beside the one that waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_mount_that_does_not_resume_keeps_nothing_of_an_interrupted_upload_and_another_does()
 -> Result<()> {
     let (proxy, alice, storage) = gateway()?;
