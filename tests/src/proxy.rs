@@ -107,6 +107,12 @@ impl Backend {
         )))
     }
 
+    /// With another line of the configuration file.
+    #[must_use]
+    pub fn with(self, line: &str) -> Self {
+        Self(format!("{}{line}\n", self.0))
+    }
+
     /// A backend in the words of the configuration file.
     #[must_use]
     pub fn custom(toml: &str) -> Self {

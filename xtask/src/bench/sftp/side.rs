@@ -43,7 +43,9 @@ impl Gateway {
     /// Starts it before an sshd, in the home of the sshd's account.
     pub(super) fn before(lab: &Lab, upstream: &Openssh) -> Result<Self> {
         let directory = upstream.home.display().to_string();
-        Self::start(lab, Backend::openssh(upstream, lab.key()), &directory)
+        // A connection that is kept would hide what its process took: that is counted once it has ended.
+        let backend = Backend::openssh(upstream, lab.key()).with("idle_seconds = 0");
+        Self::start(lab, backend, &directory)
     }
 
     /// The account's files, which are in `stored` on this machine.
