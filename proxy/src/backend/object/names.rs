@@ -258,29 +258,7 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
         .map(|object| moved(object, &old, &new))
         .collect::<Result<Vec<_>, Fault>>()?;
     let originals: Vec<_> = moves.iter().map(|(source, _)| source.clone()).collect();
-    let copied: Vec<_> = stream::iter(moves)
-        .map(|(source, target)| {
-            let bucket = Arc::clone(bucket);
-            async move {
-                let copied = if source.is_marker() {
-                    // Not every server copies them.
-                    bucket.put_marker(&target).await
-                } else {
-                    bucket.copy(&source, &target, true).await
-                };
-                copied.map(|()| target)
-            }
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    let (mut ours, mut failed) = (Vec::new(), None);
-    for copy in copied {
-        match copy {
-            Ok(target) => ours.push(target),
-            Err(fault) => failed = Some(fault),
-        }
-    }
+    let (ours, failed) = copy_all(bucket, moves).await;
     if let Some(fault) = failed {
         delete_all(bucket, ours).await?;
         return Err(fault);
@@ -295,6 +273,41 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
             format!("{from} was copied to {to}, but some of it is still there too: {fault}"),
         )
     })
+}
+
+/// What was copied, and the last fault. Markers come first, a directory's before those of what it holds: a server that keeps
+/// real directories makes those on the way to a file, and would then find a marker there already.
+async fn copy_all(bucket: &Arc<Bucket>, moves: Vec<(Key, Key)>) -> (Vec<Key>, Option<Fault>) {
+    let (markers, files): (Vec<_>, Vec<_>) = moves
+        .into_iter()
+        .partition(|(source, _)| source.is_marker());
+    let mut ours = Vec::new();
+    // Listings are in the order of the keys.
+    for (_, target) in markers {
+        // Not every server copies them.
+        match bucket.put_marker(&target).await {
+            Ok(()) => ours.push(target),
+            Err(fault) => return (ours, Some(fault)),
+        }
+    }
+    let mut failed = None;
+    let mut copies = stream::iter(files)
+        .map(|(source, target)| {
+            let bucket = Arc::clone(bucket);
+            async move {
+                let copied = bucket.copy(&source, &target, true).await;
+                copied.map(|()| target)
+            }
+        })
+        .buffer_unordered(AT_ONCE);
+    while let Some(copy) = copies.next().await {
+        match copy {
+            Ok(target) => ours.push(target),
+            Err(fault) => failed = Some(fault),
+        }
+    }
+    drop(copies);
+    (ours, failed)
 }
 
 /// Fails for a file that no single request copies.

@@ -119,6 +119,25 @@ async fn a_directory_that_cannot_be_copied_whole_stays_where_it_was() {
     assert!(client.is_missing("/new/c").await);
 }
 
+/// A server with real directories makes those on the way to a file, and then refuses the marker: it "exists already".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_moves_before_what_it_holds() {
+    let front = Front::start(|_| Fate::HandOn).await;
+    let client = session(&settings(front.endpoint.clone()), &directory());
+    client.mkdir("/old").await;
+    client.mkdir("/old/sub").await;
+    client.put("/old/a", "a").await;
+    client.put("/old/sub/b", "b").await;
+    client.done(rename("/old", "/new")).await;
+    let puts = front.lines("PUT");
+    let at = |part: &str| puts.iter().position(|line| line.contains(part)).unwrap();
+    assert!(at("/new/ ") < at("/new/sub/ "), "{puts:?}");
+    assert!(
+        at("/new/sub/ ") < at("/new/a").min(at("/new/sub/b")),
+        "{puts:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rename_whose_original_cannot_be_removed_leaves_both_and_says_so() {
     let front = Front::start(|seen| {

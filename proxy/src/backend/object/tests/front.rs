@@ -127,6 +127,13 @@ impl Front {
         }
     }
 
+    /// The lines of the requests with this method, in the order in which they came.
+    pub(super) fn lines(&self, method: &str) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        let lines = seen.iter().filter(|line| line.starts_with(method));
+        lines.cloned().collect()
+    }
+
     /// How many requests of this kind came.
     pub(super) fn count(&self, method: &str, part: &str) -> usize {
         self.seen
