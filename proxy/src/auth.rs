@@ -10,6 +10,7 @@ pub mod public_key;
 pub mod secret;
 pub mod throttle;
 pub mod totp;
+pub mod turns;
 
 pub use attempt::{Attempt, AuditLog, Authenticator};
 pub use flow::{Authenticated, Factor, FactorClass};

@@ -19,7 +19,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use portcullis_journal::{AppendError, Event, SessionId};
 use ssh_key::{Algorithm, PublicKey};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use self::checks::Checked;
 use super::{
@@ -27,6 +27,7 @@ use super::{
     flow::{Check, Decision, Evidence, Flow, Question},
     password::{Hasher, PasswordError},
     throttle::{BanRequest, Throttle, ThrottleConfig},
+    turns::Turns,
 };
 use crate::{
     accounts::{Accounts, AccountsError},
@@ -37,8 +38,9 @@ use crate::{
 /// Requests of one connection, also those that are no failures: key offers, rounds of keyboard-interactive. A client with
 /// a full agent and both prompts needs some twenty.
 const REQUESTS_MAX: u32 = 64;
-/// Argon2id takes 19 MiB and one core for some tens of milliseconds; more at once only wait for each other.
-const HASHES_AT_ONCE: usize = 4;
+/// Argon2id takes one core for some tens of milliseconds, so that more hashes than processors only wait for each other, and
+/// 19 MiB.
+const HASHES_AT_ONCE_MAX: usize = 8;
 
 /// The present time, for codes and for policies that run out.
 #[derive(Clone)]
@@ -110,7 +112,7 @@ pub struct Authenticator {
 struct Shared {
     accounts: Accounts,
     hasher: Hasher,
-    hashes: Semaphore,
+    hashes: Turns,
     log: Box<dyn AuditLog>,
     failure_floor: Duration,
     failure_jitter: Duration,
@@ -185,11 +187,12 @@ impl Authenticator {
         log: impl AuditLog + 'static,
         settings: Settings,
     ) -> Result<Self, PasswordError> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             shared: Arc::new(Shared {
                 accounts,
                 hasher: Hasher::new()?,
-                hashes: Semaphore::new(HASHES_AT_ONCE),
+                hashes: Turns::new(processors.min(HASHES_AT_ONCE_MAX)),
                 log: Box::new(log),
                 failure_floor: settings.failure_floor,
                 failure_jitter: settings.failure_jitter,
@@ -463,6 +466,7 @@ impl Attempt {
                     return self.unrecorded(asked, &error).await;
                 }
                 self.ended = true;
+                self.shared.hashes.welcome(self.source.ip());
                 if let Some(mut throttle) = self.rules.throttle() {
                     throttle.success(self.source.ip());
                 }

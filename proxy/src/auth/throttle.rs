@@ -101,7 +101,8 @@ impl Throttle {
     }
 }
 
-fn network(source: IpAddr) -> IpNet {
+/// What counts as one source: an IPv4 address, or an IPv6 /64.
+pub(super) fn network(source: IpAddr) -> IpNet {
     match source.to_canonical() {
         IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
         IpAddr::V6(address) => {

@@ -113,9 +113,7 @@ impl Attempt {
         counted: bool,
         evidence: fn(Verdict) -> Evidence,
     ) -> Checked {
-        let Ok(_permit) = self.shared.hashes.acquire().await else {
-            return Checked::new(None, evidence(Verdict::Wrong), Some("shutting_down"));
-        };
+        let turn = self.shared.hashes.take(self.source.ip(), counted).await;
         self.blocking(user, move |shared, user| {
             let account = shared.profile(user)?;
             let now = shared.clock.now();
@@ -133,6 +131,7 @@ impl Attempt {
                 (PasswordTry::NotSet, None) => (None, None, NO_ACCOUNT),
             };
             let right = shared.hasher.verify(phc, &password);
+            drop(turn);
             if let (true, true, Some(account)) = (right, counted, &account) {
                 shared.accounts.password_was_right(account.uid)?;
                 failures = Some(0);
