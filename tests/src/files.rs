@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -71,16 +72,15 @@ impl Certificate {
             certificate: folder.join("cert.pem"),
             key: folder.join("key.pem"),
         };
+        secret(&made.key, &private_key()?)?;
         succeed(
             Command::new("openssl")
-                .args([
-                    "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-                ])
+                .args(["req", "-x509", "-days", "30"])
                 .args(["-subj", "/CN=localhost", "-addext"])
                 .arg(format!("subjectAltName=DNS:localhost,IP:{address}"))
                 // A certificate authority may not stand for a server itself.
                 .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-                .arg("-keyout")
+                .arg("-key")
                 .arg(&made.key)
                 .arg("-out")
                 .arg(&made.certificate),
@@ -104,6 +104,21 @@ impl Certificate {
             .context("openssl prints the fingerprint after =")?;
         Ok(fingerprint.replace(':', "").to_lowercase())
     }
+}
+
+/// The RSA key of all certificates of this process: a new one for each server took a quarter of the tests' time.
+fn private_key() -> Result<String> {
+    static MADE: Mutex<Option<String>> = Mutex::new(None);
+    printed_once(&MADE, Command::new("openssl").args(["genrsa", "2048"]))
+}
+
+/// What the command printed when it first ran in this process.
+pub(crate) fn printed_once(made: &Mutex<Option<String>>, command: &mut Command) -> Result<String> {
+    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(made) = &*made {
+        return Ok(made.clone());
+    }
+    Ok(made.insert(succeed(command)?).clone())
 }
 
 /// Random bytes, which no layer can compress or guess.

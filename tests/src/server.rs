@@ -14,14 +14,13 @@ pub mod vsftpd;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 use crate::files;
 use crate::place::Place;
-use crate::process::succeed;
 
 /// The account that every peer server has.
 pub const USER: &str = "gateway";
@@ -39,12 +38,19 @@ fn home(scratch: &Path) -> Result<PathBuf> {
     Ok(home)
 }
 
+/// The account's password for crypt(5).
+fn password_hash() -> Result<String> {
+    static MADE: Mutex<Option<String>> = Mutex::new(None);
+    let mut openssl = Command::new("openssl");
+    files::printed_once(&MADE, openssl.args(["passwd", "-6", PASSWORD]))
+}
+
 /// A command for a server that sees the accounts below `scratch` instead of the machine's, and
 /// whose whole process tree ends with it.
 fn isolated(place: Place<'_>, scratch: &Path, home: &Path, program: &Path) -> Result<Command> {
     let accounts = scratch.join("accounts");
     fs::create_dir_all(accounts.join("pam.d"))?;
-    let hash = succeed(Command::new("openssl").args(["passwd", "-6", PASSWORD]))?;
+    let hash = password_hash()?;
     fs::write(
         accounts.join("passwd"),
         format!(

@@ -29,6 +29,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     // A failed test says what went wrong in words; the stack behind an error value adds nothing.
     command.env("RUST_LIB_BACKTRACE", "0");
+    // Most tests wait for servers and clients more than they compute.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    command.env("RUST_TEST_THREADS", (2 * processors).to_string());
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()

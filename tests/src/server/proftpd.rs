@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::{PASSWORD, USER, USER_ID, home, isolated};
+use super::{USER, USER_ID, home, isolated};
 use crate::files::{self, Certificate};
 use crate::locate;
 use crate::place::Place;
@@ -61,7 +61,7 @@ impl Proftpd {
         let folder = scratch.path();
         let home = home(folder)?;
         let address = SocketAddr::new(place.address(), place.port(protocol.port()));
-        let hash = succeed(Command::new("openssl").args(["passwd", "-6", PASSWORD]))?;
+        let hash = super::password_hash()?;
         files::secret(
             &folder.join("passwd"),
             &format!(

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{PASSWORD, USER, USER_ID, home, isolated};
+use super::{USER, USER_ID, home, isolated};
 use crate::files::{self, Certificate};
 use crate::locate;
 use crate::place::Place;
@@ -40,7 +40,7 @@ impl PureFtpd {
         let home = home(folder)?;
         let address = SocketAddr::new(place.address(), place.port(21));
         let database = folder.join("accounts.pdb");
-        let hash = succeed(Command::new("openssl").args(["passwd", "-6", PASSWORD]))?;
+        let hash = super::password_hash()?;
         files::secret(
             &folder.join("accounts.passwd"),
             // Its own form of passwd(5): what follows the home are quotas and limits, none of them set.
