@@ -54,7 +54,7 @@ impl Accounts {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT id, name, kind, epoch, policy, policy_reason, policy_approver, policy_expires,
-                    EXISTS (SELECT 1 FROM totp WHERE account = id) AS has_totp,
+                    EXISTS (SELECT 1 FROM totp WHERE account = id) AS has_code,
                     EXISTS (SELECT 1 FROM public_key WHERE account = id) AS has_key
              FROM account WHERE name = ?1 AND disabled = 0",
         )?;
@@ -181,7 +181,7 @@ fn profile(row: &Row<'_>) -> Result<Profile, AccountsError> {
         kind: kind_from(&row.get::<_, String>("kind")?)?,
         policy: policy(row)?,
         epoch: row.get("epoch")?,
-        has_totp: row.get("has_totp")?,
+        has_code: row.get("has_code")?,
         has_key: row.get("has_key")?,
     })
 }

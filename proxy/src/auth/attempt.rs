@@ -18,7 +18,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use portcullis_journal::{AppendError, Event, SessionId};
-use ssh_key::{Algorithm, PublicKey};
+use ssh_key::{Algorithm, Certificate, PublicKey};
 use tokio::sync::{mpsc, watch};
 
 use self::checks::Checked;
@@ -310,6 +310,18 @@ impl Attempt {
         self.check_key(asked, algorithm, key).await
     }
 
+    /// As [`Self::public_key_verified`], for a key that came in a certificate.
+    pub async fn certificate_verified(&mut self, user: &str, certificate: &Certificate) -> Step {
+        let key = PublicKey::from(certificate.public_key().clone());
+        let factor = Some(Factor::Certificate);
+        let asked = self.asked(user, Method::PublicKey, factor, Some(&key));
+        if !self.admit(user) {
+            return self.disconnect().await;
+        }
+        let checked = self.look_up_certificate(user, certificate).await;
+        self.conclude_key(asked, checked).await
+    }
+
     /// The method `password`, before or after a key.
     pub async fn password(&mut self, user: &str, password: Secret) -> Step {
         let asked = self.asked(user, Method::Password, Some(Factor::Password), None);
@@ -339,7 +351,7 @@ impl Attempt {
         let checked = match (responses, pending) {
             (None, _) => self.look_up(user, Evidence::Begin, None).await,
             (Some(_), None) => {
-                let evidence = Evidence::Answer(super::flow::Verdict::Wrong);
+                let evidence = Evidence::None;
                 self.look_up(user, evidence, Some("nothing_asked")).await
             }
             (Some(responses), Some(check)) => match (only(responses), check) {
@@ -349,20 +361,16 @@ impl Attempt {
                     self.look_up(user, evidence, Some("response_count")).await
                 }
                 (Some([password]), Check::Password { second }) => {
-                    asked.factor = Some(Factor::Password);
-                    self.check_password(user, password, second, Evidence::Answer)
-                        .await
+                    let evidence = |verdict| Evidence::Answer(verdict, Factor::Password);
+                    self.check_password(user, password, second, evidence).await
                 }
-                (Some([code]), Check::Code) => {
-                    asked.factor = Some(Factor::Totp);
-                    self.check_code(user, code, true).await
-                }
-                (Some([code]), Check::Decoy) => {
-                    asked.factor = Some(Factor::Totp);
-                    self.check_code(user, code, false).await
-                }
+                (Some([code]), Check::Code) => self.check_code(user, code, true).await,
+                (Some([code]), Check::Decoy) => self.check_code(user, code, false).await,
             },
         };
+        if let Evidence::Answer(_, factor) = checked.evidence {
+            asked.factor = Some(factor);
+        }
         let step = self.conclude(asked, checked).await;
         self.pad_unless_delayed(asked, step).await
     }
@@ -418,14 +426,13 @@ impl Attempt {
         key: &PublicKey,
     ) -> Step {
         let checked = self.look_up_key(asked.user, algorithm, key).await;
-        let right = matches!(
-            checked.evidence,
-            Evidence::Key {
-                fingerprint: Some(_)
-            }
-        );
-        if !right {
-            self.wrong_keys += 1;
+        self.conclude_key(asked, checked).await
+    }
+
+    async fn conclude_key(&mut self, mut asked: Asked<'_>, checked: Checked) -> Step {
+        match &checked.evidence {
+            Evidence::Key { shown: Some(key) } => asked.factor = Some(key.factor),
+            _ => self.wrong_keys += 1,
         }
         self.conclude(asked, checked).await
     }

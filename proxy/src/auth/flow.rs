@@ -4,48 +4,16 @@
 //! session by a key of the account, a password or code that was checked) and answers what to say to the client.
 //! It does no I/O and reads no clock. Only this file makes an [`Authenticated`].
 
+mod factor;
 mod profile;
 
+pub use factor::{Factor, FactorClass, ShownKey};
 pub use profile::{Exception, FactorPolicy, Profile, UserId};
 
 use chrono::{DateTime, Utc};
 use portcullis_journal::{AccountKind, Actor};
 
 use super::Method;
-
-/// What a factor proves (NIST SP 800-63-4: something you know, something you have).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FactorClass {
-    Know,
-    Have,
-}
-
-/// A factor that a user can show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Factor {
-    Password,
-    PublicKey,
-    Totp,
-}
-
-impl Factor {
-    /// A key and a device that shows codes are both things one has: they can be taken in the same bag.
-    pub fn class(self) -> FactorClass {
-        match self {
-            Self::Password => FactorClass::Know,
-            Self::PublicKey | Self::Totp => FactorClass::Have,
-        }
-    }
-
-    /// The name in records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::PublicKey => "publickey",
-            Self::Totp => "totp",
-        }
-    }
-}
 
 /// Proof that a user showed what the account's policy asks for. Only [`Flow::step`] makes one.
 #[derive(Debug, Clone)]
@@ -55,7 +23,7 @@ pub struct Authenticated {
     kind: AccountKind,
     factors: Vec<Factor>,
     policy: &'static str,
-    key: Option<String>,
+    key: Option<ShownKey>,
     epoch: i64,
 }
 
@@ -89,7 +57,7 @@ impl Authenticated {
 
     /// The fingerprint (`SHA256:...`) of the key whose signature was verified, if one was.
     pub fn key_fingerprint(&self) -> Option<&str> {
-        self.key.as_deref()
+        self.key.as_ref().map(|key| key.fingerprint.as_str())
     }
 
     /// The user as records name it.
@@ -144,14 +112,15 @@ pub enum Verdict {
 pub enum Evidence {
     /// The method `none`.
     None,
-    /// A signature over this session was verified; `fingerprint` is the key's if it belongs to the account.
-    Key { fingerprint: Option<String> },
+    /// A signature over this session was verified; `shown` is the key if the account may log in with it.
+    Key { shown: Option<ShownKey> },
     /// The method `password`.
     Password(Verdict),
     /// The client asks for keyboard-interactive.
     Begin,
-    /// The answer to what was asked, checked as [`Flow::pending`] said.
-    Answer(Verdict),
+    /// The answer to what was asked, checked as [`Flow::pending`] said, and what it was taken for: what is asked as a
+    /// one-time password may be answered with one of several factors.
+    Answer(Verdict, Factor),
 }
 
 /// What the answer to the open question has to be checked against.
@@ -188,7 +157,7 @@ pub struct Flow {
     /// The account that the shown factors belong to, and its epoch when they were shown.
     account: Option<(UserId, i64)>,
     shown: Vec<Factor>,
-    key: Option<String>,
+    key: Option<ShownKey>,
     exchange: Option<Exchange>,
 }
 
@@ -224,7 +193,7 @@ impl Flow {
 
     /// True if a password from `user` would be the second factor, after a verified key.
     pub fn has_verified_key(&self, user: &str) -> bool {
-        self.user.as_deref() == Some(user) && self.has_shown(Factor::PublicKey)
+        self.user.as_deref() == Some(user) && self.has_shown(Factor::is_key)
     }
 
     /// Takes in a request for `user`. `account` is the enabled account of that name, as it is at `now`.
@@ -238,16 +207,20 @@ impl Flow {
         self.bind(user, account);
         let exchange = self.exchange.take();
         match (evidence, exchange) {
-            (Evidence::None, _) | (Evidence::Answer(_), None) => self.rejected(),
-            (Evidence::Key { fingerprint }, _) => self.key_verified(account, fingerprint, now),
+            (Evidence::None, _) | (Evidence::Answer(..), None) => self.rejected(),
+            (Evidence::Key { shown }, _) => self.key_verified(account, shown, now),
             (Evidence::Password(verdict), _) => self.password_checked(account, verdict, now),
             (Evidence::Begin, _) => self.begin(account, now),
-            (Evidence::Answer(verdict), Some(Exchange::AskedPassword)) => {
+            (Evidence::Answer(verdict, Factor::Password), Some(Exchange::AskedPassword)) => {
                 self.password_answered(account, verdict, now)
             }
-            (Evidence::Answer(verdict), Some(Exchange::AskedCode { password })) => {
-                self.code_answered(account, password, verdict, now)
+            (Evidence::Answer(verdict, factor), Some(Exchange::AskedCode { password }))
+                if factor.is_code() =>
+            {
+                self.code_answered(account, password, (verdict, factor), now)
             }
+            // An answer to another question than the open one.
+            (Evidence::Answer(..), Some(_)) => self.rejected(),
         }
     }
 
@@ -266,14 +239,14 @@ impl Flow {
     fn key_verified(
         &mut self,
         account: Option<&Profile>,
-        fingerprint: Option<String>,
+        shown: Option<ShownKey>,
         now: DateTime<Utc>,
     ) -> Decision {
-        let (Some(account), Some(fingerprint)) = (account, fingerprint) else {
+        let (Some(account), Some(key)) = (account, shown.filter(|key| key.factor.is_key())) else {
             return self.rejected();
         };
-        self.key = Some(fingerprint);
-        self.show(Factor::PublicKey);
+        self.show(key.factor);
+        self.key = Some(key);
         self.accept_or_continue(account, now)
     }
 
@@ -286,7 +259,7 @@ impl Flow {
         match (account, verdict) {
             // A password alone is acknowledged only where a key can follow it.
             (Some(account), Verdict::Right)
-                if self.has_shown(Factor::PublicKey) || account.has_key =>
+                if self.has_shown(Factor::is_key) || account.has_key =>
             {
                 self.show(Factor::Password);
                 self.accept_or_continue(account, now)
@@ -296,10 +269,10 @@ impl Flow {
     }
 
     fn begin(&mut self, account: Option<&Profile>, now: DateTime<Utc>) -> Decision {
-        let code_next = self.has_shown(Factor::Password)
-            || (self.has_shown(Factor::PublicKey)
+        let code_next = self.has_shown(Factor::is_password)
+            || (self.has_shown(Factor::is_key)
                 && account
-                    .is_some_and(|account| account.has_totp && account.policy.allows_pair(now)));
+                    .is_some_and(|account| account.has_code && account.policy.allows_pair(now)));
         if code_next {
             self.ask_code(None)
         } else {
@@ -314,12 +287,12 @@ impl Flow {
         verdict: Verdict,
         now: DateTime<Utc>,
     ) -> Decision {
-        if self.has_shown(Factor::PublicKey) {
+        if self.has_shown(Factor::is_key) {
             return self.password_checked(account, verdict, now);
         }
         match account {
             // Without a code to ask for, the key is what is left.
-            Some(account) if verdict == Verdict::Right && !account.has_totp && account.has_key => {
+            Some(account) if verdict == Verdict::Right && !account.has_code && account.has_key => {
                 self.show(Factor::Password);
                 self.partial()
             }
@@ -331,7 +304,7 @@ impl Flow {
         &mut self,
         account: Option<&Profile>,
         password: Option<Verdict>,
-        code: Verdict,
+        (code, factor): (Verdict, Factor),
         now: DateTime<Utc>,
     ) -> Decision {
         let Some(account) = account else {
@@ -339,12 +312,12 @@ impl Flow {
         };
         match (password, code) {
             (None, Verdict::Right) => {
-                self.show(Factor::Totp);
+                self.show(factor);
                 self.accept_or_continue(account, now)
             }
             (Some(Verdict::Right), Verdict::Right) => {
                 self.show(Factor::Password);
-                self.show(Factor::Totp);
+                self.show(factor);
                 self.accept_or_continue(account, now)
             }
             (Some(Verdict::Right), Verdict::Empty) if account.has_key => {
@@ -359,8 +332,8 @@ impl Flow {
     fn accept_or_continue(&mut self, account: &Profile, now: DateTime<Utc>) -> Decision {
         let policy = if two_classes(&self.shown) {
             FactorPolicy::TwoClass.name()
-        } else if self.has_shown(Factor::PublicKey)
-            && self.has_shown(Factor::Totp)
+        } else if self.has_shown(Factor::is_key)
+            && self.has_shown(Factor::is_code)
             && account.policy.allows_pair(now)
         {
             account.policy.name()
@@ -386,13 +359,13 @@ impl Flow {
     }
 
     fn show(&mut self, factor: Factor) {
-        if !self.has_shown(factor) {
+        if !self.shown.contains(&factor) {
             self.shown.push(factor);
         }
     }
 
-    fn has_shown(&self, factor: Factor) -> bool {
-        self.shown.contains(&factor)
+    fn has_shown(&self, kind: fn(Factor) -> bool) -> bool {
+        self.shown.iter().copied().any(kind)
     }
 
     fn partial(&self) -> Decision {
@@ -409,7 +382,7 @@ impl Flow {
 
     /// The methods that can still lead on. keyboard-interactive is there from the start: curl never looks again.
     fn methods(&self) -> Vec<Method> {
-        if self.has_shown(Factor::PublicKey) {
+        if self.has_shown(Factor::is_key) {
             vec![Method::KeyboardInteractive, Method::Password]
         } else {
             vec![Method::PublicKey, Method::KeyboardInteractive]

@@ -13,7 +13,7 @@ use std::{future::Future, sync::Arc};
 use portcullis_journal::AppendError;
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, Pty,
-    keys::{Algorithm, Certificate, PublicKey},
+    keys::Certificate,
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, VerifiedPublicKey},
 };
 use tokio::sync::mpsc;
@@ -198,8 +198,6 @@ impl server::Handler for Handler {
         self.answer("publickey", step).await
     }
 
-    /// Certificates are refused: the library checks their dates and signature, but not who signed them, for whom and
-    /// for what. The attempt judges the key under the certificate's algorithm, which is none of its own.
     async fn auth_openssh_certificate(
         &mut self,
         user: &str,
@@ -208,10 +206,7 @@ impl server::Handler for Handler {
         if !self.may_try() {
             return Ok(login::nothing());
         }
-        let key = PublicKey::from(certificate.public_key().clone());
-        let algorithm = Algorithm::new(&certificate.algorithm().to_certificate_type())
-            .map_err(|error| HandlerError::Ssh(error.into()))?;
-        let verified = self.attempt.public_key_verified(user, &algorithm, &key);
+        let verified = self.attempt.certificate_verified(user, certificate);
         let step = Self::unless_cut(&self.cut, verified).await?;
         self.answer("publickey", step).await
     }

@@ -52,6 +52,8 @@ pub struct Profile {
     pub policy: FactorPolicy,
     /// Grows whenever something is taken from the account; what was shown before counts no longer.
     pub epoch: i64,
-    pub has_totp: bool,
+    /// To ask for a one-time password makes sense: the account has an authenticator, or another way to answer.
+    pub has_code: bool,
+    /// A key can follow a password.
     pub has_key: bool,
 }

@@ -24,7 +24,7 @@ fn profile(uid: i64, name: &str, policy: FactorPolicy) -> Profile {
         kind: AccountKind::Human,
         policy,
         epoch: 0,
-        has_totp: true,
+        has_code: true,
         has_key: true,
     }
 }
@@ -35,16 +35,23 @@ fn alice() -> Profile {
 
 fn key(fingerprint: &str) -> Evidence {
     Evidence::Key {
-        fingerprint: Some(fingerprint.to_owned()),
+        shown: Some(ShownKey {
+            fingerprint: fingerprint.to_owned(),
+            factor: Factor::PublicKey,
+        }),
     }
 }
 
 fn foreign_key() -> Evidence {
-    Evidence::Key { fingerprint: None }
+    Evidence::Key { shown: None }
 }
 
 fn answer(verdict: Verdict) -> Evidence {
-    Evidence::Answer(verdict)
+    Evidence::Answer(verdict, Factor::Password)
+}
+
+fn code(verdict: Verdict) -> Evidence {
+    Evidence::Answer(verdict, Factor::Totp)
 }
 
 /// Sends the evidence in turn and gives the last decision.
@@ -83,7 +90,7 @@ fn password_and_code_in_one_exchange_are_enough() {
         [
             Evidence::Begin,
             answer(Verdict::Right),
-            answer(Verdict::Right),
+            code(Verdict::Right),
         ],
     );
     assert_eq!(factors(decision), [Factor::Password, Factor::Totp]);
@@ -99,8 +106,61 @@ fn a_right_code_after_a_wrong_password_is_rejected_only_at_the_end_and_never_loo
     );
     assert!(matches!(asked, Decision::Ask(Question::Code)));
     assert_eq!(flow.pending(ALICE), Some(Check::Decoy));
-    let end = run(&mut flow, &alice(), [answer(Verdict::Right)]);
+    let end = run(&mut flow, &alice(), [code(Verdict::Right)]);
     assert!(is_rejected(&end));
+}
+
+#[test]
+fn an_answer_counts_only_for_the_question_that_is_open() {
+    for (before, wrong) in [
+        (vec![Evidence::Begin], code(Verdict::Right)),
+        (
+            vec![Evidence::Begin, answer(Verdict::Right)],
+            answer(Verdict::Right),
+        ),
+        (
+            vec![Evidence::Begin, answer(Verdict::Right)],
+            Evidence::Answer(Verdict::Right, Factor::PublicKey),
+        ),
+    ] {
+        let mut flow = Flow::default();
+        run(&mut flow, &alice(), before);
+        assert!(is_rejected(&run(&mut flow, &alice(), [wrong])));
+    }
+}
+
+#[test]
+fn every_kind_of_key_and_of_code_is_a_possession_and_is_named_as_what_it_is() {
+    let password_then = |second: Factor| {
+        let mut flow = Flow::default();
+        run(
+            &mut flow,
+            &alice(),
+            [Evidence::Begin, answer(Verdict::Right)],
+        );
+        factors(run(
+            &mut flow,
+            &alice(),
+            [Evidence::Answer(Verdict::Right, second)],
+        ))
+    };
+    for second in [Factor::Totp, Factor::RecoveryCode, Factor::Radius] {
+        assert_eq!(password_then(second), [Factor::Password, second]);
+    }
+    let kinds = [Factor::PublicKey, Factor::SecurityKey, Factor::Certificate];
+    for first in kinds {
+        for second in kinds {
+            let shown = |factor| Evidence::Key {
+                shown: Some(ShownKey {
+                    fingerprint: "K".to_owned(),
+                    factor,
+                }),
+            };
+            let mut flow = Flow::default();
+            let keys = run(&mut flow, &alice(), [shown(first), shown(second)]);
+            assert!(is_partial(&keys), "two keys are one class");
+        }
+    }
 }
 
 #[test]
@@ -109,7 +169,7 @@ fn a_password_whose_code_was_wrong_is_not_kept() {
     let both = [
         Evidence::Begin,
         answer(Verdict::Right),
-        answer(Verdict::Wrong),
+        code(Verdict::Wrong),
     ];
     assert!(is_rejected(&run(&mut flow, &alice(), both)));
     assert!(is_partial(&run(&mut flow, &alice(), [key("K")])));
@@ -151,7 +211,7 @@ fn the_password_method_alone_is_acknowledged_only_where_a_key_can_follow() {
 #[test]
 fn password_then_key_is_enough_without_a_code_to_show() {
     let no_totp = Profile {
-        has_totp: false,
+        has_code: false,
         ..alice()
     };
     let mut flow = Flow::default();
@@ -171,7 +231,7 @@ fn an_empty_code_keeps_the_password_for_a_key_only_if_the_account_has_one() {
         [
             Evidence::Begin,
             answer(Verdict::Right),
-            answer(Verdict::Empty),
+            code(Verdict::Empty),
         ]
     };
     let mut flow = Flow::default();
@@ -197,7 +257,11 @@ fn key_and_code_are_enough_only_under_a_possession_pair_that_has_not_run_out() {
         let Decision::Ask(question) = asked else {
             panic!("{asked:?}")
         };
-        let end = flow.step(ALICE, Some(&pair), answer(Verdict::Right), noon(day));
+        let right = match question {
+            Question::Password => answer(Verdict::Right),
+            Question::Code => code(Verdict::Right),
+        };
+        let end = flow.step(ALICE, Some(&pair), right, noon(day));
         (question, end)
     };
     let (question, end) = login(10);
@@ -223,7 +287,7 @@ fn a_possession_pair_that_runs_out_between_key_and_code_is_not_enough() {
     let mut flow = Flow::default();
     flow.step(ALICE, Some(&pair), key("K"), noon(10));
     flow.step(ALICE, Some(&pair), Evidence::Begin, noon(10));
-    let end = flow.step(ALICE, Some(&pair), answer(Verdict::Right), noon(11));
+    let end = flow.step(ALICE, Some(&pair), code(Verdict::Right), noon(11));
     assert!(is_partial(&end));
 }
 
@@ -268,16 +332,16 @@ fn an_unknown_user_is_asked_and_answered_as_one_with_wrong_factors() {
             Evidence::Password(Verdict::Wrong),
             Evidence::Begin,
             answer(Verdict::Wrong),
-            answer(Verdict::Wrong),
+            code(Verdict::Wrong),
             Evidence::Begin,
             answer(Verdict::Empty),
-            answer(Verdict::Empty),
+            code(Verdict::Empty),
         ]
     };
     for known in [
         alice(),
         Profile {
-            has_totp: false,
+            has_code: false,
             has_key: false,
             ..alice()
         },
@@ -347,12 +411,16 @@ impl Oracle {
         let open = self.open.take();
         match evidence {
             Evidence::None | Evidence::Begin => {}
-            Evidence::Key { fingerprint } => self.held_key |= fingerprint.is_some(),
+            Evidence::Key { shown } => self.held_key |= shown.is_some(),
             Evidence::Password(verdict) => self.knew_password |= *verdict == Verdict::Right,
-            Evidence::Answer(verdict) => match open {
-                Some(Question::Password) => self.knew_password |= *verdict == Verdict::Right,
-                Some(Question::Code) => self.held_code |= *verdict == Verdict::Right,
-                None => {}
+            Evidence::Answer(verdict, factor) => match (open, factor) {
+                (Some(Question::Password), Factor::Password) => {
+                    self.knew_password |= *verdict == Verdict::Right;
+                }
+                (Some(Question::Code), Factor::Totp | Factor::RecoveryCode | Factor::Radius) => {
+                    self.held_code |= *verdict == Verdict::Right;
+                }
+                _ => {}
             },
         }
     }
@@ -375,7 +443,7 @@ fn play(seed: u64) -> u32 {
         alice(),
         profile(2, BOB, pair_until(5)),
         Profile {
-            has_totp: false,
+            has_code: false,
             ..profile(3, "carol", FactorPolicy::TwoClass)
         },
     ];
@@ -401,7 +469,11 @@ fn play(seed: u64) -> u32 {
             2 | 3 => key("K"),
             4 | 5 => Evidence::Password(choices.verdict()),
             6..=8 => Evidence::Begin,
-            _ => answer(choices.verdict()),
+            9 | 10 => match oracle.open {
+                Some(Question::Code) => code(choices.verdict()),
+                Some(Question::Password) | None => answer(choices.verdict()),
+            },
+            _ => Evidence::Answer(choices.verdict(), Factor::ALL[choices.below(7) as usize]),
         };
         oracle.observe(names[user], account, &evidence);
         transcript.push((names[user], evidence.clone()));
