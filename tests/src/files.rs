@@ -63,16 +63,32 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one that also names `address`.
+    /// Makes one that also names `address`, with a key that no other has.
     ///
     /// # Errors
     /// When `openssl` fails.
     pub fn make(folder: &Path, address: &str) -> Result<Self> {
+        let key = succeed(&mut generate_key())?;
+        Self::with_key(&key, folder, address)
+    }
+
+    /// As [`make`](Self::make), with the key of all other such servers of this process: a new one for each took a quarter of
+    /// the tests' time.
+    ///
+    /// # Errors
+    /// When `openssl` fails.
+    pub(crate) fn of_server(folder: &Path, address: &str) -> Result<Self> {
+        static KEY: Mutex<Option<String>> = Mutex::new(None);
+        let key = printed_once(&KEY, &mut generate_key())?;
+        Self::with_key(&key, folder, address)
+    }
+
+    fn with_key(key: &str, folder: &Path, address: &str) -> Result<Self> {
         let made = Self {
             certificate: folder.join("cert.pem"),
             key: folder.join("key.pem"),
         };
-        secret(&made.key, &private_key()?)?;
+        secret(&made.key, key)?;
         succeed(
             Command::new("openssl")
                 .args(["req", "-x509", "-days", "30"])
@@ -106,10 +122,10 @@ impl Certificate {
     }
 }
 
-/// The RSA key of all certificates of this process: a new one for each server took a quarter of the tests' time.
-fn private_key() -> Result<String> {
-    static MADE: Mutex<Option<String>> = Mutex::new(None);
-    printed_once(&MADE, Command::new("openssl").args(["genrsa", "2048"]))
+fn generate_key() -> Command {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["genrsa", "2048"]);
+    openssl
 }
 
 /// What the command printed when it first ran in this process.

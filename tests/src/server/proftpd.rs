@@ -75,7 +75,7 @@ impl Proftpd {
         let protection = match protocol {
             Protocol::Ftp => String::new(),
             Protocol::Ftps | Protocol::Ftps13 | Protocol::FtpsImplicit => {
-                let made = Certificate::make(folder, &address.ip().to_string())?;
+                let made = Certificate::of_server(folder, &address.ip().to_string())?;
                 let text = format!(
                     "TLSEngine on\nTLSRequired on\n\
                      TLSRSACertificateFile {}\nTLSRSACertificateKeyFile {}\n{}",

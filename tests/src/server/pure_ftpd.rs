@@ -69,7 +69,7 @@ impl PureFtpd {
             .args(["-A", "-E", "-H", "-D", "-c", "50", "-C", "50"]);
         let mut certificate = None;
         if tls {
-            let made = Certificate::make(folder, &address.ip().to_string())?;
+            let made = Certificate::of_server(folder, &address.ip().to_string())?;
             let both = [fs::read(&made.key)?, fs::read(&made.certificate)?].concat();
             files::secret(&folder.join("both.pem"), &String::from_utf8(both)?)?;
             command.args(["-Y", "3", "-2"]).arg(folder.join("both.pem"));

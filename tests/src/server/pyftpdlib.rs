@@ -49,7 +49,7 @@ impl Pyftpdlib {
             .args(modes.iter().filter(|mode| **mode != "tls"));
         let mut certificate = None;
         if modes.contains(&"tls") {
-            let made = Certificate::make(folder, &address.ip().to_string())?;
+            let made = Certificate::of_server(folder, &address.ip().to_string())?;
             command
                 .arg(format!("certificate={}", made.certificate.display()))
                 .arg(format!("key={}", made.key.display()));

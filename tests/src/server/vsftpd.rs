@@ -92,7 +92,7 @@ impl Vsftpd {
             | Tls::Explicit
             | Tls::Explicit13WithSessionReuse
             | Tls::ImplicitWithSessionReuse => {
-                let made = Certificate::make(folder, &address.ip().to_string())?;
+                let made = Certificate::of_server(folder, &address.ip().to_string())?;
                 configuration.push_str(&format!(
                     "ssl_enable=YES\n\
                      force_local_logins_ssl=YES\n\
