@@ -430,9 +430,10 @@ impl Attempt {
     }
 
     async fn conclude_key(&mut self, mut asked: Asked<'_>, checked: Checked) -> Step {
-        match &checked.evidence {
-            Evidence::Key { shown: Some(key) } => asked.factor = Some(key.factor),
-            _ => self.wrong_keys += 1,
+        if let Evidence::Key { shown: Some(key) } = &checked.evidence {
+            asked.factor = Some(key.factor);
+        } else {
+            self.wrong_keys += 1;
         }
         self.conclude(asked, checked).await
     }
