@@ -73,6 +73,8 @@ pub(super) enum CloseReason {
     /// The library's task panicked.
     Panicked,
     LoginGrace,
+    /// Its place was given to another before it had shown anything.
+    GaveWay,
     TooManyFailures,
     TooManyRefusals,
     /// The account has as many sessions as it may.
@@ -97,6 +99,7 @@ impl CloseReason {
             Self::Broken => "broken",
             Self::Panicked => "panicked",
             Self::LoginGrace => "login_grace",
+            Self::GaveWay => "gave_way",
             Self::TooManyFailures => "too_many_failures",
             Self::TooManyRefusals => "too_many_refusals",
             Self::TooManySessions => "too_many_sessions",
@@ -113,7 +116,8 @@ impl CloseReason {
     /// What the client is told; `None` if nothing can be told any more.
     fn farewell(self) -> Option<(Disconnect, &'static str)> {
         match self {
-            Self::Client | Self::Broken | Self::Panicked | Self::Unrecorded => None,
+            // One that gave way must take nothing any more.
+            Self::Client | Self::Broken | Self::Panicked | Self::Unrecorded | Self::GaveWay => None,
             Self::AccountsUnavailable => {
                 Some((Disconnect::ServiceNotAvailable, "Service not available"))
             }
@@ -175,6 +179,7 @@ pub(super) async fn serve(
         channels_end: channels_end.clone(),
         channels: channels.clone(),
         meter: Arc::clone(&meter),
+        proven: unauthenticated.proven(),
         state: State::Authenticating,
         refusals: 0,
     };
@@ -247,7 +252,7 @@ async fn end(
 
 /// How far a connection is, with what that stage holds.
 enum Phase {
-    Unauthenticated(#[expect(dead_code, reason = "held for its place")] UnauthenticatedSlot),
+    Unauthenticated(UnauthenticatedSlot),
     Authenticated {
         session: Session,
         since: Instant,
@@ -293,6 +298,7 @@ impl Connection<'_> {
                 Ok(Err(error)) => Err(ended_by(&error)),
                 Err(_) => Err(CloseReason::LoginGrace),
             },
+            () = self.stage.lost() => Err(CloseReason::GaveWay),
             () = self.services.drain.cancelled() => Err(CloseReason::Shutdown),
         }
     }
@@ -339,6 +345,7 @@ impl Connection<'_> {
                         return reason;
                     }
                 }
+                () = stage.lost() => return CloseReason::GaveWay,
                 () = stage.revoked(&terms.authenticator) => return CloseReason::Revoked,
                 () = stage.finished(), if conflict.is_some() => return CloseReason::Reload,
                 () = stage.drained(&services.drain) => return CloseReason::Shutdown,
@@ -415,6 +422,14 @@ impl Phase {
                     None
                 }
             }
+        }
+    }
+
+    /// Resolves when the place of a connection that is not yet authenticated was given to another.
+    async fn lost(&self) {
+        match self {
+            Self::Unauthenticated(slot) => slot.lost().await,
+            Self::Authenticated { .. } => std::future::pending().await,
         }
     }
 

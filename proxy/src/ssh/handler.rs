@@ -8,7 +8,10 @@
 mod channel;
 mod login;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use portcullis_journal::AppendError;
 use russh::{
@@ -64,6 +67,8 @@ pub(super) struct Handler {
     pub(super) channels: TaskTracker,
     /// Of the socket.
     pub(super) meter: Arc<Meter>,
+    /// To be set once a factor was shown.
+    pub(super) proven: Arc<AtomicBool>,
     pub(super) state: State,
     pub(super) refusals: usize,
 }

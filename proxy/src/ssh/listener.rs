@@ -164,7 +164,7 @@ impl Acceptor {
             return;
         };
         let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-        let slots = match self.limits.admit(source.ip()) {
+        let slots = match self.limits.admit(source.ip(), Instant::now()) {
             Ok(slots) => slots,
             Err(refusal) => {
                 metrics::connection_refused(refusal.code());

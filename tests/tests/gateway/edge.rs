@@ -252,33 +252,54 @@ fn one_source_gets_no_more_unauthenticated_connections_than_its_share() -> Resul
     Ok(())
 }
 
+/// A connection from another address of this machine.
+fn connect_from(source: &str, address: SocketAddr) -> Result<TcpStream> {
+    let stream = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        None,
+    )?;
+    let source: std::net::SocketAddrV4 = format!("{source}:0").parse()?;
+    rustix::net::bind(&stream, &source)?;
+    rustix::net::connect(&stream, &address)?;
+    let stream = TcpStream::from(stream);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 #[test]
 fn all_unauthenticated_connections_together_have_a_limit() -> Result<()> {
-    let (proxy, _storage) = gateway(&[
-        ("max_unauthenticated_per_source", "2"),
-        ("max_unauthenticated", "3"),
-    ])?;
-    let from = |source: &str| -> Result<TcpStream> {
-        let stream = rustix::net::socket(
-            rustix::net::AddressFamily::INET,
-            rustix::net::SocketType::STREAM,
-            None,
-        )?;
-        let source: std::net::SocketAddrV4 = format!("{source}:0").parse()?;
-        rustix::net::bind(&stream, &source)?;
-        rustix::net::connect(&stream, &proxy.address)?;
-        let stream = TcpStream::from(stream);
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(stream)
-    };
+    let (proxy, _storage) = gateway(&[("max_unauthenticated", "3")])?;
     let mut admitted = Vec::new();
-    for source in ["127.0.0.1", "127.0.0.1", "127.0.0.2"] {
-        let mut stream = from(source)?;
+    for source in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
+        let mut stream = connect_from(source, proxy.address)?;
         read_line(&mut stream)?;
         admitted.push(stream);
     }
-    assert!(is_closed(&mut from("127.0.0.3")?));
+    assert!(is_closed(&mut connect_from("127.0.0.4", proxy.address)?));
     wait_for_record(&proxy, "conn.open", "too_many_unauthenticated")?;
+    Ok(())
+}
+
+#[test]
+fn a_crowd_that_shows_nothing_makes_room_for_another_source_and_not_for_itself() -> Result<()> {
+    let (proxy, _storage) = gateway(&[("max_unauthenticated", "3")])?;
+    let mut crowd = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connect_from("127.0.0.1", proxy.address)?;
+        read_line(&mut stream)?;
+        crowd.push(stream);
+    }
+    assert!(is_closed(&mut connect_from("127.0.0.1", proxy.address)?));
+    let mut other = connect_from("127.0.0.2", proxy.address)?;
+    read_line(&mut other)?;
+    assert!(is_closed(&mut crowd[0]));
+    wait_for_record(&proxy, "conn.close", "gave_way")?;
+    // The other two keep theirs.
+    for kept in &mut crowd[1..] {
+        kept.set_read_timeout(Some(Duration::from_millis(1)))?;
+        assert!(!is_closed(kept));
+    }
     Ok(())
 }
 

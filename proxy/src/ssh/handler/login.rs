@@ -1,6 +1,10 @@
 //! From what an [`Attempt`](crate::auth::Attempt) decides to what the library is told, and to a session.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use russh::{MethodKind, MethodSet, server::Auth};
 use tokio::time;
@@ -30,6 +34,7 @@ impl Handler {
                 }
             }
             Step::Partial { methods } => {
+                self.proven.store(true, Ordering::Relaxed);
                 metrics::authentication(method, "partial");
                 Ok(reject(&methods, true))
             }
