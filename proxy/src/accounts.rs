@@ -5,14 +5,20 @@
 //! thread.
 
 pub mod administration;
+pub mod admission;
 pub mod audit;
+pub mod hours;
 pub mod limits;
 pub mod login;
 pub mod mounts;
+pub mod restrictions;
 mod schema;
 
 pub use administration::Administration;
 pub use login::{CodeVerdict, PasswordTry};
+
+use admission::{Restrictions, Standing};
+use restrictions::Usage;
 
 use std::{
     fmt, fs, io,
@@ -25,7 +31,7 @@ use std::{
 
 use chrono::NaiveDate;
 use portcullis_journal::AccountKind;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, TransactionBehavior};
 
 use crate::auth::flow::{Exception, FactorPolicy, UserId};
 
@@ -133,13 +139,28 @@ pub struct Account {
     /// Who answers for it.
     pub owner: Option<String>,
     pub disabled: bool,
+    pub epoch: i64,
     pub policy: FactorPolicy,
     /// RFC 3339, UTC.
     pub created: String,
     pub password: FactorState,
     pub totp: FactorState,
+    pub restrictions: Restrictions,
+    pub usage: Usage,
     /// Fingerprint and comment.
     pub keys: Vec<(String, String)>,
+}
+
+impl Account {
+    /// As far as it is judged by, if it is enabled.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            epoch: self.epoch,
+            kind: self.kind,
+            restrictions: self.restrictions.clone(),
+            last_used: self.usage.last_used(),
+        }
+    }
 }
 
 /// Where a secret factor stands.
@@ -168,7 +189,6 @@ impl Accounts {
         prepare_file(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "foreign_keys", true)?;
         let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         // In WAL mode only FULL syncs at each commit: a code that was accepted stays spent after a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -188,10 +208,28 @@ impl Accounts {
     /// # Errors
     /// If the database can't be read.
     pub fn list(&self) -> Result<Vec<Account>, AccountsError> {
+        self.select("ORDER BY account.name", [])
+    }
+
+    /// One account.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the database can't be read.
+    pub fn account(&self, name: &AccountName) -> Result<Account, AccountsError> {
+        self.select("WHERE account.name = ?1", [name.as_str()])?
+            .pop()
+            .ok_or_else(|| AccountsError::NoSuchAccount { name: name.clone() })
+    }
+
+    fn select(
+        &self,
+        condition: &'static str,
+        parameters: impl Params,
+    ) -> Result<Vec<Account>, AccountsError> {
         let connection = self.connection();
         let mut accounts = connection
-            .prepare_cached(&format!("{SELECT_ACCOUNT} ORDER BY name"))?
-            .query_map([], |row| Ok(account(row)))?
+            .prepare_cached(&format!("{SELECT_ACCOUNT} {condition}"))?
+            .query_map(parameters, |row| Ok(account(row)))?
             .map(|row| row.map_err(AccountsError::from).flatten())
             .collect::<Result<Vec<_>, _>>()?;
         let mut keys = connection.prepare_cached(
@@ -201,20 +239,9 @@ impl Accounts {
             account.keys = keys
                 .query_map([account.uid.0], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<_, _>>()?;
+            account.restrictions.sources = restrictions::sources(&connection, account.uid)?;
         }
         Ok(accounts)
-    }
-
-    /// The account's session epoch, if it is enabled. A session that began at another has to end.
-    ///
-    /// # Errors
-    /// If the database can't be read.
-    pub fn epoch(&self, uid: UserId) -> Result<Option<i64>, AccountsError> {
-        let connection = self.connection();
-        Ok(connection
-            .prepare_cached("SELECT epoch FROM account WHERE id = ?1 AND disabled = 0")?
-            .query_row([uid.0], |row| row.get(0))
-            .optional()?)
     }
 
     /// A number that changes when another connection has changed the database.
@@ -247,8 +274,9 @@ impl Accounts {
 }
 
 const SELECT_ACCOUNT: &str = "
-    SELECT account.id, account.name, account.kind, account.owner, account.disabled, account.created,
+    SELECT account.id, account.name, account.kind, account.owner, account.disabled, account.epoch, account.created,
            account.policy, account.policy_reason, account.policy_approver, account.policy_expires,
+           account.expires, account.idle_days, account.hours, account.last_login, account.active_since,
            password.failures AS password_failures, password.disabled AS password_disabled,
            totp.failures AS totp_failures, totp.disabled AS totp_disabled
     FROM account
@@ -262,10 +290,13 @@ fn account(row: &Row<'_>) -> Result<Account, AccountsError> {
         kind: kind_from(&row.get::<_, String>("kind")?)?,
         owner: row.get("owner")?,
         disabled: row.get("disabled")?,
+        epoch: row.get("epoch")?,
         policy: policy(row)?,
         created: row.get("created")?,
         password: factor_state(row.get("password_failures")?, row.get("password_disabled")?),
         totp: factor_state(row.get("totp_failures")?, row.get("totp_disabled")?),
+        restrictions: restrictions::restrictions(row)?,
+        usage: restrictions::usage(row)?,
         keys: Vec::new(),
     })
 }
@@ -296,12 +327,13 @@ fn policy(row: &Row<'_>) -> Result<FactorPolicy, AccountsError> {
     }
 }
 
-fn kind_name(kind: AccountKind) -> &'static str {
+/// The word on the command line and in the database.
+pub fn kind_name(kind: AccountKind) -> &'static str {
     match kind {
         AccountKind::Human => "human",
         AccountKind::Machine => "machine",
+        AccountKind::BreakGlass => "break-glass",
         AccountKind::Admin => "admin",
-        AccountKind::BreakGlass => "breakglass",
     }
 }
 
@@ -309,6 +341,8 @@ fn kind_from(name: &str) -> Result<AccountKind, AccountsError> {
     match name {
         "human" => Ok(AccountKind::Human),
         "machine" => Ok(AccountKind::Machine),
+        "break-glass" => Ok(AccountKind::BreakGlass),
+        "admin" => Ok(AccountKind::Admin),
         _ => Err(damaged("kind", name)),
     }
 }

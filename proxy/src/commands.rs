@@ -21,7 +21,7 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Account(arguments) => {
             let (accounts, backends) = Config::load_accounts(&arguments.config)?;
-            arguments.command.run(&accounts.database, &backends)
+            arguments.command.run(&accounts, &backends)
         }
         Command::HostKey {
             command: HostKeyCommand::Generate { file },

@@ -10,6 +10,7 @@ mod server;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,7 +27,10 @@ pub use files::Secret;
 pub use section::Fault;
 pub use server::{HostKey, ScpMode, ServerConfig};
 
-use crate::sftp::{Digests, request::Extensions};
+use crate::{
+    accounts::admission::AccountDefaults,
+    sftp::{Digests, request::Extensions},
+};
 use section::{Faults, Section};
 
 /// What `journal.digests` may say.
@@ -37,6 +41,9 @@ const BAN_FAILURES: u64 = 5;
 const BAN_WINDOW_SECONDS: u64 = 300;
 /// ... and how long it then holds: an attacker is slowed, a person who mistyped is back within the hour.
 const BAN_LIFETIME_SECONDS: u64 = 900;
+
+/// Most days that an account may be idle, and most sessions that one may have.
+const MOST_BY_DEFAULT: u64 = 10_000;
 
 /// All settings of the proxy.
 #[derive(Debug)]
@@ -63,6 +70,7 @@ pub struct SftpConfig {
 #[derive(Debug, PartialEq)]
 pub struct AccountsConfig {
     pub database: PathBuf,
+    pub defaults: AccountDefaults,
 }
 
 /// `[journal]`
@@ -246,9 +254,28 @@ fn sftp(mut section: Section<'_>) -> SftpConfig {
 
 fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {
     let database = section.required_text("database", "the path of the accounts database");
+    let standard = AccountDefaults::default();
+    let number = |section: &mut Section<'_>, key, default: Option<NonZeroU32>| {
+        let default = default.map_or(0, NonZeroU32::get);
+        let number = section.number(key, 0..=MOST_BY_DEFAULT, default.into());
+        u32::try_from(number).ok().and_then(NonZeroU32::new)
+    };
+    let idle_days = number(&mut section, "idle_days", standard.idle_days);
+    let sessions = number(&mut section, "max_sessions", standard.sessions);
+    let grace = section.number(
+        "hours_grace_seconds",
+        0..=3600,
+        standard.hours_grace.as_secs(),
+    );
     section.finish();
-    let database = PathBuf::from(database?);
-    Some(AccountsConfig { database })
+    Some(AccountsConfig {
+        database: PathBuf::from(database?),
+        defaults: AccountDefaults {
+            idle_days,
+            sessions,
+            hours_grace: Duration::from_secs(grace),
+        },
+    })
 }
 
 fn journal(mut section: Section<'_>) -> Option<JournalConfig> {

@@ -87,7 +87,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         bans: bans.clone(),
         ..Settings::default()
     };
-    let authenticator = Authenticator::new(accounts, journal.clone(), settings)?;
+    let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
+        .with_account_defaults(config.accounts.defaults);
     background.spawn(authenticator.clone().follow_changes());
 
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;

@@ -21,8 +21,8 @@ use crate::{
 /// The accounts, in the hands of `actor`.
 #[derive(Debug)]
 pub struct Administration<'a> {
-    accounts: &'a Accounts,
-    actor: String,
+    pub(super) accounts: &'a Accounts,
+    pub(super) actor: String,
 }
 
 /// Whether live sessions of the account outlast a change: they do when something is only given.
@@ -77,11 +77,16 @@ impl<'a> Administration<'a> {
         })
     }
 
+    /// Admits logins again, also those of an account that was idle for too long.
+    ///
     /// # Errors
     /// If there is no such account.
     pub fn enable(&self, name: &AccountName) -> Result<(), AccountsError> {
         self.change(name, "enable", Sessions::Keep, |transaction, uid| {
-            transaction.execute("UPDATE account SET disabled = 0 WHERE id = ?1", [uid.0])?;
+            transaction.execute(
+                "UPDATE account SET disabled = 0, active_since = unixepoch() WHERE id = ?1",
+                [uid.0],
+            )?;
             Ok(json!({}))
         })
     }
@@ -297,7 +302,10 @@ impl<'a> Administration<'a> {
     }
 }
 
-fn end_sessions(transaction: &Transaction<'_>, uid: UserId) -> Result<(), AccountsError> {
+pub(super) fn end_sessions(
+    transaction: &Transaction<'_>,
+    uid: UserId,
+) -> Result<(), AccountsError> {
     transaction.execute(
         "UPDATE account SET epoch = epoch + 1 WHERE id = ?1",
         [uid.0],
@@ -309,6 +317,6 @@ fn is_unique_violation(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
 }
 
-fn timestamp() -> String {
+pub(super) fn timestamp() -> String {
     Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }

@@ -1,11 +1,11 @@
 //! The tables, and how a database of an older program becomes one of this.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use super::AccountsError;
 
 /// Step N brings a database from `user_version` N to N + 1. Steps are only ever added.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE account (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         name TEXT NOT NULL UNIQUE,
@@ -79,16 +79,74 @@ const MIGRATIONS: [&str; 3] = ["
     -- As the server or the backend has it, where NULL.
     ALTER TABLE mount ADD COLUMN extensions TEXT;
     ALTER TABLE mount ADD COLUMN resume INTEGER CHECK (resume IN (0, 1));
+", "
+    -- A CHECK can't be altered: the table is made anew (https://sqlite.org/lang_altertable.html#otheralter).
+    CREATE TABLE account_new (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        kind TEXT NOT NULL CHECK (kind IN ('human', 'machine', 'break-glass', 'admin')),
+        owner TEXT,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        -- Grows when something is taken from the account; sessions of an older epoch end.
+        epoch INTEGER NOT NULL DEFAULT 0,
+        policy TEXT NOT NULL DEFAULT 'two-class' CHECK (policy IN ('two-class', 'possession-pair')),
+        policy_reason TEXT,
+        policy_approver TEXT,
+        policy_expires TEXT,
+        created TEXT NOT NULL,
+        -- Over all mounts and sessions; NULL is no limit.
+        max_sessions INTEGER CHECK (max_sessions > 0),
+        read_rate INTEGER CHECK (read_rate > 0),
+        write_rate INTEGER CHECK (write_rate > 0),
+        -- The last day, UTC; NULL is no end.
+        expires TEXT,
+        -- As the configuration has it, where NULL.
+        idle_days INTEGER CHECK (idle_days > 0),
+        hours TEXT,
+        -- Seconds since 1970: the last login, and when the account was made or enabled.
+        last_login INTEGER,
+        active_since INTEGER NOT NULL DEFAULT (unixepoch()),
+        CHECK (policy = 'two-class'
+               OR (policy_reason IS NOT NULL AND policy_approver IS NOT NULL AND policy_expires IS NOT NULL))
+    ) STRICT;
+    INSERT INTO account_new
+        (id, name, kind, owner, disabled, epoch, policy, policy_reason, policy_approver, policy_expires, created,
+         max_sessions, read_rate, write_rate)
+        SELECT id, name, kind, owner, disabled, epoch, policy, policy_reason, policy_approver, policy_expires, created,
+               max_sessions, read_rate, write_rate
+        FROM account;
+    -- An id that was given once is never given again.
+    DELETE FROM sqlite_sequence WHERE name = 'account_new';
+    INSERT INTO sqlite_sequence (name, seq) SELECT 'account_new', seq FROM sqlite_sequence WHERE name = 'account';
+    DROP TABLE account;
+    ALTER TABLE account_new RENAME TO account;
+    -- Where logins may come from; without a row, from anywhere.
+    CREATE TABLE account_source (
+        account INTEGER NOT NULL REFERENCES account (id),
+        network TEXT NOT NULL,
+        PRIMARY KEY (account, network)
+    ) STRICT;
 "];
 
-/// Runs the steps that are missing, each in a transaction of its own.
+/// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.
+///
+/// # Errors
+/// If the database is of a newer program, can't be written, or has a reference to a row that is not there.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), AccountsError> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    // A table that others refer to can only be made anew while nobody looks; a transaction can't change this.
+    connection.pragma_update(None, "foreign_keys", false)?;
+    run_steps(connection, MIGRATIONS)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(())
+}
+
+fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<(), AccountsError> {
+    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         let step = usize::try_from(found).ok();
-        let Some(migration) = step.and_then(|step| MIGRATIONS.get(step)) else {
+        let Some(migration) = step.and_then(|step| steps.get(step)) else {
             return if found == known {
                 Ok(())
             } else {
@@ -96,7 +154,115 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), AccountsError> 
             };
         };
         transaction.execute_batch(migration)?;
+        check_references(&transaction)?;
         transaction.pragma_update(None, "user_version", found + 1)?;
         transaction.commit()?;
+    }
+}
+
+fn check_references(transaction: &Transaction<'_>) -> Result<(), AccountsError> {
+    let broken: Option<String> = transaction
+        .prepare("PRAGMA foreign_key_check")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    match broken {
+        None => Ok(()),
+        Some(table) => Err(AccountsError::Damaged {
+            what: format!("a row of {table} belongs to no account"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database as the program before account types and restrictions left it.
+    fn of_the_third_step() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection
+            .pragma_update(None, "foreign_keys", false)
+            .unwrap();
+        run_steps(&mut connection, &MIGRATIONS[..3]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO account (id, name, kind, created, epoch, max_sessions) VALUES
+                     (3, 'alice', 'human', 'then', 7, 5), (8, 'robot', 'machine', 'then', 0, NULL),
+                     (41, 'gone', 'human', 'then', 0, NULL);
+                 DELETE FROM account WHERE id = 41;
+                 INSERT INTO password (account, phc, changed) VALUES (3, 'phc', 'then');
+                 INSERT INTO mount (account, at, backend, directory, permissions)
+                     VALUES (8, x'2f61', 'b', x'2f', 'list');",
+            )
+            .unwrap();
+        connection
+    }
+
+    #[test]
+    fn accounts_keep_their_ids_factors_and_limits_when_the_table_is_made_anew() {
+        let mut connection = of_the_third_step();
+        migrate(&mut connection).unwrap();
+        let alice: (i64, i64, i64, String) = connection
+            .query_row(
+                "SELECT account.id, epoch, max_sessions, phc FROM account
+                 JOIN password ON password.account = account.id WHERE name = 'alice'",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )
+            .unwrap();
+        assert_eq!(alice, (3, 7, 5, "phc".to_owned()));
+        // Nobody is idle because the program is new.
+        let recent: i64 = connection
+            .query_row(
+                "SELECT count(*) FROM account WHERE active_since > unixepoch() - 3600",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(recent, 2);
+        for kind in ["break-glass", "admin"] {
+            connection
+                .execute(
+                    "INSERT INTO account (name, kind, created) VALUES (?1, ?1, 'now')",
+                    [kind],
+                )
+                .unwrap();
+        }
+        assert!(
+            connection
+                .execute(
+                    "INSERT INTO account (name, kind, created) VALUES ('x', 'robot', 'now')",
+                    []
+                )
+                .is_err()
+        );
+        let highest: i64 = connection
+            .query_row("SELECT max(id) FROM account", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(highest, 43, "the number of a deleted account came again");
+    }
+
+    #[test]
+    fn references_hold_after_the_migration_and_a_broken_one_stops_it() {
+        let mut connection = of_the_third_step();
+        migrate(&mut connection).unwrap();
+        let orphan = "INSERT INTO password (account, phc, changed) VALUES (99, 'phc', 'now')";
+        assert!(connection.execute(orphan, []).is_err());
+        assert!(
+            connection
+                .execute("DELETE FROM account WHERE id = 3", [])
+                .is_err()
+        );
+
+        let mut broken = of_the_third_step();
+        broken.execute(orphan, []).unwrap();
+        assert!(matches!(
+            migrate(&mut broken),
+            Err(AccountsError::Damaged { what }) if what.contains("password")
+        ));
+        let version: i64 = broken
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, 3, "nothing is left half done");
     }
 }

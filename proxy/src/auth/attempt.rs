@@ -8,6 +8,7 @@ mod record;
 mod sessions;
 
 pub use record::AuditLog;
+pub use sessions::Withdrawal;
 
 use std::{
     fmt,
@@ -30,7 +31,7 @@ use super::{
     turns::Turns,
 };
 use crate::{
-    accounts::{Accounts, AccountsError},
+    accounts::{Accounts, AccountsError, admission::AccountDefaults},
     allowance::AccountLimits,
     policy::Mount,
 };
@@ -106,6 +107,7 @@ impl Default for Settings {
 pub struct Authenticator {
     shared: Arc<Shared>,
     rules: Arc<Rules>,
+    defaults: AccountDefaults,
 }
 
 #[derive(Debug)]
@@ -200,7 +202,14 @@ impl Authenticator {
                 changes: watch::Sender::new(0),
             }),
             rules: Rules::new(settings.max_failures, settings.bans, None),
+            defaults: AccountDefaults::default(),
         })
+    }
+
+    /// The same with other defaults of accounts, for connections that begin from now on.
+    #[must_use]
+    pub fn with_account_defaults(self, defaults: AccountDefaults) -> Self {
+        Self { defaults, ..self }
     }
 
     /// The same with other rules, for connections that begin from now on. Failures that are counted stay counted, unless they
@@ -210,6 +219,7 @@ impl Authenticator {
         Self {
             shared: Arc::clone(&self.shared),
             rules: Rules::new(max_failures, bans, Some(&self.rules)),
+            defaults: self.defaults,
         }
     }
 
@@ -218,6 +228,7 @@ impl Authenticator {
         Attempt {
             shared: Arc::clone(&self.shared),
             rules: Arc::clone(&self.rules),
+            defaults: self.defaults,
             source,
             session,
             flow: Flow::default(),
@@ -231,16 +242,22 @@ impl Authenticator {
         }
     }
 
-    /// The mounts and limits of a user who is in.
+    /// The mounts and limits of a user who is in; notes the login.
     ///
     /// # Errors
-    /// If the database can't be read.
+    /// If the database can't be read or written.
     pub async fn grants(&self, user: &Authenticated) -> Result<Grants, LookupError> {
         let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
+        let (now, defaults) = (self.shared.clock.now(), self.defaults);
         let grants = tokio::task::spawn_blocking(move || -> Result<_, AccountsError> {
+            accounts.note_login(uid, now)?;
+            let limits = accounts.limits(uid)?;
             Ok(Grants {
                 mounts: accounts.mounts(uid)?,
-                limits: accounts.limits(uid)?,
+                limits: AccountLimits {
+                    sessions: limits.sessions.or(defaults.sessions),
+                    ..limits
+                },
             })
         });
         Ok(grants.await??)
@@ -252,6 +269,7 @@ impl Authenticator {
 pub struct Attempt {
     shared: Arc<Shared>,
     rules: Arc<Rules>,
+    defaults: AccountDefaults,
     source: SocketAddr,
     session: SessionId,
     flow: Flow,

@@ -5,11 +5,12 @@
 
 mod limit;
 mod listing;
+mod mount;
+mod set;
 
 use std::{
     fs,
     io::{self, Read, Write},
-    num::NonZeroU64,
     path::{Path, PathBuf},
 };
 
@@ -21,19 +22,17 @@ use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use self::limit::LimitArgs;
+use self::{limit::LimitArgs, mount::MountArgs, set::SetArgs};
 use crate::{
-    accounts::{AccountName, Accounts, mounts},
-    allowance::Allowance,
+    accounts::{AccountName, Accounts, admission::AccountDefaults},
     auth::{
         Secret,
         flow::{Exception, FactorPolicy},
         password::{self, Hasher},
         public_key, totp,
     },
-    extensions::Extensions,
+    config::AccountsConfig,
     path::VirtualPath,
-    policy::Mount,
 };
 
 /// Longest key file that is read, in bytes.
@@ -65,9 +64,21 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Show one account
+    Show {
+        name: AccountName,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say who answers for the account and what narrows its use; sessions that it does not admit any more end
+    Set {
+        name: AccountName,
+        #[command(flatten)]
+        changes: SetArgs,
+    },
     /// Admit no more logins and end the account's sessions within seconds
     Disable { name: AccountName },
-    /// Admit logins again
+    /// Admit logins again, also after too many idle days
     Enable { name: AccountName },
     /// Set the password
     SetPassword {
@@ -102,32 +113,8 @@ enum Action {
     /// Show a backend's directory to the account, in place of what was at that path
     Mount {
         name: AccountName,
-        /// Where the account sees it, such as /inbox
-        at: String,
-        /// Name of a [backends.NAME] section
-        #[arg(long)]
-        backend: String,
-        /// Directory on the backend
-        #[arg(long)]
-        directory: String,
-        /// Joined by commas: list read write overwrite rename delete mkdir rmdir setattr symlink
-        #[arg(long)]
-        permissions: String,
-        /// Bytes a second that all its sessions together may read, such as 20M
-        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_rate)]
-        read_rate: Option<NonZeroU64>,
-        /// Bytes a second that all its sessions together may write
-        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_rate)]
-        write_rate: Option<NonZeroU64>,
-        /// Bytes that may lie in the directory, such as 500G
-        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_size)]
-        quota: Option<u64>,
-        /// Extensions that are off by default and on here, joined by commas, or `none`; as the server has it if left out
-        #[arg(long, value_name = "LIST", value_parser = mounts::parse_extensions)]
-        extensions: Option<Extensions>,
-        /// Whether interrupted uploads can be continued; as the backend has it if left out
-        #[arg(long, value_name = "true|false")]
-        resume: Option<bool>,
+        #[command(flatten)]
+        mount: MountArgs,
     },
     /// Set or remove limits that hold over all sessions and mounts; sessions end if one becomes narrower
     Limit {
@@ -158,6 +145,9 @@ enum Action {
 enum Kind {
     Human,
     Machine,
+    /// For emergencies; never idle for too long
+    BreakGlass,
+    Admin,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -169,17 +159,18 @@ enum PolicyName {
 }
 
 impl AccountCommand {
-    /// Runs the command on the database at `database`. `backends` are the names that the configuration knows.
+    /// Runs the command on the database that `config` names. `backends` are the names that the configuration knows.
     ///
     /// # Errors
     /// If the database can't be used or the change is refused; nothing is changed then.
-    pub fn run(self, database: &Path, backends: &[String]) -> anyhow::Result<()> {
-        let accounts = Accounts::open(database)?;
+    pub fn run(self, config: &AccountsConfig, backends: &[String]) -> anyhow::Result<()> {
+        let accounts = Accounts::open(&config.database)?;
         let mut streams = Streams {
             input: &mut io::stdin().lock(),
             output: &mut io::stdout().lock(),
         };
-        self.action.run(&accounts, backends, &mut streams)
+        self.action
+            .run(&accounts, &config.defaults, backends, &mut streams)
     }
 }
 
@@ -192,6 +183,7 @@ impl Action {
     fn run(
         self,
         accounts: &Accounts,
+        defaults: &AccountDefaults,
         backends: &[String],
         streams: &mut Streams<'_>,
     ) -> anyhow::Result<()> {
@@ -206,6 +198,8 @@ impl Action {
                 let kind = match kind {
                     Kind::Human => AccountKind::Human,
                     Kind::Machine => AccountKind::Machine,
+                    Kind::BreakGlass => AccountKind::BreakGlass,
+                    Kind::Admin => AccountKind::Admin,
                 };
                 let uid = administration.add(&name, kind, owner.as_deref())?;
                 if json {
@@ -215,7 +209,11 @@ impl Action {
                     writeln!(streams.output, "account {name} added")?;
                 }
             }
-            Self::List { json } => listing::print(accounts, json, streams.output)?,
+            Self::List { json } => listing::print(accounts, defaults, json, streams.output)?,
+            Self::Show { name, json } => {
+                listing::show(accounts, defaults, &name, json, streams.output)?;
+            }
+            Self::Set { name, changes } => administration.set(&name, &changes.into_changes())?,
             Self::Disable { name } => administration.disable(&name)?,
             Self::Enable { name } => administration.enable(&name)?,
             Self::SetPassword {
@@ -251,41 +249,8 @@ impl Action {
             Self::RemoveKey { name, fingerprint } => {
                 administration.remove_key(&name, &fingerprint)?;
             }
-            Self::Mount {
-                name,
-                at,
-                backend,
-                directory,
-                permissions,
-                read_rate,
-                write_rate,
-                quota,
-                extensions,
-                resume,
-            } => {
-                ensure!(
-                    backends.contains(&backend),
-                    "the configuration has no [backends.{backend}]; it has: {}",
-                    backends.join(", ")
-                );
-                ensure!(
-                    !directory.is_empty() && !directory.contains('\0'),
-                    "--directory is empty or has a NUL byte"
-                );
-                let mount = Mount {
-                    at: place(&at)?,
-                    backend,
-                    directory: directory.into_bytes(),
-                    permissions: mounts::parse_permissions(&permissions)?,
-                    allowance: Allowance {
-                        read_rate,
-                        write_rate,
-                        quota,
-                    },
-                    extensions,
-                    resume,
-                };
-                administration.mount(&name, &mount)?;
+            Self::Mount { name, mount } => {
+                administration.mount(&name, &mount.into_mount(backends)?)?;
             }
             Self::Limit { name, limits } => {
                 administration.limit(&name, |before| limits.apply_to(before))?;

@@ -132,7 +132,8 @@ impl Reloader<'_> {
         after.built.probe_new().await;
         let authenticator = self
             .authenticator
-            .reconfigured(after.config.server.max_auth_failures, after.bans.clone());
+            .reconfigured(after.config.server.max_auth_failures, after.bans.clone())
+            .with_account_defaults(after.config.accounts.defaults);
         let terms = Terms::new(&after.config, authenticator, after.built.services())?;
         let changed = changes(&before.config, &after.config);
         records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
@@ -176,7 +177,10 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
     let (journal, other) = (&before.journal, &after.journal);
     [
         ("server.listen", before.server.listen == after.server.listen),
-        ("accounts.database", before.accounts == after.accounts),
+        (
+            "accounts.database",
+            before.accounts.database == after.accounts.database,
+        ),
         ("journal.directory", journal.directory == other.directory),
         (
             "journal.signing_key",
@@ -195,6 +199,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
     let sections = [
         ("server", before.server == after.server),
         ("sftp", before.sftp == after.sftp),
+        ("accounts", before.accounts == after.accounts),
         ("journal", before.journal == after.journal),
         ("bans", before.bans == after.bans),
     ];

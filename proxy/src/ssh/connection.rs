@@ -28,8 +28,9 @@ use super::{
     terms::{Terms, Timers},
 };
 use crate::{
+    accounts::admission::Refusal,
     allowance::Ledger,
-    auth::Authenticator,
+    auth::{Authenticator, attempt::Withdrawal},
     metrics::{self, Present, Stage},
     session::Session,
 };
@@ -83,6 +84,8 @@ pub(super) enum CloseReason {
     SessionLimit,
     /// The account was disabled or changed.
     Revoked,
+    /// A rule of the account does not admit the session any more.
+    NotAdmitted(Refusal),
     /// `conn.open` could not be made durable.
     Unrecorded,
     AccountsUnavailable,
@@ -106,6 +109,7 @@ impl CloseReason {
             Self::Idle => "idle",
             Self::SessionLimit => "session_limit",
             Self::Revoked => "revoked",
+            Self::NotAdmitted(refusal) => refusal.code(),
             Self::Unrecorded => "unrecorded",
             Self::AccountsUnavailable => "accounts_unavailable",
             Self::Reload => "reload",
@@ -137,6 +141,14 @@ impl CloseReason {
             Self::Idle => Some((Disconnect::ByApplication, "Idle for too long")),
             Self::SessionLimit => Some((Disconnect::ByApplication, "Session limit reached")),
             Self::Revoked => Some((Disconnect::ByApplication, "Account changed")),
+            Self::NotAdmitted(refusal) => Some((
+                Disconnect::ByApplication,
+                match refusal {
+                    Refusal::Expired => "Account expired",
+                    Refusal::Hours => "Hours are over",
+                    Refusal::Idle | Refusal::Source => "Account changed",
+                },
+            )),
             Self::Reload => Some((Disconnect::ByApplication, "Configuration changed")),
             Self::Shutdown => Some((Disconnect::ByApplication, "Server is shutting down")),
         }
@@ -213,7 +225,7 @@ pub(super) async fn serve(
     let conflict = connection.conflict.as_ref();
     let changed = conflict
         .filter(|_| reason == CloseReason::Reload)
-        .map(|conflict| conflict.key.as_str());
+        .and_then(|conflict| conflict.key.as_deref());
     let closed = recorder.closed(reason.code(), changed, Instant::now());
     if let Err(error) = closed.await {
         tracing::error!(%source, %error, "the end of a connection is not on record");
@@ -275,11 +287,12 @@ struct Connection<'a> {
     stage: Phase,
 }
 
-/// Why a session has to end that a reload met.
+/// Why a session has to end after its transfers.
 #[derive(Debug)]
 struct Conflict {
-    /// The key of the configuration that changed.
-    key: String,
+    reason: CloseReason,
+    /// The key of the configuration that changed, if that is the reason.
+    key: Option<String>,
     /// When its transfers are cut.
     cut_at: Instant,
 }
@@ -346,8 +359,17 @@ impl Connection<'_> {
                     }
                 }
                 () = stage.lost() => return CloseReason::GaveWay,
-                () = stage.revoked(&terms.authenticator) => return CloseReason::Revoked,
-                () = stage.finished(), if conflict.is_some() => return CloseReason::Reload,
+                reason = stage.revoked(&terms.authenticator) => return reason,
+                () = stage.hours_over(&terms.authenticator), if conflict.is_none() => {
+                    *conflict = Some(Conflict {
+                        reason: CloseReason::NotAdmitted(Refusal::Hours),
+                        key: None,
+                        cut_at: Instant::now() + terms.authenticator.hours_grace(),
+                    });
+                }
+                () = stage.finished(), if conflict.is_some() => {
+                    return conflict.as_ref().map_or(CloseReason::Reload, |conflict| conflict.reason);
+                }
                 () = stage.drained(&services.drain) => return CloseReason::Shutdown,
                 () = services.kill.cancelled() => return CloseReason::Shutdown,
             }
@@ -363,12 +385,17 @@ impl Connection<'_> {
             return;
         };
         let key = terms.conflict(session, &self.terms, self.observed.negotiated());
+        // What ends for another reason ends all the same.
+        if let Some(Conflict { key: None, .. }) = self.conflict {
+            return;
+        }
         self.conflict = key.map(|key| {
             // A further reload does not give the session more time.
             let cut_at = self.conflict.as_ref().map(|conflict| conflict.cut_at);
             tracing::info!(session = ?session.id, user = session.user.name(), changed = key, "a session ends after its transfers");
             Conflict {
-                key,
+                reason: CloseReason::Reload,
+                key: Some(key),
                 cut_at: cut_at.unwrap_or_else(|| now + terms.timers.reload_grace),
             }
         });
@@ -384,13 +411,13 @@ impl Connection<'_> {
     }
 
     fn expired(&self, now: Instant) -> Option<CloseReason> {
-        let is_cut = self
+        let cut = self
             .conflict
             .as_ref()
-            .is_some_and(|conflict| now >= conflict.cut_at);
+            .filter(|conflict| now >= conflict.cut_at);
         self.stage
             .expired(&self.timers, self.begun, now)
-            .or(is_cut.then_some(CloseReason::Reload))
+            .or(cut.map(|conflict| conflict.reason))
     }
 }
 
@@ -433,11 +460,25 @@ impl Phase {
         }
     }
 
-    /// Resolves once the account was disabled or changed.
-    async fn revoked(&self, authenticator: &Authenticator) {
+    /// Resolves once the account was disabled or changed, or does not admit the session any more.
+    async fn revoked(&self, authenticator: &Authenticator) -> CloseReason {
+        let Self::Authenticated { session, .. } = self else {
+            return std::future::pending().await;
+        };
+        let (user, source) = (&session.user, session.source.ip());
+        match authenticator.until_revoked(user, source).await {
+            Withdrawal::Changed => CloseReason::Revoked,
+            Withdrawal::Refused(refusal) => CloseReason::NotAdmitted(refusal),
+        }
+    }
+
+    /// Resolves once the hours of the account have ended.
+    async fn hours_over(&self, authenticator: &Authenticator) {
         match self {
             Self::Unauthenticated(_) => std::future::pending().await,
-            Self::Authenticated { session, .. } => authenticator.until_revoked(&session.user).await,
+            Self::Authenticated { session, .. } => {
+                authenticator.until_hours_end(&session.user).await;
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The proxy against real clients and servers on loopback.
 
+mod access;
 mod backends;
 mod bad_input;
 mod clients;

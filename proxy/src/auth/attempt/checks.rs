@@ -6,12 +6,17 @@ mod password;
 
 pub(super) use key::acceptable_key;
 
-use std::sync::Arc;
+use std::{cell::Cell, net::IpAddr, sync::Arc};
+
+use chrono::{DateTime, Utc};
 
 use super::{Attempt, LookupError, Shared};
 use crate::{
-    accounts::{AccountName, AccountsError},
-    auth::flow::{Evidence, Profile},
+    accounts::{
+        AccountName, AccountsError,
+        admission::{AccountDefaults, Refusal, admission},
+    },
+    auth::flow::{Evidence, Profile, UserId},
 };
 
 /// A verified request.
@@ -74,11 +79,29 @@ impl Attempt {
     async fn blocking(
         &self,
         user: &str,
-        work: impl FnOnce(&Shared, &str) -> Result<Checked, AccountsError> + Send + 'static,
+        work: impl FnOnce(&Shared, &Claim<'_>) -> Result<Checked, AccountsError> + Send + 'static,
     ) -> Checked {
         let shared = Arc::clone(&self.shared);
         let user = user.to_owned();
-        let done = tokio::task::spawn_blocking(move || work(&shared, &user))
+        let (source, defaults) = (self.source.ip(), self.defaults);
+        let work = move || {
+            let claim = Claim {
+                user: &user,
+                source,
+                defaults,
+                now: shared.clock.now(),
+                refusal: Cell::new(None),
+            };
+            let checked = work(&shared, &claim)?;
+            Ok::<_, AccountsError>(match (claim.refusal.get(), checked.reason) {
+                (Some(refusal), Some(NO_ACCOUNT)) => Checked {
+                    reason: Some(refusal.code()),
+                    ..checked
+                },
+                (_, _) => checked,
+            })
+        };
+        let done = tokio::task::spawn_blocking(work)
             .await
             .map_err(LookupError::from)
             .and_then(|checked| checked.map_err(LookupError::from));
@@ -92,13 +115,36 @@ impl Attempt {
     }
 }
 
+/// Who a request says it comes from.
+struct Claim<'a> {
+    user: &'a str,
+    source: IpAddr,
+    defaults: AccountDefaults,
+    now: DateTime<Utc>,
+    /// The rule that keeps the account out, once it was looked up. The client sees no account then.
+    refusal: Cell<Option<Refusal>>,
+}
+
 impl Shared {
-    /// A text that is no account name is looked up all the same: it takes as long, and there is none.
-    fn profile(&self, user: &str) -> Result<Option<Profile>, AccountsError> {
-        let name = user.parse::<AccountName>();
+    /// The account, if it may log in. A text that is no account name is looked up all the same: it takes as long, and
+    /// there is none.
+    fn profile(&self, claim: &Claim<'_>) -> Result<Option<Profile>, AccountsError> {
+        let name = claim.user.parse::<AccountName>();
         let profile = self
             .accounts
-            .profile(name.as_ref().map_or("", AccountName::as_str))?;
-        Ok(profile.filter(|_| name.is_ok()))
+            .profile(name.as_ref().map_or("", AccountName::as_str))?
+            .filter(|_| name.is_ok());
+        // No account has the number -1: the same query is made in vain.
+        let uid = profile.as_ref().map_or(UserId(-1), |profile| profile.uid);
+        let Some(standing) = self.accounts.standing(uid)? else {
+            return Ok(None);
+        };
+        match admission(&standing, &claim.defaults, claim.source, claim.now) {
+            Ok(()) => Ok(profile),
+            Err(refusal) => {
+                claim.refusal.set(Some(refusal));
+                Ok(None)
+            }
+        }
     }
 }

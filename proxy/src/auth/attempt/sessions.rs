@@ -1,16 +1,37 @@
 //! What happens to sessions when an administrator changes an account.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
+use chrono::{DateTime, Utc};
 use tokio::time::MissedTickBehavior;
 
 use super::{Authenticator, LookupError};
-use crate::{accounts::audit, auth::Authenticated};
+use crate::{
+    accounts::{
+        admission::{Refusal, Standing, stay},
+        audit,
+    },
+    auth::Authenticated,
+};
 
 /// How soon a change that another process made is seen.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Why a live session has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// The account was disabled, or something was taken from it.
+    Changed,
+    /// A rule does not admit it any more.
+    Refused(Refusal),
+}
+
 impl Authenticator {
+    /// How long a session with a transfer under way may go on after its hours have ended.
+    pub fn hours_grace(&self) -> Duration {
+        self.defaults.hours_grace
+    }
+
     /// Sees changes of accounts, wakes [`Self::until_revoked`] and moves the changes into the journal. The daemon runs
     /// one of these for as long as it lives.
     pub async fn follow_changes(self) {
@@ -42,24 +63,70 @@ impl Authenticator {
         }
     }
 
-    /// Resolves once the session of `user` has to end: the account was disabled, or lost a key, a mount, its password,
-    /// authenticator or policy exception. Needs [`Self::follow_changes`] to run.
-    pub async fn until_revoked(&self, user: &Authenticated) {
+    /// Resolves once the session of `user` from `source` has to end: the account was disabled or lost a key, a mount, its
+    /// password, authenticator or policy exception; or it has expired, or is not to be used from there any more. Needs
+    /// [`Self::follow_changes`] to run.
+    pub async fn until_revoked(&self, user: &Authenticated, source: IpAddr) -> Withdrawal {
+        self.until(user, |standing, now| {
+            match standing.filter(|standing| standing.epoch == user.epoch()) {
+                None => Some(Withdrawal::Changed),
+                Some(standing) => stay(standing, source, now).err().map(Withdrawal::Refused),
+            }
+        })
+        .await
+    }
+
+    /// Resolves once the hours of the account have ended. Needs [`Self::follow_changes`] to run.
+    pub async fn until_hours_end(&self, user: &Authenticated) {
+        self.until(user, |standing, now| {
+            let hours = standing?.restrictions.hours.as_ref()?;
+            (!hours.allow(now)).then_some(())
+        })
+        .await;
+    }
+
+    /// Judges the account until there is a verdict: whenever accounts change, and each second if time counts.
+    async fn until<T>(
+        &self,
+        user: &Authenticated,
+        judge: impl Fn(Option<&Standing>, DateTime<Utc>) -> Option<T>,
+    ) -> T {
         let mut changes = self.shared.changes.subscribe();
         loop {
-            match self.epoch(user).await {
-                Ok(epoch) if epoch == Some(user.epoch()) => {}
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        user = user.name(),
-                        "can't see whether the account is still enabled"
-                    );
-                }
+            let standing = self.standing(user).await;
+            if let Err(error) = &standing {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    user = user.name(),
+                    "can't see whether the account is still enabled"
+                );
             }
-            if changes.changed().await.is_err() {
-                return;
+            let is_timed = match &standing {
+                Ok(Some(standing)) => {
+                    let restrictions = &standing.restrictions;
+                    restrictions.expires.is_some() || restrictions.hours.is_some()
+                }
+                Ok(None) => false,
+                Err(_) => true,
+            };
+            loop {
+                if let Ok(standing) = &standing
+                    && let Some(verdict) = judge(standing.as_ref(), self.shared.clock.now())
+                {
+                    return verdict;
+                }
+                tokio::select! {
+                    changed = changes.changed() => match changed {
+                        Ok(()) => break,
+                        // The sender lives as long as `self`.
+                        Err(_) => std::future::pending().await,
+                    },
+                    () = tokio::time::sleep(POLL_INTERVAL), if is_timed => {
+                        if standing.is_err() {
+                            break;
+                        }
+                    }
+                }
             }
         }
     }
@@ -69,8 +136,8 @@ impl Authenticator {
         Ok(tokio::task::spawn_blocking(move || accounts.data_version()).await??)
     }
 
-    async fn epoch(&self, user: &Authenticated) -> Result<Option<i64>, LookupError> {
+    async fn standing(&self, user: &Authenticated) -> Result<Option<Standing>, LookupError> {
         let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
-        Ok(tokio::task::spawn_blocking(move || accounts.epoch(uid)).await??)
+        Ok(tokio::task::spawn_blocking(move || accounts.standing(uid)).await??)
     }
 }

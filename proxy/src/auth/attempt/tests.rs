@@ -1,3 +1,4 @@
+mod admission;
 mod answers;
 mod bans;
 mod sessions;

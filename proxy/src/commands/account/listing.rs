@@ -2,18 +2,26 @@
 
 use std::io::Write;
 
-use chrono::Utc;
-use portcullis_journal::AccountKind;
+use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::{
-    accounts::{Account, Accounts, FactorState, limits, mounts},
+    accounts::{
+        Account, AccountName, Accounts, FactorState,
+        admission::{AccountDefaults, is_expired, is_idle},
+        kind_name, limits, mounts, restrictions,
+    },
     allowance::AccountLimits,
     auth::flow::FactorPolicy,
     policy::Mount,
 };
 
-pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn print(
+    accounts: &Accounts,
+    defaults: &AccountDefaults,
+    json: bool,
+    output: &mut dyn Write,
+) -> anyhow::Result<()> {
     let mut listed = Vec::new();
     for account in accounts.list()? {
         let mounts = accounts.mounts(account.uid)?;
@@ -23,14 +31,14 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
     if json {
         let all: Vec<Value> = listed
             .iter()
-            .map(|(account, mounts, limits)| machine_form(account, mounts, limits))
+            .map(|(account, mounts, limits)| machine_form(account, defaults, mounts, limits))
             .collect();
         writeln!(output, "{}", Value::from(all))?;
         return Ok(());
     }
     writeln!(
         output,
-        "{:<32} {:<8} {:<8} {:<40} MOUNTS",
+        "{:<32} {:<11} {:<8} {:<40} MOUNTS",
         "NAME", "KIND", "STATE", "LOGIN WITH"
     )?;
     for (account, mounts, _) in &listed {
@@ -40,14 +48,10 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
             .collect();
         writeln!(
             output,
-            "{:<32} {:<8} {:<8} {:<40} {}",
+            "{:<32} {:<11} {:<8} {:<40} {}",
             account.name,
-            kind(account),
-            if account.disabled {
-                "disabled"
-            } else {
-                "enabled"
-            },
+            kind_name(account.kind),
+            state(account, defaults),
             ways(account).join(", "),
             places.join(" ")
         )?;
@@ -55,7 +59,83 @@ pub(super) fn print(accounts: &Accounts, json: bool, output: &mut dyn Write) -> 
     Ok(())
 }
 
-fn machine_form(account: &Account, mounts: &[Mount], limits: &AccountLimits) -> Value {
+/// Everything about one account but its secrets.
+pub(super) fn show(
+    accounts: &Accounts,
+    defaults: &AccountDefaults,
+    name: &AccountName,
+    json: bool,
+    output: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let account = accounts.account(name)?;
+    let mounts = accounts.mounts(account.uid)?;
+    let limits = accounts.limits(account.uid)?;
+    let shown = machine_form(&account, defaults, &mounts, &limits);
+    if json {
+        writeln!(output, "{shown}")?;
+        return Ok(());
+    }
+    for (field, value) in shown.as_object().into_iter().flatten() {
+        lines(field, value, output)?;
+    }
+    Ok(())
+}
+
+/// One line for each value, and one for each element of a list; what is not set is left out.
+fn lines(field: &str, value: &Value, output: &mut dyn Write) -> anyhow::Result<()> {
+    match value {
+        Value::Null => {}
+        Value::Array(values) => {
+            for value in values {
+                lines(field, value, output)?;
+            }
+        }
+        Value::Object(values) => {
+            let parts: Vec<String> = values
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| format!("{name}={}", plain(value)))
+                .collect();
+            if !parts.is_empty() {
+                writeln!(output, "{field:<12} {}", parts.join(" "))?;
+            }
+        }
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            writeln!(output, "{field:<12} {}", plain(value))?;
+        }
+    }
+    Ok(())
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// In one word, at present.
+fn state(account: &Account, defaults: &AccountDefaults) -> &'static str {
+    let standing = account.standing();
+    let now = Utc::now();
+    if account.disabled {
+        "disabled"
+    } else if is_expired(&standing, now) {
+        "expired"
+    } else if is_idle(&standing, defaults, now) {
+        "idle"
+    } else {
+        "enabled"
+    }
+}
+
+fn machine_form(
+    account: &Account,
+    defaults: &AccountDefaults,
+    mounts: &[Mount],
+    limits: &AccountLimits,
+) -> Value {
     let policy = match &account.policy {
         FactorPolicy::TwoClass => json!({ "name": account.policy.name() }),
         FactorPolicy::PossessionPair(exception) => json!({
@@ -74,10 +154,13 @@ fn machine_form(account: &Account, mounts: &[Mount], limits: &AccountLimits) -> 
     json!({
         "uid": account.uid.0,
         "name": account.name,
-        "kind": kind(account),
+        "kind": kind_name(account.kind),
         "owner": account.owner,
         "disabled": account.disabled,
+        "state": state(account, defaults),
         "created": account.created,
+        "last_login": account.usage.last_login.map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        "restrictions": restrictions::describe(&account.restrictions),
         "policy": policy,
         "password": factor(account.password),
         "totp": factor(account.totp),
@@ -107,15 +190,6 @@ fn ways(account: &Account) -> Vec<&'static str> {
     ways.into_iter()
         .filter_map(|(possible, way)| possible.then_some(way))
         .collect()
-}
-
-fn kind(account: &Account) -> &'static str {
-    match account.kind {
-        AccountKind::Human => "human",
-        AccountKind::Machine => "machine",
-        AccountKind::Admin => "admin",
-        AccountKind::BreakGlass => "breakglass",
-    }
 }
 
 fn factor(state: FactorState) -> Value {

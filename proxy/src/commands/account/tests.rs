@@ -36,6 +36,7 @@ impl Shell {
         let mut output = Vec::new();
         line.account.action.run(
             &self.accounts,
+            &AccountDefaults::default(),
             &backends,
             &mut Streams {
                 input: &mut input,
@@ -331,4 +332,66 @@ fn a_mount_says_its_extensions_and_whether_uploads_resume() {
     assert!(shown.get("extensions").is_none() && shown.get("resume").is_none());
     assert!(mount(&["--extensions", "fsync@openssh.com"]).is_err());
     assert!(mount(&["--resume", "perhaps"]).is_err());
+}
+
+#[test]
+fn what_narrows_an_account_is_set_removed_and_shown() {
+    let shell = Shell::new();
+    shell.run(&["add", "ada", "--kind", "break-glass"]).unwrap();
+    shell
+        .run(&[
+            "set",
+            "ada",
+            "--owner",
+            "Radiology",
+            "--expires",
+            "2999-06-30",
+            "--hours",
+            "Mon-Fri 07:00-19:00 Europe/Berlin",
+            "--source",
+            "192.0.2.0/24",
+            "2001:db8::7",
+            "--idle-days",
+            "30",
+        ])
+        .unwrap();
+    let show = || -> Value {
+        serde_json::from_str(&shell.run(&["show", "ada", "--json"]).unwrap()).unwrap()
+    };
+    assert_eq!(show()["kind"], "break-glass");
+    assert_eq!(show()["state"], "enabled");
+    assert_eq!(
+        show()["restrictions"],
+        json!({
+            "expires": "2999-06-30",
+            "hours": "Mon-Fri 07:00-19:00 Europe/Berlin",
+            "idle_days": 30,
+            "sources": ["192.0.2.0/24", "2001:db8::7/128"],
+        })
+    );
+    let printed = shell.run(&["show", "ada"]).unwrap();
+    assert!(printed.contains("owner        Radiology\n"), "{printed}");
+    assert!(printed.contains("expires=2999-06-30"), "{printed}");
+
+    shell
+        .run(&["set", "ada", "--source", "none", "--hours", "none"])
+        .unwrap();
+    assert_eq!(show()["restrictions"]["sources"], json!([]));
+    assert_eq!(show()["restrictions"]["hours"], Value::Null);
+    assert_eq!(show()["restrictions"]["idle_days"], 30);
+    shell
+        .run(&["set", "ada", "--expires", "2000-01-01"])
+        .unwrap();
+    assert_eq!(show()["state"], "expired");
+    for wrong in [
+        &["set", "ada"][..],
+        &["set", "ada", "--source", "192.0.2.1/24"],
+        &["set", "ada", "--hours", "always"],
+        &["set", "ada", "--expires", "2026-02-30"],
+        &["set", "ada", "--idle-days", "0"],
+        &["set", "ada", "--owner", " "],
+        &["show", "nobody"],
+    ] {
+        assert!(shell.run(wrong).is_err(), "{wrong:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What becomes of sessions and of notes for the journal when accounts change.
 
-use super::*;
+use super::{admission::source, *};
 
 #[tokio::test]
 async fn a_session_ends_when_its_account_loses_something_and_not_when_it_gains() {
@@ -18,7 +18,7 @@ async fn a_session_ends_when_its_account_loses_something_and_not_when_it_gains()
     let gained = {
         let authenticator = world.authenticator.clone();
         let user = user.clone();
-        tokio::spawn(async move { authenticator.until_revoked(&user).await })
+        tokio::spawn(async move { authenticator.until_revoked(&user, source()).await })
     };
     let recorded = |action: &str| {
         let changes = world.log.of(EventKind::AdminAccount);
@@ -61,7 +61,7 @@ async fn a_session_of_an_account_that_changed_between_login_and_watch_ends_at_on
     let user = accepted(attempt.password("alice", Secret::from(PASSWORD)).await);
     assert_eq!(user.uid(), world.profile().uid);
     world.administer().disable(&alice()).unwrap();
-    let ended = world.authenticator.until_revoked(&user);
+    let ended = world.authenticator.until_revoked(&user, source());
     tokio::time::timeout(DEADLINE, ended).await.unwrap();
 }
 
