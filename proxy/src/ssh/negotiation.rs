@@ -36,11 +36,20 @@ impl Negotiated {
     }
 }
 
+/// A list in which both sides have nothing in common, so that the connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Disagreement {
+    /// Of which algorithms, as records name them.
+    pub(super) about: &'static str,
+    /// What the client has; any text.
+    pub(super) offered: Vec<String>,
+}
+
 /// What the tap saw so far.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     client_version: OnceLock<Vec<u8>>,
-    negotiated: OnceLock<Negotiated>,
+    outcome: OnceLock<Result<Negotiated, Disagreement>>,
 }
 
 impl Observed {
@@ -49,9 +58,14 @@ impl Observed {
         self.client_version.get().map(Vec::as_slice)
     }
 
-    /// There once both KEXINIT packets went by.
+    /// There once both KEXINIT packets went by, if the two agreed.
     pub(super) fn negotiated(&self) -> Option<&Negotiated> {
-        self.negotiated.get()
+        self.outcome.get()?.as_ref().ok()
+    }
+
+    /// There once both KEXINIT packets went by, if they did not.
+    pub(super) fn disagreement(&self) -> Option<&Disagreement> {
+        self.outcome.get()?.as_ref().err()
     }
 }
 
@@ -110,9 +124,7 @@ impl Tap {
     fn settle(&mut self) -> bool {
         match (&self.client, &self.server) {
             (Direction::Found(client), Direction::Found(server)) => {
-                if let Some(negotiated) = negotiate(client, server) {
-                    let _ = self.observed.negotiated.set(negotiated);
-                }
+                let _ = self.observed.outcome.set(negotiate(client, server));
                 false
             }
             (Direction::GivenUp, _) | (_, Direction::GivenUp) => false,
@@ -124,20 +136,26 @@ impl Tap {
     }
 }
 
-/// RFC 4253 section 7.1: the client's first choice that the server has.
-fn negotiate(client: &Proposal, server: &Proposal) -> Option<Negotiated> {
-    let first = |client: &[String], server: &[String]| {
-        client.iter().find(|name| server.contains(name)).cloned()
+/// RFC 4253 section 7.1: the client's first choice that the server has, list by list.
+fn negotiate(client: &Proposal, server: &Proposal) -> Result<Negotiated, Disagreement> {
+    let first = |about: &'static str, client: &[String], server: &[String]| {
+        let common = client.iter().find(|name| server.contains(name));
+        common.cloned().ok_or_else(|| Disagreement {
+            about,
+            offered: client.to_vec(),
+        })
     };
-    let cipher = first(&client.ciphers, &server.ciphers)?;
+    let key_exchange = first("kex", &client.key_exchanges, &server.key_exchanges)?;
+    let host_key = first("hostkey", &client.host_keys, &server.host_keys)?;
+    let cipher = first("cipher", &client.ciphers, &server.ciphers)?;
     let mac = if is_authenticated_cipher(&cipher) {
         None
     } else {
-        Some(first(&client.macs, &server.macs)?)
+        Some(first("mac", &client.macs, &server.macs)?)
     };
-    Some(Negotiated {
-        key_exchange: first(&client.key_exchanges, &server.key_exchanges)?,
-        host_key: first(&client.host_keys, &server.host_keys)?,
+    Ok(Negotiated {
+        key_exchange,
+        host_key,
         cipher,
         mac,
         is_strict: client
@@ -339,6 +357,37 @@ mod tests {
             assert!(!is_watching);
             assert_eq!(observed.negotiated(), Some(&expected()));
             assert_eq!(observed.client_version(), Some(&b"SSH-2.0-Client_1.0"[..]));
+        }
+    }
+
+    #[test]
+    fn the_list_without_a_common_name_is_known_with_what_the_client_has() {
+        let lists = [
+            "sntrup761x25519-sha512@openssh.com,curve25519-sha256",
+            "ssh-ed25519",
+            "aes256-ctr",
+            "aes256-ctr",
+            "hmac-sha2-256,hmac-sha1",
+        ];
+        for (position, about, offered) in [
+            (0, "kex", "diffie-hellman-group14-sha1,ext-info-c"),
+            (1, "hostkey", "ssh-rsa"),
+            (2, "cipher", "chacha20-poly1305@openssh.com,3des-cbc"),
+            // Only needed with a cipher that does not authenticate by itself.
+            (4, "mac", "hmac-sha2-256,hmac-sha1"),
+        ] {
+            let mut lists = lists;
+            lists[position] = offered;
+            let mut tap = Tap::default();
+            tap.sent(&server());
+            tap.received(b"SSH-2.0-Client_1.0\r\n");
+            assert!(!tap.received(&kexinit(lists)));
+            let offered = offered.split(',').map(str::to_owned).collect();
+            assert_eq!(
+                tap.observed().disagreement(),
+                Some(&Disagreement { about, offered })
+            );
+            assert_eq!(tap.observed().negotiated(), None);
         }
     }
 

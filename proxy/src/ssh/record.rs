@@ -157,6 +157,12 @@ impl Recorder {
                 body.insert(key.to_owned(), value);
             }
         }
+        if let Some(disagreement) = self.observed.disagreement() {
+            body.insert("no_common".to_owned(), disagreement.about.into());
+            let offered = disagreement.offered.join(",").into_bytes();
+            let offered = offered.get(..LONGEST_TEXT).unwrap_or(&offered);
+            body.insert("client_offers".to_owned(), untrusted(offered));
+        }
         body
     }
 }
