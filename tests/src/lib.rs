@@ -20,6 +20,7 @@ pub mod prefixes;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod raw_ssh;
 pub mod report;
 pub mod server;
 pub mod totp;

@@ -8,6 +8,7 @@ mod edge;
 mod limits;
 mod peers;
 mod promises;
+mod raw;
 mod reload;
 mod resume;
 mod russh_client;
