@@ -2,6 +2,7 @@
 //!
 //! A new suite is a file below this module, a variant of [`Suite`] and one line in [`run`].
 
+mod auth;
 mod sftp;
 mod xdp;
 
@@ -21,24 +22,31 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
-    /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof)
+    /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
+    /// memory, drop)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// Check the suite itself: the debug build and few samples, whose figures mean nothing (auth)
+    #[arg(long)]
+    reduced: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Suite {
     /// The proxy against OpenSSH's sshd, and through it against the same servers directly
     Sftp,
+    /// Logins and attacks on them: what time tells, one code for many, against sshd with PAM, under a flood of guesses
+    Auth,
     /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
     Xdp,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match arguments.suite {
+        Suite::Auth => auth::run(arguments),
         Suite::Sftp => sftp::run(arguments),
         // A program of its own: xtask itself must build fast on a new machine.
         Suite::Xdp => xdp::run(arguments),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::{USER, USER_ID, home, isolated};
@@ -59,7 +59,7 @@ impl Openssh {
         user_key: &Path,
         settings: &str,
     ) -> Result<Self> {
-        Self::serving(place, user_key, settings, |_| {
+        Self::serving(place, user_key, "no", settings, |_| {
             Ok(match subsystem {
                 Subsystem::Internal => "internal-sftp".to_owned(),
                 Subsystem::External => locate::peer("openssh", "usr/lib/openssh/sftp-server")?
@@ -72,13 +72,42 @@ impl Openssh {
         })
     }
 
+    /// Starts one that asks for the key and then, through PAM, for a one-time code of the base32 `secret`. A code may be used
+    /// any number of times.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with_codes(place: Place<'_>, user_key: &Path, secret: &str) -> Result<Self> {
+        let module = pam_module()?;
+        let settings = "KbdInteractiveAuthentication yes\n\
+                        AuthenticationMethods publickey,keyboard-interactive:pam\n";
+        Self::serving(place, user_key, "yes", settings, |folder| {
+            let codes = folder.join("codes");
+            files::secret(
+                &codes,
+                &format!("{secret}\n\" WINDOW_SIZE 3\n\" TOTP_AUTH\n"),
+            )?;
+            fs::create_dir_all(folder.join("accounts/pam.d"))?;
+            fs::write(
+                folder.join("accounts/pam.d/sshd"),
+                format!(
+                    "auth required {} user=root secret={} no_strict_owner allowed_perm=0600 no_increment_hotp\n\
+                     account required pam_permit.so\nsession required pam_permit.so\n",
+                    module.display(),
+                    codes.display()
+                ),
+            )?;
+            Ok("internal-sftp".to_owned())
+        })
+    }
+
     /// Starts one that serves the files of `upstream`: its subsystem is OpenSSH's client, which logs in there with the
     /// same key.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn relay(place: Place<'_>, user_key: &Path, upstream: &Self, cipher: &str) -> Result<Self> {
-        Self::serving(place, user_key, "", |folder| {
+        Self::serving(place, user_key, "no", "", |folder| {
             let key = folder.join("upstream_key");
             files::secret(&key, &fs::read_to_string(user_key)?)?;
             chown(&key, Some(USER_ID), Some(USER_ID))?;
@@ -102,6 +131,7 @@ impl Openssh {
     fn serving(
         place: Place<'_>,
         user_key: &Path,
+        pam: &str,
         settings: &str,
         subsystem: impl FnOnce(&Path) -> Result<String>,
     ) -> Result<Self> {
@@ -128,7 +158,7 @@ impl Openssh {
                  PidFile none\n\
                  PermitRootLogin no\n\
                  PasswordAuthentication yes\n\
-                 UsePAM no\n\
+                 UsePAM {pam}\n\
                  MaxStartups 100\n\
                  Subsystem sftp {subsystem}\n\
                  {settings}",
@@ -164,6 +194,24 @@ impl Openssh {
         )?;
         Ok(())
     }
+}
+
+/// The PAM module that checks one-time codes, wherever it is for this processor.
+fn pam_module() -> Result<PathBuf> {
+    let known = locate::peer(
+        "google-authenticator",
+        "usr/share/doc/libpam-google-authenticator/copyright",
+    )?;
+    let libraries = known
+        .ancestors()
+        .nth(5)
+        .context("the package is unpacked below a folder")?
+        .join("lib");
+    fs::read_dir(&libraries)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path().join("security/pam_google_authenticator.so"))
+        .find(|module| module.is_file())
+        .with_context(|| format!("no PAM module below {}", libraries.display()))
 }
 
 fn run(

@@ -33,6 +33,12 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "usr/lib/openssh/sftp-server",
     ),
     ("gesftpserver", "gesftpserver", "usr/libexec/gesftpserver"),
+    // One-time codes for sshd. The module's own place names the processor.
+    (
+        "libpam-google-authenticator",
+        "google-authenticator",
+        "usr/share/doc/libpam-google-authenticator/copyright",
+    ),
 ];
 
 /// What the unpacked servers load at run time.
