@@ -24,6 +24,8 @@ pub enum Factors {
     PasswordThenCode,
     /// Public key, then one prompt of keyboard-interactive.
     KeyThenPassword,
+    /// The first prompt of keyboard-interactive, an empty answer to the second, then the public key.
+    PasswordThenKey,
 }
 
 /// A mount of an account.

@@ -16,6 +16,8 @@ use crate::process::succeed;
 pub const PAGE: &str = "docs/clients.md";
 const BEGINNING: &str = "<!-- made by `cargo xtask clients --write` from what the tests saw -->\n";
 const END: &str = "<!-- end -->\n";
+const POLICIES_BEGIN: &str = "<!-- made by `cargo xtask clients --write`: algorithms -->\n";
+const POLICIES_END: &str = "<!-- end of algorithms -->\n";
 
 /// A program or library that partners use, as a row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub enum Deed {
     PasswordThenCode,
     /// Logged in with a public key and one prompt.
     KeyThenPassword,
+    /// Logged in with a password and then the public key.
+    PasswordThenKey,
     /// Uploaded a file that was found byte for byte.
     Upload,
     /// Downloaded a file byte for byte.
@@ -63,6 +67,18 @@ impl Program {
         Self::Session(Client::Psftp),
         Self::Pscp,
         Self::Session(Client::Lftp),
+        Self::Session(Client::Rclone),
+        Self::Session(Client::Curl),
+        Self::OldCurl,
+        Self::Session(Client::Paramiko),
+        Self::Session(Client::Asyncssh),
+        Self::Session(Client::Ssh2),
+    ];
+
+    /// Those that bring an SSH implementation of their own.
+    pub const IMPLEMENTATIONS: [Self; 8] = [
+        Self::Session(Client::Openssh),
+        Self::Session(Client::Psftp),
         Self::Session(Client::Rclone),
         Self::Session(Client::Curl),
         Self::OldCurl,
@@ -138,9 +154,10 @@ impl Program {
 
 impl Deed {
     /// The columns, each with its heading. [`Deed::Refused`] has none: it stands where the login would.
-    const COLUMNS: [(Self, &'static str); 8] = [
+    const COLUMNS: [(Self, &'static str); 9] = [
         (Self::PasswordThenCode, "Password, then code"),
         (Self::KeyThenPassword, "Key, then password"),
+        (Self::PasswordThenKey, "Password, then key"),
         (Self::Upload, "Upload"),
         (Self::Download, "Download"),
         (Self::Resume, "Resume"),
@@ -168,6 +185,37 @@ pub fn note(program: Program, deeds: &[Deed]) -> Result<()> {
     Ok(())
 }
 
+/// Which algorithms the gateway offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// All of the policy `hipaa-2026`.
+    Hipaa,
+    /// Of its key exchanges only the post-quantum one.
+    PostQuantum,
+}
+
+impl Offer {
+    const COLUMNS: [(Self, &'static str); 2] = [
+        (Self::Hipaa, "`hipaa-2026`"),
+        (Self::PostQuantum, "`hipaa-2026`, post-quantum only"),
+    ];
+
+    fn file(self) -> String {
+        format!("Offer{self:?}")
+    }
+}
+
+/// Notes what came of a client's login where the gateway offered these algorithms: `tested`, or what the gateway recorded.
+///
+/// # Errors
+/// When the note can't be written.
+pub fn note_offer(program: Program, offer: Offer, found: &str) -> Result<()> {
+    let folder = program.folder();
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(offer.file()), found)?;
+    Ok(())
+}
+
 /// Forgets what earlier runs saw.
 ///
 /// # Errors
@@ -185,13 +233,19 @@ pub fn forget() -> Result<()> {
 /// # Errors
 /// When the page has no marks, or a program left no note: its tests were not run.
 pub fn page_with_table(page: &str) -> Result<String> {
+    let page = between(page, BEGINNING, END, &table()?)?;
+    between(&page, POLICIES_BEGIN, POLICIES_END, &algorithms()?)
+}
+
+/// The page with another text between two of its lines.
+fn between(page: &str, beginning: &str, end: &str, text: &str) -> Result<String> {
     let (before, rest) = page
-        .split_once(BEGINNING)
-        .with_context(|| format!("{PAGE} lacks the line {BEGINNING:?}"))?;
+        .split_once(beginning)
+        .with_context(|| format!("{PAGE} lacks the line {beginning:?}"))?;
     let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("{PAGE} lacks the line {END:?}"))?;
-    Ok(format!("{before}{BEGINNING}{}{END}{after}", table()?))
+        .split_once(end)
+        .with_context(|| format!("{PAGE} lacks the line {end:?}"))?;
+    Ok(format!("{before}{beginning}{text}{end}{after}"))
 }
 
 /// True if the two pages say the same, versions aside: those are of the machine that the tests ran on.
@@ -222,6 +276,25 @@ fn table() -> Result<String> {
                 (false, false) => "-",
             };
             let _ = write!(table, " {cell} |");
+        }
+        table.push('\n');
+    }
+    Ok(table)
+}
+
+/// One row for each SSH implementation: `scp`, sshfs and lftp run OpenSSH's client, `pscp` is PuTTY's.
+fn algorithms() -> Result<String> {
+    let mut table = "| Client |".to_owned();
+    for (_, heading) in Offer::COLUMNS {
+        let _ = write!(table, " {heading} |");
+    }
+    table.push_str("\n| --- | --- | --- |\n");
+    for program in Program::IMPLEMENTATIONS {
+        let _ = write!(table, "| {} |", program.name());
+        for (offer, _) in Offer::COLUMNS {
+            let found = fs::read_to_string(program.folder().join(offer.file()))
+                .with_context(|| format!("no test has noted what {} agrees to", program.name()))?;
+            let _ = write!(table, " {found} |");
         }
         table.push('\n');
     }
@@ -294,7 +367,7 @@ mod tests {
         let row = |version: &str, cell: &str| {
             format!(
                 "# Clients\n| sshfs | {version} |{}\n",
-                format!(" {cell} |").repeat(8)
+                format!(" {cell} |").repeat(Deed::COLUMNS.len())
             )
         };
         assert!(say_the_same(&row("3.7", "tested"), &row("3.8", "tested")));

@@ -10,7 +10,13 @@ orders = json.load(sys.stdin)
 
 
 class Client(asyncssh.SSHClient):
+    asked = False
+
     def kbdint_auth_requested(self):
+        # Once: with the password acknowledged it would ask for the code again, before the key.
+        if self.asked:
+            return None
+        self.asked = True
         return ""
 
     def kbdint_challenge_received(self, _name, _instructions, _language, prompts):
@@ -29,6 +35,7 @@ async def main():
             f'[{orders["host"]}]:{orders["port"]} {orders["host_key"]}\n'
         ),
         agent_path=None,
+        preferred_auth="keyboard-interactive,publickey" if orders["key_comes_last"] else (),
         config=None,
     )
     async with asyncssh.connect(orders["host"], orders["port"], options=options) as connection:

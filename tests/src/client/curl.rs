@@ -20,8 +20,8 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors == Factors::PasswordThenCode {
-        bail!("libcurl gives the same word to every prompt");
+    if factors != Factors::KeyThenPassword {
+        bail!("libcurl shows the key first, and gives the same word to every prompt");
     }
     script::session(
         Script::Python(include_str!("curl.py")),

@@ -15,7 +15,7 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors == Factors::PasswordThenCode {
+    if factors != Factors::KeyThenPassword {
         bail!("lftp knows one password and can't answer two prompts with different words");
     }
     let mut commands = String::new();

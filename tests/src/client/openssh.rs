@@ -34,7 +34,7 @@ impl Connection {
     pub fn new(proxy: &Proxy, account: &mut Account, factors: Factors) -> Result<Self> {
         let code = match factors {
             Factors::PasswordThenCode => account.phone.next_code()?,
-            Factors::KeyThenPassword => String::new(),
+            Factors::KeyThenPassword | Factors::PasswordThenKey => String::new(),
         };
         Self::with_answers(proxy, account, factors, &account.password, &code)
     }
@@ -50,7 +50,7 @@ impl Connection {
         password: &str,
         code: &str,
     ) -> Result<Self> {
-        let key = (factors == Factors::KeyThenPassword).then_some(account.key.as_path());
+        let key = (factors != Factors::PasswordThenCode).then_some(account.key.as_path());
         let scratch = files::folder("openssh")?;
         let askpass = scratch.path().join("askpass");
         // The password prompt is "Password: ", the code's is "One-time password: ".
@@ -60,11 +60,16 @@ impl Connection {
                 "#!/bin/sh\ncase \"$1\" in\n*One-time*) echo '{code}' ;;\n*) echo '{password}' ;;\nesac\n"
             ),
         )?;
-        Ok(Self {
+        let connection = Self {
             options: options(proxy.address, &account.name, &proxy.known_hosts(), key),
             host: proxy.address.ip().to_string(),
             askpass,
             scratch,
+        };
+        Ok(if factors == Factors::PasswordThenKey {
+            connection.option("PreferredAuthentications=keyboard-interactive,publickey")
+        } else {
+            connection
         })
     }
 

@@ -27,13 +27,28 @@ transport.start_client(timeout=20)
 key = transport.get_remote_server_key()
 if f"{key.get_name()} {key.get_base64()}" != orders["host_key"]:
     sys.exit("the host key is another one")
-if orders["key"]:
-    left = transport.auth_publickey(orders["user"], paramiko.Ed25519Key.from_private_key_file(orders["key"]))
-    if "keyboard-interactive" not in left:
-        sys.exit(f"after the key the server wants {left}")
-left = transport.auth_interactive(orders["user"], answer)
-while left:
+
+
+def show_key():
+    key = paramiko.Ed25519Key.from_private_key_file(orders["key"])
+    return transport.auth_publickey(orders["user"], key)
+
+
+if orders["key_comes_last"]:
     left = transport.auth_interactive(orders["user"], answer)
+    if "publickey" not in left:
+        sys.exit(f"after the password the server wants {left}")
+    left = show_key()
+    if left:
+        sys.exit(f"after the key the server wants {left}")
+else:
+    if orders["key"]:
+        left = show_key()
+        if "keyboard-interactive" not in left:
+            sys.exit(f"after the key the server wants {left}")
+    left = transport.auth_interactive(orders["user"], answer)
+    while left:
+        left = transport.auth_interactive(orders["user"], answer)
 
 sftp = paramiko.SFTPClient.from_transport(transport)
 for verb, *paths in orders["steps"]:

@@ -32,6 +32,7 @@ pub(super) fn session(
             command.args(&words);
             command
         }
+        Factors::PasswordThenKey => bail!("psftp shows the key first"),
         Factors::PasswordThenCode => {
             let script = scratch.path().join("answers.exp");
             fs::write(

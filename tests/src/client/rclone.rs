@@ -17,8 +17,10 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors == Factors::PasswordThenCode {
-        bail!("rclone gives the same word to every prompt, and a code can't serve its many logins");
+    if factors != Factors::KeyThenPassword {
+        bail!(
+            "rclone shows the key first, gives the same word to every prompt, and a code can't serve its many logins"
+        );
     }
     let remote = Remote::new(proxy, account)?;
     let mut printed = String::new();

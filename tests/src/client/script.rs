@@ -70,11 +70,12 @@ pub(super) fn run(
         "host_key": proxy.host_key()?,
         "user": account.name,
         "password": account.password,
-        "key": (factors == Factors::KeyThenPassword).then(|| account.key.display().to_string()),
+        "key": (factors != Factors::PasswordThenCode).then(|| account.key.display().to_string()),
         "code": match factors {
             Factors::PasswordThenCode => account.phone.next_code()?,
-            Factors::KeyThenPassword => String::new(),
+            Factors::KeyThenPassword | Factors::PasswordThenKey => String::new(),
         },
+        "key_comes_last": factors == Factors::PasswordThenKey,
         "steps": steps,
     });
     let input = scratch.path().join("orders.json");

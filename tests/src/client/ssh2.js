@@ -21,6 +21,7 @@ function connected() {
       username: orders.user,
       privateKey: orders.key ? fs.readFileSync(orders.key) : undefined,
       tryKeyboard: true,
+      authHandler: orders.key_comes_last ? ["keyboard-interactive", "publickey"] : undefined,
       hostVerifier: (key) => `ssh-ed25519 ${key.toString("base64")}` === orders.host_key,
     });
   });

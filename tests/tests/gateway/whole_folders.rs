@@ -336,6 +336,7 @@ fn is_cloned_and_built(mut gateway: Gateway, stored: &Path, factors: Factors) ->
     let login = match factors {
         Factors::PasswordThenCode => Deed::PasswordThenCode,
         Factors::KeyThenPassword => Deed::KeyThenPassword,
+        Factors::PasswordThenKey => Deed::PasswordThenKey,
     };
     evidence::note(Program::Sshfs, &[login, Deed::Rename])
 }
