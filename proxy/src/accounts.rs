@@ -10,6 +10,7 @@ pub mod audit;
 pub mod hours;
 pub mod limits;
 pub mod login;
+pub mod login_options;
 pub mod mounts;
 pub mod restrictions;
 mod schema;
@@ -33,7 +34,7 @@ use chrono::NaiveDate;
 use portcullis_journal::AccountKind;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, TransactionBehavior};
 
-use crate::auth::flow::{Exception, FactorPolicy, UserId};
+use crate::auth::flow::{Exception, FactorPolicy, LoginOptions, UserId};
 
 /// How long a transaction waits for that of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -147,6 +148,7 @@ pub struct Account {
     pub totp: FactorState,
     pub restrictions: Restrictions,
     pub usage: Usage,
+    pub login: LoginOptions,
     /// Fingerprint and comment.
     pub keys: Vec<(String, String)>,
 }
@@ -156,6 +158,7 @@ impl Account {
     pub fn standing(&self) -> Standing {
         Standing {
             epoch: self.epoch,
+            window_era: self.login.window_era,
             kind: self.kind,
             restrictions: self.restrictions.clone(),
             last_used: self.usage.last_used(),
@@ -277,6 +280,7 @@ const SELECT_ACCOUNT: &str = "
     SELECT account.id, account.name, account.kind, account.owner, account.disabled, account.epoch, account.created,
            account.policy, account.policy_reason, account.policy_approver, account.policy_expires,
            account.expires, account.idle_days, account.hours, account.last_login, account.active_since,
+           account.prompts, account.appended_code, account.mfa_window, account.window_era,
            password.failures AS password_failures, password.disabled AS password_disabled,
            totp.failures AS totp_failures, totp.disabled AS totp_disabled
     FROM account
@@ -297,6 +301,7 @@ fn account(row: &Row<'_>) -> Result<Account, AccountsError> {
         totp: factor_state(row.get("totp_failures")?, row.get("totp_disabled")?),
         restrictions: restrictions::restrictions(row)?,
         usage: restrictions::usage(row)?,
+        login: login_options::read(row)?,
         keys: Vec::new(),
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! `deploy/portcullis-proxy.toml` shows every key. Accounts, factors and mounts are not here but in the database.
 
+mod auth;
 mod backends;
 mod files;
 mod section;
@@ -19,6 +20,7 @@ use chrono::NaiveDate;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
+pub use auth::AuthConfig;
 pub use backends::{
     BackendConfig, BucketAccess, BucketConfig, BucketTransport, Charset, Credential, FtpTls,
     KeyPair, PlaintextException, ServerAddress, TrustAnchor, Uploads,
@@ -49,6 +51,7 @@ const MOST_BY_DEFAULT: u64 = 10_000;
 #[derive(Debug)]
 pub struct Config {
     pub server: ServerConfig,
+    pub auth: AuthConfig,
     pub sftp: SftpConfig,
     pub accounts: AccountsConfig,
     pub journal: JournalConfig,
@@ -169,6 +172,7 @@ impl Config {
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
         let server = root.required_section("server").map(server::server);
+        let auth = root.section("auth").map(auth::auth).unwrap_or_default();
         let sftp = root.section("sftp").map(sftp).unwrap_or_default();
         let accounts = root.required_section("accounts").map(accounts);
         let journal = root.required_section("journal").map(journal);
@@ -193,6 +197,7 @@ impl Config {
             {
                 Ok(Self {
                     server,
+                    auth,
                     sftp,
                     accounts,
                     journal,

@@ -84,6 +84,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .map(|config| bans::relay(config, &journal, &stop));
     let settings = Settings {
         max_failures: config.server.max_auth_failures,
+        flow: config.auth.flow,
         bans: bans.clone(),
         ..Settings::default()
     };

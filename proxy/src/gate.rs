@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use self::measure::Measured;
 use crate::{
     allowance::{AccountUsage, Ledger},
+    auth::flow::Window,
     backend::{
         Backend, BackendError, BackendService, ErrorKind, Origin, Owner, gateway::Gateway,
         limited::Limited, union::Union,
@@ -161,7 +162,7 @@ impl Gate {
         event.outcome = Some(Verdict::Deny);
         event.reason = Some(reason.to_owned());
         event.operation = Some(next_operation());
-        event.body = asked;
+        event.body.extend(asked);
         event
             .body
             .insert("error".into(), untrusted(message.as_bytes()));
@@ -345,6 +346,7 @@ impl Requester {
             session: session.id,
             user: session.user.actor(),
             source: session.source,
+            mfa_window: session.user.window().map(Window::began_in_records),
         }
     }
 

@@ -15,6 +15,7 @@ pub use intent::describe;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use portcullis_journal::{Actor, OperationId, SessionId};
+use serde_json::Value;
 
 use crate::{
     allowance::Allowance,
@@ -80,6 +81,8 @@ pub struct Requester {
     pub session: SessionId,
     pub user: Actor,
     pub source: SocketAddr,
+    /// When the window began by which the session is in, if it is by one.
+    pub mfa_window: Option<Value>,
 }
 
 /// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`] for the gateway.

@@ -142,6 +142,7 @@ pub(crate) fn requester() -> Requester {
             kind: Some(AccountKind::Human),
         },
         source: ([192, 0, 2, 10], 50_022).into(),
+        mfa_window: None,
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Administration<'a> {
 
 /// Whether live sessions of the account outlast a change: they do when something is only given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sessions {
+pub(super) enum Sessions {
     Keep,
     End,
 }
@@ -265,7 +265,7 @@ impl<'a> Administration<'a> {
         })
     }
 
-    fn change(
+    pub(super) fn change(
         &self,
         name: &AccountName,
         action: &'static str,

@@ -53,6 +53,8 @@ impl Default for AccountDefaults {
 pub struct Standing {
     /// Grows whenever something is taken from the account.
     pub epoch: i64,
+    /// Grows whenever windows that are open are to be forgotten.
+    pub window_era: i64,
     pub kind: AccountKind,
     pub restrictions: Restrictions,
     /// The last login, or when the account was made or enabled, whichever was later.
@@ -178,6 +180,7 @@ mod tests {
     fn standing() -> Standing {
         Standing {
             epoch: 0,
+            window_era: 0,
             kind: AccountKind::Human,
             restrictions: Restrictions::default(),
             last_used: at("2026-11-20T12:00:00Z"),

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension as _, Row, Transaction, named_params};
 
-use super::{Accounts, AccountsError, kind_from, policy};
+use super::{Accounts, AccountsError, kind_from, login_options, policy};
 use crate::auth::{
     Secret,
     flow::{Profile, UserId},
@@ -54,6 +54,7 @@ impl Accounts {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
             "SELECT id, name, kind, epoch, policy, policy_reason, policy_approver, policy_expires,
+                    prompts, appended_code, mfa_window, window_era,
                     EXISTS (SELECT 1 FROM totp WHERE account = id) AS has_code,
                     EXISTS (SELECT 1 FROM public_key WHERE account = id) AS has_key
              FROM account WHERE name = ?1 AND disabled = 0",
@@ -183,6 +184,7 @@ fn profile(row: &Row<'_>) -> Result<Profile, AccountsError> {
         epoch: row.get("epoch")?,
         has_code: row.get("has_code")?,
         has_key: row.get("has_key")?,
+        login: login_options::read(row)?,
     })
 }
 

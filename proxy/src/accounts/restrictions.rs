@@ -51,7 +51,7 @@ impl Accounts {
     pub fn standing(&self, uid: UserId) -> Result<Option<Standing>, AccountsError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT epoch, kind, expires, idle_days, hours, last_login, active_since
+            "SELECT epoch, window_era, kind, expires, idle_days, hours, last_login, active_since
              FROM account WHERE id = ?1 AND disabled = 0",
         )?;
         let found = statement
@@ -215,6 +215,7 @@ pub(super) fn usage(row: &Row<'_>) -> Result<Usage, AccountsError> {
 fn standing(row: &Row<'_>) -> Result<Standing, AccountsError> {
     Ok(Standing {
         epoch: row.get("epoch")?,
+        window_era: row.get("window_era")?,
         kind: kind_from(&row.get::<_, String>("kind")?)?,
         restrictions: restrictions(row)?,
         last_used: usage(row)?.last_used(),

@@ -126,6 +126,13 @@ const MIGRATIONS: &[&str] = &["
         network TEXT NOT NULL,
         PRIMARY KEY (account, network)
     ) STRICT;
+", "
+    -- As the server has it, where NULL.
+    ALTER TABLE account ADD COLUMN prompts TEXT CHECK (prompts IN ('two-rounds', 'one-round'));
+    ALTER TABLE account ADD COLUMN appended_code INTEGER NOT NULL DEFAULT 0 CHECK (appended_code IN (0, 1));
+    -- Seconds; NULL is no window. window_era grows when the windows that are open are to be forgotten.
+    ALTER TABLE account ADD COLUMN mfa_window INTEGER CHECK (mfa_window BETWEEN 900 AND 28800);
+    ALTER TABLE account ADD COLUMN window_era INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

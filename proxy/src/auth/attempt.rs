@@ -4,8 +4,10 @@
 //! the same time.
 
 mod checks;
+mod exchange;
 mod record;
 mod sessions;
+mod windows;
 
 pub use record::AuditLog;
 pub use sessions::Withdrawal;
@@ -22,10 +24,10 @@ use portcullis_journal::{AppendError, Event, SessionId};
 use ssh_key::{Algorithm, Certificate, PublicKey};
 use tokio::sync::{mpsc, watch};
 
-use self::checks::Checked;
+use self::{checks::Checked, windows::Windows};
 use super::{
-    Authenticated, Factor, Method, Prompt, Secret, Step,
-    flow::{Check, Decision, Evidence, Flow, Question},
+    Authenticated, Factor, Method, Secret, Step,
+    flow::{Decision, Evidence, Flow, FlowRules, Verdict},
     password::{Hasher, PasswordError},
     throttle::{BanRequest, Throttle, ThrottleConfig},
     turns::Turns,
@@ -85,6 +87,7 @@ pub struct Settings {
     pub failure_floor: Duration,
     /// Up to so much more, at random.
     pub failure_jitter: Duration,
+    pub flow: FlowRules,
     pub bans: Option<Bans>,
     pub clock: Clock,
 }
@@ -95,6 +98,7 @@ impl Default for Settings {
             max_failures: 6,
             failure_floor: Duration::from_millis(250),
             failure_jitter: Duration::from_millis(50),
+            flow: FlowRules::default(),
             bans: None,
             clock: Clock::system(),
         }
@@ -120,12 +124,14 @@ struct Shared {
     failure_jitter: Duration,
     clock: Clock,
     changes: watch::Sender<u64>,
+    windows: Mutex<Windows>,
 }
 
 /// What a reload may change. A connection keeps those under which it began.
 #[derive(Debug)]
 struct Rules {
     max_failures: u32,
+    flow: FlowRules,
     bans: Option<Banning>,
 }
 
@@ -138,7 +144,12 @@ struct Banning {
 
 impl Rules {
     /// With what `before` counted, where it counted in the same way.
-    fn new(max_failures: u32, bans: Option<Bans>, before: Option<&Self>) -> Arc<Self> {
+    fn new(
+        max_failures: u32,
+        flow: FlowRules,
+        bans: Option<Bans>,
+        before: Option<&Self>,
+    ) -> Arc<Self> {
         let counted = before.and_then(|rules| rules.bans.as_ref());
         let bans = bans.map(|Bans { config, requests }| Banning {
             config,
@@ -150,7 +161,11 @@ impl Rules {
                     |banning| Arc::clone(&banning.throttle),
                 ),
         });
-        Arc::new(Self { max_failures, bans })
+        Arc::new(Self {
+            max_failures,
+            flow,
+            bans,
+        })
     }
 
     fn throttle(&self) -> Option<MutexGuard<'_, Throttle>> {
@@ -200,8 +215,9 @@ impl Authenticator {
                 failure_jitter: settings.failure_jitter,
                 clock: settings.clock,
                 changes: watch::Sender::new(0),
+                windows: Mutex::default(),
             }),
-            rules: Rules::new(settings.max_failures, settings.bans, None),
+            rules: Rules::new(settings.max_failures, settings.flow, settings.bans, None),
             defaults: AccountDefaults::default(),
         })
     }
@@ -215,10 +231,10 @@ impl Authenticator {
     /// The same with other rules, for connections that begin from now on. Failures that are counted stay counted, unless they
     /// are to be counted in another way.
     #[must_use]
-    pub fn reconfigured(&self, max_failures: u32, bans: Option<Bans>) -> Self {
+    pub fn reconfigured(&self, max_failures: u32, flow: FlowRules, bans: Option<Bans>) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            rules: Rules::new(max_failures, bans, Some(&self.rules)),
+            rules: Rules::new(max_failures, flow, bans, Some(&self.rules)),
             defaults: self.defaults,
         }
     }
@@ -231,7 +247,7 @@ impl Authenticator {
             defaults: self.defaults,
             source,
             session,
-            flow: Flow::default(),
+            flow: Flow::new(self.rules.flow),
             user: String::new(),
             requests: 0,
             steps: 0,
@@ -295,6 +311,10 @@ struct Asked<'a> {
     at: Instant,
 }
 
+/// A step could not be recorded, and has not happened.
+#[derive(Debug)]
+struct Failed(AppendError);
+
 impl Attempt {
     /// A key was offered without a signature. `None`: let the client sign. Every acceptable key may sign, whoever it
     /// belongs to, so that an offer tells nothing; and it changes nothing.
@@ -347,50 +367,17 @@ impl Attempt {
             return self.disconnect().await;
         }
         let second = self.flow.has_verified_key(user);
-        let checked = self
-            .check_password(user, password, second, Evidence::Password)
-            .await;
-        let step = self.conclude(asked, checked).await;
-        self.pad_unless_delayed(asked, step).await
-    }
-
-    /// The method `keyboard-interactive`: `None` begins, `Some` answers what was asked last.
-    pub async fn keyboard_interactive(
-        &mut self,
-        user: &str,
-        responses: Option<Vec<Secret>>,
-    ) -> Step {
-        let mut asked = self.asked(user, Method::KeyboardInteractive, None, None);
-        if !self.admit(user) {
-            return self.disconnect().await;
-        }
-        let pending = self.flow.pending(user);
-        let only = |responses: Vec<Secret>| <[Secret; 1]>::try_from(responses).ok();
-        let checked = match (responses, pending) {
-            (None, _) => self.look_up(user, Evidence::Begin, None).await,
-            (Some(_), None) => {
-                let evidence = Evidence::None;
-                self.look_up(user, evidence, Some("nothing_asked")).await
+        let checked = match self.appended(user, &password, second).await {
+            None => {
+                let evidence = Evidence::Password;
+                Ok(self.check_password(user, password, second, evidence).await)
             }
-            (Some(responses), Some(check)) => match (only(responses), check) {
-                // RFC 4256 section 3.4: as many responses as prompts.
-                (None, _) => {
-                    let evidence = Evidence::None;
-                    self.look_up(user, evidence, Some("response_count")).await
-                }
-                (Some([password]), Check::Password { second }) => {
-                    let evidence = |verdict| Evidence::Answer(verdict, Factor::Password);
-                    self.check_password(user, password, second, evidence).await
-                }
-                (Some([code]), Check::Code) => self.check_code(user, code, true).await,
-                (Some([code]), Check::Decoy) => self.check_code(user, code, false).await,
-            },
+            Some(pair) => {
+                let evidence = Evidence::PasswordWithCode;
+                self.check_both(asked, pair, second, evidence).await
+            }
         };
-        if let Evidence::Answer(_, factor) = checked.evidence {
-            asked.factor = Some(factor);
-        }
-        let step = self.conclude(asked, checked).await;
-        self.pad_unless_delayed(asked, step).await
+        self.conclude_checked(asked, checked).await
     }
 
     /// The method `none` (RFC 4252 section 5.2): only lists the others.
@@ -447,17 +434,35 @@ impl Attempt {
         self.conclude_key(asked, checked).await
     }
 
-    async fn conclude_key(&mut self, mut asked: Asked<'_>, checked: Checked) -> Step {
+    async fn conclude_key(&mut self, asked: Asked<'_>, mut checked: Checked) -> Step {
         if let Evidence::Key { shown: Some(key) } = &checked.evidence {
-            asked.factor = Some(key.factor);
+            if let Some(window) = self.window(&checked, key) {
+                let shown = key.clone();
+                checked.evidence = Evidence::KeyInWindow { shown, window };
+            }
         } else {
             self.wrong_keys += 1;
         }
         self.conclude(asked, checked).await
     }
 
+    async fn conclude_checked(
+        &mut self,
+        asked: Asked<'_>,
+        checked: Result<Checked, Failed>,
+    ) -> Step {
+        match checked {
+            Ok(checked) => self.conclude(asked, checked).await,
+            Err(Failed(error)) => self.unrecorded(asked, &error).await,
+        }
+    }
+
     /// Decides, records, and only then answers.
     async fn conclude(&mut self, asked: Asked<'_>, checked: Checked) -> Step {
+        let asked = Asked {
+            factor: factor_of(&checked.evidence).or(asked.factor),
+            ..asked
+        };
         let now = self.shared.clock.now();
         let begins = checked.evidence == Evidence::Begin;
         let decision = self.flow.step(
@@ -467,17 +472,14 @@ impl Attempt {
             now,
         );
         if !begins {
-            self.steps += 1;
             let rejected = matches!(decision, Decision::Rejected { .. });
-            let failures = self.failures + u32::from(rejected);
-            let event = record::step(self, asked, &checked, failures);
-            if let Err(error) = self.record(event).await {
+            if let Err(Failed(error)) = self.record_step(asked, &checked, rejected).await {
                 return self.unrecorded(asked, &error).await;
             }
         }
         match decision {
             Decision::Ask(question) => Step::Ask {
-                prompts: vec![prompt(question)],
+                prompts: exchange::prompts(question),
             },
             Decision::Partial { methods } => Step::Partial { methods },
             Decision::Rejected { methods } => {
@@ -492,6 +494,7 @@ impl Attempt {
                     return self.unrecorded(asked, &error).await;
                 }
                 self.ended = true;
+                self.open_window(&user, now);
                 self.shared.hashes.welcome(self.source.ip());
                 if let Some(mut throttle) = self.rules.throttle() {
                     throttle.success(self.source.ip());
@@ -504,8 +507,8 @@ impl Attempt {
     /// What can't be recorded has not happened: all factors are forgotten.
     async fn unrecorded(&mut self, asked: Asked<'_>, error: &AppendError) -> Step {
         tracing::error!(%error, "authentication step refused: it can't be recorded");
-        self.flow = Flow::default();
-        let methods = vec![Method::PublicKey, Method::KeyboardInteractive];
+        self.flow.forget();
+        let methods = self.flow.methods();
         self.reject(asked, methods).await
     }
 
@@ -531,16 +534,21 @@ impl Attempt {
         Step::Disconnect
     }
 
-    async fn record(&self, event: Event) -> Result<(), AppendError> {
-        self.shared.log.append(event).await
+    /// `rejected`: the step counts as one more failure of the connection.
+    async fn record_step(
+        &mut self,
+        asked: Asked<'_>,
+        checked: &Checked,
+        rejected: bool,
+    ) -> Result<(), Failed> {
+        self.steps += 1;
+        let failures = self.failures + u32::from(rejected);
+        let event = record::step(self, asked, checked, failures);
+        self.record(event).await.map_err(Failed)
     }
 
-    /// A right and a wrong password that are both answered with the next question take the same time.
-    async fn pad_unless_delayed(&self, asked: Asked<'_>, step: Step) -> Step {
-        if asked.factor == Some(Factor::Password) && matches!(step, Step::Ask { .. }) {
-            tokio::time::sleep(self.remaining_floor(asked)).await;
-        }
-        step
+    async fn record(&self, event: Event) -> Result<(), AppendError> {
+        self.shared.log.append(event).await
     }
 
     fn remaining_floor(&self, asked: Asked<'_>) -> Duration {
@@ -586,14 +594,22 @@ impl Drop for Attempt {
     }
 }
 
-fn prompt(question: Question) -> Prompt {
-    let text = match question {
-        Question::Password => "Password: ",
-        Question::Code => "One-time password: ",
-    };
-    Prompt {
-        text: text.to_owned(),
-        echo: false,
+/// What was tried; for two at once, the one that decided.
+fn factor_of(evidence: &Evidence) -> Option<Factor> {
+    match evidence {
+        Evidence::Key { shown: Some(key) } | Evidence::KeyInWindow { shown: key, .. } => {
+            Some(key.factor)
+        }
+        Evidence::Answer(_, factor) => Some(*factor),
+        Evidence::PasswordWithCode(both) | Evidence::AnswerBoth(both) => {
+            Some(if both.password == Verdict::Wrong {
+                Factor::Password
+            } else {
+                both.factor
+            })
+        }
+        Evidence::Password(_) => Some(Factor::Password),
+        Evidence::None | Evidence::Key { shown: None } | Evidence::Begin => None,
     }
 }
 

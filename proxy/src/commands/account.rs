@@ -5,6 +5,7 @@
 
 mod limit;
 mod listing;
+mod login;
 mod mount;
 mod set;
 
@@ -22,7 +23,12 @@ use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use self::{limit::LimitArgs, mount::MountArgs, set::SetArgs};
+use self::{
+    limit::LimitArgs,
+    login::{PromptsArg, Switch, WindowArg},
+    mount::MountArgs,
+    set::SetArgs,
+};
 use crate::{
     accounts::{AccountName, Accounts, admission::AccountDefaults},
     auth::{
@@ -124,6 +130,27 @@ enum Action {
     },
     /// Take a mount away and end the account's sessions
     Unmount { name: AccountName, at: String },
+    /// Say how keyboard-interactive asks for password and one-time password
+    Prompts {
+        name: AccountName,
+        #[arg(value_enum)]
+        prompts: PromptsArg,
+    },
+    /// Let the six digits of the one-time password stand behind the password, for clients that can ask for one text only
+    AppendedCode {
+        name: AccountName,
+        #[arg(value_enum)]
+        state: Switch,
+    },
+    /// Let a key in alone for some time after it logged in with a second class, from the same address
+    MfaWindow {
+        name: AccountName,
+        /// 15m to 8h, or `off`
+        #[arg(value_parser = login::window)]
+        length: WindowArg,
+    },
+    /// Close the windows that are open, and end the sessions that came in through one
+    ForgetWindow { name: AccountName },
     /// Say which factors are enough
     Policy {
         name: AccountName,
@@ -256,6 +283,14 @@ impl Action {
                 administration.limit(&name, |before| limits.apply_to(before))?;
             }
             Self::Unmount { name, at } => administration.unmount(&name, &place(&at)?)?,
+            Self::Prompts { name, prompts } => {
+                administration.set_prompts(&name, prompts.into_option())?;
+            }
+            Self::AppendedCode { name, state } => {
+                administration.set_appended_code(&name, state.is_on())?;
+            }
+            Self::MfaWindow { name, length } => administration.set_mfa_window(&name, length.0)?,
+            Self::ForgetWindow { name } => administration.forget_window(&name)?,
             Self::Policy {
                 name,
                 policy,

@@ -132,7 +132,11 @@ impl Reloader<'_> {
         after.built.probe_new().await;
         let authenticator = self
             .authenticator
-            .reconfigured(after.config.server.max_auth_failures, after.bans.clone())
+            .reconfigured(
+                after.config.server.max_auth_failures,
+                after.config.auth.flow,
+                after.bans.clone(),
+            )
             .with_account_defaults(after.config.accounts.defaults);
         let terms = Terms::new(&after.config, authenticator, after.built.services())?;
         let changed = changes(&before.config, &after.config);
@@ -198,6 +202,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
 fn changes(before: &Config, after: &Config) -> Vec<String> {
     let sections = [
         ("server", before.server == after.server),
+        ("auth", before.auth == after.auth),
         ("sftp", before.sftp == after.sftp),
         ("accounts", before.accounts == after.accounts),
         ("journal", before.journal == after.journal),

@@ -37,6 +37,9 @@ impl Requester {
         event.session = Some(self.session);
         event.user = Some(self.user.clone());
         event.source = Some(self.source);
+        if let Some(began) = &self.mfa_window {
+            event.body.insert("mfa_window".to_owned(), began.clone());
+        }
         event
     }
 }

@@ -17,6 +17,7 @@ fn requester() -> Arc<Requester> {
             kind: Some(AccountKind::Human),
         },
         source: "192.0.2.10:50022".parse().unwrap(),
+        mfa_window: None,
     })
 }
 

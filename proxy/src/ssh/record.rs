@@ -31,6 +31,7 @@ pub(super) struct Recorder {
     meter: Arc<Meter>,
     begun: Instant,
     user: OnceLock<Actor>,
+    mfa_window: OnceLock<Value>,
     is_opened: AtomicBool,
 }
 
@@ -52,6 +53,7 @@ impl Recorder {
             meter,
             begun,
             user: OnceLock::new(),
+            mfa_window: OnceLock::new(),
             is_opened: AtomicBool::new(false),
         }
     }
@@ -71,6 +73,9 @@ impl Recorder {
     /// From here on records carry the user.
     pub(super) fn authenticated(&self, user: &Authenticated) {
         let _ = self.user.set(user.actor());
+        if let Some(window) = user.window() {
+            let _ = self.mfa_window.set(window.began_in_records());
+        }
     }
 
     /// `conn.open`, durable when this returns.
@@ -115,7 +120,7 @@ impl Recorder {
         });
         event.reason = Some(reason.to_owned());
         if !was_opened {
-            event.body = self.negotiated();
+            event.body.extend(self.negotiated());
         }
         let body = &mut event.body;
         body.insert("close_reason".to_owned(), reason.into());
@@ -137,6 +142,9 @@ impl Recorder {
         event.source = Some(self.source);
         event.destination = Some(self.destination);
         event.user = self.user.get().cloned();
+        if let Some(began) = self.mfa_window.get() {
+            event.body.insert("mfa_window".to_owned(), began.clone());
+        }
         event
     }
 

@@ -1,9 +1,11 @@
 //! Verifies what a request claims: on blocking threads, with the same work whether or not there is such an account.
 
+mod both;
 mod code;
 mod key;
 mod password;
 
+pub(super) use both::Pair;
 pub(super) use key::acceptable_key;
 
 use std::{cell::Cell, net::IpAddr, sync::Arc};

@@ -84,6 +84,20 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
     if let Some(fingerprint) = user.key_fingerprint() {
         put(&mut event.body, "key_fp", fingerprint);
     }
+    let body = &mut event.body;
+    if let Some(window) = user.window() {
+        let remembered: Vec<_> = window
+            .remembered()
+            .iter()
+            .map(|factor| factor.name())
+            .collect();
+        put(body, "mfa_window", window.began_in_records());
+        put(body, "mfa_window_until", window.until_in_records());
+        put(body, "remembered", remembered);
+    }
+    if let Some(window) = user.opens() {
+        put(body, "opens_mfa_window_until", window.until_in_records());
+    }
     event
 }
 

@@ -11,7 +11,7 @@ use crate::{
         admission::{Refusal, Standing, stay},
         audit,
     },
-    auth::Authenticated,
+    auth::{Authenticated, flow::Window},
 };
 
 /// How soon a change that another process made is seen.
@@ -64,14 +64,11 @@ impl Authenticator {
     }
 
     /// Resolves once the session of `user` from `source` has to end: the account was disabled or lost a key, a mount, its
-    /// password, authenticator or policy exception; or it has expired, or is not to be used from there any more. Needs
+    /// password, authenticator or policy exception; the window by which the session is in was forgotten; or it has expired, or is not to be used from there any more. Needs
     /// [`Self::follow_changes`] to run.
     pub async fn until_revoked(&self, user: &Authenticated, source: IpAddr) -> Withdrawal {
         self.until(user, |standing, now| {
-            match standing.filter(|standing| standing.epoch == user.epoch()) {
-                None => Some(Withdrawal::Changed),
-                Some(standing) => stay(standing, source, now).err().map(Withdrawal::Refused),
-            }
+            withdrawal(user, standing, source, now)
         })
         .await
     }
@@ -139,5 +136,22 @@ impl Authenticator {
     async fn standing(&self, user: &Authenticated) -> Result<Option<Standing>, LookupError> {
         let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
         Ok(tokio::task::spawn_blocking(move || accounts.standing(uid)).await??)
+    }
+}
+
+/// Why the session of `user` has to end, if it has to, where its account is in this standing.
+pub(super) fn withdrawal(
+    user: &Authenticated,
+    standing: Option<&Standing>,
+    source: IpAddr,
+    now: DateTime<Utc>,
+) -> Option<Withdrawal> {
+    let is_same = |standing: &&Standing| {
+        let era = user.window().map(Window::era);
+        standing.epoch == user.epoch() && era.is_none_or(|era| era == standing.window_era)
+    };
+    match standing.filter(is_same) {
+        None => Some(Withdrawal::Changed),
+        Some(standing) => stay(standing, source, now).err().map(Withdrawal::Refused),
     }
 }

@@ -1,7 +1,9 @@
 mod admission;
 mod answers;
 mod bans;
+mod options;
 mod sessions;
+mod windows;
 
 use std::sync::{
     LazyLock,
@@ -128,7 +130,11 @@ fn world_with(change: impl FnOnce(&mut Settings)) -> World {
 
 impl World {
     fn attempt(&self) -> Attempt {
-        let source = SOURCE.parse().unwrap();
+        self.attempt_from(SOURCE)
+    }
+
+    fn attempt_from(&self, source: &str) -> Attempt {
+        let source = source.parse().unwrap();
         self.authenticator.attempt(source, SessionId([7; 16]))
     }
 

@@ -1,5 +1,7 @@
 //! What the flow has to know of an account.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use portcullis_journal::AccountKind;
 
@@ -56,4 +58,48 @@ pub struct Profile {
     pub has_code: bool,
     /// A key can follow a password.
     pub has_key: bool,
+    pub login: LoginOptions,
+}
+
+/// What an account's client needs to get both factors across. None of it changes how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoginOptions {
+    /// `None`: as the server has it.
+    pub prompts: Option<Prompts>,
+    /// The one-time password may stand behind the password, in one text.
+    pub appended_code: bool,
+    /// How long a login with a key and another class lets the same key in again from the same address, alone.
+    pub window: Option<Duration>,
+    /// Grows when the windows that are open are to be forgotten.
+    pub window_era: i64,
+}
+
+/// How keyboard-interactive asks for password and one-time password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prompts {
+    /// One after the other, a prompt each.
+    #[default]
+    TwoRounds,
+    /// Both in one INFO_REQUEST (RFC 4256 section 3.2).
+    OneRound,
+}
+
+/// What a client is told before it has shown all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VerdictMode {
+    /// A right first factor is acknowledged by partial success (RFC 4252 section 5.1).
+    #[default]
+    Stepwise,
+    /// There is success and failure: a failure does not tell what was right.
+    Single,
+}
+
+/// How the server talks, to everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlowRules {
+    pub verdict: VerdictMode,
+    /// Of accounts that have no setting of their own, and of names that have no account.
+    pub prompts: Prompts,
+    /// The method `password` is listed from the start, for clients that look for it. It is answered in any case.
+    pub list_password: bool,
 }

@@ -1,4 +1,13 @@
+mod options;
+mod oracle;
+mod orders;
+mod single;
+mod windows;
+
+use std::time::Duration;
+
 use chrono::{NaiveDate, TimeZone as _};
+use portcullis_journal::AccountKind;
 
 use super::*;
 
@@ -26,6 +35,7 @@ fn profile(uid: i64, name: &str, policy: FactorPolicy) -> Profile {
         epoch: 0,
         has_code: true,
         has_key: true,
+        login: LoginOptions::default(),
     }
 }
 
@@ -72,6 +82,14 @@ fn factors(decision: Decision) -> Vec<Factor> {
         panic!("not accepted: {decision:?}")
     };
     user.factors().to_vec()
+}
+
+fn both(password: Verdict, code: Verdict) -> Both {
+    Both {
+        password,
+        code,
+        factor: Factor::Totp,
+    }
 }
 
 fn is_partial(decision: &Decision) -> bool {
@@ -259,7 +277,7 @@ fn key_and_code_are_enough_only_under_a_possession_pair_that_has_not_run_out() {
         };
         let right = match question {
             Question::Password => answer(Verdict::Right),
-            Question::Code => code(Verdict::Right),
+            Question::Code | Question::Both => code(Verdict::Right),
         };
         let end = flow.step(ALICE, Some(&pair), right, noon(day));
         (question, end)
@@ -365,158 +383,4 @@ fn none_never_succeeds_whatever_was_shown() {
         &alice(),
         [key("K"), Evidence::None]
     )));
-}
-
-/// SplitMix64: a stream of choices that a seed repeats.
-struct Choices(u64);
-
-impl Choices {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % limit
-    }
-
-    fn verdict(&mut self) -> Verdict {
-        match self.below(4) {
-            0 | 1 => Verdict::Right,
-            2 => Verdict::Wrong,
-            _ => Verdict::Empty,
-        }
-    }
-}
-
-/// Knows nothing of exchanges and methods: only which kinds of right evidence the present user has sent since the last
-/// change of user, account or epoch, and which question stood open.
-#[derive(Default)]
-struct Oracle {
-    who: Option<(&'static str, Option<(i64, i64)>)>,
-    knew_password: bool,
-    held_key: bool,
-    held_code: bool,
-    open: Option<Question>,
-}
-
-impl Oracle {
-    fn observe(&mut self, name: &'static str, account: Option<&Profile>, evidence: &Evidence) {
-        let who = (name, account.map(|account| (account.uid.0, account.epoch)));
-        if self.who != Some(who) {
-            *self = Self {
-                who: Some(who),
-                ..Self::default()
-            };
-        }
-        let open = self.open.take();
-        match evidence {
-            Evidence::None | Evidence::Begin => {}
-            Evidence::Key { shown } => self.held_key |= shown.is_some(),
-            Evidence::Password(verdict) => self.knew_password |= *verdict == Verdict::Right,
-            Evidence::Answer(verdict, factor) => match (open, factor) {
-                (Some(Question::Password), Factor::Password) => {
-                    self.knew_password |= *verdict == Verdict::Right;
-                }
-                (Some(Question::Code), Factor::Totp | Factor::RecoveryCode | Factor::Radius) => {
-                    self.held_code |= *verdict == Verdict::Right;
-                }
-                _ => {}
-            },
-        }
-    }
-
-    fn permits(&self, account: Option<&Profile>, now: DateTime<Utc>) -> bool {
-        let pair = account.is_some_and(|account| match &account.policy {
-            FactorPolicy::TwoClass => false,
-            FactorPolicy::PossessionPair(exception) => exception.expires >= now.date_naive(),
-        });
-        account.is_some()
-            && ((self.knew_password && (self.held_key || self.held_code))
-                || (pair && self.held_key && self.held_code))
-    }
-}
-
-/// Plays one connection of random requests; returns how many logins it saw.
-fn play(seed: u64) -> u32 {
-    let mut choices = Choices(seed);
-    let mut profiles = [
-        alice(),
-        profile(2, BOB, pair_until(5)),
-        Profile {
-            has_code: false,
-            ..profile(3, "carol", FactorPolicy::TwoClass)
-        },
-    ];
-    let names = [ALICE, BOB, "carol", "nobody"];
-    let mut flow = Flow::default();
-    let mut oracle = Oracle::default();
-    let mut user = 0;
-    let mut accepted = 0;
-    let mut transcript = Vec::new();
-    for _ in 0..10 {
-        if choices.below(6) == 0 {
-            user = choices.below(4) as usize;
-        }
-        if choices.below(24) == 0 {
-            profiles[choices.below(3) as usize].epoch += 1;
-        }
-        let now = noon(4 + choices.below(3) as u32);
-        // The account of "nobody", and now and then a disabled one, is not there.
-        let account = profiles.get(user).filter(|_| choices.below(16) != 0);
-        let evidence = match choices.below(12) {
-            0 => Evidence::None,
-            1 => foreign_key(),
-            2 | 3 => key("K"),
-            4 | 5 => Evidence::Password(choices.verdict()),
-            6..=8 => Evidence::Begin,
-            9 | 10 => match oracle.open {
-                Some(Question::Code) => code(choices.verdict()),
-                Some(Question::Password) | None => answer(choices.verdict()),
-            },
-            _ => Evidence::Answer(choices.verdict(), Factor::ALL[choices.below(7) as usize]),
-        };
-        oracle.observe(names[user], account, &evidence);
-        transcript.push((names[user], evidence.clone()));
-        let decision = flow.step(names[user], account, evidence, now);
-        match &decision {
-            Decision::Ask(question) => oracle.open = Some(*question),
-            Decision::Accepted(shown) => {
-                assert!(
-                    oracle.permits(account, now),
-                    "seed {seed}: one class was enough: {transcript:?}"
-                );
-                let account = account.expect("nobody can't be accepted");
-                assert_eq!((shown.uid(), shown.name()), (account.uid, names[user]));
-                assert!(!shown.is_mfa() || oracle.knew_password, "seed {seed}");
-                accepted += 1;
-                oracle = Oracle::default();
-            }
-            Decision::Partial { .. } | Decision::Rejected { .. } => {}
-        }
-    }
-    accepted
-}
-
-#[test]
-fn one_class_is_never_enough_over_a_million_random_orders_of_methods_and_users() {
-    const CONNECTIONS: u64 = 1_000_000;
-    const THREADS: u64 = 2;
-    let accepted: u32 = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..THREADS)
-            .map(|worker| {
-                scope.spawn(move || {
-                    (worker..CONNECTIONS)
-                        .step_by(THREADS as usize)
-                        .map(play)
-                        .sum::<u32>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().expect("no violation"))
-            .sum()
-    });
-    // The walk must also find the ways in, or it proves nothing.
-    assert!(accepted > 50_000, "only {accepted} logins");
 }

@@ -9,7 +9,7 @@ use crate::{
     accounts::{
         Account, AccountName, Accounts, FactorState,
         admission::{AccountDefaults, is_expired, is_idle},
-        kind_name, limits, mounts, restrictions,
+        kind_name, limits, login_options, mounts, restrictions,
     },
     allowance::AccountLimits,
     auth::flow::FactorPolicy,
@@ -166,6 +166,7 @@ fn machine_form(
         "totp": factor(account.totp),
         "keys": keys,
         "login_with": ways(account),
+        "login": login_options::describe(&account.login),
         "limits": limits::describe(limits),
         "mounts": mounts.iter().map(mounts::describe).collect::<Vec<_>>(),
     })

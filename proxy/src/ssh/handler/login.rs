@@ -124,3 +124,29 @@ fn reject(methods: &[Method], partial_success: bool) -> Auth {
 pub(super) fn nothing() -> Auth {
     reject(&[], false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_says_which_methods_are_left_so_that_the_library_strikes_none() {
+        let all = [
+            Method::PublicKey,
+            Method::Password,
+            Method::KeyboardInteractive,
+        ];
+        for partial in [true, false] {
+            for methods in [&[][..], &all[..1], &all[1..], &all[..]] {
+                let Auth::Reject {
+                    proceed_with_methods: Some(left),
+                    partial_success,
+                } = reject(methods, partial)
+                else {
+                    panic!("a refusal without its methods")
+                };
+                assert_eq!((left.len(), partial_success), (methods.len(), partial));
+            }
+        }
+    }
+}

@@ -22,6 +22,8 @@ impl Attempt {
         let turn = self.shared.hashes.take(self.source.ip(), counted).await;
         self.blocking(user, move |shared, user| {
             let account = shared.profile(user)?;
+            // Nothing is guessed by leaving it out.
+            let counted = counted && !password.is_empty();
             let now = shared.clock.now();
             let found = match &account {
                 Some(account) => shared.accounts.try_password(account.uid, counted, now)?,
@@ -44,6 +46,8 @@ impl Attempt {
             }
             let verdict = if right {
                 Verdict::Right
+            } else if password.is_empty() {
+                Verdict::Empty
             } else {
                 Verdict::Wrong
             };

@@ -20,6 +20,8 @@ async fn probe(world: &World, user: &str) -> Vec<String> {
     let step = attempt.public_key_verified(user, &ed25519, &foreign).await;
     transcript.push(seen(Some(step)));
     transcript.push(seen(Some(attempt.password(user, wrong()).await)));
+    let appended = Secret::from("wrong horse battery123456");
+    transcript.push(seen(Some(attempt.password(user, appended).await)));
     transcript.push(seen(Some(attempt.keyboard_interactive(user, None).await)));
     for _ in 0..2 {
         let answer = Some(vec![wrong()]);
@@ -39,7 +41,10 @@ async fn unknown_disabled_and_unwritable_names_see_what_a_user_with_wrong_factor
     assert_eq!(probe(&world, "no/\u{1b}[31mbody").await, known);
     assert_eq!(probe(&world, "").await, known);
     assert_eq!(probe(&world, &"x".repeat(100_000)).await, known);
-    world.administer().disable(&alice()).unwrap();
+    let admin = world.administer();
+    admin.set_appended_code(&alice(), true).unwrap();
+    assert_eq!(probe(&world, "alice").await, known);
+    admin.disable(&alice()).unwrap();
     assert_eq!(probe(&world, "alice").await, known);
 }
 
@@ -68,4 +73,19 @@ async fn a_failure_is_told_after_the_floor_and_a_wrong_password_is_not_told_at_o
         assert!(before.elapsed() + delay >= floor);
         assert!(delay <= floor);
     }
+}
+
+#[tokio::test]
+async fn a_right_first_factor_is_told_without_the_delay_of_a_failure() {
+    let floor = Duration::from_secs(3600);
+    let world = world_with(|settings| settings.failure_floor = floor);
+    let mut attempt = world.attempt();
+    let told = tokio::time::timeout(DEADLINE, show_key(&world, &mut attempt)).await;
+    assert!(is_partial(&told.expect("without the floor")));
+    let password = attempt.password("alice", Secret::from(PASSWORD));
+    accepted(
+        tokio::time::timeout(DEADLINE, password)
+            .await
+            .expect("soon"),
+    );
 }

@@ -56,7 +56,10 @@ async fn failures_stay_counted_under_other_rules_unless_they_are_to_be_counted_o
                     .requests
                     .clone();
                 let bans = Some(Bans { config, requests });
-                world.authenticator = world.authenticator.reconfigured(2, bans);
+                world.authenticator =
+                    world
+                        .authenticator
+                        .reconfigured(2, FlowRules::default(), bans);
             }
             exchange(&mut world.attempt(), "alice", PASSWORD, &world.wrong_code()).await;
         }
@@ -68,7 +71,9 @@ async fn failures_stay_counted_under_other_rules_unless_they_are_to_be_counted_o
 async fn the_failures_that_end_a_connection_are_those_of_the_rules_under_which_it_began() {
     let mut world = world();
     let mut early = world.attempt();
-    world.authenticator = world.authenticator.reconfigured(1, None);
+    world.authenticator = world
+        .authenticator
+        .reconfigured(1, FlowRules::default(), None);
     let mut late = world.attempt();
     let foreign = public_key::parse(samples::ED25519_OTHER).unwrap();
     let ed25519 = Algorithm::Ed25519;

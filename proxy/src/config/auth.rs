@@ -1,0 +1,41 @@
+//! `[auth]`: what clients are told while they log in.
+
+use super::section::Section;
+use crate::auth::flow::{FlowRules, Prompts, VerdictMode};
+
+const VERDICTS: &str = "\"stepwise\" or \"single\"";
+const PROMPTS: &str = "\"two-rounds\" or \"one-round\"";
+
+/// `[auth]`
+#[derive(Debug, Default, PartialEq)]
+pub struct AuthConfig {
+    pub flow: FlowRules,
+}
+
+pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
+    let verdict = match section.text("verdict", VERDICTS) {
+        None | Some("stepwise") => VerdictMode::Stepwise,
+        Some("single") => VerdictMode::Single,
+        Some(other) => {
+            section.fault("verdict", format!("expected {VERDICTS}, found {other:?}"));
+            VerdictMode::Single
+        }
+    };
+    let prompts = match section.text("prompts", PROMPTS) {
+        None | Some("two-rounds") => Prompts::TwoRounds,
+        Some("one-round") => Prompts::OneRound,
+        Some(other) => {
+            section.fault("prompts", format!("expected {PROMPTS}, found {other:?}"));
+            Prompts::TwoRounds
+        }
+    };
+    let list_password = section.flag("list_password", false);
+    section.finish();
+    AuthConfig {
+        flow: FlowRules {
+            verdict,
+            prompts,
+            list_password,
+        },
+    }
+}
