@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod edge;
 mod limits;
+mod login;
 mod peers;
 mod promises;
 mod raw;
