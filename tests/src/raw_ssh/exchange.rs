@@ -155,7 +155,7 @@ mod tests {
         let unhex = |text: &str| -> [u8; 32] {
             std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
         };
-        let alice = unhex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a");
+        let alice = unhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
         let bob = unhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb");
         let of_bob = MontgomeryPoint::mul_base_clamped(bob);
         assert_eq!(
