@@ -1,22 +1,28 @@
 //! Accounts, their factors and mounts, in one SQLite file that the daemon and the command line share.
 //!
-//! [`login`] is what a login reads and writes, [`administration`] what an administrator changes, [`audit`] how those
+//! [`login`] is what a login reads and writes, [`administration`] what an administrator changes, [`passwords`] and [`codes`]
+//! have both for one kind of factor, [`audit`] how those
 //! changes reach the journal. Every commit is synced before it returns. All calls block: async callers use a blocking
 //! thread.
 
 pub mod administration;
 pub mod admission;
 pub mod audit;
+pub mod codes;
+mod error;
 pub mod hours;
 pub mod limits;
 pub mod login;
 pub mod login_options;
 pub mod mounts;
+pub mod passwords;
 pub mod restrictions;
 mod schema;
 
 pub use administration::Administration;
-pub use login::{CodeVerdict, PasswordTry};
+pub use codes::{CodeVerdict, RecoveryHash};
+pub use error::AccountsError;
+pub use passwords::PasswordTry;
 
 use admission::{Restrictions, Standing};
 use restrictions::Usage;
@@ -24,10 +30,10 @@ use restrictions::Usage;
 use std::{
     fmt, fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
-    path::{Path, PathBuf},
+    path::Path,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::NaiveDate;
@@ -36,7 +42,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, Tra
 
 use crate::auth::flow::{Exception, FactorPolicy, LoginOptions, UserId};
 
-/// How long a transaction waits for that of another process.
+/// How long a transaction waits for that of another process, and for its turn before.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest account name, in bytes.
@@ -88,49 +94,6 @@ impl fmt::Display for AccountName {
     }
 }
 
-/// Why the account database can't be used as asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AccountsError {
-    #[error("make the account database {}", path.display())]
-    Create { path: PathBuf, source: io::Error },
-    #[error(
-        "the account database {} has mode {mode:o}: it holds secrets; `chmod 600` it",
-        path.display()
-    )]
-    Exposed { path: PathBuf, mode: u32 },
-    #[error(
-        "the directory {} has mode {mode:o}: others could replace the account database in it; `chmod 700` it",
-        path.display()
-    )]
-    DirectoryExposed { path: PathBuf, mode: u32 },
-    #[error(
-        "the account database has schema {found}, this program knows up to {known}; run the newer program"
-    )]
-    NewerSchema { found: i64, known: i64 },
-    #[error("account database")]
-    Database(#[from] rusqlite::Error),
-    #[error("the account database is damaged: {what}")]
-    Damaged { what: String },
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error("there is no account {name}; `account list` shows all")]
-    NoSuchAccount { name: AccountName },
-    #[error("account {name} exists already")]
-    AccountExists { name: AccountName },
-    #[error("key {fingerprint} belongs to account {owner}; a key can't be shared")]
-    KeyTaken { fingerprint: String, owner: String },
-    #[error("account {name} has no key {fingerprint}; `account list --json` shows its keys")]
-    NoSuchKey {
-        name: AccountName,
-        fingerprint: String,
-    },
-    #[error("account {name} has no mount at {at}")]
-    NoSuchMount { name: AccountName, at: String },
-    #[error(transparent)]
-    Permission(#[from] mounts::PermissionError),
-}
-
 /// An account as `account list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -149,6 +112,8 @@ pub struct Account {
     pub restrictions: Restrictions,
     pub usage: Usage,
     pub login: LoginOptions,
+    /// Recovery codes that are left.
+    pub recovery_codes: u32,
     /// Fingerprint and comment.
     pub keys: Vec<(String, String)>,
 }
@@ -175,6 +140,8 @@ pub enum FactorState {
     },
     /// Too many wrong tries: to be set or enrolled again.
     Locked,
+    /// A recovery code was used in the authenticator's place: to be enrolled again.
+    Lost,
 }
 
 /// The account database. Clones share one connection.
@@ -192,6 +159,9 @@ impl Accounts {
         prepare_file(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        if connection.is_readonly(c"main")? {
+            return Err(AccountsError::ReadOnly);
+        }
         let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         // In WAL mode only FULL syncs at each commit: a code that was accepted stays spent after a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -263,13 +233,27 @@ impl Accounts {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As on a file system that is mounted read-only.
+    #[cfg(test)]
+    pub(crate) fn forbid_writes(&self, forbid: bool) {
+        self.connection()
+            .pragma_update(None, "query_only", forbid)
+            .expect("a pragma that SQLite knows");
+    }
+
     /// Runs `work` in a transaction that no other process writes beside. Synced when this returns.
     fn transaction<T>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, AccountsError>,
     ) -> Result<T, AccountsError> {
+        let begin = Instant::now();
         let mut connection = self.connection();
+        // While another process holds the database, those who wait here must not wait one after the other.
+        if begin.elapsed() >= BUSY_TIMEOUT {
+            return Err(AccountsError::Locked);
+        }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        schema::refuse_newer(&transaction)?;
         let value = work(&transaction)?;
         transaction.commit()?;
         Ok(value)
@@ -282,7 +266,8 @@ const SELECT_ACCOUNT: &str = "
            account.expires, account.idle_days, account.hours, account.last_login, account.active_since,
            account.prompts, account.appended_code, account.mfa_window, account.window_era,
            password.failures AS password_failures, password.disabled AS password_disabled,
-           totp.failures AS totp_failures, totp.disabled AS totp_disabled
+           totp.failures AS totp_failures, totp.disabled AS totp_disabled, totp.lost AS totp_lost,
+           (SELECT count(*) FROM recovery_code WHERE account = account.id AND used IS NULL) AS recovery_codes
     FROM account
     LEFT JOIN password ON password.account = account.id
     LEFT JOIN totp ON totp.account = account.id";
@@ -298,11 +283,22 @@ fn account(row: &Row<'_>) -> Result<Account, AccountsError> {
         policy: policy(row)?,
         created: row.get("created")?,
         password: factor_state(row.get("password_failures")?, row.get("password_disabled")?),
-        totp: factor_state(row.get("totp_failures")?, row.get("totp_disabled")?),
+        totp: totp_state(row)?,
+        recovery_codes: row.get("recovery_codes")?,
         restrictions: restrictions::restrictions(row)?,
         usage: restrictions::usage(row)?,
         login: login_options::read(row)?,
         keys: Vec::new(),
+    })
+}
+
+fn totp_state(row: &Row<'_>) -> rusqlite::Result<FactorState> {
+    let state = factor_state(row.get("totp_failures")?, row.get("totp_disabled")?);
+    let is_lost = row.get::<_, Option<String>>("totp_lost")?.is_some();
+    Ok(if is_lost && matches!(state, FactorState::Usable { .. }) {
+        FactorState::Lost
+    } else {
+        state
     })
 }
 

@@ -7,6 +7,7 @@ pub mod flow;
 pub mod lockout;
 pub mod password;
 pub mod public_key;
+pub mod recovery;
 pub mod secret;
 pub mod throttle;
 pub mod totp;

@@ -20,8 +20,8 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Account(arguments) => {
-            let (accounts, backends) = Config::load_accounts(&arguments.config)?;
-            arguments.command.run(&accounts, &backends)
+            let config = Config::load_accounts(&arguments.config)?;
+            arguments.command.run(config)
         }
         Command::HostKey {
             command: HostKeyCommand::Generate { file },

@@ -5,6 +5,7 @@
 mod auth;
 mod backends;
 mod files;
+mod passwords;
 mod section;
 mod server;
 
@@ -76,6 +77,16 @@ pub struct AccountsConfig {
     pub defaults: AccountDefaults,
 }
 
+/// What the commands on accounts need of a configuration.
+#[derive(Debug)]
+pub struct AccountCommandsConfig {
+    pub accounts: AccountsConfig,
+    /// Names.
+    pub backends: Vec<String>,
+    /// Faults in it matter only to commands that set a factor.
+    pub auth: Result<AuthConfig, ConfigError>,
+}
+
 /// `[journal]`
 #[derive(Debug, PartialEq)]
 pub struct JournalConfig {
@@ -135,31 +146,44 @@ impl Config {
         })
     }
 
-    /// Where the accounts are, and the names of the backends. The rest of the file is not judged: an account can be
-    /// disabled while an exception has run out or a key can't be read.
+    /// What the commands on accounts need. The rest of the file is not judged: an account can be disabled while an exception
+    /// has run out or a key can't be read.
     ///
     /// # Errors
     /// If the file can't be read or has no good `[accounts]`.
-    pub fn load_accounts(path: &Path) -> Result<(AccountsConfig, Vec<String>), ConfigError> {
-        let parsed = read(path).and_then(|text| {
-            let table = parse_table(&text)?;
-            let faults = Faults::default();
-            let mut root = Section::root(&table, &faults);
-            let accounts = root.required_section("accounts").and_then(accounts);
-            let names = match table.get("backends") {
-                Some(toml::Value::Table(backends)) => backends.keys().cloned().collect(),
-                Some(_) | None => Vec::new(),
-            };
-            let faults = faults.into_vec();
-            accounts
-                .filter(|_| faults.is_empty())
-                .map(|accounts| (accounts, names))
-                .ok_or(faults)
-        });
-        parsed.map_err(|faults| ConfigError {
+    pub fn load_accounts(path: &Path) -> Result<AccountCommandsConfig, ConfigError> {
+        let config_error = |faults| ConfigError {
             path: path.to_owned(),
             sha256: None,
             faults,
+        };
+        let table = read(path)
+            .and_then(|text| parse_table(&text))
+            .map_err(config_error)?;
+        let faults = Faults::default();
+        let accounts = Section::root(&table, &faults)
+            .required_section("accounts")
+            .and_then(accounts);
+        let faults = faults.into_vec();
+        let accounts = accounts
+            .filter(|_| faults.is_empty())
+            .ok_or_else(|| config_error(faults))?;
+        let backends = match table.get("backends") {
+            Some(toml::Value::Table(backends)) => backends.keys().cloned().collect(),
+            Some(_) | None => Vec::new(),
+        };
+        let faults = Faults::default();
+        let auth = Section::root(&table, &faults).section("auth");
+        let auth = auth.map(auth::auth).unwrap_or_default();
+        let faults = faults.into_vec();
+        Ok(AccountCommandsConfig {
+            accounts,
+            backends,
+            auth: if faults.is_empty() {
+                Ok(auth)
+            } else {
+                Err(config_error(faults))
+            },
         })
     }
 

@@ -10,6 +10,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use portcullis_journal::{AppendError, Journal, OpenError, Options};
@@ -22,7 +23,11 @@ use tokio_util::sync::CancellationToken;
 use self::reload::{InForce, Reloader};
 use crate::{
     accounts::{Accounts, AccountsError},
-    auth::{Authenticator, attempt::Settings, password::PasswordError},
+    auth::{
+        Authenticator,
+        attempt::Settings,
+        password::{Cost, Hasher, PasswordError},
+    },
     config::{Config, JournalConfig},
     metrics, ssh,
 };
@@ -86,6 +91,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         max_failures: config.server.max_auth_failures,
         flow: config.auth.flow,
         bans: bans.clone(),
+        failure_floor: failure_floor(config.auth.password.cost)?,
+        passwords: config.auth.password.clone(),
         ..Settings::default()
     };
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
@@ -166,6 +173,15 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     journal.close().await.map_err(DaemonError::Unrecorded)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// No failure may be told before a password check is over, also if the operator has made it dearer.
+fn failure_floor(cost: Cost) -> Result<Duration, PasswordError> {
+    const HASHES: u32 = 3;
+    let hash = Hasher::with_cost(cost)?.duration();
+    Ok(Settings::default()
+        .failure_floor
+        .max(hash.saturating_mul(HASHES)))
 }
 
 async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {

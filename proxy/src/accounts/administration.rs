@@ -10,7 +10,6 @@ use super::{AccountName, Accounts, AccountsError, audit, kind_name, limits, moun
 use crate::{
     allowance::AccountLimits,
     auth::{
-        Secret,
         flow::{FactorPolicy, UserId},
         public_key,
     },
@@ -86,34 +85,6 @@ impl<'a> Administration<'a> {
             transaction.execute(
                 "UPDATE account SET disabled = 0, active_since = unixepoch() WHERE id = ?1",
                 [uid.0],
-            )?;
-            Ok(json!({}))
-        })
-    }
-
-    /// Sets the hash of a new password, and forgets failures with the old one.
-    ///
-    /// # Errors
-    /// If there is no such account.
-    pub fn set_password(&self, name: &AccountName, phc: &str) -> Result<(), AccountsError> {
-        self.change(name, "set-password", Sessions::End, |transaction, uid| {
-            transaction.execute(
-                "INSERT OR REPLACE INTO password (account, phc, changed) VALUES (?1, ?2, ?3)",
-                (uid.0, phc, timestamp()),
-            )?;
-            Ok(json!({}))
-        })
-    }
-
-    /// Enrols a new authenticator in place of any other.
-    ///
-    /// # Errors
-    /// If there is no such account.
-    pub fn enroll_totp(&self, name: &AccountName, secret: &Secret) -> Result<(), AccountsError> {
-        self.change(name, "enroll-totp", Sessions::End, |transaction, uid| {
-            transaction.execute(
-                "INSERT OR REPLACE INTO totp (account, secret, enrolled) VALUES (?1, ?2, ?3)",
-                (uid.0, secret.expose(), timestamp()),
             )?;
             Ok(json!({}))
         })
@@ -265,6 +236,7 @@ impl<'a> Administration<'a> {
         })
     }
 
+    /// One change of one account, with its note; `work` says what the note has.
     pub(super) fn change(
         &self,
         name: &AccountName,
@@ -282,7 +254,7 @@ impl<'a> Administration<'a> {
         })
     }
 
-    fn note(
+    pub(super) fn note(
         &self,
         transaction: &Transaction<'_>,
         action: &'static str,

@@ -133,6 +133,29 @@ const MIGRATIONS: &[&str] = &["
     -- Seconds; NULL is no window. window_era grows when the windows that are open are to be forgotten.
     ALTER TABLE account ADD COLUMN mfa_window INTEGER CHECK (mfa_window BETWEEN 900 AND 28800);
     ALTER TABLE account ADD COLUMN window_era INTEGER NOT NULL DEFAULT 0;
+", "
+    -- Hashes of passwords before the present one; the greatest id is the newest.
+    CREATE TABLE former_password (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        account INTEGER NOT NULL REFERENCES account (id),
+        phc TEXT NOT NULL,
+        replaced TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX former_password_account ON former_password (account);
+    ALTER TABLE totp ADD COLUMN algorithm TEXT NOT NULL DEFAULT 'sha1' CHECK (algorithm IN ('sha1', 'sha256', 'sha512'));
+    ALTER TABLE totp ADD COLUMN digits INTEGER NOT NULL DEFAULT 6 CHECK (digits IN (6, 8));
+    -- Steps by which the authenticator is ahead, and the side of it on which the last code lay.
+    ALTER TABLE totp ADD COLUMN drift INTEGER NOT NULL DEFAULT 0 CHECK (drift BETWEEN -20 AND 20);
+    ALTER TABLE totp ADD COLUMN lean INTEGER NOT NULL DEFAULT 0 CHECK (lean BETWEEN -1 AND 1);
+    -- When a recovery code was used in its place: its own codes are refused from then on.
+    ALTER TABLE totp ADD COLUMN lost TEXT;
+    CREATE TABLE recovery_code (
+        account INTEGER NOT NULL REFERENCES account (id),
+        number INTEGER NOT NULL,
+        phc TEXT NOT NULL,
+        used TEXT,
+        PRIMARY KEY (account, number)
+    ) STRICT;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.
@@ -147,24 +170,41 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), AccountsError> 
     Ok(())
 }
 
+/// A database that lacks none of the steps is not locked for it.
 fn run_steps(connection: &mut Connection, steps: &[&str]) -> Result<(), AccountsError> {
-    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
-    loop {
+    let wanted = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    while refuse_newer(connection)? < wanted {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        // Another process may have done it meanwhile.
+        let found = refuse_newer(&transaction)?;
         let step = usize::try_from(found).ok();
         let Some(migration) = step.and_then(|step| steps.get(step)) else {
-            return if found == known {
-                Ok(())
-            } else {
-                Err(AccountsError::NewerSchema { found, known })
-            };
+            continue;
         };
         transaction.execute_batch(migration)?;
         check_references(&transaction)?;
         transaction.pragma_update(None, "user_version", found + 1)?;
         transaction.commit()?;
     }
+    Ok(())
+}
+
+/// The schema's version, unless only a newer program knows what to do with it. A newer command line may bring it there
+/// under a running daemon.
+pub(super) fn refuse_newer(connection: &Connection) -> Result<i64, AccountsError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if (0..=known()).contains(&found) {
+        Ok(found)
+    } else {
+        Err(AccountsError::NewerSchema {
+            found,
+            known: known(),
+        })
+    }
+}
+
+fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 fn check_references(transaction: &Transaction<'_>) -> Result<(), AccountsError> {

@@ -3,6 +3,7 @@ mod restrictions;
 use std::{
     num::{NonZeroU32, NonZeroU64},
     os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
 };
 
 use chrono::{DateTime, TimeZone as _, Utc};
@@ -13,14 +14,16 @@ use super::*;
 use crate::{
     allowance::{AccountLimits, Allowance},
     auth::{
-        Secret,
         public_key::{self, samples},
+        totp::Authenticator,
     },
     path::VirtualPath,
     policy::{Mount, Permissions},
 };
 
 mod factors;
+mod recovery;
+mod store;
 
 fn database() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -136,7 +139,7 @@ fn a_database_of_a_newer_program_and_a_file_that_is_none_are_refused() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(matches!(
         Accounts::open(&path),
-        Err(AccountsError::Database(_))
+        Err(AccountsError::Corrupt(_))
     ));
 }
 
@@ -284,7 +287,7 @@ fn what_takes_something_away_begins_a_new_epoch_and_what_gives_does_not() {
     let at = VirtualPath::clean(b"/in").unwrap();
     admin.unmount(&alice, &at).unwrap();
     admin.set_password(&alice, "$argon2id$").unwrap();
-    admin.enroll_totp(&alice, &Secret::from("x")).unwrap();
+    admin.enroll_totp(&alice, &Authenticator::decoy()).unwrap();
     admin.set_policy(&alice, &FactorPolicy::TwoClass).unwrap();
     assert_eq!(epoch(), 6);
     admin.disable(&alice).unwrap();

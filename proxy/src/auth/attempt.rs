@@ -28,7 +28,7 @@ use self::{checks::Checked, windows::Windows};
 use super::{
     Authenticated, Factor, Method, Secret, Step,
     flow::{Decision, Evidence, Flow, FlowRules, Verdict},
-    password::{Hasher, PasswordError},
+    password::{Hasher, PasswordError, PasswordPolicy},
     throttle::{BanRequest, Throttle, ThrottleConfig},
     turns::Turns,
 };
@@ -89,6 +89,7 @@ pub struct Settings {
     pub failure_jitter: Duration,
     pub flow: FlowRules,
     pub bans: Option<Bans>,
+    pub passwords: PasswordPolicy,
     pub clock: Clock,
 }
 
@@ -100,6 +101,7 @@ impl Default for Settings {
             failure_jitter: Duration::from_millis(50),
             flow: FlowRules::default(),
             bans: None,
+            passwords: PasswordPolicy::default(),
             clock: Clock::system(),
         }
     }
@@ -117,6 +119,7 @@ pub struct Authenticator {
 #[derive(Debug)]
 struct Shared {
     accounts: Accounts,
+    passwords: PasswordPolicy,
     hasher: Hasher,
     hashes: Turns,
     log: Box<dyn AuditLog>,
@@ -204,11 +207,13 @@ impl Authenticator {
         log: impl AuditLog + 'static,
         settings: Settings,
     ) -> Result<Self, PasswordError> {
+        let hasher = Hasher::with_cost(settings.passwords.cost)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             shared: Arc::new(Shared {
                 accounts,
-                hasher: Hasher::new()?,
+                passwords: settings.passwords,
+                hasher,
                 hashes: Turns::new(processors.min(HASHES_AT_ONCE_MAX)),
                 log: Box::new(log),
                 failure_floor: settings.failure_floor,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Wrong tries in a row that are free of delay but for the last one.
 pub const FAILURES_BEFORE_DELAY: u32 = 5;
+/// Wrong tries in a row that somebody should look at: no owner mistypes so often.
+pub const FAILURES_BEFORE_ALERT: u32 = 10;
 /// Wrong tries in a row after which the factor is disabled until it is set or enrolled again.
 /// NIST allows at most 100; 20 leaves a guesser of six digits with three windows a chance of 1 in 16,000.
 pub const FAILURES_BEFORE_DISABLED: u32 = 20;
@@ -42,9 +44,38 @@ impl Lockout {
     }
 }
 
+/// True if the try that made it so many failures in a row is to be told to an administrator.
+pub fn alerts(failures: u32) -> bool {
+    failures == FAILURES_BEFORE_ALERT || failures == FAILURES_BEFORE_DISABLED
+}
+
+/// True if a try at `now` is not looked at, since it comes before `not_before`; both in seconds since 1970. A clock that was
+/// set back must not stretch a delay: none is longer than [`LONGEST_DELAY`].
+pub fn rests(now: i64, not_before: i64) -> bool {
+    let remaining = not_before.saturating_sub(now);
+    remaining > 0 && remaining.unsigned_abs() <= LONGEST_DELAY.as_secs()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tenth_failure_and_the_last_are_told_and_their_neighbours_are_not() {
+        let told: Vec<u32> = (0..=25).filter(|failures| alerts(*failures)).collect();
+        assert_eq!(told, [10, 20]);
+    }
+
+    #[test]
+    fn a_delay_ends_at_its_second_and_a_clock_set_back_does_not_stretch_it() {
+        let not_before = 1_700_003_600;
+        assert!(rests(not_before - 1, not_before));
+        assert!(!rests(not_before, not_before));
+        assert!(rests(not_before - 3600, not_before));
+        assert!(!rests(not_before - 3601, not_before));
+        assert!(!rests(i64::MIN, i64::MAX));
+        assert!(!rests(0, 0));
+    }
 
     #[test]
     fn four_failures_are_free_five_delay_and_each_more_doubles_to_an_hour() {

@@ -1,11 +1,24 @@
 //! Passwords as Argon2id hashes in PHC strings.
+//!
+//! [`policy`] says which passwords may be set, [`breach`] which ones are known to attackers.
 
-use std::sync::{Mutex, PoisonError};
+pub mod breach;
+pub mod policy;
+
+pub use policy::{PasswordPolicy, Refusal};
+
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use argon2::{
     Algorithm, Argon2, Block, Params, PasswordHasher as _, Version,
     password_hash::phc::{Output, PasswordHash},
 };
+use icu_normalizer::ComposingNormalizerBorrowed;
+use zeroize::Zeroizing;
 
 use super::Secret;
 
@@ -34,29 +47,77 @@ pub enum PasswordError {
     Hash { message: String },
 }
 
+/// What one hash costs whoever guesses, and the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    pub memory_kib: u32,
+    pub passes: u32,
+    pub lanes: u32,
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self {
+            memory_kib: MEMORY_KIB,
+            passes: PASSES,
+            lanes: LANES,
+        }
+    }
+}
+
+impl Cost {
+    /// The least that Argon2 knows, for tests of other things than hashes.
+    #[cfg(test)]
+    pub(crate) const LEAST: Self = Self {
+        memory_kib: Params::MIN_M_COST,
+        passes: 1,
+        lanes: 1,
+    };
+}
+
 /// Makes and checks hashes; one for the whole process.
 #[derive(Debug)]
 pub struct Hasher {
     argon2: Argon2<'static>,
+    cost: Cost,
     /// A hash of a password that nobody has, with the parameters of all others.
     decoy: PasswordHash,
+    /// What the decoy took.
+    duration: Duration,
     memory: Memory,
 }
 
 impl Hasher {
+    /// With the default cost.
+    ///
     /// # Errors
     /// If the system has no randomness for the decoy's salt.
     pub fn new() -> Result<Self, PasswordError> {
-        let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(hash_error)?;
+        Self::with_cost(Cost::default())
+    }
+
+    /// # Errors
+    /// If Argon2 does not know such a cost, or the system has no randomness for the decoy's salt.
+    pub fn with_cost(cost: Cost) -> Result<Self, PasswordError> {
+        let params =
+            Params::new(cost.memory_kib, cost.passes, cost.lanes, None).map_err(hash_error)?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let mut nobody = [0; 32];
         getrandom::fill(&mut nobody).map_err(hash_error)?;
+        let begin = Instant::now();
         let decoy = argon2.hash_password(&nobody).map_err(hash_error)?;
         Ok(Self {
             argon2,
+            cost,
             decoy,
+            duration: begin.elapsed(),
             memory: Memory::default(),
         })
+    }
+
+    /// How long one hash took on this machine.
+    pub fn duration(&self) -> Duration {
+        self.duration
     }
 
     /// Hashes a new password with a new salt.
@@ -64,7 +125,7 @@ impl Hasher {
     /// # Errors
     /// If it is too short, too long or not text.
     pub fn hash(&self, password: &Secret) -> Result<String, PasswordError> {
-        let text = std::str::from_utf8(password.expose()).map_err(|_| PasswordError::NotText)?;
+        let text = text(password)?;
         if text.chars().count() < MIN_CHARACTERS {
             return Err(PasswordError::TooShort);
         }
@@ -85,8 +146,26 @@ impl Hasher {
         let expected = stored.as_ref().unwrap_or(&self.decoy);
         let bytes = password.expose();
         let looked_at = bytes.get(..MAX_BYTES).unwrap_or(bytes);
-        let matches = self.is_hash_of(looked_at, expected) == Some(true);
+        let normal = Zeroizing::new(normal_form(looked_at).into_owned());
+        let matches = self.is_hash_of(&normal, expected) == Some(true);
         matches && stored.is_some() && bytes.len() <= MAX_BYTES
+    }
+
+    /// True if a hash was made by another algorithm or for less than this one's cost in any respect.
+    pub fn is_outdated(&self, phc: &str) -> bool {
+        let Ok(stored) = PasswordHash::new(phc) else {
+            return false;
+        };
+        let current = Params::try_from(&stored).is_ok_and(|params| {
+            params.m_cost() >= self.cost.memory_kib
+                && params.t_cost() >= self.cost.passes
+                && params.p_cost() >= self.cost.lanes
+        });
+        let algorithm = Algorithm::try_from(stored.algorithm.as_str());
+        let version = stored.version.map(Version::try_from);
+        !current
+            || algorithm != Ok(Algorithm::Argon2id)
+            || !matches!(version, Some(Ok(Version::V0x13)))
     }
 
     /// Nothing for a hash that lacks a part or names what is unknown here.
@@ -125,6 +204,29 @@ impl Memory {
 
     fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A password as it is hashed: keyboards and systems write the same letters with different bytes (Unicode normalization form
+/// KC, as NIST SP 800-63B-4 section 3.1.1.2 advises).
+fn text(password: &Secret) -> Result<Zeroizing<String>, PasswordError> {
+    let text = std::str::from_utf8(password.expose()).map_err(|_| PasswordError::NotText)?;
+    if text.len() > MAX_BYTES {
+        return Err(PasswordError::TooLong);
+    }
+    let normalizer = ComposingNormalizerBorrowed::new_nfkc();
+    Ok(Zeroizing::new(normalizer.normalize(text).into_owned()))
+}
+
+/// What is no text stays as it is: it can't have been set.
+fn normal_form(password: &[u8]) -> Cow<'_, [u8]> {
+    let normalizer = ComposingNormalizerBorrowed::new_nfkc();
+    match std::str::from_utf8(password) {
+        Ok(text) => match normalizer.normalize(text) {
+            Cow::Borrowed(same) => Cow::Borrowed(same.as_bytes()),
+            Cow::Owned(normal) => Cow::Owned(normal.into_bytes()),
+        },
+        Err(_) => Cow::Borrowed(password),
     }
 }
 
@@ -216,5 +318,46 @@ mod tests {
         let phc = hasher.hash(&Secret::from(longest.as_str())).unwrap();
         assert!(hasher.verify(Some(&phc), &Secret::from(longest.as_str())));
         assert!(!hasher.verify(Some(&phc), &Secret::from(longest + "y")));
+    }
+
+    #[test]
+    fn the_same_letters_in_other_bytes_are_the_same_password() {
+        let hasher = Hasher::with_cost(Cost::LEAST).unwrap();
+        let (composed, decomposed) = (
+            "Gr\u{fc}\u{df}e aus K\u{f6}ln",
+            "Gru\u{308}\u{df}e aus Ko\u{308}ln",
+        );
+        for (set, given) in [(composed, decomposed), (decomposed, composed)] {
+            let phc = hasher.hash(&Secret::from(set)).unwrap();
+            assert!(hasher.verify(Some(&phc), &Secret::from(given)));
+            assert!(!hasher.verify(Some(&phc), &Secret::from("Grusse aus Koln")));
+        }
+    }
+
+    #[test]
+    fn a_hash_is_outdated_if_any_of_its_parameters_is_less_than_asked_for() {
+        let cost = |memory_kib, passes, lanes| Cost {
+            memory_kib,
+            passes,
+            lanes,
+        };
+        let made_with = |cost| {
+            let hasher = Hasher::with_cost(cost).unwrap();
+            hasher.hash(&Secret::from("correct horse battery")).unwrap()
+        };
+        let hasher = Hasher::with_cost(cost(64, 2, 2)).unwrap();
+        for (other, outdated) in [
+            (cost(64, 2, 2), false),
+            (cost(128, 3, 4), false),
+            (cost(63, 2, 2), true),
+            (cost(64, 1, 2), true),
+            (cost(64, 2, 1), true),
+        ] {
+            assert_eq!(hasher.is_outdated(&made_with(other)), outdated, "{other:?}");
+        }
+        let phc = made_with(cost(64, 2, 2));
+        assert!(hasher.is_outdated(&phc.replace("argon2id", "argon2i")));
+        assert!(hasher.is_outdated(&phc.replace("v=19", "v=16")));
+        assert!(!hasher.is_outdated("no hash"), "nothing to upgrade from");
     }
 }

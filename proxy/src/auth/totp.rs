@@ -1,45 +1,142 @@
-//! One-time codes by time (RFC 6238): SHA-1, six digits, steps of 30 seconds, as every authenticator app has them.
+//! One-time codes by time (RFC 6238): SHA-1, SHA-256 or SHA-512, six or eight digits, steps of 30 seconds.
 //!
-//! Pure: says which step a code belongs to. That a step is accepted only once is the store's part
-//! ([`crate::accounts::Accounts::redeem_code`]).
+//! Pure: says which step a code belongs to, and with [`Drift`] what that tells of the authenticator's clock. That a step is
+//! accepted only once is the store's part ([`crate::accounts::Accounts::redeem_code`]).
 
-use std::fmt;
+mod drift;
+
+pub use drift::{Drift, RESYNC_STEPS};
+
+use std::{fmt, str::FromStr};
 
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
-use totp_rs::{Algorithm, Builder, Totp};
+use totp_rs::{Builder, Totp};
 use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// Bytes of a shared secret: the 160 bits that RFC 4226 section 4 recommends.
-pub const SECRET_BYTES: usize = 20;
 /// Seconds for which a code is shown.
 pub const STEP_SECONDS: u64 = 30;
-/// Steps before and after the present one that are accepted, for clocks that differ (RFC 6238 section 5.2).
+/// Steps before and after the expected one that are accepted, for clocks that differ (RFC 6238 section 5.2).
 pub const SKEW_STEPS: u64 = 1;
-const DIGITS: u8 = 6;
 /// What apps show above the code.
 const ISSUER: &str = "Portcullis";
 
+/// The hash in HMAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// What every app has. HMAC needs no collision resistance, so SHA-1's weakness does not reach it (RFC 6238 section 1.2).
+    #[default]
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name in the database and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha1 => "sha1",
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    /// Bytes of a shared secret: as many as the hash has (RFC 6238 section 5.1), and at least the 160 bits that RFC 4226
+    /// section 4 recommends.
+    pub fn secret_bytes(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    fn of_library(self) -> totp_rs::Algorithm {
+        match self {
+            Self::Sha1 => totp_rs::Algorithm::SHA1,
+            Self::Sha256 => totp_rs::Algorithm::SHA256,
+            Self::Sha512 => totp_rs::Algorithm::SHA512,
+        }
+    }
+}
+
+/// A text names no [`Algorithm`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?}: expected sha1, sha256 or sha512")]
+pub struct UnknownAlgorithm(String);
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        [Self::Sha1, Self::Sha256, Self::Sha512]
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
+            .ok_or_else(|| UnknownAlgorithm(name.to_owned()))
+    }
+}
+
+/// How long a code is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Digits {
+    #[default]
+    Six,
+    Eight,
+}
+
+impl Digits {
+    pub fn count(self) -> u8 {
+        match self {
+            Self::Six => 6,
+            Self::Eight => 8,
+        }
+    }
+
+    /// Nothing for other lengths than 6 and 8.
+    pub fn from_count(count: u8) -> Option<Self> {
+        match count {
+            6 => Some(Self::Six),
+            8 => Some(Self::Eight),
+            _ => None,
+        }
+    }
+}
+
 /// A code as the client sent it, understood.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Code(u32);
+pub struct Code {
+    value: u32,
+    digits: Digits,
+}
 
 impl Code {
-    /// Exactly six ASCII digits; one space between the two groups of three, as apps show them, is allowed.
+    /// Exactly six or eight ASCII digits; one space between the two halves, as apps show them, is allowed.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let digits: [u8; 6] = match *bytes {
-            [a, b, c, d, e, f] | [a, b, c, b' ', d, e, f] => [a, b, c, d, e, f],
+        let mut packed = [0; 8];
+        let (length, digits) = match bytes.len() {
+            6 | 7 => (6, Digits::Six),
+            8 | 9 => (8, Digits::Eight),
             _ => return None,
         };
-        digits
+        let (before, after) = bytes.split_at_checked(length / 2)?;
+        let after = if bytes.len() > length {
+            after.strip_prefix(b" ")?
+        } else {
+            after
+        };
+        for (to, from) in packed.iter_mut().zip(before.iter().chain(after)) {
+            *to = *from;
+        }
+        packed
             .iter()
+            .take(length)
             .try_fold(0_u32, |value, digit| {
                 digit
                     .is_ascii_digit()
                     .then(|| value * 10 + u32::from(digit - b'0'))
             })
-            .map(Self)
+            .map(|value| Self { value, digits })
     }
 }
 
@@ -51,178 +148,140 @@ impl fmt::Debug for Code {
 
 /// Why the system can't make a secret.
 #[derive(Debug, thiserror::Error)]
-#[error("read {SECRET_BYTES} random bytes for a one-time code secret: {message}")]
+#[error("read random bytes for a one-time code secret: {message}")]
 pub struct RandomnessError {
     message: String,
 }
 
-/// A new shared secret.
-///
-/// # Errors
-/// If the system has no randomness.
-pub fn generate() -> Result<Secret, RandomnessError> {
-    let mut bytes = Zeroizing::new(vec![0; SECRET_BYTES]);
-    getrandom::fill(&mut bytes).map_err(|error| RandomnessError {
-        message: error.to_string(),
-    })?;
-    Ok(Secret::from(bytes))
+/// What an authenticator and the gateway share.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    pub secret: Secret,
+    pub algorithm: Algorithm,
+    pub digits: Digits,
 }
 
-/// The step of `code` at `unix_seconds`, if it is one of those accepted. Takes the same time whatever the code.
-pub fn matching_step(secret: &Secret, code: Option<Code>, unix_seconds: u64) -> Option<u64> {
-    let totp = generator(secret, "");
-    let present = unix_seconds / STEP_SECONDS;
-    // No code of six digits has this value.
-    let given = code.map_or(u32::MAX, |Code(value)| value);
-    let mut found = Choice::from(0);
-    let mut matching = 0;
-    for step in present.saturating_sub(SKEW_STEPS)..=present.saturating_add(SKEW_STEPS) {
-        let equal = value(&totp, step).ct_eq(&given);
-        matching = u64::conditional_select(&matching, &step, equal);
-        found |= equal;
-    }
-    bool::from(found).then_some(matching)
-}
-
-/// The secret as apps take it when typed: base32 without padding (RFC 4648).
-pub fn base32(secret: &Secret) -> Zeroizing<String> {
-    Zeroizing::new(generator(secret, "").secret().to_base32())
-}
-
-/// The `otpauth://` URI that a QR code carries.
-///
-/// # Panics
-/// Never for an account name: it has no colon.
-pub fn uri(secret: &Secret, account: &str) -> Zeroizing<String> {
-    let label = format!("{ISSUER}:{account}");
-    Zeroizing::new(format!(
-        "otpauth://totp/{label}?secret={}&issuer={ISSUER}&algorithm=SHA1&digits={DIGITS}&period={STEP_SECONDS}",
-        *base32(secret)
-    ))
-}
-
-fn generator(secret: &Secret, account: &str) -> Totp {
-    Builder::new()
-        .with_algorithm(Algorithm::SHA1)
-        .with_digits(DIGITS)
-        .with_step_duration(STEP_SECONDS)
-        .with_secret(secret.expose().to_vec())
-        .with_account_name(account)
-        .build_noncompliant()
-}
-
-/// The code of one step as a number.
-fn value(totp: &Totp, step: u64) -> u32 {
-    let signature = totp.sign(step.saturating_mul(STEP_SECONDS));
-    let signature = signature.as_ref();
-    // RFC 4226 section 5.3: dynamic truncation.
-    let offset = usize::from(signature.last().copied().unwrap_or(0) & 0xF);
-    let mut word = [0; 4];
-    for (to, from) in word.iter_mut().zip(signature.iter().skip(offset)) {
-        *to = *from;
-    }
-    (u32::from_be_bytes(word) & 0x7FFF_FFFF) % 10_u32.pow(u32::from(DIGITS))
-}
-
-/// The code that an app shows at `unix_seconds`.
-#[cfg(test)]
-pub(crate) fn code_at(secret: &Secret, unix_seconds: u64) -> String {
-    format!(
-        "{:06}",
-        value(&generator(secret, ""), unix_seconds / STEP_SECONDS)
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// RFC 6238 appendix B, SHA-1: the last six of the eight digits.
-    const VECTORS: [(u64, &str); 6] = [
-        (59, "287082"),
-        (1_111_111_109, "081804"),
-        (1_111_111_111, "050471"),
-        (1_234_567_890, "005924"),
-        (2_000_000_000, "279037"),
-        (20_000_000_000, "353130"),
-    ];
-
-    fn rfc_secret() -> Secret {
-        Secret::from("12345678901234567890")
+impl Authenticator {
+    /// One with a new secret.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn generate(algorithm: Algorithm, digits: Digits) -> Result<Self, RandomnessError> {
+        let mut bytes = Zeroizing::new(vec![0; algorithm.secret_bytes()]);
+        getrandom::fill(&mut bytes).map_err(|error| RandomnessError {
+            message: error.to_string(),
+        })?;
+        Ok(Self {
+            secret: Secret::from(bytes),
+            algorithm,
+            digits,
+        })
     }
 
-    fn step_of(code: &str, at: u64) -> Option<u64> {
-        matching_step(&rfc_secret(), Code::parse(code.as_bytes()), at)
-    }
-
-    #[test]
-    fn codes_are_those_of_rfc_6238() {
-        for (at, code) in VECTORS {
-            assert_eq!(code_at(&rfc_secret(), at), code);
-            assert_eq!(step_of(code, at), Some(at / 30), "{at}");
+    /// One that nobody has, so that a check in vain costs what others cost.
+    pub fn decoy() -> Self {
+        let algorithm = Algorithm::default();
+        Self {
+            secret: Secret::from(vec![0; algorithm.secret_bytes()]),
+            algorithm,
+            digits: Digits::default(),
         }
     }
 
-    #[test]
-    fn one_step_early_or_late_is_accepted_and_two_are_not() {
-        let (at, code) = (1_111_111_111, "050471");
-        let step = at / 30;
-        assert_eq!(step_of(code, (step - 1) * 30), Some(step));
-        assert_eq!(step_of(code, (step + 1) * 30 + 29), Some(step));
-        assert_eq!(step_of(code, (step - 1) * 30 - 1), None);
-        assert_eq!(step_of(code, (step + 2) * 30), None);
-    }
-
-    #[test]
-    fn a_code_is_six_ascii_digits_with_at_most_one_group_space() {
-        assert_eq!(Code::parse(b"050471"), Some(Code(50_471)));
-        assert_eq!(Code::parse(b"050 471"), Some(Code(50_471)));
-        for wrong in [
-            "",
-            " ",
-            "05047",
-            "0504711",
-            "050471 ",
-            " 050471",
-            "05 0471",
-            "050  471",
-            "050471\n",
-            "+50471",
-            "-50471",
-            "0x0471",
-            "٠٥٠٤٧١",
-            "０５０４７１",
-            "05047a",
-        ] {
-            assert_eq!(Code::parse(wrong.as_bytes()), None, "{wrong:?}");
+    /// The step of `code`, if it is one of those accepted at the step `present`. Takes the same time whatever the code.
+    pub fn matching_step(&self, code: Option<Code>, present: u64, drift: Drift) -> Option<u64> {
+        let generator = self.generator();
+        // No code has this value.
+        let given = code
+            .filter(|code| code.digits == self.digits)
+            .map_or(u32::MAX, |code| code.value);
+        let expected = drift.expected(present);
+        let mut found = Choice::from(0);
+        let mut matching = 0;
+        for step in expected.saturating_sub(SKEW_STEPS)..=expected.saturating_add(SKEW_STEPS) {
+            let equal = self.value(&generator, step).ct_eq(&given);
+            matching = u64::conditional_select(&matching, &step, equal);
+            found |= equal;
         }
-        assert_eq!(Code::parse(&vec![b'0'; 1_000_000]), None);
+        bool::from(found).then_some(matching)
     }
 
-    #[test]
-    fn the_neighbour_of_the_right_code_is_wrong_and_so_is_no_code() {
-        assert_eq!(step_of("050472", 1_111_111_111), None);
-        assert_eq!(matching_step(&rfc_secret(), None, 1_111_111_111), None);
+    /// The step of `second`, if `first` belongs to the step before it and neither is further from `present` than
+    /// [`RESYNC_STEPS`] (RFC 4226 section 7.4: two codes in a row, since one is too easily met by chance in a wide window).
+    pub fn consecutive_steps(
+        &self,
+        first: Option<Code>,
+        second: Option<Code>,
+        present: u64,
+    ) -> Option<u64> {
+        let of_ours = |code: Option<Code>| {
+            code.filter(|code| code.digits == self.digits)
+                .map(|code| code.value)
+        };
+        let (first, second) = (of_ours(first)?, of_ours(second)?);
+        let generator = self.generator();
+        let from = present.saturating_sub(RESYNC_STEPS);
+        let mut before = self.value(&generator, from);
+        for step in from + 1..=present.saturating_add(RESYNC_STEPS) {
+            let value = self.value(&generator, step);
+            if bool::from(before.ct_eq(&first) & value.ct_eq(&second)) {
+                return Some(step);
+            }
+            before = value;
+        }
+        None
     }
 
-    #[test]
-    fn a_new_secret_has_160_bits_and_differs_from_the_last() {
-        let (one, other) = (generate().unwrap(), generate().unwrap());
-        assert_eq!(one.expose().len(), 20);
-        assert_ne!(one.expose(), other.expose());
-        assert_eq!(base32(&one).len(), 32);
+    /// The secret as apps take it when typed: base32 without padding (RFC 4648).
+    pub fn base32(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.generator().secret().to_base32())
     }
 
-    #[test]
-    fn the_uri_names_issuer_account_and_secret() {
-        assert_eq!(
-            *uri(&rfc_secret(), "alice"),
-            "otpauth://totp/Portcullis:alice?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Portcullis&algorithm=SHA1&digits=6&period=30"
-        );
+    /// The `otpauth://` URI that a QR code carries, for an account whose name has no colon.
+    pub fn uri(&self, account: &str) -> Zeroizing<String> {
+        let algorithm = self.algorithm.name().to_ascii_uppercase();
+        Zeroizing::new(format!(
+            "otpauth://totp/{ISSUER}:{account}?secret={}&issuer={ISSUER}&algorithm={algorithm}&digits={}&period={STEP_SECONDS}",
+            *self.base32(),
+            self.digits.count()
+        ))
     }
 
-    #[test]
-    fn a_code_is_not_printed() {
-        assert_eq!(format!("{:?}", Code(50_471)), "<secret>");
+    fn generator(&self) -> Totp {
+        Builder::new()
+            .with_algorithm(self.algorithm.of_library())
+            .with_digits(self.digits.count())
+            .with_step_duration(STEP_SECONDS)
+            .with_secret(self.secret.expose().to_vec())
+            .with_account_name("")
+            .build_noncompliant()
+    }
+
+    /// The code of one step as a number.
+    fn value(&self, generator: &Totp, step: u64) -> u32 {
+        let signature = generator.sign(step.saturating_mul(STEP_SECONDS));
+        let signature = signature.as_ref();
+        // RFC 4226 section 5.3: dynamic truncation.
+        let offset = usize::from(signature.last().copied().unwrap_or(0) & 0xF);
+        let mut word = [0; 4];
+        for (to, from) in word.iter_mut().zip(signature.iter().skip(offset)) {
+            *to = *from;
+        }
+        (u32::from_be_bytes(word) & 0x7FFF_FFFF) % 10_u32.pow(u32::from(self.digits.count()))
+    }
+
+    /// The code that an app shows at `unix_seconds`.
+    #[cfg(test)]
+    pub(crate) fn code_at(&self, unix_seconds: u64) -> String {
+        let value = self.value(&self.generator(), step_at(unix_seconds));
+        format!("{value:0width$}", width = usize::from(self.digits.count()))
     }
 }
+
+/// The step at a time.
+pub fn step_at(unix_seconds: u64) -> u64 {
+    unix_seconds / STEP_SECONDS
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Works on the database that the daemon has open; changes take effect at the next login step, and live sessions that lost
 //! something end within seconds.
 
+mod factors;
 mod limit;
 mod listing;
 mod login;
@@ -19,9 +20,7 @@ use anyhow::{Context as _, bail, ensure};
 use chrono::{NaiveDate, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use portcullis_journal::AccountKind;
-use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use self::{
     limit::LimitArgs,
@@ -30,14 +29,13 @@ use self::{
     set::SetArgs,
 };
 use crate::{
-    accounts::{AccountName, Accounts, admission::AccountDefaults},
+    accounts::{AccountName, Accounts},
     auth::{
-        Secret,
         flow::{Exception, FactorPolicy},
-        password::{self, Hasher},
-        public_key, totp,
+        public_key,
+        totp::Algorithm,
     },
-    config::AccountsConfig,
+    config::AccountCommandsConfig,
     path::VirtualPath,
 };
 
@@ -96,10 +94,32 @@ enum Action {
     /// Enrol a new authenticator for one-time codes, in place of any other; the secret is shown this once
     EnrollTotp {
         name: AccountName,
+        /// sha1, sha256 or sha512; many apps know the first only
+        #[arg(long, default_value = "sha1")]
+        algorithm: Algorithm,
+        /// Length of a code: 6 or 8
+        #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u8).range(6..=8))]
+        digits: u8,
         /// Print {"secret", "uri"} instead of a QR code
         #[arg(long)]
         json: bool,
     },
+    /// Learn how far an authenticator's clock is off, from two codes in a row, and forget wrong ones
+    ResyncTotp {
+        name: AccountName,
+        /// Read the codes from the first two lines of standard input instead of asking for them
+        #[arg(long)]
+        codes_stdin: bool,
+    },
+    /// Make ten recovery codes, in place of any others; they are shown this once
+    IssueRecoveryCodes {
+        name: AccountName,
+        /// Print a list of texts
+        #[arg(long)]
+        json: bool,
+    },
+    /// After the database was restored from a backup: refuse codes that may be spent, void all recovery codes, end sessions
+    AfterRestore,
     /// Add a public key
     AddKey {
         name: AccountName,
@@ -186,18 +206,17 @@ enum PolicyName {
 }
 
 impl AccountCommand {
-    /// Runs the command on the database that `config` names. `backends` are the names that the configuration knows.
+    /// Runs the command on the database that the configuration names.
     ///
     /// # Errors
     /// If the database can't be used or the change is refused; nothing is changed then.
-    pub fn run(self, config: &AccountsConfig, backends: &[String]) -> anyhow::Result<()> {
-        let accounts = Accounts::open(&config.database)?;
+    pub fn run(self, config: AccountCommandsConfig) -> anyhow::Result<()> {
+        let accounts = Accounts::open(&config.accounts.database)?;
         let mut streams = Streams {
             input: &mut io::stdin().lock(),
             output: &mut io::stdout().lock(),
         };
-        self.action
-            .run(&accounts, &config.defaults, backends, &mut streams)
+        self.action.run(&accounts, config, &mut streams)
     }
 }
 
@@ -210,8 +229,7 @@ impl Action {
     fn run(
         self,
         accounts: &Accounts,
-        defaults: &AccountDefaults,
-        backends: &[String],
+        config: AccountCommandsConfig,
         streams: &mut Streams<'_>,
     ) -> anyhow::Result<()> {
         let administration = accounts.administer(actor());
@@ -236,9 +254,17 @@ impl Action {
                     writeln!(streams.output, "account {name} added")?;
                 }
             }
-            Self::List { json } => listing::print(accounts, defaults, json, streams.output)?,
+            Self::List { json } => {
+                listing::print(accounts, &config.accounts.defaults, json, streams.output)?
+            }
             Self::Show { name, json } => {
-                listing::show(accounts, defaults, &name, json, streams.output)?;
+                listing::show(
+                    accounts,
+                    &config.accounts.defaults,
+                    &name,
+                    json,
+                    streams.output,
+                )?;
             }
             Self::Set { name, changes } => administration.set(&name, &changes.into_changes())?,
             Self::Disable { name } => administration.disable(&name)?,
@@ -247,19 +273,30 @@ impl Action {
                 name,
                 password_stdin,
             } => {
-                let password = if password_stdin {
-                    first_line(streams.input)?
-                } else {
-                    ask_twice()?
-                };
-                let phc = Hasher::new()?.hash(&password)?;
-                administration.set_password(&name, &phc)?;
+                let policy = &config.auth?.password;
+                factors::set_password(
+                    accounts,
+                    &administration,
+                    &name,
+                    policy,
+                    password_stdin,
+                    streams,
+                )?;
             }
-            Self::EnrollTotp { name, json } => {
-                let secret = totp::generate()?;
-                administration.enroll_totp(&name, &secret)?;
-                show_secret(&name, &secret, json, streams.output)?;
+            Self::EnrollTotp {
+                name,
+                algorithm,
+                digits,
+                json,
+            } => factors::enroll_totp(&administration, &name, algorithm, digits, json, streams)?,
+            Self::ResyncTotp { name, codes_stdin } => {
+                factors::resync_totp(&administration, &name, codes_stdin, streams)?;
             }
+            Self::IssueRecoveryCodes { name, json } => {
+                let cost = config.auth?.password.cost;
+                factors::issue_recovery_codes(&administration, &name, cost, json, streams)?;
+            }
+            Self::AfterRestore => factors::after_restore(&administration, streams)?,
             Self::AddKey {
                 name,
                 key_file,
@@ -277,7 +314,7 @@ impl Action {
                 administration.remove_key(&name, &fingerprint)?;
             }
             Self::Mount { name, mount } => {
-                administration.mount(&name, &mount.into_mount(backends)?)?;
+                administration.mount(&name, &mount.into_mount(&config.backends)?)?;
             }
             Self::Limit { name, limits } => {
                 administration.limit(&name, |before| limits.apply_to(before))?;
@@ -354,30 +391,6 @@ fn actor() -> String {
     }
 }
 
-fn first_line(input: &mut dyn Read) -> anyhow::Result<Secret> {
-    let limit = u64::try_from(password::MAX_BYTES)? + 2;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(password::MAX_BYTES + 2));
-    input
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .context("read the password from standard input")?;
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or(&[]);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    Ok(Secret::from(line.to_vec()))
-}
-
-fn ask_twice() -> anyhow::Result<Secret> {
-    let ask = |prompt| {
-        rpassword::prompt_password(prompt)
-            .map(Zeroizing::new)
-            .context("read the password from the terminal; use --password-stdin without one")
-    };
-    let password = ask("New password: ")?;
-    let again = ask("Again: ")?;
-    ensure!(password == again, "the two passwords differ");
-    Ok(Secret::from(password.as_str()))
-}
-
 fn read_key(file: &Path, input: &mut dyn Read) -> anyhow::Result<String> {
     let mut text = String::new();
     if file == Path::new("-") {
@@ -404,35 +417,6 @@ fn read_key(file: &Path, input: &mut dyn Read) -> anyhow::Result<String> {
         file.display()
     );
     Ok(first.to_owned())
-}
-
-fn show_secret(
-    name: &AccountName,
-    secret: &Secret,
-    json: bool,
-    output: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let uri = totp::uri(secret, name.as_str());
-    let base32 = totp::base32(secret);
-    if json {
-        let line = Zeroizing::new(json!({ "secret": *base32, "uri": *uri }).to_string());
-        writeln!(output, "{}", *line)?;
-        return Ok(());
-    }
-    let code = QrCode::with_error_correction_level(uri.as_bytes(), EcLevel::L)
-        .context("draw the QR code")?;
-    // Terminals are dark: the light modules are the ones to draw.
-    let drawing = code
-        .render::<Dense1x2>()
-        .dark_color(Dense1x2::Light)
-        .light_color(Dense1x2::Dark)
-        .build();
-    writeln!(output, "{drawing}\n\n{}\nsecret: {}", *uri, *base32)?;
-    writeln!(
-        output,
-        "Scan it with an authenticator app; it is not shown again."
-    )?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! `[auth]`: what clients are told while they log in.
 
-use super::section::Section;
-use crate::auth::flow::{FlowRules, Prompts, VerdictMode};
+use super::{passwords, section::Section};
+use crate::auth::{
+    flow::{FlowRules, Prompts, VerdictMode},
+    password::PasswordPolicy,
+};
 
 const VERDICTS: &str = "\"stepwise\" or \"single\"";
 const PROMPTS: &str = "\"two-rounds\" or \"one-round\"";
@@ -10,6 +13,7 @@ const PROMPTS: &str = "\"two-rounds\" or \"one-round\"";
 #[derive(Debug, Default, PartialEq)]
 pub struct AuthConfig {
     pub flow: FlowRules,
+    pub password: PasswordPolicy,
 }
 
 pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
@@ -30,8 +34,10 @@ pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
         }
     };
     let list_password = section.flag("list_password", false);
+    let password = section.section("password").map(passwords::password);
     section.finish();
     AuthConfig {
+        password: password.unwrap_or_default(),
         flow: FlowRules {
             verdict,
             prompts,

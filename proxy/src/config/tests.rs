@@ -2,6 +2,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 
+mod auth;
 mod backends;
 
 fn today() -> NaiveDate {
@@ -280,7 +281,9 @@ fn accounts_can_be_managed_while_the_rest_of_the_file_has_faults() {
         0o644,
     );
     let path = files.0.path().join("proxy.toml");
-    let (accounts, backends) = Config::load_accounts(&path).unwrap();
+    let AccountCommandsConfig {
+        accounts, backends, ..
+    } = Config::load_accounts(&path).unwrap();
     assert_eq!(accounts.database, Path::new("/db"));
     assert_eq!(backends, ["a"]);
     files.write("proxy.toml", "[accounts]\n", 0o644);

@@ -185,6 +185,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
             "accounts.database",
             before.accounts.database == after.accounts.database,
         ),
+        ("auth.password", before.auth.password == after.auth.password),
         ("journal.directory", journal.directory == other.directory),
         (
             "journal.signing_key",

@@ -18,7 +18,10 @@ use crate::{
         AccountName, AccountsError,
         admission::{AccountDefaults, Refusal, admission},
     },
-    auth::flow::{Evidence, Profile, UserId},
+    auth::{
+        flow::{Evidence, Profile, UserId},
+        lockout::{self, Lockout},
+    },
 };
 
 /// A verified request.
@@ -34,6 +37,8 @@ pub(super) struct Checked {
     pub(super) factor_failures: Option<u32>,
     /// This try locked the factor.
     pub(super) locked: bool,
+    /// What an administrator should look at.
+    pub(super) alert: Option<&'static str>,
 }
 
 impl Checked {
@@ -45,12 +50,24 @@ impl Checked {
             guess: false,
             factor_failures: None,
             locked: false,
+            alert: None,
         }
     }
 
     fn guess(self) -> Self {
         Self {
             guess: self.reason.is_some(),
+            ..self
+        }
+    }
+
+    /// `failures`: wrong tries of the factor in a row, this one included.
+    fn counted(self, failures: u32) -> Self {
+        let wrong = self.reason.is_some();
+        Self {
+            factor_failures: Some(failures),
+            locked: wrong && Lockout::after(failures) == Lockout::Disable,
+            alert: (wrong && lockout::alerts(failures)).then_some("repeated_failures"),
             ..self
         }
     }
@@ -112,7 +129,11 @@ impl Attempt {
                 error = &error as &dyn std::error::Error,
                 "authentication step refused"
             );
-            Checked::new(None, Evidence::None, Some("accounts_unavailable"))
+            let reason = match error {
+                LookupError::Accounts(error) => error.code(),
+                LookupError::Interrupted(_) => "accounts_unavailable",
+            };
+            Checked::new(None, Evidence::None, Some(reason))
         })
     }
 }

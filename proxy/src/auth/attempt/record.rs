@@ -63,6 +63,9 @@ pub(super) fn step(attempt: &Attempt, asked: Asked<'_>, checked: &Checked, failu
     if checked.locked {
         put(body, "locked", true);
     }
+    if let Some(alert) = checked.alert {
+        put(body, "alert", alert);
+    }
     event
 }
 

@@ -1,8 +1,10 @@
 mod admission;
 mod answers;
 mod bans;
+mod factors;
 mod options;
 mod sessions;
+mod store;
 mod windows;
 
 use std::sync::{
@@ -79,7 +81,7 @@ struct World {
     authenticator: Authenticator,
     log: Log,
     seconds: Arc<AtomicI64>,
-    secret: Secret,
+    phone: totp::Authenticator,
     key: PublicKey,
 }
 
@@ -95,8 +97,8 @@ fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     let alice: AccountName = "alice".parse().unwrap();
     admin.add(&alice, AccountKind::Human, None).unwrap();
     admin.set_password(&alice, &PHC).unwrap();
-    let secret = totp::generate().unwrap();
-    admin.enroll_totp(&alice, &secret).unwrap();
+    let phone = totp::Authenticator::generate(totp::Algorithm::Sha1, totp::Digits::Six).unwrap();
+    admin.enroll_totp(&alice, &phone).unwrap();
     let key = public_key::parse(samples::ED25519).unwrap();
     admin.add_key(&alice, &key).unwrap();
 
@@ -123,7 +125,7 @@ fn world_with(change: impl FnOnce(&mut Settings)) -> World {
         authenticator,
         log,
         seconds,
-        secret,
+        phone,
         key,
     }
 }
@@ -140,7 +142,7 @@ impl World {
 
     fn code(&self) -> String {
         let now = self.seconds.load(Ordering::SeqCst);
-        totp::code_at(&self.secret, now as u64)
+        self.phone.code_at(now as u64)
     }
 
     fn wrong_code(&self) -> String {

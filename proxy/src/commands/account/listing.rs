@@ -164,6 +164,7 @@ fn machine_form(
         "policy": policy,
         "password": factor(account.password),
         "totp": factor(account.totp),
+        "recovery_codes": account.recovery_codes,
         "keys": keys,
         "login_with": ways(account),
         "login": login_options::describe(&account.login),
@@ -180,8 +181,13 @@ fn ways(account: &Account) -> Vec<&'static str> {
         usable(account.totp),
         !account.keys.is_empty(),
     );
+    let recovery = totp || account.totp == FactorState::Lost;
     let ways = [
         (password && totp, "password+code"),
+        (
+            password && recovery && account.recovery_codes > 0,
+            "password+recovery-code",
+        ),
         (password && key, "key+password"),
         (
             key && totp && account.policy.allows_pair(Utc::now()),
@@ -198,5 +204,6 @@ fn factor(state: FactorState) -> Value {
         FactorState::Absent => json!({ "state": "absent" }),
         FactorState::Usable { failures } => json!({ "state": "usable", "failures": failures }),
         FactorState::Locked => json!({ "state": "locked" }),
+        FactorState::Lost => json!({ "state": "lost" }),
     }
 }

@@ -2,8 +2,14 @@ use clap::{CommandFactory as _, Parser};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::*;
-use crate::auth::public_key::samples;
+mod factors;
+
+use super::{factors::first_line, *};
+use crate::{
+    accounts::admission::AccountDefaults,
+    auth::{password::Hasher, public_key::samples},
+    config::{AccountsConfig, AuthConfig},
+};
 
 #[derive(Debug, Parser)]
 struct CommandLine {
@@ -32,12 +38,18 @@ impl Shell {
 
     fn run_with(&self, arguments: &[&str], mut input: &[u8]) -> anyhow::Result<String> {
         let line = CommandLine::try_parse_from([&["account"], arguments].concat())?;
-        let backends = ["archive".to_owned(), "legacy".to_owned()];
+        let config = AccountCommandsConfig {
+            accounts: AccountsConfig {
+                database: self.directory.path().join("accounts.db"),
+                defaults: AccountDefaults::default(),
+            },
+            backends: vec!["archive".to_owned(), "legacy".to_owned()],
+            auth: Ok(AuthConfig::default()),
+        };
         let mut output = Vec::new();
         line.account.action.run(
             &self.accounts,
-            &AccountDefaults::default(),
-            &backends,
+            config,
             &mut Streams {
                 input: &mut input,
                 output: &mut output,
