@@ -58,6 +58,9 @@ impl Part {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let parts = chosen(&arguments.only)?;
+    if cfg!(debug_assertions) && !arguments.reduced {
+        return optimised(arguments);
+    }
     setup::ensure(setup::For::Bench)?;
     let mut build = process::cargo();
     build.args(["build", "--locked"]);
@@ -97,6 +100,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         bail!("these parts failed: {}", failed.join(", "))
     }
+}
+
+/// The same by a release build of this program: it is the client, and shares the processors with what it measures.
+fn optimised(arguments: &Arguments) -> Result<()> {
+    let mut command = process::cargo();
+    command.args(["run", "--release", "--locked", "--quiet"]);
+    command.args(["--package", "xtask", "--", "bench", "auth", "--rounds"]);
+    command.arg(arguments.rounds.to_string());
+    if let Some(file) = &arguments.json {
+        // It runs at the workspace's root.
+        command.arg("--json").arg(std::path::absolute(file)?);
+    }
+    for part in &arguments.only {
+        command.args(["--only", part]);
+    }
+    process::run(&mut command)
 }
 
 /// The named parts, or all.

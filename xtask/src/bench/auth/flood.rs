@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use portcullis_tests::account::Account;
-use portcullis_tests::raw_ssh::{Message, Transport, UserKey, is_failure};
+use portcullis_tests::raw_ssh::{Message, Transport, UserKey, is_failure, number};
 use portcullis_tests::report::{Measure, Report, median};
 
 use super::lab::{Gateway, Lab};
@@ -31,6 +31,8 @@ struct Attack {
     /// Numbers given out to guesses, each with its own moment.
     next: AtomicU64,
     judged: AtomicU64,
+    /// Guesses that were cut off before a verdict, as a source that guesses too often is.
+    turned_away: AtomicU64,
 }
 
 pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
@@ -44,7 +46,8 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
 
     let waiting: Vec<Transport> = (0..half_open)
         .map(|number| stand_open(&gateway, number))
-        .collect::<Result<_>>()?;
+        .collect::<Result<_>>()
+        .context("connections that stand half open")?;
     let attack = Attack::default();
     let begun = Instant::now();
     let (busy, guesses) = thread::scope(|scope| -> Result<_> {
@@ -82,6 +85,11 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
         Measure::plain("auth.flood.login.idle", median(idle), "ms"),
         Measure::plain("auth.flood.login.busy", median(busy), "ms"),
         Measure::plain("auth.flood.guesses_judged", guesses, "1/s"),
+        Measure::plain(
+            "auth.flood.guesses_turned_away",
+            attack.turned_away.load(Ordering::Relaxed) as f64,
+            "guesses",
+        ),
     ]);
     Ok(())
 }
@@ -120,21 +128,30 @@ fn guess(
     a_second: u64,
 ) -> Result<()> {
     while !attack.is_over.load(Ordering::Relaxed) {
-        let number = attack.next.fetch_add(1, Ordering::Relaxed);
-        let moment = begun + Duration::from_secs_f64(number as f64 / a_second as f64);
+        let guess = attack.next.fetch_add(1, Ordering::Relaxed);
+        let moment = begun + Duration::from_secs_f64(guess as f64 / a_second as f64);
         // A guesser who is late does not wait, and gets no further behind than one guess.
         thread::sleep(moment.saturating_duration_since(Instant::now()));
-        let mut transport = connect(gateway, attacker(number))?.made_ready()?;
-        let message = match number % 3 {
-            0 => Message::password(&account.name, "Not-this-one-2026"),
-            1 => UserKey::unknown().request(transport.session_id()?, &account.name),
-            _ => Message::password(format!("user{number}"), "Not-this-one-2026"),
+        let Ok(answer) = verdict(gateway, account, guess) else {
+            attack.turned_away.fetch_add(1, Ordering::Relaxed);
+            continue;
         };
-        let answer = transport.ask(&message)?;
-        ensure!(is_failure(&answer), "a guess was right: {answer:?}");
+        let is_refused = is_failure(&answer) || answer.first() == Some(&number::DISCONNECT);
+        ensure!(is_refused, "a guess was right: {answer:?}");
         attack.judged.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// What the gateway says to a guess, if it lets it come so far.
+fn verdict(gateway: &Gateway, account: &Account, number: u64) -> Result<Vec<u8>> {
+    let mut transport = connect(gateway, attacker(number))?.made_ready()?;
+    let message = match number % 3 {
+        0 => Message::password(&account.name, "Not-this-one-2026"),
+        1 => UserKey::unknown().request(transport.session_id()?, &account.name),
+        _ => Message::password(format!("user{number}"), "Not-this-one-2026"),
+    };
+    transport.ask(&message)
 }
 
 fn attacker(number: u64) -> Ipv4Addr {

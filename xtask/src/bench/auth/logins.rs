@@ -42,6 +42,15 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let peer_key = files::ssh_key(folder.path(), "peer")?;
     let peer = Openssh::with_codes(Place::Loopback, &peer_key, SECRET)?;
     let (ours, theirs) = (gateway.proxy.address, peer.address);
+    let wrong = Login {
+        user: USER.to_owned(),
+        key: peer_key.clone(),
+        answer: Authenticator::new(SECRET)?.wrong_code(),
+    };
+    ensure!(
+        log_in(theirs, &wrong).is_err(),
+        "sshd takes a wrong code: it does not ask for two factors"
+    );
 
     let mut rounds = Vec::new();
     for round in 0..lab.rounds() {
