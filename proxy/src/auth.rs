@@ -4,6 +4,7 @@
 
 pub mod attempt;
 pub mod flow;
+pub mod krl;
 pub mod lockout;
 pub mod password;
 pub mod public_key;

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
+use ssh_key::public::{Ed25519PublicKey, KeyData};
+
 use crate::{
+    auth::krl::{Certified, RevokedKeys},
     backend::{ftp::fuzz_listing, sftp::wire},
     operation::HandleId,
     path::{RESERVED_PREFIX, VirtualPath},
@@ -17,12 +20,13 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("packets", packets),
     ("replies", replies),
     ("listings", listings),
     ("paths", paths),
     ("scp", scp),
+    ("revoked_keys", revoked_keys),
 ];
 
 /// What a client sends on a channel; the first byte says how the stream is cut.
@@ -100,6 +104,29 @@ pub fn scp(line: &[u8]) {
     if let Some(name) = fuzz_record(&Bytes::copy_from_slice(line)) {
         assert!(!name.is_empty() && name[..] != b"."[..] && name[..] != b".."[..]);
         assert!(!name.contains(&b'/') && !name.contains(&0));
+    }
+}
+
+/// A list of revoked keys.
+pub fn revoked_keys(list: &[u8]) {
+    let Ok(keys) = RevokedKeys::parse(list) else {
+        return;
+    };
+    // Each takes four bytes or more: no count is believed before its items are there.
+    assert!(keys.entries() <= list.len() / 4);
+    let key = KeyData::from(Ed25519PublicKey([7; 32]));
+    let certified = |serial| Certified {
+        key: &key,
+        authority: &key,
+        serial,
+        key_id: "alice",
+    };
+    let _ = keys.revokes_certificate(certified(u64::MAX));
+    if keys.revokes_key(&key) {
+        assert!(
+            keys.revokes_certificate(certified(0)),
+            "a certificate outlives its key"
+        );
     }
 }
 
