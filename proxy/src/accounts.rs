@@ -11,6 +11,7 @@ pub mod audit;
 pub mod codes;
 mod error;
 pub mod hours;
+pub mod keys;
 pub mod limits;
 pub mod login;
 pub mod login_options;
@@ -22,6 +23,7 @@ mod schema;
 pub use administration::Administration;
 pub use codes::{CodeVerdict, RecoveryHash};
 pub use error::AccountsError;
+pub use keys::{AccountKey, KeyTerms};
 pub use passwords::PasswordTry;
 
 use admission::{Restrictions, Standing};
@@ -114,8 +116,7 @@ pub struct Account {
     pub login: LoginOptions,
     /// Recovery codes that are left.
     pub recovery_codes: u32,
-    /// Fingerprint and comment.
-    pub keys: Vec<(String, String)>,
+    pub keys: Vec<AccountKey>,
 }
 
 impl Account {
@@ -205,13 +206,8 @@ impl Accounts {
             .query_map(parameters, |row| Ok(account(row)))?
             .map(|row| row.map_err(AccountsError::from).flatten())
             .collect::<Result<Vec<_>, _>>()?;
-        let mut keys = connection.prepare_cached(
-            "SELECT fingerprint, comment FROM public_key WHERE account = ?1 ORDER BY added, fingerprint",
-        )?;
         for account in &mut accounts {
-            account.keys = keys
-                .query_map([account.uid.0], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<Result<_, _>>()?;
+            account.keys = keys::of_account(&connection, account.uid)?;
             account.restrictions.sources = restrictions::sources(&connection, account.uid)?;
         }
         Ok(accounts)

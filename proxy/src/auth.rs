@@ -3,6 +3,8 @@
 //! [`flow`] decides and knows no socket, clock or store; [`attempt`] carries its decisions out for one connection.
 
 pub mod attempt;
+pub mod certificate;
+pub mod credential;
 pub mod flow;
 pub mod krl;
 pub mod lockout;
@@ -12,6 +14,7 @@ pub mod recovery;
 pub mod secret;
 pub mod throttle;
 pub mod totp;
+pub mod trust;
 pub mod turns;
 
 pub use attempt::{Attempt, AuditLog, Authenticator};

@@ -8,6 +8,7 @@ mod files;
 mod passwords;
 mod section;
 mod server;
+mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -26,9 +27,10 @@ pub use backends::{
     BackendConfig, BucketAccess, BucketConfig, BucketTransport, Charset, Credential, FtpTls,
     KeyPair, PlaintextException, ServerAddress, TrustAnchor, Uploads,
 };
-pub use files::Secret;
+pub use files::{Secret, Stamp, revoked_keys};
 pub use section::Fault;
 pub use server::{HostKey, ScpMode, ServerConfig};
+pub use trust::RevokedKeysFile;
 
 use crate::{
     accounts::admission::AccountDefaults,
@@ -174,7 +176,10 @@ impl Config {
         };
         let faults = Faults::default();
         let auth = Section::root(&table, &faults).section("auth");
-        let auth = auth.map(auth::auth).unwrap_or_default();
+        // An exception that has run out keeps nobody from setting a password.
+        let auth = auth
+            .map(|section| auth::auth(section, NaiveDate::MIN))
+            .unwrap_or_default();
         let faults = faults.into_vec();
         Ok(AccountCommandsConfig {
             accounts,
@@ -196,9 +201,12 @@ impl Config {
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
         let server = root.required_section("server").map(server::server);
-        let auth = root.section("auth").map(auth::auth).unwrap_or_default();
         let sftp = root.section("sftp").map(sftp).unwrap_or_default();
         let accounts = root.required_section("accounts").map(accounts);
+        let auth = root
+            .section("auth")
+            .map(|section| auth::auth(section, today))
+            .unwrap_or_default();
         let journal = root.required_section("journal").map(journal);
         let bans = root.section("bans").map(bans);
         let metrics = root.section("metrics").map(metrics);

@@ -5,6 +5,7 @@ mod bans;
 mod exception;
 mod records;
 mod reload;
+mod revocation;
 
 use std::{
     io,
@@ -16,6 +17,7 @@ use std::{
 use portcullis_journal::{AppendError, Journal, OpenError, Options};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -97,6 +99,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     };
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
         .with_account_defaults(config.accounts.defaults);
+    authenticator.change_trust(|_| revocation::trust(&config.auth));
     background.spawn(authenticator.clone().follow_changes());
 
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;
@@ -133,6 +136,12 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
+    let revoked_keys = watch::Sender::new(config.auth.revoked_keys.clone());
+    background.spawn(revocation::follow(
+        revoked_keys.subscribe(),
+        authenticator.clone(),
+        journal.clone(),
+    ));
     let reloader = Reloader {
         path,
         in_force: Mutex::new(Arc::new(InForce {
@@ -141,6 +150,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
             bans,
         })),
         authenticator,
+        revoked_keys,
         server: &server,
         journal: journal.clone(),
         stop: stop.clone(),

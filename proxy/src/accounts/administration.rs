@@ -2,17 +2,13 @@
 
 use chrono::Utc;
 use portcullis_journal::AccountKind;
-use rusqlite::{ErrorCode, OptionalExtension as _, Transaction};
+use rusqlite::{ErrorCode, Transaction};
 use serde_json::{Value, json};
-use ssh_key::PublicKey;
 
 use super::{AccountName, Accounts, AccountsError, audit, kind_name, limits, mounts, uid_of};
 use crate::{
     allowance::AccountLimits,
-    auth::{
-        flow::{FactorPolicy, UserId},
-        public_key,
-    },
+    auth::flow::{FactorPolicy, UserId},
     path::VirtualPath,
     policy::Mount,
 };
@@ -87,65 +83,6 @@ impl<'a> Administration<'a> {
                 [uid.0],
             )?;
             Ok(json!({}))
-        })
-    }
-
-    /// Adds a key that [`public_key::parse`] accepted; returns its fingerprint. Adding it again changes nothing.
-    ///
-    /// # Errors
-    /// If another account has the key.
-    pub fn add_key(&self, name: &AccountName, key: &PublicKey) -> Result<String, AccountsError> {
-        let fingerprint = public_key::fingerprint(key);
-        let bare = PublicKey::from(key.key_data().clone());
-        let line = bare.to_openssh().map_err(|error| AccountsError::Damaged {
-            what: format!("key {fingerprint} can't be written: {error}"),
-        })?;
-        let comment = String::from_utf8_lossy(key.comment().as_bytes()).into_owned();
-        self.accounts.transaction(|transaction| {
-            let uid = uid_of(transaction, name)?;
-            let holder: Option<(i64, String)> = transaction
-                .query_row(
-                    "SELECT account.id, account.name FROM public_key
-                     JOIN account ON account.id = public_key.account WHERE fingerprint = ?1",
-                    [&fingerprint],
-                    |row| Ok((row.get(0)?, row.get(1)?)),
-                )
-                .optional()?;
-            match holder {
-                Some((holder, _)) if holder == uid.0 => return Ok(()),
-                Some((_, owner)) => {
-                    return Err(AccountsError::KeyTaken {
-                        fingerprint: fingerprint.clone(),
-                        owner,
-                    });
-                }
-                None => {}
-            }
-            transaction.execute(
-                "INSERT INTO public_key (fingerprint, account, line, comment, added) VALUES (?1, ?2, ?3, ?4, ?5)",
-                (&fingerprint, uid.0, &line, &comment, timestamp()),
-            )?;
-            let details = json!({ "key_fp": fingerprint, "key_type": key.algorithm().as_str() });
-            self.note(transaction, "add-key", uid, name, &details)
-        })?;
-        Ok(fingerprint)
-    }
-
-    /// # Errors
-    /// If the account has no such key.
-    pub fn remove_key(&self, name: &AccountName, fingerprint: &str) -> Result<(), AccountsError> {
-        self.change(name, "remove-key", Sessions::End, |transaction, uid| {
-            let removed = transaction.execute(
-                "DELETE FROM public_key WHERE account = ?1 AND fingerprint = ?2",
-                (uid.0, fingerprint),
-            )?;
-            if removed == 0 {
-                return Err(AccountsError::NoSuchKey {
-                    name: name.clone(),
-                    fingerprint: fingerprint.to_owned(),
-                });
-            }
-            Ok(json!({ "key_fp": fingerprint }))
         })
     }
 

@@ -54,6 +54,13 @@ pub enum AccountsError {
     AccountExists { name: AccountName },
     #[error("key {fingerprint} belongs to account {owner}; a key can't be shared")]
     KeyTaken { fingerprint: String, owner: String },
+    #[error(
+        "account {name} has key {fingerprint} already, with another source or end; `account key` changes them"
+    )]
+    KeyPresent {
+        name: AccountName,
+        fingerprint: String,
+    },
     #[error("account {name} has no key {fingerprint}; `account list --json` shows its keys")]
     NoSuchKey {
         name: AccountName,

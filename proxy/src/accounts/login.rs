@@ -29,18 +29,6 @@ impl Accounts {
             .optional()?
             .transpose()
     }
-
-    /// True if the key with this fingerprint belongs to the account.
-    ///
-    /// # Errors
-    /// If the database can't be read.
-    pub fn has_key(&self, uid: UserId, fingerprint: &str) -> Result<bool, AccountsError> {
-        let connection = self.connection();
-        let found = connection
-            .prepare_cached("SELECT 1 FROM public_key WHERE fingerprint = ?1 AND account = ?2")?
-            .exists((fingerprint, uid.0))?;
-        Ok(found)
-    }
 }
 
 fn profile(row: &Row<'_>) -> Result<Profile, AccountsError> {

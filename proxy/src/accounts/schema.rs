@@ -156,6 +156,10 @@ const MIGRATIONS: &[&str] = &["
         used TEXT,
         PRIMARY KEY (account, number)
     ) STRICT;
+", "
+    -- Networks joined by commas; the empty text is anywhere. Seconds since 1970 from which the key does not count.
+    ALTER TABLE public_key ADD COLUMN sources TEXT NOT NULL DEFAULT '';
+    ALTER TABLE public_key ADD COLUMN expires INTEGER;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

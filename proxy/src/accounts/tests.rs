@@ -197,11 +197,11 @@ fn a_key_of_one_account_is_refused_to_another_and_accepted_again_for_the_same() 
     assert_eq!(admin.add_key(&name("alice"), &key).unwrap(), fingerprint);
     let taken = admin.add_key(&name("bob"), &key).unwrap_err();
     assert!(matches!(&taken, AccountsError::KeyTaken { owner, .. } if owner == "alice"));
-    assert!(accounts.has_key(alice, &fingerprint).unwrap());
-    assert!(!accounts.has_key(bob, &fingerprint).unwrap());
+    assert!(accounts.key_terms(alice, &fingerprint).unwrap().is_some());
+    assert!(accounts.key_terms(bob, &fingerprint).unwrap().is_none());
 
     admin.remove_key(&name("alice"), &fingerprint).unwrap();
-    assert!(!accounts.has_key(alice, &fingerprint).unwrap());
+    assert!(accounts.key_terms(alice, &fingerprint).unwrap().is_none());
     assert!(admin.remove_key(&name("alice"), &fingerprint).is_err());
     assert!(admin.add_key(&name("bob"), &key).is_ok());
 }
@@ -452,5 +452,137 @@ fn sizes_and_rates_are_bytes_or_multiples_and_nothing_else() {
     assert_eq!(mounts::parse_rate("4K").unwrap().get(), 4096);
     for wrong in ["4095", "0", "fast"] {
         assert!(mounts::parse_rate(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_key_under_another_comment_is_the_same_key() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    with_account(&accounts, "alice");
+    with_account(&accounts, "bob");
+    let admin = accounts.administer("test");
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let renamed = samples::ED25519.replace("alice@example", "bob@elsewhere");
+    let renamed = public_key::parse(&renamed).unwrap();
+    assert_ne!(key.comment(), renamed.comment());
+    let fingerprint = admin.add_key(&name("alice"), &key).unwrap();
+    assert_eq!(
+        admin.add_key(&name("alice"), &renamed).unwrap(),
+        fingerprint
+    );
+    assert!(matches!(
+        admin.add_key(&name("bob"), &renamed),
+        Err(AccountsError::KeyTaken { .. })
+    ));
+}
+
+#[test]
+fn sessions_end_when_a_keys_terms_become_narrower_and_not_when_they_widen() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let alice = with_account(&accounts, "alice");
+    let admin = accounts.administer("test");
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let fingerprint = admin.add_key(&name("alice"), &key).unwrap();
+    let moment = |text: &str| keys::parse_expiry(text).unwrap();
+    let terms = |sources: &[&str], expires: Option<&str>| KeyTerms {
+        sources: sources.iter().map(|text| text.parse().unwrap()).collect(),
+        expires: expires.map(moment),
+    };
+    for (change, ends) in [
+        (terms(&[], None), false),
+        (terms(&["192.0.2.0/24"], None), true),
+        (terms(&["192.0.0.0/16"], None), false),
+        (terms(&["192.0.2.0/24", "198.51.100.0/24"], None), true),
+        (
+            terms(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32"], None),
+            false,
+        ),
+        (terms(&["192.0.2.0/24", "198.51.100.0/24"], None), true),
+        (terms(&[], None), false),
+        (terms(&[], Some("2999-01-01")), true),
+        (terms(&[], Some("2999-01-02")), false),
+        (terms(&[], Some("2999-01-01T00:00:00Z")), true),
+        (terms(&[], None), false),
+    ] {
+        let epoch = || accounts.standing(alice).unwrap().unwrap().epoch;
+        let before = epoch();
+        admin
+            .change_key(&name("alice"), &fingerprint, |_| change.clone())
+            .unwrap();
+        assert_eq!(epoch() != before, ends, "{change:?}");
+        assert_eq!(
+            accounts.key_terms(alice, &fingerprint).unwrap(),
+            Some(change)
+        );
+    }
+    let unknown = admin.change_key(&name("alice"), "SHA256:none", |terms| terms);
+    assert!(matches!(unknown, Err(AccountsError::NoSuchKey { .. })));
+}
+
+#[test]
+fn a_key_is_not_added_again_on_other_terms() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    with_account(&accounts, "alice");
+    let admin = accounts.administer("test");
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let narrow = KeyTerms {
+        sources: vec!["192.0.2.0/24".parse().unwrap()],
+        expires: None,
+    };
+    let alice = name("alice");
+    let fingerprint = admin.add_key_on(&alice, &key, &narrow).unwrap();
+    assert_eq!(
+        admin.add_key_on(&alice, &key, &narrow).unwrap(),
+        fingerprint
+    );
+    assert!(matches!(
+        admin.add_key(&alice, &key),
+        Err(AccountsError::KeyPresent { .. })
+    ));
+}
+
+#[test]
+fn a_day_counts_to_its_end_and_a_moment_to_the_second() {
+    let at = |text: &str| keys::parse_expiry(text).map(|moment| moment.to_rfc3339());
+    assert_eq!(at("2027-06-30").unwrap(), "2027-07-01T00:00:00+00:00");
+    assert_eq!(
+        at("2027-06-30T18:00:00.9+02:00").unwrap(),
+        "2027-06-30T16:00:00+00:00"
+    );
+    for nonsense in [
+        "",
+        "tomorrow",
+        "2027-02-30",
+        "2027-06-30 18:00",
+        "1e9",
+        "+999999-01-01",
+    ] {
+        assert!(at(nonsense).is_err(), "{nonsense}");
+    }
+}
+
+/// What can't be read never becomes "from anywhere".
+#[test]
+fn a_damaged_source_lets_nobody_in() {
+    let (_directory, path) = database();
+    let accounts = Accounts::open(&path).unwrap();
+    let alice = with_account(&accounts, "alice");
+    let key = public_key::parse(samples::ED25519).unwrap();
+    let fingerprint = accounts
+        .administer("test")
+        .add_key(&name("alice"), &key)
+        .unwrap();
+    let raw = Connection::open(&path).unwrap();
+    for damage in ["anywhere", ",", "192.0.2.0/24,"] {
+        raw.execute("UPDATE public_key SET sources = ?1", [damage])
+            .unwrap();
+        let terms = accounts.key_terms(alice, &fingerprint);
+        assert!(
+            matches!(terms, Err(AccountsError::Damaged { .. })),
+            "{damage}"
+        );
     }
 }

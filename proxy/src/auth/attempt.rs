@@ -7,6 +7,7 @@ mod checks;
 mod exchange;
 mod record;
 mod sessions;
+mod trust;
 mod windows;
 
 pub use record::AuditLog;
@@ -27,9 +28,11 @@ use tokio::sync::{mpsc, watch};
 use self::{checks::Checked, windows::Windows};
 use super::{
     Authenticated, Factor, Method, Secret, Step,
+    certificate::CertificateFacts,
     flow::{Decision, Evidence, Flow, FlowRules, Verdict},
     password::{Hasher, PasswordError, PasswordPolicy},
     throttle::{BanRequest, Throttle, ThrottleConfig},
+    trust::Trust,
     turns::Turns,
 };
 use crate::{
@@ -128,6 +131,7 @@ struct Shared {
     clock: Clock,
     changes: watch::Sender<u64>,
     windows: Mutex<Windows>,
+    trust: watch::Sender<Arc<Trust>>,
 }
 
 /// What a reload may change. A connection keeps those under which it began.
@@ -221,6 +225,7 @@ impl Authenticator {
                 clock: settings.clock,
                 changes: watch::Sender::new(0),
                 windows: Mutex::default(),
+                trust: watch::Sender::default(),
             }),
             rules: Rules::new(settings.max_failures, settings.flow, settings.bans, None),
             defaults: AccountDefaults::default(),
@@ -313,6 +318,7 @@ struct Asked<'a> {
     method: Method,
     factor: Option<Factor>,
     key: Option<&'a PublicKey>,
+    certificate: Option<&'a CertificateFacts>,
     at: Instant,
 }
 
@@ -356,12 +362,18 @@ impl Attempt {
     /// As [`Self::public_key_verified`], for a key that came in a certificate.
     pub async fn certificate_verified(&mut self, user: &str, certificate: &Certificate) -> Step {
         let key = PublicKey::from(certificate.public_key().clone());
+        let facts = CertificateFacts::of(certificate);
         let factor = Some(Factor::Certificate);
-        let asked = self.asked(user, Method::PublicKey, factor, Some(&key));
+        let asked = Asked {
+            certificate: Some(&facts),
+            ..self.asked(user, Method::PublicKey, factor, Some(&key))
+        };
         if !self.admit(user) {
             return self.disconnect().await;
         }
-        let checked = self.look_up_certificate(user, certificate).await;
+        let checked = self
+            .look_up_certificate(user, certificate, facts.clone())
+            .await;
         self.conclude_key(asked, checked).await
     }
 
@@ -416,6 +428,7 @@ impl Attempt {
             method,
             factor,
             key,
+            certificate: None,
             at: Instant::now(),
         }
     }

@@ -32,6 +32,10 @@ pub enum KeyError {
     )]
     RsaSize { bits: u32 },
     #[error(
+        "the security key was made for {application:?}; its application must be `ssh:` or begin so (`ssh-keygen -O application=ssh:NAME`)"
+    )]
+    Application { application: String },
+    #[error(
         "signature algorithm {algorithm} is not accepted for this key; RSA keys need rsa-sha2-256 or rsa-sha2-512"
     )]
     Signature { algorithm: String },
@@ -74,10 +78,16 @@ pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
 /// If the key may not be used to log in.
 pub fn check(key: &PublicKey) -> Result<(), KeyError> {
     let data = key.key_data();
-    // The library checks a security key's signature but not its flags, so touch and PIN are not proven: it counts as a
-    // plain key.
-    let security_key = data.is_sk_ed25519() || data.is_sk_ecdsa_p256();
-    if data.is_ed25519() || data.is_ecdsa() || security_key {
+    if let Some(application) = application(data) {
+        // Else a signature that the device made for a web site could be taken for a login (PROTOCOL.u2f).
+        if application.starts_with("ssh:") {
+            Ok(())
+        } else {
+            Err(KeyError::Application {
+                application: application.chars().take(64).collect(),
+            })
+        }
+    } else if data.is_ed25519() || data.is_ecdsa() {
         Ok(())
     } else if let Some(rsa) = data.rsa() {
         match modulus_bits(rsa) {
@@ -91,6 +101,17 @@ pub fn check(key: &PublicKey) -> Result<(), KeyError> {
             algorithm: key.algorithm().to_string(),
         })
     }
+}
+
+/// True for a key in a FIDO device (`sk-...@openssh.com`).
+pub fn is_security_key(key: &KeyData) -> bool {
+    application(key).is_some()
+}
+
+/// What a key in a FIDO device was made for.
+fn application(key: &KeyData) -> Option<&str> {
+    let ed25519 = key.sk_ed25519().map(|key| key.application());
+    ed25519.or_else(|| key.sk_ecdsa_p256().map(|key| key.application()))
 }
 
 /// The library's own `key_size` rounds up to whole bytes.

@@ -4,17 +4,14 @@
 //! something end within seconds.
 
 mod factors;
+mod key;
 mod limit;
 mod listing;
 mod login;
 mod mount;
 mod set;
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Read, Write};
 
 use anyhow::{Context as _, bail, ensure};
 use chrono::{NaiveDate, Utc};
@@ -23,6 +20,7 @@ use portcullis_journal::AccountKind;
 use serde_json::json;
 
 use self::{
+    key::{AddKeyArgs, KeyArgs},
     limit::LimitArgs,
     login::{PromptsArg, Switch, WindowArg},
     mount::MountArgs,
@@ -32,15 +30,11 @@ use crate::{
     accounts::{AccountName, Accounts},
     auth::{
         flow::{Exception, FactorPolicy},
-        public_key,
         totp::Algorithm,
     },
     config::AccountCommandsConfig,
     path::VirtualPath,
 };
-
-/// Longest key file that is read, in bytes.
-const KEY_FILE_MAX: u64 = 64 * 1024;
 
 /// Manage accounts, their factors and mounts
 #[derive(Debug, Args)]
@@ -121,15 +115,9 @@ enum Action {
     /// After the database was restored from a backup: refuse codes that may be spent, void all recovery codes, end sessions
     AfterRestore,
     /// Add a public key
-    AddKey {
-        name: AccountName,
-        /// A `.pub` file, or `-` for standard input
-        #[arg(long, value_name = "FILE", required_unless_present = "key")]
-        key_file: Option<PathBuf>,
-        /// The key itself: `TYPE BASE64 [COMMENT]`
-        #[arg(long, value_name = "LINE", conflicts_with = "key_file")]
-        key: Option<String>,
-    },
+    AddKey(AddKeyArgs),
+    /// Change where and until when a key may be used; sessions end if it becomes narrower
+    Key(KeyArgs),
     /// Remove a public key
     RemoveKey {
         name: AccountName,
@@ -297,19 +285,8 @@ impl Action {
                 factors::issue_recovery_codes(&administration, &name, cost, json, streams)?;
             }
             Self::AfterRestore => factors::after_restore(&administration, streams)?,
-            Self::AddKey {
-                name,
-                key_file,
-                key,
-            } => {
-                let line = match (key, key_file) {
-                    (Some(line), _) => line,
-                    (None, Some(file)) => read_key(&file, streams.input)?,
-                    (None, None) => bail!("give --key-file or --key"),
-                };
-                let fingerprint = administration.add_key(&name, &public_key::parse(&line)?)?;
-                writeln!(streams.output, "{fingerprint}")?;
-            }
+            Self::AddKey(key) => key.run(&administration, streams.input, streams.output)?,
+            Self::Key(key) => key.run(&administration)?,
             Self::RemoveKey { name, fingerprint } => {
                 administration.remove_key(&name, &fingerprint)?;
             }
@@ -389,34 +366,6 @@ fn actor() -> String {
         Some(before) => format!("uid:{uid} (sudo by uid:{before})"),
         None => format!("uid:{uid}"),
     }
-}
-
-fn read_key(file: &Path, input: &mut dyn Read) -> anyhow::Result<String> {
-    let mut text = String::new();
-    if file == Path::new("-") {
-        input.take(KEY_FILE_MAX).read_to_string(&mut text)
-    } else {
-        fs::File::open(file).and_then(|file| file.take(KEY_FILE_MAX).read_to_string(&mut text))
-    }
-    .with_context(|| format!("read the public key {}", file.display()))?;
-    ensure!(
-        !text.contains("PRIVATE KEY"),
-        "{} is a private key; give its .pub file",
-        file.display()
-    );
-    let mut keys = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let first = keys
-        .next()
-        .with_context(|| format!("{} has no key", file.display()))?;
-    ensure!(
-        keys.next().is_none(),
-        "{} has more than one key; add them one by one",
-        file.display()
-    );
-    Ok(first.to_owned())
 }
 
 #[cfg(test)]

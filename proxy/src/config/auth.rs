@@ -1,7 +1,14 @@
-//! `[auth]`: what clients are told while they log in.
+//! `[auth]`: what clients are told while they log in, and whom the gateway believes.
 
-use super::{passwords, section::Section};
+use chrono::NaiveDate;
+
+use super::{
+    passwords,
+    section::Section,
+    trust::{self, RevokedKeysFile},
+};
 use crate::auth::{
+    certificate::Authority,
     flow::{FlowRules, Prompts, VerdictMode},
     password::PasswordPolicy,
 };
@@ -14,9 +21,11 @@ const PROMPTS: &str = "\"two-rounds\" or \"one-round\"";
 pub struct AuthConfig {
     pub flow: FlowRules,
     pub password: PasswordPolicy,
+    pub certificate_authorities: Vec<Authority>,
+    pub revoked_keys: Option<RevokedKeysFile>,
 }
 
-pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
+pub(super) fn auth(mut section: Section<'_>, today: NaiveDate) -> AuthConfig {
     let verdict = match section.text("verdict", VERDICTS) {
         None | Some("stepwise") => VerdictMode::Stepwise,
         Some("single") => VerdictMode::Single,
@@ -35,6 +44,8 @@ pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
     };
     let list_password = section.flag("list_password", false);
     let password = section.section("password").map(passwords::password);
+    let certificate_authorities = trust::certificate_authorities(&mut section, today);
+    let revoked_keys = trust::revoked_keys(&mut section);
     section.finish();
     AuthConfig {
         password: password.unwrap_or_default(),
@@ -43,5 +54,7 @@ pub(super) fn auth(mut section: Section<'_>) -> AuthConfig {
             prompts,
             list_password,
         },
+        certificate_authorities,
+        revoked_keys,
     }
 }

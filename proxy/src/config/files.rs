@@ -2,12 +2,15 @@
 
 use std::{
     fs,
+    io::Read as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 
 use ssh_key::{Algorithm, PrivateKey};
 use zeroize::Zeroizing;
+
+use crate::auth::krl::{self, RevokedKeys};
 
 /// A password or key that prints as `<secret>` and is wiped when dropped.
 #[derive(Clone, PartialEq)]
@@ -94,6 +97,73 @@ pub(super) fn host_key(path: &Path) -> Result<PrivateKey, String> {
             key.algorithm()
         ))
     }
+}
+
+/// Which version of a file was read: any change of it is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    node: (u64, u64),
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the file that is at `path`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        fs::metadata(path).map(|about| Self::from(&about))
+    }
+}
+
+impl From<&fs::Metadata> for Stamp {
+    fn from(about: &fs::Metadata) -> Self {
+        Self {
+            node: (about.dev(), about.ino()),
+            size: about.size(),
+            // The status change time: unlike the modification time, nobody sets it.
+            changed: (about.ctime(), about.ctime_nsec()),
+        }
+    }
+}
+
+/// The content of a file that says who may log in: nobody but its owner may write it.
+pub(super) fn guarded(path: &Path, longest: u64) -> Result<(Vec<u8>, Stamp), String> {
+    let unreadable = |error: std::io::Error| format!("{}: can't be read: {error}", path.display());
+    // Before it is opened: opening a pipe would wait for its writer.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(format!("{} is not a file", path.display()));
+    }
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(format!(
+            "{} can be changed by others (mode {mode:04o}); run `chmod go-w {}`",
+            path.display(),
+            path.display()
+        ));
+    }
+    let mut content = Vec::new();
+    file.take(longest.saturating_add(1))
+        .read_to_end(&mut content)
+        .map_err(unreadable)?;
+    if u64::try_from(content.len()).unwrap_or(u64::MAX) > longest {
+        return Err(format!("{} has more than {longest} bytes", path.display()));
+    }
+    Ok((content, Stamp::from(&about)))
+}
+
+/// Keys that count no longer: a key revocation list, or a text with a public key a line.
+///
+/// # Errors
+/// One sentence, if it can't be read to its last byte.
+pub fn revoked_keys(path: &Path) -> Result<(RevokedKeys, Stamp), String> {
+    let (content, stamp) = guarded(path, krl::BYTES_MAX)?;
+    let keys = RevokedKeys::parse(&content)
+        .map_err(|error| format!("{} is no list of revoked keys: {error}", path.display()))?;
+    Ok((keys, stamp))
 }
 
 /// The machine's name as the kernel has it.

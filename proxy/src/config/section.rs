@@ -133,6 +133,28 @@ impl<'a> Section<'a> {
             .collect()
     }
 
+    /// The tables of a list, as `[[key]]` writes it.
+    pub(super) fn tables(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        let Some(values) = value.as_array() else {
+            self.wrong_type(
+                key,
+                &format!("a list of tables, [[{}]]", self.path_of(key)),
+                value,
+            );
+            return Vec::new();
+        };
+        values
+            .iter()
+            .enumerate()
+            .filter_map(|(index, value)| {
+                self.below(self.path_of(&format!("{key}[{index}]")), value)
+            })
+            .collect()
+    }
+
     pub(super) fn text(&mut self, key: &'static str, expected: &str) -> Option<&'a str> {
         let value = self.value(key)?;
         let text = value.as_str().filter(|text| !text.is_empty());

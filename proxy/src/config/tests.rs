@@ -4,6 +4,7 @@ use super::*;
 
 mod auth;
 mod backends;
+mod trust;
 
 fn today() -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 11, 22).unwrap()

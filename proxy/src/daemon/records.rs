@@ -1,6 +1,6 @@
 //! The first and the last record of a run, and those of its reloads.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use portcullis_journal::{
     AppendError, Event, EventKind, Journal, OperationId, SessionId, Verdict, record::untrusted,
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::reload::ReloadError;
-use crate::config::Config;
+use crate::{auth::krl::RevokedKeys, config::Config};
 
 /// Most faults of a refused configuration that its record names.
 const MOST_FAULTS: usize = 20;
@@ -100,7 +100,49 @@ pub(super) async fn refused(
     journal.append(event).await.map(|_| ())
 }
 
+/// `config.change` of a list of revoked keys that came into force, or of one that did not, durable when this returns.
+pub(super) async fn revoked_keys(
+    journal: &Journal,
+    path: &Path,
+    read: Result<&RevokedKeys, &str>,
+) -> Result<(), AppendError> {
+    let mut event = Event::new(EventKind::ConfigChange);
+    let mut put = |key: &str, value: Value| event.body.insert(key.to_owned(), value);
+    put("changed", json!(["auth.revoked_keys"]));
+    put("file", untrusted(path.as_os_str().as_bytes()));
+    match read {
+        Ok(keys) => {
+            put("list_version", keys.version().to_string().into());
+            put("entries", keys.entries().into());
+            event.outcome = Some(Verdict::Success);
+        }
+        Err(problem) => {
+            let bytes = problem.as_bytes();
+            let shown = untrusted(bytes.get(..LONGEST_FAULT).unwrap_or(bytes));
+            put("faults", json!([shown]));
+            event.outcome = Some(Verdict::Failure);
+            event.reason = Some("faulty".to_owned());
+        }
+    }
+    journal.append(event).await.map(|_| ())
+}
+
 fn exceptions(config: &Config) -> Value {
+    let lifetimes = config
+        .auth
+        .certificate_authorities
+        .iter()
+        .filter_map(|authority| {
+            let exception = authority.exception.as_ref()?;
+            Some(json!({
+                "certificate_authority": authority.name,
+                "what": "certificate lifetime",
+                "seconds": authority.max_lifetime.map(|longest| longest.as_secs()),
+                "reason": exception.reason,
+                "approver": exception.approver,
+                "expires": exception.expires.to_string(),
+            }))
+        });
     config
         .plaintext_exceptions()
         .map(|(backend, exception)| {
@@ -112,6 +154,7 @@ fn exceptions(config: &Config) -> Value {
                 "expires": exception.expires.to_string(),
             })
         })
+        .chain(lifetimes)
         .collect()
 }
 

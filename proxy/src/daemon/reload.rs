@@ -7,16 +7,16 @@ use std::{
 
 use chrono::Utc;
 use portcullis_journal::{AppendError, Journal};
-use tokio::task::JoinError;
+use tokio::{sync::watch, task::JoinError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     backends::{self, BuildError, Built},
-    bans, records,
+    bans, records, revocation,
 };
 use crate::{
     auth::{Authenticator, attempt::Bans},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, RevokedKeysFile},
     metrics,
     ssh::{self, Terms, UnknownAlgorithm},
 };
@@ -72,6 +72,8 @@ pub(super) struct Reloader<'a> {
     pub(super) path: PathBuf,
     pub(super) in_force: Mutex<Arc<InForce>>,
     pub(super) authenticator: Authenticator,
+    /// The list of revoked keys whose file is looked at.
+    pub(super) revoked_keys: watch::Sender<Option<RevokedKeysFile>>,
     pub(super) server: &'a ssh::Server,
     pub(super) journal: Journal,
     /// Ends what runs beside connections.
@@ -141,6 +143,10 @@ impl Reloader<'_> {
         let terms = Terms::new(&after.config, authenticator, after.built.services())?;
         let changed = changes(&before.config, &after.config);
         records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
+        self.authenticator
+            .change_trust(|_| revocation::trust(&after.config.auth));
+        self.revoked_keys
+            .send_replace(after.config.auth.revoked_keys.clone());
         self.server.change_terms(terms);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -206,6 +212,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("auth", before.auth == after.auth),
         ("sftp", before.sftp == after.sftp),
         ("accounts", before.accounts == after.accounts),
+        ("auth", before.auth == after.auth),
         ("journal", before.journal == after.journal),
         ("bans", before.bans == after.bans),
     ];

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     accounts::admission::Refusal,
     allowance::Ledger,
-    auth::{Authenticator, attempt::Withdrawal},
+    auth::{Authenticator, attempt::Withdrawal, trust::Withdrawn},
     metrics::{self, Present, Stage},
     session::Session,
 };
@@ -86,6 +86,8 @@ pub(super) enum CloseReason {
     Revoked,
     /// A rule of the account does not admit the session any more.
     NotAdmitted(Refusal),
+    /// The key or certificate of the login counts no longer.
+    KeyWithdrawn(Withdrawn),
     /// `conn.open` could not be made durable.
     Unrecorded,
     AccountsUnavailable,
@@ -110,6 +112,9 @@ impl CloseReason {
             Self::SessionLimit => "session_limit",
             Self::Revoked => "revoked",
             Self::NotAdmitted(refusal) => refusal.code(),
+            Self::KeyWithdrawn(Withdrawn::Revoked) => "key_revoked",
+            Self::KeyWithdrawn(Withdrawn::Expired) => "key_expired",
+            Self::KeyWithdrawn(Withdrawn::Authority) => "authority_removed",
             Self::Unrecorded => "unrecorded",
             Self::AccountsUnavailable => "accounts_unavailable",
             Self::Reload => "reload",
@@ -149,6 +154,7 @@ impl CloseReason {
                     Refusal::Idle | Refusal::Source => "Account changed",
                 },
             )),
+            Self::KeyWithdrawn(_) => Some((Disconnect::ByApplication, "Key not valid any more")),
             Self::Reload => Some((Disconnect::ByApplication, "Configuration changed")),
             Self::Shutdown => Some((Disconnect::ByApplication, "Server is shutting down")),
         }
@@ -360,6 +366,9 @@ impl Connection<'_> {
                 }
                 () = stage.lost() => return CloseReason::GaveWay,
                 reason = stage.revoked(&terms.authenticator) => return reason,
+                withdrawn = stage.key_withdrawn(&terms.authenticator) => {
+                    return CloseReason::KeyWithdrawn(withdrawn);
+                }
                 () = stage.hours_over(&terms.authenticator), if conflict.is_none() => {
                     *conflict = Some(Conflict {
                         reason: CloseReason::NotAdmitted(Refusal::Hours),
@@ -478,6 +487,16 @@ impl Phase {
             Self::Unauthenticated(_) => std::future::pending().await,
             Self::Authenticated { session, .. } => {
                 authenticator.until_hours_end(&session.user).await;
+            }
+        }
+    }
+
+    /// Resolves once the key of the login counts no longer.
+    async fn key_withdrawn(&self, authenticator: &Authenticator) -> Withdrawn {
+        match self {
+            Self::Unauthenticated(_) => std::future::pending().await,
+            Self::Authenticated { session, .. } => {
+                authenticator.until_key_withdrawn(&session.user).await
             }
         }
     }

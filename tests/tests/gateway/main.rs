@@ -5,6 +5,7 @@ mod backends;
 mod bad_input;
 mod clients;
 mod edge;
+mod keys;
 mod limits;
 mod login;
 mod peers;

@@ -7,7 +7,7 @@ use portcullis_journal::{Actor, AppendError, Event, EventKind, Journal, Verdict}
 use serde_json::{Map, Value};
 
 use super::{Asked, Attempt, Checked};
-use crate::auth::{Authenticated, Factor, Method, public_key};
+use crate::auth::{Authenticated, Factor, Method, credential, public_key};
 
 /// Longest claimed user name that a record repeats, in bytes.
 const CLAIMED_NAME_MAX: usize = 128;
@@ -54,6 +54,7 @@ pub(super) fn step(attempt: &Attempt, asked: Asked<'_>, checked: &Checked, failu
     }
     if let Some(key) = asked.key {
         put(body, "key_fp", public_key::fingerprint(key));
+        credential::describe(key.key_data(), asked.certificate, body);
     }
     put(body, "step_no", attempt.steps);
     put(body, "fail_count", failures);
@@ -86,6 +87,9 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
     put(&mut event.body, "fail_count", attempt.failures);
     if let Some(fingerprint) = user.key_fingerprint() {
         put(&mut event.body, "key_fp", fingerprint);
+    }
+    if let Some(credential) = user.credential() {
+        credential.describe(&mut event.body);
     }
     let body = &mut event.body;
     if let Some(window) = user.window() {

@@ -2,6 +2,7 @@ mod admission;
 mod answers;
 mod bans;
 mod factors;
+mod keys;
 mod options;
 mod sessions;
 mod store;

@@ -7,6 +7,7 @@ use super::{
     Factor, FactorClass, Profile, ShownKey, UserId,
     window::{self, Window},
 };
+use crate::auth::credential::Credential;
 
 /// Proof that a user showed what the account's policy asks for. Only [`Flow::step`](super::Flow::step) makes one.
 #[derive(Debug, Clone)]
@@ -94,6 +95,11 @@ impl Authenticated {
     /// The fingerprint (`SHA256:...`) of the key whose signature was verified, if one was.
     pub fn key_fingerprint(&self) -> Option<&str> {
         self.key.as_ref().map(|key| key.fingerprint.as_str())
+    }
+
+    /// What the session rests on, if a signature was verified.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.key.as_ref().map(|key| key.credential.as_ref())
     }
 
     /// The window that stood for the second factor, if one did.

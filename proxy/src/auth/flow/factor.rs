@@ -1,5 +1,9 @@
 //! What a factor is, and what kind of proof it is.
 
+use std::sync::Arc;
+
+use crate::auth::credential::Credential;
+
 /// What a factor proves (NIST SP 800-63-4: something you know, something you have).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FactorClass {
@@ -90,4 +94,24 @@ pub struct ShownKey {
     pub fingerprint: String,
     /// One that [`Factor::is_key`].
     pub factor: Factor,
+    /// What the session rests on that comes of it.
+    pub credential: Arc<Credential>,
+}
+
+#[cfg(test)]
+impl ShownKey {
+    /// A key for tests that look at its fingerprint and factor alone.
+    pub(crate) fn for_test(fingerprint: &str, factor: Factor) -> Self {
+        let line = crate::auth::public_key::samples::ED25519;
+        let key = line.parse::<ssh_key::PublicKey>().unwrap();
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            factor,
+            credential: Arc::new(Credential {
+                key: key.key_data().clone(),
+                expires: None,
+                certificate: None,
+            }),
+        }
+    }
 }

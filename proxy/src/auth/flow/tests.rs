@@ -45,10 +45,7 @@ fn alice() -> Profile {
 
 fn key(fingerprint: &str) -> Evidence {
     Evidence::Key {
-        shown: Some(ShownKey {
-            fingerprint: fingerprint.to_owned(),
-            factor: Factor::PublicKey,
-        }),
+        shown: Some(ShownKey::for_test(fingerprint, Factor::PublicKey)),
     }
 }
 
@@ -169,10 +166,7 @@ fn every_kind_of_key_and_of_code_is_a_possession_and_is_named_as_what_it_is() {
     for first in kinds {
         for second in kinds {
             let shown = |factor| Evidence::Key {
-                shown: Some(ShownKey {
-                    fingerprint: "K".to_owned(),
-                    factor,
-                }),
+                shown: Some(ShownKey::for_test("K", factor)),
             };
             let mut flow = Flow::default();
             let keys = run(&mut flow, &alice(), [shown(first), shown(second)]);

@@ -149,7 +149,12 @@ fn machine_form(
     let keys: Vec<_> = account
         .keys
         .iter()
-        .map(|(fingerprint, comment)| json!({ "fingerprint": fingerprint, "comment": comment }))
+        .map(|key| {
+            let mut shown = key.terms.describe();
+            shown.insert("fingerprint".to_owned(), key.fingerprint.as_str().into());
+            shown.insert("comment".to_owned(), key.comment.as_str().into());
+            shown
+        })
         .collect();
     json!({
         "uid": account.uid.0,
@@ -179,7 +184,10 @@ fn ways(account: &Account) -> Vec<&'static str> {
     let (password, totp, key) = (
         usable(account.password),
         usable(account.totp),
-        !account.keys.is_empty(),
+        account
+            .keys
+            .iter()
+            .any(|key| key.terms.expires.is_none_or(|end| Utc::now() < end)),
     );
     let recovery = totp || account.totp == FactorState::Lost;
     let ways = [

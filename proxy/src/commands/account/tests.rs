@@ -1,3 +1,5 @@
+use std::fs;
+
 use clap::{CommandFactory as _, Parser};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -406,4 +408,78 @@ fn what_narrows_an_account_is_set_removed_and_shown() {
     ] {
         assert!(shell.run(wrong).is_err(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_key_has_sources_and_an_end_that_can_be_changed() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let key = ["add-key", "alice", "--key", samples::ED25519];
+    let add = |more: &[&str]| shell.run(&[&key[..], more].concat());
+    for wrong in [
+        ["--source", "192.0.2.7/24"],
+        ["--source", "anywhere"],
+        ["--source", "none"],
+        ["--expires", "soon"],
+        ["--expires", "none"],
+    ] {
+        assert!(add(&wrong).is_err(), "{wrong:?}");
+    }
+    let terms = [
+        "--source",
+        "198.51.100.0/24,192.0.2.7",
+        "--expires",
+        "2999-06-30",
+    ];
+    let fingerprint = add(&terms).unwrap();
+    let shown = || shell.only_account()["keys"][0].clone();
+    assert_eq!(
+        shown()["sources"],
+        json!(["192.0.2.7/32", "198.51.100.0/24"])
+    );
+    assert_eq!(shown()["expires"], "2999-07-01T00:00:00Z");
+
+    let change = |more: &[&str]| {
+        let key = ["key", "alice", fingerprint.trim()];
+        shell.run(&[&key[..], more].concat())
+    };
+    change(&["--expires", "none"]).unwrap();
+    assert_eq!(shown()["expires"], Value::Null);
+    assert_eq!(
+        shown()["sources"],
+        json!(["192.0.2.7/32", "198.51.100.0/24"])
+    );
+    change(&["--source", "none"]).unwrap();
+    assert_eq!(shown()["sources"], json!([]));
+    assert!(change(&["--source", "none,192.0.2.7"]).is_err());
+    assert!(change(&[]).is_err(), "nothing to change");
+    let unknown = shell.run(&["key", "alice", "SHA256:none", "--source", "none"]);
+    assert!(unknown.unwrap_err().to_string().contains("account list"));
+}
+
+#[test]
+fn what_only_looks_like_a_key_is_refused() {
+    let shell = Shell::new();
+    shell.run(&["add", "alice"]).unwrap();
+    let cut = &samples::ED25519[..40];
+    let huge = format!("ssh-ed25519 {}", "A".repeat(1024 * 1024));
+    for rubbish in [
+        "/etc/ssh/key.pub",
+        "file:///etc/ssh/key.pub",
+        "\\\\server\\share\\key.pub",
+        "",
+        " ",
+        "ssh-ed25519",
+        "ssh-ed25519 =",
+        cut,
+        &huge,
+        samples::CERTIFICATE,
+        "cert-authority ssh-ed25519 AAAA",
+    ] {
+        assert!(
+            shell.run(&["add-key", "alice", "--key", rubbish]).is_err(),
+            "{rubbish:.60}"
+        );
+    }
+    assert_eq!(shell.only_account()["keys"], json!([]));
 }

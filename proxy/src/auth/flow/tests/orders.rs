@@ -62,10 +62,7 @@ impl Choices {
 
     fn key(&mut self) -> ShownKey {
         let factor = [Factor::PublicKey, Factor::SecurityKey, Factor::Certificate][self.index(3)];
-        ShownKey {
-            fingerprint: ["K0", "K1"][self.index(2)].to_owned(),
-            factor,
-        }
+        ShownKey::for_test(["K0", "K1"][self.index(2)], factor)
     }
 }
 

@@ -27,10 +27,7 @@ fn login(account: &Profile) -> Authenticated {
 }
 
 fn try_window(account: &Profile, fingerprint: &str, window: &Window, minutes: i64) -> Decision {
-    let shown = ShownKey {
-        fingerprint: fingerprint.to_owned(),
-        factor: Factor::PublicKey,
-    };
+    let shown = ShownKey::for_test(fingerprint, Factor::PublicKey);
     let window = window.clone();
     let now = noon(1) + chrono::Duration::minutes(minutes);
     let evidence = Evidence::KeyInWindow { shown, window };
