@@ -8,8 +8,10 @@
 pub mod administration;
 pub mod admission;
 pub mod audit;
+pub mod bulk;
 pub mod codes;
 mod error;
+pub mod groups;
 pub mod hours;
 pub mod keys;
 pub mod limits;
@@ -46,6 +48,9 @@ use crate::auth::flow::{Exception, FactorPolicy, LoginOptions, UserId};
 
 /// How long a transaction waits for that of another process, and for its turn before.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Statements that stay prepared: more than an import uses.
+const STATEMENTS: usize = 128;
 
 /// Longest account name, in bytes.
 pub const NAME_MAX: usize = 32;
@@ -160,6 +165,7 @@ impl Accounts {
         prepare_file(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         if connection.is_readonly(c"main")? {
             return Err(AccountsError::ReadOnly);
         }
@@ -182,7 +188,7 @@ impl Accounts {
     /// # Errors
     /// If the database can't be read.
     pub fn list(&self) -> Result<Vec<Account>, AccountsError> {
-        self.select("ORDER BY account.name", [])
+        select_accounts(&self.connection(), "ORDER BY account.name", [])
     }
 
     /// One account.
@@ -190,27 +196,13 @@ impl Accounts {
     /// # Errors
     /// If there is none of that name, or the database can't be read.
     pub fn account(&self, name: &AccountName) -> Result<Account, AccountsError> {
-        self.select("WHERE account.name = ?1", [name.as_str()])?
-            .pop()
-            .ok_or_else(|| AccountsError::NoSuchAccount { name: name.clone() })
-    }
-
-    fn select(
-        &self,
-        condition: &'static str,
-        parameters: impl Params,
-    ) -> Result<Vec<Account>, AccountsError> {
-        let connection = self.connection();
-        let mut accounts = connection
-            .prepare_cached(&format!("{SELECT_ACCOUNT} {condition}"))?
-            .query_map(parameters, |row| Ok(account(row)))?
-            .map(|row| row.map_err(AccountsError::from).flatten())
-            .collect::<Result<Vec<_>, _>>()?;
-        for account in &mut accounts {
-            account.keys = keys::of_account(&connection, account.uid)?;
-            account.restrictions.sources = restrictions::sources(&connection, account.uid)?;
-        }
-        Ok(accounts)
+        select_accounts(
+            &self.connection(),
+            "WHERE account.name = ?1",
+            [name.as_str()],
+        )?
+        .pop()
+        .ok_or_else(|| AccountsError::NoSuchAccount { name: name.clone() })
     }
 
     /// A number that changes when another connection has changed the database.
@@ -254,6 +246,23 @@ impl Accounts {
         transaction.commit()?;
         Ok(value)
     }
+}
+
+fn select_accounts(
+    connection: &Connection,
+    condition: &'static str,
+    parameters: impl Params,
+) -> Result<Vec<Account>, AccountsError> {
+    let mut accounts = connection
+        .prepare_cached(&format!("{SELECT_ACCOUNT} {condition}"))?
+        .query_map(parameters, |row| Ok(account(row)))?
+        .map(|row| row.map_err(AccountsError::from).flatten())
+        .collect::<Result<Vec<_>, _>>()?;
+    for account in &mut accounts {
+        account.keys = keys::of_account(connection, account.uid)?;
+        account.restrictions.sources = restrictions::sources(connection, account.uid)?;
+    }
+    Ok(accounts)
 }
 
 const SELECT_ACCOUNT: &str = "

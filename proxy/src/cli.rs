@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::account::AccountCommand;
+use crate::commands::{account::AccountCommand, group::GroupCommand};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/portcullis/portcullis-proxy.toml";
@@ -25,6 +25,8 @@ pub enum Command {
     Check(ConfigArgs),
     /// Manage accounts, their factors and mounts.
     Account(AccountArgs),
+    /// Manage groups of accounts and their mounts.
+    Group(GroupArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -50,6 +52,15 @@ pub struct AccountArgs {
     pub config: PathBuf,
     #[command(flatten)]
     pub command: AccountCommand,
+}
+
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// Configuration file; only its accounts database and the names of its backends are used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub command: GroupCommand,
 }
 
 #[derive(Debug, Args)]

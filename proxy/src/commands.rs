@@ -2,6 +2,7 @@
 
 pub mod account;
 mod check;
+pub mod group;
 mod host_key;
 mod print_policy;
 mod run;
@@ -22,6 +23,10 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
         Command::Account(arguments) => {
             let config = Config::load_accounts(&arguments.config)?;
             arguments.command.run(config)
+        }
+        Command::Group(arguments) => {
+            let config = Config::load_accounts(&arguments.config)?;
+            arguments.command.run(&config)
         }
         Command::HostKey {
             command: HostKeyCommand::Generate { file },

@@ -122,7 +122,7 @@ impl fmt::Debug for VirtualPath {
 
 /// A cleaned path below a mount's directory: empty for the directory itself, never absolute, no `..`.
 ///
-/// Only [`VirtualPath::below`] and [`RelativePath::sibling`] make one.
+/// Only [`VirtualPath::below`], [`RelativePath::beside`] and [`RelativePath::sibling`] make one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelativePath(Vec<u8>);
 
@@ -156,6 +156,24 @@ impl RelativePath {
         }
         let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
         Some(Self(self.0.get(..end).unwrap_or_default().to_vec()))
+    }
+
+    /// What a link at this path leads to, if `target` is relative and has no `..`; `None` for other targets.
+    pub(crate) fn beside(&self, target: &[u8]) -> Option<Self> {
+        let mut path = self.parent()?.0;
+        for name in target.split(|&byte| byte == b'/') {
+            match name {
+                b"" | b"." => {}
+                b".." => return None,
+                name => {
+                    if !path.is_empty() {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(name);
+                }
+            }
+        }
+        (!target.starts_with(b"/")).then_some(Self(path))
     }
 
     /// The path with its last name replaced, for uploads that are not yet published; `name` must be one component.

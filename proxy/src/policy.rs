@@ -4,15 +4,21 @@
 //! carries the changed one: an account without `overwrite` opens files for writing exclusively, and its
 //! `posix-rename@openssh.com` is done as the RENAME that fails if the destination exists.
 
+mod effective;
 mod intent;
+mod path_rules;
+mod permissions;
 mod place;
 mod rules;
 #[cfg(test)]
 mod tests;
 
+pub use effective::{Effective, effective};
 pub use intent::describe;
+pub use path_rules::{PathRule, PathRuleError, PathRules};
+pub use permissions::{Permission, PermissionError, Permissions};
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use portcullis_journal::{Actor, OperationId, SessionId};
 use serde_json::Value;
@@ -24,23 +30,6 @@ use crate::{
     path::{RelativePath, VirtualPath},
 };
 
-/// What an account may do below a mount. Each name stands for itself in `account mount --permissions`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Permissions {
-    pub list: bool,
-    pub read: bool,
-    /// Create files that do not exist.
-    pub write: bool,
-    /// Replace files that exist.
-    pub overwrite: bool,
-    pub rename: bool,
-    pub delete: bool,
-    pub mkdir: bool,
-    pub rmdir: bool,
-    pub setattr: bool,
-    pub symlink: bool,
-}
-
 /// A directory of a backend, shown to an account at a virtual path. A mount below another one hides what the other has there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -50,6 +39,10 @@ pub struct Mount {
     /// Directory on the backend, as bytes: absolute there, or relative to the login directory.
     pub directory: Vec<u8>,
     pub permissions: Permissions,
+    /// What is permitted at single places of it instead.
+    pub rules: PathRules,
+    /// The group that the account has it from; `None` if it is the account's own.
+    pub group: Option<String>,
     pub allowance: Allowance,
     /// Those of the extensions that are off by default; `None` where the server's hold, for which the gate puts them in.
     pub extensions: Option<Extensions>,
@@ -130,21 +123,6 @@ pub enum HandleKind {
     Directory,
 }
 
-/// A single name of [`Permissions`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Permission {
-    List,
-    Read,
-    Write,
-    Overwrite,
-    Rename,
-    Delete,
-    Mkdir,
-    Rmdir,
-    Setattr,
-    Symlink,
-}
-
 /// Why an operation is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -165,6 +143,12 @@ pub enum Denied {
     UnknownHandle,
     #[error("the handle was not opened for this")]
     WrongHandle,
+    #[error(
+        "other rules hold for what may lie below a directory of that name: move the files one by one"
+    )]
+    RulesBelow,
+    #[error("the new name would give more than the other one does")]
+    Widens,
     #[error("a link may only name something below its own directory")]
     LinkTarget,
     #[error("a file can't be copied onto itself")]
@@ -184,6 +168,8 @@ impl Denied {
             Self::AcrossMounts => "across_mounts",
             Self::UnknownHandle => "unknown_handle",
             Self::WrongHandle => "wrong_handle",
+            Self::RulesBelow => "rules_below",
+            Self::Widens => "widens",
             Self::LinkTarget => "link_target",
             Self::SameFile => "same_file",
             Self::DisabledExtension => "disabled_extension",
@@ -371,22 +357,5 @@ impl OpenHandle {
             HandleKind::File(access) => Some(access),
             HandleKind::Directory => None,
         }
-    }
-}
-
-impl fmt::Display for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::List => "list",
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Overwrite => "overwrite",
-            Self::Rename => "rename",
-            Self::Delete => "delete",
-            Self::Mkdir => "mkdir",
-            Self::Rmdir => "rmdir",
-            Self::Setattr => "setattr",
-            Self::Symlink => "symlink",
-        })
     }
 }

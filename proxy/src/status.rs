@@ -138,6 +138,8 @@ impl From<&Denied> for Status {
             Denied::AboveMounts
             | Denied::MountPoint
             | Denied::Missing(_)
+            | Denied::RulesBelow
+            | Denied::Widens
             | Denied::LinkTarget
             | Denied::WrongHandle => Self::PermissionDenied,
             // Clients copy and delete when a rename across file systems fails so.

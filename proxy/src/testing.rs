@@ -19,7 +19,7 @@ use crate::{
     extensions::Extensions,
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
-    policy::{Mount, Named, OpenHandle, Permissions, Permit, Requester, authorize},
+    policy::{Mount, Named, OpenHandle, PathRules, Permissions, Permit, Requester, authorize},
 };
 
 /// Takes operations on the usual way to a backend: authorised, recorded, executed.
@@ -168,10 +168,13 @@ pub(crate) fn everything(at: &str, backend: &str) -> Mount {
             rmdir: true,
             setattr: true,
             symlink: true,
+            append: true,
         },
         allowance: Allowance::default(),
         extensions: None,
         resume: None,
+        rules: PathRules::default(),
+        group: None,
     }
 }
 

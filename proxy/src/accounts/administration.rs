@@ -5,7 +5,11 @@ use portcullis_journal::AccountKind;
 use rusqlite::{ErrorCode, Transaction};
 use serde_json::{Value, json};
 
-use super::{AccountName, Accounts, AccountsError, audit, kind_name, limits, mounts, uid_of};
+use super::{
+    AccountName, Accounts, AccountsError, audit, kind_name, limits,
+    mounts::{self, Holder},
+    uid_of,
+};
 use crate::{
     allowance::AccountLimits,
     auth::flow::{FactorPolicy, UserId},
@@ -93,7 +97,7 @@ impl<'a> Administration<'a> {
     pub fn mount(&self, name: &AccountName, mount: &Mount) -> Result<(), AccountsError> {
         self.accounts.transaction(|transaction| {
             let uid = uid_of(transaction, name)?;
-            let replaced = mounts::store(transaction, uid, mount)?;
+            let replaced = mounts::store(transaction, Holder::Account(uid.0), mount)?;
             if replaced {
                 end_sessions(transaction, uid)?;
             }
@@ -105,16 +109,14 @@ impl<'a> Administration<'a> {
     /// If there is no mount at that place.
     pub fn unmount(&self, name: &AccountName, at: &VirtualPath) -> Result<(), AccountsError> {
         self.change(name, "unmount", Sessions::End, |transaction, uid| {
-            let removed = transaction.execute(
-                "DELETE FROM mount WHERE account = ?1 AND at = ?2",
-                (uid.0, at.as_bytes()),
-            )?;
-            if removed == 0 {
+            if !mounts::remove(transaction, Holder::Account(uid.0), at)? {
                 return Err(AccountsError::NoSuchMount {
                     name: name.clone(),
                     at: String::from_utf8_lossy(at.as_bytes()).into_owned(),
                 });
             }
+            // Refuses to leave it with two groups' mounts there.
+            mounts::of_account(transaction, uid)?;
             Ok(json!({ "at": portcullis_journal::record::untrusted(at.as_bytes()) }))
         })
     }
@@ -215,10 +217,9 @@ pub(super) fn end_sessions(
     transaction: &Transaction<'_>,
     uid: UserId,
 ) -> Result<(), AccountsError> {
-    transaction.execute(
-        "UPDATE account SET epoch = epoch + 1 WHERE id = ?1",
-        [uid.0],
-    )?;
+    transaction
+        .prepare_cached("UPDATE account SET epoch = epoch + 1 WHERE id = ?1")?
+        .execute([uid.0])?;
     Ok(())
 }
 

@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 use super::{AccountName, Accounts, AccountsError};
 use crate::auth::{AuditLog, flow::UserId};
 
+/// Number in the notes of changes that are not those of one account.
+const NO_ACCOUNT: i64 = 0;
+
 /// Notes moved at a time.
 const BATCH: u32 = 256;
 
@@ -52,11 +55,11 @@ impl Accounts {
                 body.insert("change_id".to_owned(), id.into());
                 body.insert("changed_at".to_owned(), row.get::<_, String>("at")?.into());
                 body.insert("action".to_owned(), row.get::<_, String>("action")?.into());
-                body.insert("account".to_owned(), row.get::<_, String>("name")?.into());
-                body.insert(
-                    "account_uid".to_owned(),
-                    row.get::<_, i64>("account")?.into(),
-                );
+                let uid: i64 = row.get("account")?;
+                if uid != NO_ACCOUNT {
+                    body.insert("account".to_owned(), row.get::<_, String>("name")?.into());
+                    body.insert("account_uid".to_owned(), uid.into());
+                }
                 let mut event = Event::new(EventKind::AdminAccount);
                 event.outcome = Some(Verdict::Success);
                 event.user = Some(Actor {
@@ -108,6 +111,17 @@ pub async fn relay(accounts: &Accounts, log: &dyn AuditLog) -> Result<usize, Rel
     }
 }
 
+/// Of a change that is not that of one account; the details say of what.
+pub(super) fn note_of_none(
+    transaction: &Transaction<'_>,
+    at: &str,
+    actor: &str,
+    action: &'static str,
+    details: &Value,
+) -> Result<(), AccountsError> {
+    insert(transaction, at, actor, action, (NO_ACCOUNT, ""), details)
+}
+
 pub(super) fn note(
     transaction: &Transaction<'_>,
     at: &str,
@@ -117,9 +131,22 @@ pub(super) fn note(
     name: &AccountName,
     details: &Value,
 ) -> Result<(), AccountsError> {
-    transaction.execute(
-        "INSERT INTO audit_pending (at, actor, action, account, name, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        (at, actor, action, uid.0, name.as_str(), details.to_string()),
-    )?;
+    let account = (uid.0, name.as_str());
+    insert(transaction, at, actor, action, account, details)
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    at: &str,
+    actor: &str,
+    action: &'static str,
+    (uid, name): (i64, &str),
+    details: &Value,
+) -> Result<(), AccountsError> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO audit_pending (at, actor, action, account, name, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute((at, actor, action, uid, name, details.to_string()))?;
     Ok(())
 }

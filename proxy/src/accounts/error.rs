@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use rusqlite::ErrorCode;
 
-use super::{AccountName, BUSY_TIMEOUT, NameError, mounts};
+use super::{AccountName, BUSY_TIMEOUT, NameError};
+use crate::policy::PermissionError;
 
 /// Why the account database can't be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,28 @@ pub enum AccountsError {
     NotConsecutive { name: AccountName },
     #[error("account {name} has no mount at {at}")]
     NoSuchMount { name: AccountName, at: String },
+    #[error(
+        "groups {first} and {second} both have a mount at {at} for account number {account}; give the account its own mount there, or take it out of one"
+    )]
+    GroupsConflict {
+        account: i64,
+        at: String,
+        first: String,
+        second: String,
+    },
+    #[error("there is no group {name}; `group list` shows all")]
+    NoSuchGroup { name: AccountName },
+    #[error("group {name} exists already")]
+    GroupExists { name: AccountName },
+    #[error("group {name} has no mount at {at}")]
+    NoSuchGroupMount { name: AccountName, at: String },
+    #[error("account {account} is not in group {name}")]
+    NotAMember {
+        name: AccountName,
+        account: AccountName,
+    },
     #[error(transparent)]
-    Permission(#[from] mounts::PermissionError),
+    Permission(#[from] PermissionError),
 }
 
 impl AccountsError {

@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use rusqlite::{OptionalExtension as _, Row, Transaction};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction};
 use serde_json::{Value, json};
 
 use super::{Accounts, AccountsError, damaged};
@@ -26,11 +26,10 @@ impl Accounts {
 }
 
 /// As [`Accounts::limits`], within a change.
-pub(super) fn read(
-    transaction: &Transaction<'_>,
-    uid: UserId,
-) -> Result<AccountLimits, AccountsError> {
-    transaction.query_row(SELECT, [uid.0], |row| Ok(limits(row)))?
+pub(super) fn read(connection: &Connection, uid: UserId) -> Result<AccountLimits, AccountsError> {
+    connection
+        .prepare_cached(SELECT)?
+        .query_row([uid.0], |row| Ok(limits(row)))?
 }
 
 pub(super) fn store(
@@ -39,15 +38,16 @@ pub(super) fn store(
     limits: &AccountLimits,
 ) -> Result<(), AccountsError> {
     let column = |rate: NonZeroU64| i64::try_from(rate.get()).unwrap_or(i64::MAX);
-    transaction.execute(
-        "UPDATE account SET max_sessions = ?2, read_rate = ?3, write_rate = ?4 WHERE id = ?1",
-        (
+    transaction
+        .prepare_cached(
+            "UPDATE account SET max_sessions = ?2, read_rate = ?3, write_rate = ?4 WHERE id = ?1",
+        )?
+        .execute((
             uid.0,
             limits.sessions.map(NonZeroU32::get),
             limits.read_rate.map(column),
             limits.write_rate.map(column),
-        ),
-    )?;
+        ))?;
     Ok(())
 }
 

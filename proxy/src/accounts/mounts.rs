@@ -1,8 +1,8 @@
-//! Mounts in the database, and the names of permissions.
+//! Mounts of accounts and groups in the database.
 
 use std::num::NonZeroU64;
 
-use rusqlite::{OptionalExtension as _, Row, Transaction};
+use rusqlite::{Connection, Row, Transaction};
 use serde_json::{Value, json};
 
 use super::{Accounts, AccountsError, damaged};
@@ -11,46 +11,8 @@ use crate::{
     auth::flow::UserId,
     extensions::{Extensions, UnknownExtension},
     path::VirtualPath,
-    policy::{Mount, Permissions},
+    policy::{Mount, PathRules, Permissions},
 };
-
-/// Why a text is not a list of permissions.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{word:?} is not a permission; use list, read, write, overwrite, rename, delete, mkdir, rmdir, setattr, symlink"
-)]
-pub struct PermissionError {
-    word: String,
-}
-
-/// Reads names joined by commas.
-///
-/// # Errors
-/// For a name that is none.
-pub fn parse_permissions(text: &str) -> Result<Permissions, PermissionError> {
-    let mut permissions = Permissions::default();
-    for word in text.split(',') {
-        let permission = match word.trim() {
-            "list" => &mut permissions.list,
-            "read" => &mut permissions.read,
-            "write" => &mut permissions.write,
-            "overwrite" => &mut permissions.overwrite,
-            "rename" => &mut permissions.rename,
-            "delete" => &mut permissions.delete,
-            "mkdir" => &mut permissions.mkdir,
-            "rmdir" => &mut permissions.rmdir,
-            "setattr" => &mut permissions.setattr,
-            "symlink" => &mut permissions.symlink,
-            other => {
-                return Err(PermissionError {
-                    word: other.to_owned(),
-                });
-            }
-        };
-        *permission = true;
-    }
-    Ok(permissions)
-}
 
 /// Why a text is not a number of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,44 +86,13 @@ fn extension_list(extensions: Extensions) -> String {
     }
 }
 
-/// The names of what is permitted.
-pub fn permission_names(permissions: &Permissions) -> Vec<&'static str> {
-    let Permissions {
-        list,
-        read,
-        write,
-        overwrite,
-        rename,
-        delete,
-        mkdir,
-        rmdir,
-        setattr,
-        symlink,
-    } = *permissions;
-    [
-        (list, "list"),
-        (read, "read"),
-        (write, "write"),
-        (overwrite, "overwrite"),
-        (rename, "rename"),
-        (delete, "delete"),
-        (mkdir, "mkdir"),
-        (rmdir, "rmdir"),
-        (setattr, "setattr"),
-        (symlink, "symlink"),
-    ]
-    .into_iter()
-    .filter_map(|(permitted, name)| permitted.then_some(name))
-    .collect()
-}
-
 /// A mount as records and `--json` show it.
 pub fn describe(mount: &Mount) -> Value {
     let mut shown = json!({
         "at": portcullis_journal::record::untrusted(mount.at.as_bytes()),
         "backend": mount.backend,
         "directory": portcullis_journal::record::untrusted(&mount.directory),
-        "permissions": permission_names(&mount.permissions),
+        "permissions": mount.permissions.names(),
     });
     let Allowance {
         read_rate,
@@ -184,60 +115,147 @@ pub fn describe(mount: &Mount) -> Value {
         if let Some(resume) = mount.resume {
             shown.insert("resume".to_owned(), resume.into());
         }
+        if !mount.rules.is_empty() {
+            shown.insert("rules".to_owned(), mount.rules.texts().into());
+        }
+        if let Some(group) = &mount.group {
+            shown.insert("group".to_owned(), group.as_str().into());
+        }
     }
     shown
 }
 
 impl Accounts {
-    /// The account's mounts, by place.
+    /// The account's mounts, by place: its own, and those of its groups where it has none of its own.
     ///
     /// # Errors
-    /// If the database can't be read.
+    /// If the database can't be read, or two groups have a mount at one place.
     pub fn mounts(&self, uid: UserId) -> Result<Vec<Mount>, AccountsError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume
-             FROM mount WHERE account = ?1 ORDER BY at",
-        )?;
-        statement
-            .query_map([uid.0], |row| Ok(mount(row)))?
-            .map(|row| row.map_err(AccountsError::from).flatten())
-            .collect()
+        of_account(&self.connection(), uid)
+    }
+}
+
+const OWN: &str =
+    "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules,
+            NULL AS origin
+     FROM mount WHERE account = ?1 ORDER BY at";
+const OF_ITS_GROUPS: &str =
+    "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules,
+            account_group.name AS origin
+     FROM group_mount
+     JOIN group_member ON group_member.account_group = group_mount.account_group
+     JOIN account_group ON account_group.id = group_mount.account_group
+     WHERE group_member.account = ?1 ORDER BY at, origin";
+const OF_GROUP: &str =
+    "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules,
+            (SELECT name FROM account_group WHERE id = account_group) AS origin
+     FROM group_mount WHERE account_group = ?1 ORDER BY at";
+
+/// As [`Accounts::mounts`], also within a change.
+pub(super) fn of_account(
+    connection: &Connection,
+    uid: UserId,
+) -> Result<Vec<Mount>, AccountsError> {
+    let mut mounts = own(connection, uid)?;
+    for mount in select(connection, OF_ITS_GROUPS, uid.0)? {
+        match mounts.iter().find(|other| other.at == mount.at) {
+            None => mounts.push(mount),
+            Some(Mount { group: None, .. }) => {}
+            Some(Mount {
+                group: Some(first), ..
+            }) => {
+                return Err(AccountsError::GroupsConflict {
+                    account: uid.0,
+                    at: String::from_utf8_lossy(mount.at.as_bytes()).into_owned(),
+                    first: first.clone(),
+                    second: mount.group.unwrap_or_default(),
+                });
+            }
+        }
+    }
+    mounts.sort_by(|one, other| one.at.cmp(&other.at));
+    Ok(mounts)
+}
+
+/// The account's own mounts, by place.
+pub(super) fn own(connection: &Connection, uid: UserId) -> Result<Vec<Mount>, AccountsError> {
+    select(connection, OWN, uid.0)
+}
+
+/// The mounts of a group, by place.
+pub(super) fn of_group(connection: &Connection, group: i64) -> Result<Vec<Mount>, AccountsError> {
+    select(connection, OF_GROUP, group)
+}
+
+fn select(connection: &Connection, query: &str, owner: i64) -> Result<Vec<Mount>, AccountsError> {
+    connection
+        .prepare_cached(query)?
+        .query_map([owner], |row| Ok(mount(row)))?
+        .map(|row| row.map_err(AccountsError::from).flatten())
+        .collect()
+}
+
+/// Whose mounts a table holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Holder {
+    Account(i64),
+    Group(i64),
+}
+
+impl Holder {
+    /// Table, column and value.
+    fn place(self) -> (&'static str, &'static str, i64) {
+        match self {
+            Self::Account(id) => ("mount", "account", id),
+            Self::Group(id) => ("group_mount", "account_group", id),
+        }
     }
 }
 
 /// Writes the mount; true if it took the place of another.
 pub(super) fn store(
     transaction: &Transaction<'_>,
-    uid: UserId,
+    holder: Holder,
     mount: &Mount,
 ) -> Result<bool, AccountsError> {
-    let replaced = transaction
-        .query_row(
-            "SELECT 1 FROM mount WHERE account = ?1 AND at = ?2",
-            (uid.0, mount.at.as_bytes()),
-            |_| Ok(()),
-        )
-        .optional()?
-        .is_some();
-    transaction.execute(
-        "INSERT OR REPLACE INTO mount
-             (account, at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        (
-            uid.0,
+    let replaced = remove(transaction, holder, &mount.at)?;
+    let (table, column, id) = holder.place();
+    let rules = mount.rules.texts();
+    transaction
+        .prepare_cached(&format!(
+            "INSERT INTO {table}
+                 ({column}, at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+        ))?
+        .execute((
+            id,
             mount.at.as_bytes(),
             &mount.backend,
             &mount.directory,
-            permission_names(&mount.permissions).join(","),
-            mount.allowance.read_rate.map(column),
-            mount.allowance.write_rate.map(column),
+            mount.permissions.names().join(","),
+            mount.allowance.read_rate.map(rate_column),
+            mount.allowance.write_rate.map(rate_column),
             mount.allowance.quota.map(signed),
             mount.extensions.map(extension_list),
             mount.resume,
-        ),
-    )?;
+            (!rules.is_empty()).then(|| json!(rules).to_string()),
+        ))?;
     Ok(replaced)
+}
+
+/// True if there was a mount at that place.
+pub(super) fn remove(
+    transaction: &Transaction<'_>,
+    holder: Holder,
+    at: &VirtualPath,
+) -> Result<bool, AccountsError> {
+    let (table, column, id) = holder.place();
+    let removed = transaction
+        .prepare_cached(&format!(
+            "DELETE FROM {table} WHERE {column} = ?1 AND at = ?2"
+        ))?
+        .execute((id, at.as_bytes()))?;
+    Ok(removed > 0)
 }
 
 /// As SQLite stores numbers; nobody has 2^63 bytes.
@@ -245,7 +263,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn column(rate: NonZeroU64) -> i64 {
+fn rate_column(rate: NonZeroU64) -> i64 {
     signed(rate.get())
 }
 
@@ -274,8 +292,10 @@ fn mount(row: &Row<'_>) -> Result<Mount, AccountsError> {
         permissions: if permissions.is_empty() {
             Permissions::default()
         } else {
-            parse_permissions(&permissions)?
+            Permissions::parse(&permissions)?
         },
+        rules: rules(row)?,
+        group: row.get("origin")?,
         allowance: allowance(row)?,
         extensions: extensions(row)?,
         resume: row.get("resume")?,
@@ -287,6 +307,17 @@ fn extensions(row: &Row<'_>) -> Result<Option<Extensions>, AccountsError> {
     stored
         .map(|list| parse_extensions(&list).map_err(|_| damaged("mount.extensions", &list)))
         .transpose()
+}
+
+fn rules(row: &Row<'_>) -> Result<PathRules, AccountsError> {
+    let stored: Option<String> = row.get("rules")?;
+    let Some(stored) = stored else {
+        return Ok(PathRules::default());
+    };
+    serde_json::from_str::<Vec<String>>(&stored)
+        .ok()
+        .and_then(|texts| PathRules::parse(&texts).ok())
+        .ok_or_else(|| damaged("mount.rules", &stored))
 }
 
 fn place(bytes: &[u8]) -> Result<VirtualPath, AccountsError> {

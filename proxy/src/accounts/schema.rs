@@ -160,6 +160,34 @@ const MIGRATIONS: &[&str] = &["
     -- Networks joined by commas; the empty text is anywhere. Seconds since 1970 from which the key does not count.
     ALTER TABLE public_key ADD COLUMN sources TEXT NOT NULL DEFAULT '';
     ALTER TABLE public_key ADD COLUMN expires INTEGER;
+", "
+    -- A JSON list of PATTERN=PERMISSIONS; NULL is none.
+    ALTER TABLE mount ADD COLUMN rules TEXT;
+    CREATE TABLE account_group (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        created TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE group_member (
+        account_group INTEGER NOT NULL REFERENCES account_group (id),
+        account INTEGER NOT NULL REFERENCES account (id),
+        PRIMARY KEY (account_group, account)
+    ) STRICT;
+    CREATE INDEX group_member_account ON group_member (account);
+    CREATE TABLE group_mount (
+        account_group INTEGER NOT NULL REFERENCES account_group (id),
+        at BLOB NOT NULL,
+        backend TEXT NOT NULL,
+        directory BLOB NOT NULL,
+        permissions TEXT NOT NULL,
+        read_rate INTEGER CHECK (read_rate > 0),
+        write_rate INTEGER CHECK (write_rate > 0),
+        quota INTEGER CHECK (quota >= 0),
+        extensions TEXT,
+        resume INTEGER CHECK (resume IN (0, 1)),
+        rules TEXT,
+        PRIMARY KEY (account_group, at)
+    ) STRICT;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

@@ -1,3 +1,4 @@
+mod groups;
 mod restrictions;
 
 use std::{
@@ -18,7 +19,7 @@ use crate::{
         totp::Authenticator,
     },
     path::VirtualPath,
-    policy::{Mount, Permissions},
+    policy::{Mount, PathRules, Permissions},
 };
 
 mod factors;
@@ -47,6 +48,8 @@ fn mount(at: &str, backend: &str) -> Mount {
         allowance: Allowance::default(),
         extensions: None,
         resume: None,
+        rules: PathRules::default(),
+        group: None,
         at: VirtualPath::clean(at.as_bytes()).unwrap(),
         backend: backend.to_owned(),
         directory: b"/in".to_vec(),
@@ -235,14 +238,14 @@ fn mounts_of_one_account_stand_beside_and_below_each_other() {
 #[test]
 fn each_permission_name_stands_for_itself_and_others_are_refused() {
     let all = "list,read,write,overwrite,rename,delete,mkdir,rmdir,setattr,symlink";
-    let permissions = mounts::parse_permissions(all).unwrap();
-    assert_eq!(mounts::permission_names(&permissions).join(","), all);
+    let permissions = Permissions::parse(all).unwrap();
+    assert_eq!(permissions.names().join(","), all);
     for one in all.split(',') {
-        let permissions = mounts::parse_permissions(one).unwrap();
-        assert_eq!(mounts::permission_names(&permissions), [one]);
+        let permissions = Permissions::parse(one).unwrap();
+        assert_eq!(permissions.names(), [one]);
     }
     for wrong in ["", "all", "list,", "List", "list read"] {
-        assert!(mounts::parse_permissions(wrong).is_err(), "{wrong:?}");
+        assert!(Permissions::parse(wrong).is_err(), "{wrong:?}");
     }
 }
 

@@ -3,12 +3,14 @@
 //! Works on the database that the daemon has open; changes take effect at the next login step, and live sessions that lost
 //! something end within seconds.
 
+mod bulk;
+mod effective;
 mod factors;
 mod key;
 mod limit;
 mod listing;
 mod login;
-mod mount;
+pub(super) mod mount;
 mod set;
 
 use std::io::{self, Read, Write};
@@ -20,6 +22,7 @@ use portcullis_journal::AccountKind;
 use serde_json::json;
 
 use self::{
+    bulk::{FormatName, ImportArgs},
     key::{AddKeyArgs, KeyArgs},
     limit::LimitArgs,
     login::{PromptsArg, Switch, WindowArg},
@@ -65,6 +68,22 @@ enum Action {
     /// Show one account
     Show {
         name: AccountName,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all accounts without their secrets, as `account import` reads them
+    Export {
+        #[arg(long, value_enum, default_value_t = FormatName::Json)]
+        format: FormatName,
+    },
+    /// Make the accounts of a CSV or JSON file: all, or none if there is any fault
+    Import(ImportArgs),
+    /// Show what the account may do and which rule says so, on each mount or at one path
+    Effective {
+        name: AccountName,
+        /// As the account sees it, such as /inbox/a.csv
+        #[arg(long)]
+        path: Option<String>,
         #[arg(long)]
         json: bool,
     },
@@ -254,6 +273,11 @@ impl Action {
                     streams.output,
                 )?;
             }
+            Self::Export { format } => bulk::export(accounts, format, streams.output)?,
+            Self::Import(import) => import.run(&administration, &config.backends, streams)?,
+            Self::Effective { name, path, json } => {
+                effective::print(accounts, &name, path.as_deref(), json, streams.output)?;
+            }
             Self::Set { name, changes } => administration.set(&name, &changes.into_changes())?,
             Self::Disable { name } => administration.disable(&name)?,
             Self::Enable { name } => administration.enable(&name)?,
@@ -348,7 +372,7 @@ fn possession_pair(
     }))
 }
 
-fn place(text: &str) -> anyhow::Result<VirtualPath> {
+pub(super) fn place(text: &str) -> anyhow::Result<VirtualPath> {
     ensure!(
         text.starts_with('/'),
         "{text:?} is not an absolute path such as /inbox"
@@ -357,7 +381,7 @@ fn place(text: &str) -> anyhow::Result<VirtualPath> {
 }
 
 /// The administrator by number, and who became it.
-fn actor() -> String {
+pub(super) fn actor() -> String {
     let uid = rustix::process::getuid().as_raw();
     let before: Option<u32> = std::env::var("SUDO_UID")
         .ok()

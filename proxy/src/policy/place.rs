@@ -6,6 +6,15 @@ use crate::{
     path::{RelativePath, VirtualPath},
 };
 
+/// How something gets another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renaming {
+    /// A second name, of a file.
+    OfFile,
+    /// Another name, of a file, directory or link.
+    OfAny,
+}
+
 /// Where a path lies in the account's view.
 pub(super) enum Place<'a> {
     /// An ancestor of a mount point; the root always counts as one.
@@ -15,7 +24,7 @@ pub(super) enum Place<'a> {
 
 pub(super) struct OnMount<'a> {
     pub(super) id: MountId,
-    mount: &'a Mount,
+    pub(super) mount: &'a Mount,
     pub(super) target: RelativePath,
     /// Another mount lies below the path.
     pub(super) leads_to_mount: bool,
@@ -54,19 +63,7 @@ impl<'a> Place<'a> {
 
 impl OnMount<'_> {
     pub(super) fn grants(&self, permission: Permission) -> bool {
-        let granted = &self.mount.permissions;
-        match permission {
-            Permission::List => granted.list,
-            Permission::Read => granted.read,
-            Permission::Write => granted.write,
-            Permission::Overwrite => granted.overwrite,
-            Permission::Rename => granted.rename,
-            Permission::Delete => granted.delete,
-            Permission::Mkdir => granted.mkdir,
-            Permission::Rmdir => granted.rmdir,
-            Permission::Setattr => granted.setattr,
-            Permission::Symlink => granted.symlink,
-        }
+        self.mount.ruling(&self.target, permission).0
     }
 
     pub(super) fn needs(&self, permission: Permission) -> Result<(), Denied> {
@@ -88,6 +85,52 @@ impl OnMount<'_> {
 
     pub(super) fn needs_either(&self, one: Permission, other: Permission) -> Result<(), Denied> {
         self.needs(other).or_else(|_| self.needs(one))
+    }
+
+    /// A name that what is at `self` gets beside or instead of its own: it must not give more. What lies below, if it is a
+    /// directory, has to be under one rule on either side.
+    pub(super) fn may_become(&self, other: &RelativePath, kind: Renaming) -> Result<(), Denied> {
+        if self.mount.rules.is_empty() {
+            return Ok(());
+        }
+        let mount = self.mount;
+        let is_within = || {
+            let (here, there) = (
+                mount.permissions_at(&self.target),
+                mount.permissions_at(other),
+            );
+            there.is_within(&here)
+        };
+        let below = |target| mount.deciding_below(target).map_err(|_| Denied::RulesBelow);
+        let is_kept = match kind {
+            Renaming::OfFile => is_within(),
+            Renaming::OfAny => {
+                let same_rule = below(&self.target)? == below(other)?;
+                // What a link leads to counts from the directory in which the link is.
+                !mount.grants_symlinks()
+                    || (same_rule && is_within() && self.target.parent() == other.parent())
+            }
+        };
+        if is_kept { Ok(()) } else { Err(Denied::Widens) }
+    }
+
+    /// What a symbolic link at `self` leads to must give as much as the link does, and all below it too.
+    pub(super) fn leading_to(&self, target: &RelativePath) -> Result<(), Denied> {
+        let mount = self.mount;
+        if mount.rules.is_empty() {
+            return Ok(());
+        }
+        let below = |target| mount.deciding_below(target).map_err(|_| Denied::RulesBelow);
+        let is_same_below = below(&self.target)? == below(target)?;
+        let (link, led_to) = (
+            mount.permissions_at(&self.target),
+            mount.permissions_at(target),
+        );
+        if is_same_below && link.is_within(&led_to) {
+            Ok(())
+        } else {
+            Err(Denied::Widens)
+        }
     }
 
     /// Neither the directory of a mount nor one on the way to a mount below: those stay as they are.

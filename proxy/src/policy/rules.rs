@@ -2,7 +2,7 @@
 
 use super::{
     Denied, HandleKind, Mount, Named, Permission, Route,
-    place::{OnMount, Place},
+    place::{OnMount, Place, Renaming},
 };
 use crate::{
     operation::{Access, Attributes, Operation},
@@ -85,11 +85,14 @@ pub(super) fn decide(
         Operation::Mkdir { path, .. } => changed(mounts, path, Permission::Mkdir)?,
         Operation::Rmdir { path } => changed(mounts, path, Permission::Rmdir)?,
         Operation::Symlink { target, link } => {
-            let route = changed(mounts, link, Permission::Symlink)?;
+            let place = Place::of(mounts, link)?.on_mount()?.not_its_directory()?;
+            place.needs(Permission::Symlink)?;
             if !stays_below(target) {
                 return Err(Denied::LinkTarget);
             }
-            route
+            let led_to = place.target.beside(target).ok_or(Denied::LinkTarget)?;
+            place.leading_to(&led_to)?;
+            place.route(None)
         }
 
         Operation::Hardlink { from, to } => link_route(mounts, from, to)?,
@@ -130,12 +133,15 @@ pub(super) fn decide(
             let place = Place::of(mounts, &handle.path)?
                 .on_mount()?
                 .not_its_directory()?;
-            // Whoever may write the file through this handle may also cut it.
+            // Whoever may write the file through this handle may also cut it, unless it is one that may only grow.
             if attributes.size.is_some() {
-                handle
+                let access = handle
                     .file()
                     .filter(Access::writes)
                     .ok_or(Denied::WrongHandle)?;
+                if access.append && !access.exclusive {
+                    place.needs(Permission::Overwrite)?;
+                }
             }
             if changes_more_than_size(attributes) || attributes.size.is_none() {
                 place.needs(Permission::Setattr)?;
@@ -168,6 +174,8 @@ fn rename_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Resul
         return Err(Denied::AcrossMounts);
     }
     from.needs(Permission::Rename)?;
+    to.needs(Permission::Rename)?;
+    from.may_become(&to.target, Renaming::OfAny)?;
     Ok(from.route(Some(to.target)))
 }
 
@@ -180,7 +188,8 @@ fn link_route(mounts: &[Mount], from: &VirtualPath, to: &VirtualPath) -> Result<
     }
     from.has_on(|extensions| extensions.hardlink)?;
     from.needs(Permission::Read)?;
-    from.needs(Permission::Write)?;
+    to.needs(Permission::Write)?;
+    from.may_become(&to.target, Renaming::OfFile)?;
     Ok(from.route(Some(to.target)))
 }
 
@@ -192,10 +201,18 @@ fn granted_access(place: &OnMount<'_>, mut access: Access) -> Result<Access, Den
         if place.target.is_empty() || place.leads_to_mount {
             return Err(Denied::MountPoint);
         }
-        place.needs(Permission::Write)?;
-        if !place.grants(Permission::Overwrite) {
+        let appends = access.append && !access.truncate && !access.exclusive;
+        let may_append = appends && place.grants(Permission::Append);
+        if access.create || !may_append {
+            place.needs(Permission::Write)?;
+        }
+        if !place.grants(Permission::Overwrite) && !may_append {
             if !access.create {
-                return Err(Denied::Missing(Permission::Overwrite));
+                return Err(Denied::Missing(if appends {
+                    Permission::Append
+                } else {
+                    Permission::Overwrite
+                }));
             }
             access.exclusive = true;
         }

@@ -1,4 +1,5 @@
 mod handles;
+mod path_rules;
 mod places;
 
 use std::collections::BTreeSet;
@@ -25,33 +26,10 @@ fn path(raw: &str) -> VirtualPath {
     VirtualPath::clean(raw.as_bytes()).unwrap()
 }
 
-const ALL: [Permission; 10] = [
-    Permission::List,
-    Permission::Read,
-    Permission::Write,
-    Permission::Overwrite,
-    Permission::Rename,
-    Permission::Delete,
-    Permission::Mkdir,
-    Permission::Rmdir,
-    Permission::Setattr,
-    Permission::Symlink,
-];
+const ALL: [Permission; 11] = Permission::ALL;
 
 fn permissions(granted: &[Permission]) -> Permissions {
-    let has = |permission| granted.contains(&permission);
-    Permissions {
-        list: has(Permission::List),
-        read: has(Permission::Read),
-        write: has(Permission::Write),
-        overwrite: has(Permission::Overwrite),
-        rename: has(Permission::Rename),
-        delete: has(Permission::Delete),
-        mkdir: has(Permission::Mkdir),
-        rmdir: has(Permission::Rmdir),
-        setattr: has(Permission::Setattr),
-        symlink: has(Permission::Symlink),
-    }
+    Permissions::of(|permission| granted.contains(&permission))
 }
 
 fn mount(at: &str, granted: &[Permission]) -> Mount {
@@ -66,6 +44,8 @@ fn mount(at: &str, granted: &[Permission]) -> Mount {
             copy_data: true,
         }),
         resume: None,
+        rules: PathRules::default(),
+        group: None,
     }
 }
 
@@ -100,6 +80,13 @@ fn upload() -> Access {
 fn update() -> Access {
     Access {
         write: true,
+        ..Access::default()
+    }
+}
+
+fn append() -> Access {
+    Access {
+        append: true,
         ..Access::default()
     }
 }
@@ -142,6 +129,20 @@ fn matrix() -> Vec<(Operation, Vec<Vec<Permission>>)> {
         (open("/inbox/a", download()), vec![vec![Read]]),
         (open("/inbox/a", upload()), vec![vec![Write]]),
         (open("/inbox/a", update()), vec![vec![Write, Overwrite]]),
+        (
+            open("/inbox/a", append()),
+            vec![vec![Append], vec![Write, Overwrite]],
+        ),
+        (
+            open(
+                "/inbox/a",
+                Access {
+                    create: true,
+                    ..append()
+                },
+            ),
+            vec![vec![Write]],
+        ),
         (
             open(
                 "/inbox/a",

@@ -8,8 +8,8 @@ use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use super::*;
 use crate::{
-    accounts::mounts::parse_permissions, backend::memory::Memory, operation::MAX_DATA,
-    sftp::request::Extensions, testing,
+    backend::memory::Memory, operation::MAX_DATA, policy::Permissions, sftp::request::Extensions,
+    testing,
 };
 
 /// How long a test waits for what must come.
@@ -56,7 +56,7 @@ impl Peer {
         let directory = tempfile::tempdir().unwrap();
         let journal = testing::journal(directory.path());
         let mut mount = testing::everything("/", "memory");
-        mount.permissions = parse_permissions(permissions).unwrap();
+        mount.permissions = Permissions::parse(permissions).unwrap();
         let gate = Gate::of(
             testing::requester(),
             Arc::new(vec![mount]),

@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod login;
 mod peers;
+mod permissions;
 mod promises;
 mod raw;
 mod reload;

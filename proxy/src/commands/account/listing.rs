@@ -26,12 +26,15 @@ pub(super) fn print(
     for account in accounts.list()? {
         let mounts = accounts.mounts(account.uid)?;
         let limits = accounts.limits(account.uid)?;
-        listed.push((account, mounts, limits));
+        let groups = accounts.groups_of(account.uid)?;
+        listed.push((account, mounts, limits, groups));
     }
     if json {
         let all: Vec<Value> = listed
             .iter()
-            .map(|(account, mounts, limits)| machine_form(account, defaults, mounts, limits))
+            .map(|(account, mounts, limits, groups)| {
+                machine_form(account, defaults, mounts, limits, groups)
+            })
             .collect();
         writeln!(output, "{}", Value::from(all))?;
         return Ok(());
@@ -41,7 +44,7 @@ pub(super) fn print(
         "{:<32} {:<11} {:<8} {:<40} MOUNTS",
         "NAME", "KIND", "STATE", "LOGIN WITH"
     )?;
-    for (account, mounts, _) in &listed {
+    for (account, mounts, ..) in &listed {
         let places: Vec<_> = mounts
             .iter()
             .map(|mount| String::from_utf8_lossy(mount.at.as_bytes()))
@@ -70,7 +73,8 @@ pub(super) fn show(
     let account = accounts.account(name)?;
     let mounts = accounts.mounts(account.uid)?;
     let limits = accounts.limits(account.uid)?;
-    let shown = machine_form(&account, defaults, &mounts, &limits);
+    let groups = accounts.groups_of(account.uid)?;
+    let shown = machine_form(&account, defaults, &mounts, &limits, &groups);
     if json {
         writeln!(output, "{shown}")?;
         return Ok(());
@@ -135,6 +139,7 @@ fn machine_form(
     defaults: &AccountDefaults,
     mounts: &[Mount],
     limits: &AccountLimits,
+    groups: &[String],
 ) -> Value {
     let policy = match &account.policy {
         FactorPolicy::TwoClass => json!({ "name": account.policy.name() }),
@@ -173,6 +178,7 @@ fn machine_form(
         "keys": keys,
         "login_with": ways(account),
         "login": login_options::describe(&account.login),
+        "groups": groups,
         "limits": limits::describe(limits),
         "mounts": mounts.iter().map(mounts::describe).collect::<Vec<_>>(),
     })

@@ -6,10 +6,15 @@ use anyhow::ensure;
 use clap::Args;
 
 use super::place;
-use crate::{accounts::mounts, allowance::Allowance, extensions::Extensions, policy::Mount};
+use crate::{
+    accounts::mounts,
+    allowance::Allowance,
+    extensions::Extensions,
+    policy::{Mount, PathRule, PathRules, Permissions},
+};
 
 #[derive(Debug, Args)]
-pub(super) struct MountArgs {
+pub(in crate::commands) struct MountArgs {
     /// Where the account sees it, such as /inbox
     at: String,
     /// Name of a [backends.NAME] section
@@ -18,9 +23,13 @@ pub(super) struct MountArgs {
     /// Directory on the backend
     #[arg(long)]
     directory: String,
-    /// Joined by commas: list read write overwrite rename delete mkdir rmdir setattr symlink
+    /// Joined by commas: list read write overwrite append rename delete mkdir rmdir setattr symlink; or none
     #[arg(long)]
     permissions: String,
+    /// What is permitted at single places instead; the first whose pattern matches decides. `/in/**=list,read` counts from
+    /// the mount's directory, `*.tmp=delete` is compared with the last name
+    #[arg(long = "rule", value_name = "PATTERN=PERMISSIONS")]
+    rules: Vec<PathRule>,
     /// Bytes a second that all its sessions together may read, such as 20M
     #[arg(long, value_name = "SIZE", value_parser = mounts::parse_rate)]
     read_rate: Option<NonZeroU64>,
@@ -40,12 +49,13 @@ pub(super) struct MountArgs {
 
 impl MountArgs {
     /// The mount, if its backend is one of `backends`.
-    pub(super) fn into_mount(self, backends: &[String]) -> anyhow::Result<Mount> {
+    pub(in crate::commands) fn into_mount(self, backends: &[String]) -> anyhow::Result<Mount> {
         let Self {
             at,
             backend,
             directory,
             permissions,
+            rules,
             read_rate,
             write_rate,
             quota,
@@ -65,7 +75,9 @@ impl MountArgs {
             at: place(&at)?,
             backend,
             directory: directory.into_bytes(),
-            permissions: mounts::parse_permissions(&permissions)?,
+            permissions: Permissions::parse(&permissions)?,
+            rules: PathRules::new(rules)?,
+            group: None,
             allowance: Allowance {
                 read_rate,
                 write_rate,

@@ -116,7 +116,7 @@ async fn the_digest_of_a_file_is_that_of_its_bytes_by_name_and_by_handle() {
 async fn a_digest_needs_the_permission_to_read_and_nothing_else() {
     for (granted, expected) in [("read", true), ("list,write,overwrite,setattr", false)] {
         let mut mount = testing::everything("/", "memory");
-        mount.permissions = crate::accounts::mounts::parse_permissions(granted).unwrap();
+        mount.permissions = crate::policy::Permissions::parse(granted).unwrap();
         let mut client = Client::with(vec![mount], testing::journal).await;
         client.memory.put(b"a", b"secret");
         let reply = client.ask(check_by_name(b"/a", b"sha256")).await;
@@ -330,7 +330,7 @@ fn local(directory: &std::path::Path, permissions: &str) -> Client {
     })
     .unwrap();
     let mut mount = testing::everything("/", "local");
-    mount.permissions = crate::accounts::mounts::parse_permissions(permissions).unwrap();
+    mount.permissions = crate::policy::Permissions::parse(permissions).unwrap();
     Client::serving(
         HashMap::from([("local".to_owned(), Arc::new(service) as _)]),
         vec![mount],
