@@ -372,7 +372,7 @@ fn uid_of(transaction: &Transaction<'_>, name: &AccountName) -> Result<UserId, A
 }
 
 /// Makes the file and its directory so that SQLite never makes them with the umask's mode, and refuses exposed ones.
-fn prepare_file(path: &Path) -> Result<(), AccountsError> {
+pub(crate) fn prepare_file(path: &Path) -> Result<(), AccountsError> {
     let create_error = |source| AccountsError::Create {
         path: path.to_owned(),
         source,

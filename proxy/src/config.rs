@@ -8,6 +8,7 @@ mod files;
 mod passwords;
 mod section;
 mod server;
+mod throttles;
 mod trust;
 
 use std::{
@@ -30,23 +31,18 @@ pub use backends::{
 pub use files::{Secret, Stamp, revoked_keys};
 pub use section::Fault;
 pub use server::{HostKey, ScpMode, ServerConfig};
+pub use throttles::BansConfig;
 pub use trust::RevokedKeysFile;
 
 use crate::{
     accounts::admission::AccountDefaults,
+    auth::throttle::{PenaltyConfig, ThrottleConfig},
     sftp::{Digests, request::Extensions},
 };
 use section::{Faults, Section};
 
 /// What `journal.digests` may say.
 const DIGESTS: &str = "\"uploads\" or \"all\"";
-/// Failed authentications of one source before a ban is asked for ...
-const BAN_FAILURES: u64 = 5;
-/// ... within this time ...
-const BAN_WINDOW_SECONDS: u64 = 300;
-/// ... and how long it then holds: an attacker is slowed, a person who mistyped is back within the hour.
-const BAN_LIFETIME_SECONDS: u64 = 900;
-
 /// Most days that an account may be idle, and most sessions that one may have.
 const MOST_BY_DEFAULT: u64 = 10_000;
 
@@ -58,6 +54,7 @@ pub struct Config {
     pub sftp: SftpConfig,
     pub accounts: AccountsConfig,
     pub journal: JournalConfig,
+    pub penalties: PenaltyConfig,
     pub bans: Option<BansConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
@@ -97,17 +94,6 @@ pub struct JournalConfig {
     /// Name of this machine in the records.
     pub node: String,
     pub digests: Digests,
-}
-
-/// `[bans]`: ask the agent to drop a source after repeated failures.
-#[derive(Debug, PartialEq)]
-pub struct BansConfig {
-    pub agent_socket: PathBuf,
-    pub failures: u32,
-    pub window: Duration,
-    pub lifetime: Duration,
-    /// Sources for which no ban is asked for, such as the shared address of a whole hospital.
-    pub exempt: Vec<IpNet>,
 }
 
 /// `[metrics]`
@@ -208,7 +194,11 @@ impl Config {
             .map(|section| auth::auth(section, today))
             .unwrap_or_default();
         let journal = root.required_section("journal").map(journal);
-        let bans = root.section("bans").map(bans);
+        let penalties = root
+            .section("penalties")
+            .map(throttles::penalties)
+            .unwrap_or_default();
+        let bans = root.section("bans").map(throttles::bans);
         let metrics = root.section("metrics").map(metrics);
         let backends = root
             .named_sections("backends")
@@ -233,6 +223,7 @@ impl Config {
                     sftp,
                     accounts,
                     journal,
+                    penalties,
                     bans: bans.flatten(),
                     metrics: metrics.flatten(),
                     backends: backends
@@ -243,6 +234,14 @@ impl Config {
                 })
             }
             _ => Err(faults),
+        }
+    }
+
+    /// What sources pay for failures.
+    pub fn throttles(&self) -> ThrottleConfig {
+        ThrottleConfig {
+            penalties: self.penalties.clone(),
+            bans: self.bans.as_ref().map(|bans| bans.rules.clone()),
         }
     }
 
@@ -338,31 +337,6 @@ fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         signing_key: PathBuf::from(signing_key?),
         node,
         digests,
-    })
-}
-
-fn bans(mut section: Section<'_>) -> Option<BansConfig> {
-    let agent_socket = section.required_text("agent_socket", "the path of the agent's socket");
-    let failures = section.number("failures", 1..=1000, BAN_FAILURES);
-    let window = seconds(&mut section, "window_seconds", BAN_WINDOW_SECONDS);
-    let lifetime = seconds(&mut section, "lifetime_seconds", BAN_LIFETIME_SECONDS);
-    let mut exempt = Vec::new();
-    for (index, text) in section
-        .texts("exempt", "a list of networks, such as [\"192.0.2.0/24\"]")
-        .unwrap_or_default()
-    {
-        match network(text) {
-            Ok(network) => exempt.push(network),
-            Err(problem) => section.fault(&format!("exempt[{index}]"), problem),
-        }
-    }
-    section.finish();
-    Some(BansConfig {
-        agent_socket: PathBuf::from(agent_socket?),
-        failures: u32::try_from(failures).unwrap_or(u32::MAX),
-        window,
-        lifetime,
-        exempt,
     })
 }
 

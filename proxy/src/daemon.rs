@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::Utc;
 use portcullis_journal::{AppendError, Journal, OpenError, Options};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -29,9 +30,11 @@ use crate::{
         Authenticator,
         attempt::Settings,
         password::{Cost, Hasher, PasswordError},
+        throttle::Throttles,
     },
     config::{Config, JournalConfig},
     metrics, ssh,
+    throttle_store::{self, StoreError, ThrottleStore},
 };
 
 pub use backends::BuildError;
@@ -47,6 +50,8 @@ pub enum DaemonError {
         path: PathBuf,
         source: AccountsError,
     },
+    #[error("open what sources owe for failures")]
+    Throttles(#[from] StoreError),
     #[error("prepare password checks")]
     Passwords(#[from] PasswordError),
     #[error(transparent)]
@@ -89,10 +94,13 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .bans
         .as_ref()
         .map(|config| bans::relay(config, &journal, &stop));
+    let store = ThrottleStore::beside(&config.accounts.database)?;
+    let throttles = Throttles::new(config.throttles(), bans.clone(), Utc::now());
+    store.load(&throttles)?;
     let settings = Settings {
         max_failures: config.server.max_auth_failures,
         flow: config.auth.flow,
-        bans: bans.clone(),
+        throttles: throttles.clone(),
         failure_floor: failure_floor(config.auth.password.cost)?,
         passwords: config.auth.password.clone(),
         ..Settings::default()
@@ -102,6 +110,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     authenticator.change_trust(|_| revocation::trust(&config.auth));
     background.spawn(authenticator.clone().follow_changes());
 
+    let keeper = tokio::spawn(throttle_store::keep(store, throttles, stop.clone()));
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;
     let server = ssh::Server::new(terms, journal.clone()).map_err(DaemonError::Workers)?;
     let listeners = ssh::bind(&config.server.listen).await?;
@@ -176,6 +185,9 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         tracing::warn!(connections = cut, "connections were cut");
     }
     stop.cancel();
+    if let Err(error) = keeper.await {
+        tracing::error!(%error, "the last counts of failures are not written");
+    }
     background.shutdown().await;
     records::stopped(&journal, signal, cut)
         .await

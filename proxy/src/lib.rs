@@ -26,3 +26,4 @@ pub mod ssh;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod throttle_store;

@@ -16,14 +16,14 @@ pub use sessions::Withdrawal;
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use portcullis_journal::{AppendError, Event, SessionId};
 use ssh_key::{Algorithm, Certificate, PublicKey};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use self::{checks::Checked, windows::Windows};
 use super::{
@@ -31,7 +31,7 @@ use super::{
     certificate::CertificateFacts,
     flow::{Decision, Evidence, Flow, FlowRules, Verdict},
     password::{Hasher, PasswordError, PasswordPolicy},
-    throttle::{BanRequest, Throttle, ThrottleConfig},
+    throttle::{Mistake, Throttles},
     trust::Trust,
     turns::Turns,
 };
@@ -73,14 +73,6 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Whom to ask for bans, and when.
-#[derive(Debug, Clone)]
-pub struct Bans {
-    pub config: ThrottleConfig,
-    /// A request that finds it full is dropped with a warning: the source will fail again.
-    pub requests: mpsc::Sender<BanRequest>,
-}
-
 /// How an [`Authenticator`] behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -91,7 +83,8 @@ pub struct Settings {
     /// Up to so much more, at random.
     pub failure_jitter: Duration,
     pub flow: FlowRules,
-    pub bans: Option<Bans>,
+    /// What sources pay for failures.
+    pub throttles: Throttles,
     pub passwords: PasswordPolicy,
     pub clock: Clock,
 }
@@ -103,7 +96,7 @@ impl Default for Settings {
             failure_floor: Duration::from_millis(250),
             failure_jitter: Duration::from_millis(50),
             flow: FlowRules::default(),
-            bans: None,
+            throttles: Throttles::default(),
             passwords: PasswordPolicy::default(),
             clock: Clock::system(),
         }
@@ -128,6 +121,7 @@ struct Shared {
     log: Box<dyn AuditLog>,
     failure_floor: Duration,
     failure_jitter: Duration,
+    throttles: Throttles,
     clock: Clock,
     changes: watch::Sender<u64>,
     windows: Mutex<Windows>,
@@ -139,51 +133,6 @@ struct Shared {
 struct Rules {
     max_failures: u32,
     flow: FlowRules,
-    bans: Option<Banning>,
-}
-
-#[derive(Debug)]
-struct Banning {
-    config: ThrottleConfig,
-    requests: mpsc::Sender<BanRequest>,
-    throttle: Arc<Mutex<Throttle>>,
-}
-
-impl Rules {
-    /// With what `before` counted, where it counted in the same way.
-    fn new(
-        max_failures: u32,
-        flow: FlowRules,
-        bans: Option<Bans>,
-        before: Option<&Self>,
-    ) -> Arc<Self> {
-        let counted = before.and_then(|rules| rules.bans.as_ref());
-        let bans = bans.map(|Bans { config, requests }| Banning {
-            config,
-            requests,
-            throttle: counted
-                .filter(|banning| banning.config == config)
-                .map_or_else(
-                    || Arc::new(Mutex::new(Throttle::new(config))),
-                    |banning| Arc::clone(&banning.throttle),
-                ),
-        });
-        Arc::new(Self {
-            max_failures,
-            flow,
-            bans,
-        })
-    }
-
-    fn throttle(&self) -> Option<MutexGuard<'_, Throttle>> {
-        let banning = self.bans.as_ref()?;
-        Some(
-            banning
-                .throttle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
 }
 
 /// What an account is given at its login.
@@ -222,12 +171,16 @@ impl Authenticator {
                 log: Box::new(log),
                 failure_floor: settings.failure_floor,
                 failure_jitter: settings.failure_jitter,
+                throttles: settings.throttles,
                 clock: settings.clock,
                 changes: watch::Sender::new(0),
                 windows: Mutex::default(),
                 trust: watch::Sender::default(),
             }),
-            rules: Rules::new(settings.max_failures, settings.flow, settings.bans, None),
+            rules: Arc::new(Rules {
+                max_failures: settings.max_failures,
+                flow: settings.flow,
+            }),
             defaults: AccountDefaults::default(),
         })
     }
@@ -238,15 +191,19 @@ impl Authenticator {
         Self { defaults, ..self }
     }
 
-    /// The same with other rules, for connections that begin from now on. Failures that are counted stay counted, unless they
-    /// are to be counted in another way.
+    /// The same with other rules, for connections that begin from now on.
     #[must_use]
-    pub fn reconfigured(&self, max_failures: u32, flow: FlowRules, bans: Option<Bans>) -> Self {
+    pub fn reconfigured(&self, max_failures: u32, flow: FlowRules) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            rules: Rules::new(max_failures, flow, bans, Some(&self.rules)),
+            rules: Arc::new(Rules { max_failures, flow }),
             defaults: self.defaults,
         }
+    }
+
+    /// What sources pay for failures.
+    pub fn throttles(&self) -> &Throttles {
+        &self.shared.throttles
     }
 
     /// Begins the authentication of one connection. When the result is dropped, the connection has ended.
@@ -264,6 +221,7 @@ impl Authenticator {
             failures: 0,
             wrong_keys: 0,
             guesses: 0,
+            is_penalised: false,
             ended: false,
         }
     }
@@ -308,6 +266,8 @@ pub struct Attempt {
     wrong_keys: u32,
     /// Failures that the throttle has counted.
     guesses: u32,
+    /// A name of this connection pays for earlier failures from the same source.
+    is_penalised: bool,
     ended: bool,
 }
 
@@ -435,11 +395,19 @@ impl Attempt {
 
     /// False if the connection has had its share.
     fn admit(&mut self, user: &str) -> bool {
-        if self.user != user {
+        if self.user != user || self.requests == 0 {
             user.clone_into(&mut self.user);
+            // Asked once for each name: a connection that was let in goes on, as one of a source does.
+            self.is_penalised |= self
+                .shared
+                .throttles
+                .name_is_penalised(self.source.ip(), user);
         }
         self.requests = self.requests.saturating_add(1);
-        !self.ended && self.requests <= REQUESTS_MAX && self.failures < self.rules.max_failures
+        !self.ended
+            && !self.is_penalised
+            && self.requests <= REQUESTS_MAX
+            && self.failures < self.rules.max_failures
     }
 
     async fn check_key(
@@ -502,7 +470,7 @@ impl Attempt {
             Decision::Partial { methods } => Step::Partial { methods },
             Decision::Rejected { methods } => {
                 if checked.guess {
-                    self.count_guess();
+                    self.count_guess(mistake(asked));
                 }
                 self.reject(asked, methods).await
             }
@@ -514,9 +482,9 @@ impl Attempt {
                 self.ended = true;
                 self.open_window(&user, now);
                 self.shared.hashes.welcome(self.source.ip());
-                if let Some(mut throttle) = self.rules.throttle() {
-                    throttle.success(self.source.ip());
-                }
+                self.shared
+                    .throttles
+                    .succeeded(self.source.ip(), asked.user);
                 Step::Accepted(user)
             }
         }
@@ -579,17 +547,11 @@ impl Attempt {
         (failure_floor + failure_jitter.mul_f64(share)).saturating_sub(asked.at.elapsed())
     }
 
-    fn count_guess(&mut self) {
+    fn count_guess(&mut self, mistake: Mistake) {
         self.guesses += 1;
-        let request = self
-            .rules
-            .throttle()
-            .and_then(|mut throttle| throttle.failure(self.source.ip(), Instant::now()));
-        if let (Some(request), Some(bans)) = (request, &self.rules.bans)
-            && let Err(error) = bans.requests.try_send(request)
-        {
-            tracing::warn!(source = %self.source.ip(), %error, "ban request dropped");
-        }
+        self.shared
+            .throttles
+            .failed(self.source.ip(), &self.user, mistake, self.session);
     }
 }
 
@@ -602,13 +564,22 @@ impl Drop for Attempt {
         }
         let refused = !self.ended || self.failures >= self.rules.max_failures;
         if refused && self.wrong_keys > 0 && self.guesses == 0 {
-            self.count_guess();
+            self.count_guess(Mistake::Key);
         }
         if !self.ended && self.steps > 0 {
             self.ended = true;
             // The journal goes on without being waited for.
             drop(self.shared.log.append(record::refused(self)));
         }
+    }
+}
+
+fn mistake(asked: Asked<'_>) -> Mistake {
+    match asked.factor {
+        Some(Factor::Password) => Mistake::Password,
+        Some(Factor::Totp | Factor::RecoveryCode | Factor::Radius) => Mistake::Code,
+        Some(Factor::PublicKey | Factor::SecurityKey | Factor::Certificate) => Mistake::Key,
+        None => Mistake::Other,
     }
 }
 

@@ -1,201 +1,478 @@
-//! When a source has failed often enough to be banned on the wire.
+//! What a source pays for failures: it is refused for a while, and cut off on the wire when it goes on.
 //!
-//! Pure: counts failures for each source within a sliding window and says when to ask for a ban.
+//! Pure: events and the time in, decisions out. Four counts, from narrow to wide:
+//!
+//! - a **name** from one source pays for its own failures, whether there is such an account or not;
+//! - a **source** (an IPv4 address, an IPv6 /64) pays for all its names, and for connections that never log in;
+//! - a **network** (/24, /48) pays an eighth, so that moving to the next address does not start anew;
+//! - the failures of a source that follow one another lead to a **ban**.
+//!
+//! A source from which somebody logged in lately is shared by good users: there the names pay and the source does not,
+//! and the ban takes more failures for each good user. A login takes back what its own name was charged, and nothing
+//! of what others were: an attacker's own account does not forgive the guesses at another.
+//!
+//! A penalty adds up as OpenSSH's `PerSourcePenalties` does: it holds once it exceeds a threshold, until it has run out.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
-    time::{Duration, Instant},
+mod shared;
+mod source;
+mod table;
+
+pub use shared::Throttles;
+
+use std::{net::IpAddr, time::Duration};
+
+use chrono::{DateTime, Utc};
+use ipnet::IpNet;
+use portcullis_journal::SessionId;
+use sha2::{Digest as _, Sha256};
+
+use self::{
+    source::{Millis, NameHash, Penalty, Source, millis},
+    table::Table,
 };
+use crate::agent_client::source_network;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+/// The share of a failure that the network around the source is charged.
+const NETWORK_SHARE: u32 = 8;
+/// Good users of a source that raise the number of failures before its ban; more raise it no further.
+const GOOD_USERS_MAX: usize = 7;
 
-/// Sources remembered at once. An attacker needs a whole TCP and SSH handshake for each, so 16,384 (some 2 MiB) is ample;
-/// beyond it the source that has been quiet for longest is forgotten.
-const SOURCES_MAX: usize = 16_384;
-
-/// The failures of one source that lead to a ban.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How failures are paid for. `Default` is what OpenSSH 9.8 and later does, with nobody banned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThrottleConfig {
-    /// So many failures ...
-    pub failures: u32,
-    /// ... within this time ...
-    pub window: Duration,
-    /// ... cut the source off for so long.
-    pub lifetime: Duration,
+    pub penalties: PenaltyConfig,
+    pub bans: Option<BanConfig>,
 }
 
-/// What to ask the agent for.
+/// What is charged for what, and when it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PenaltyConfig {
+    /// For a wrong password, code or key.
+    pub auth_failure: Duration,
+    /// For a connection that ended without a login.
+    pub no_auth: Duration,
+    /// For one that used up the time for the login.
+    pub grace: Duration,
+    /// For one that made the SSH library fail.
+    pub crash: Duration,
+    /// Up to which a penalty does not hold yet.
+    pub threshold: Duration,
+    /// Beyond which it does not grow.
+    pub max: Duration,
+    /// Sources that pay nothing, such as the machine itself.
+    pub exempt: Vec<IpNet>,
+}
+
+impl Default for PenaltyConfig {
+    fn default() -> Self {
+        Self {
+            auth_failure: Duration::from_secs(5),
+            no_auth: Duration::from_secs(1),
+            grace: Duration::from_secs(10),
+            crash: Duration::from_secs(90),
+            threshold: Duration::from_secs(15),
+            max: Duration::from_secs(600),
+            exempt: vec![
+                IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
+                IpNet::V6(std::net::Ipv6Addr::LOCALHOST.into()),
+            ],
+        }
+    }
+}
+
+/// When a source is cut off, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BanConfig {
+    /// So many failures ...
+    pub failures: u32,
+    /// ... each within this time of the one before ...
+    pub window: Duration,
+    /// ... cut the source off for so long; each further ban doubles it ...
+    pub lifetime: Duration,
+    /// ... up to this.
+    pub max_lifetime: Duration,
+    /// Bans of all sources in a minute: a forged flood or a fault cuts off no more.
+    pub max_per_minute: u32,
+    /// Sources that are never banned.
+    pub exempt: Vec<IpNet>,
+}
+
+/// What was wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistake {
+    Password,
+    Code,
+    Key,
+    Other,
+}
+
+impl Mistake {
+    /// In the order of the counts of a source.
+    pub const ALL: [Self; 4] = [Self::Password, Self::Code, Self::Key, Self::Other];
+
+    /// The word in records.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Code => "code",
+            Self::Key => "key",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How a connection ended that nobody logged in over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The client left, or did not speak the protocol.
+    NoAuth,
+    /// The time for the login was over.
+    Grace,
+    /// The SSH library failed.
+    Crash,
+}
+
+/// Whose penalty holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Penalised {
+    Source,
+    Network,
+}
+
+impl Penalised {
+    /// The code in records and metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Source => "source_penalty",
+            Self::Network => "network_penalty",
+        }
+    }
+}
+
+/// What is to be done about a source that has failed often enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// Ask the agent.
+    Ban,
+    /// Nothing: it is never banned.
+    Exempt,
+    /// Nothing yet: there were as many bans in this minute as there may be. Told once a minute.
+    Withhold,
+}
+
+/// What to ask the agent for, with the evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BanRequest {
+    pub plan: Plan,
     /// An IPv4 address, or an IPv6 /64: whoever has one address of it has all.
     pub source: IpNet,
     pub lifetime: Duration,
-    /// For the record and the operator.
+    /// For the operator.
     pub reason: String,
+    pub evidence: Evidence,
+    /// When the deciding failure was counted.
+    pub decided: DateTime<Utc>,
 }
 
-/// Recent failures by source.
+/// Why a source is to be banned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Failures in a row.
+    pub failures: u32,
+    /// How many of each [`Mistake`], those taken back by a login included.
+    pub mistakes: [u32; Mistake::ALL.len()],
+    /// Names that were tried.
+    pub names: usize,
+    pub since: DateTime<Utc>,
+    /// The last connections.
+    pub sessions: Vec<SessionId>,
+    /// Bans of the source before this one.
+    pub earlier_bans: u32,
+}
+
+/// One line of the store: the state of a source or a network, or that it is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub network: IpNet,
+    pub state: Option<String>,
+}
+
+/// The counts of all sources.
 #[derive(Debug)]
 pub struct Throttle {
     config: ThrottleConfig,
-    failures: HashMap<IpNet, VecDeque<Instant>>,
+    table: Table,
+    minute: Minute,
+}
+
+/// Bans of the present minute.
+#[derive(Debug, Default)]
+struct Minute {
+    since: Millis,
+    bans: u32,
+    is_withheld_told: bool,
 }
 
 impl Throttle {
     pub fn new(config: ThrottleConfig) -> Self {
         Self {
             config,
-            failures: HashMap::new(),
+            table: Table::default(),
+            minute: Minute::default(),
         }
     }
 
-    /// Counts a failure. The one that fills the measure asks for a ban, and the count begins anew.
-    pub fn failure(&mut self, source: IpAddr, now: Instant) -> Option<BanRequest> {
-        let source = network(source);
-        self.make_room_for(source, now);
-        let window = self.config.window;
-        let recent = self.failures.entry(source).or_default();
-        recent.retain(|&at| now.saturating_duration_since(at) < window);
-        recent.push_back(now);
-        if recent.len() < self.config.failures.max(1) as usize {
+    /// Counts on under other rules.
+    pub fn configure(&mut self, config: ThrottleConfig) {
+        self.config = config;
+    }
+
+    /// Takes what was stored. A line that can't be read is an error, and left out.
+    ///
+    /// # Errors
+    /// Says what is wrong with the line.
+    pub fn restore(&mut self, network: &str, state: &str) -> Result<(), RestoreError> {
+        self.table.restore(network, state)
+    }
+
+    /// What changed since this was asked last.
+    pub fn changes(&mut self) -> Vec<Row> {
+        self.table.changes()
+    }
+
+    /// Puts rows back that could not be stored.
+    pub fn retry(&mut self, rows: &[Row]) {
+        self.table.retry(rows);
+    }
+
+    /// Whether connections from `source` are refused.
+    pub fn penalised(&self, source: IpAddr, now: DateTime<Utc>) -> Option<Penalised> {
+        if self.pays_nothing(source) {
             return None;
         }
-        self.failures.remove(&source);
-        Some(BanRequest {
-            source,
-            lifetime: self.config.lifetime,
-            reason: format!(
-                "{} failed authentications within {} s",
-                self.config.failures,
-                window.as_secs()
-            ),
-        })
-    }
-
-    /// A login forgives what the source did before.
-    pub fn success(&mut self, source: IpAddr) {
-        self.failures.remove(&network(source));
-    }
-
-    fn make_room_for(&mut self, source: IpNet, now: Instant) {
-        if self.failures.len() < SOURCES_MAX || self.failures.contains_key(&source) {
-            return;
+        let (source, now) = (source_network(source), millis(now));
+        let max = duration(self.config.penalties.max);
+        let known = self.table.source(&source);
+        if known.is_some_and(|state| state.penalty.holds(now, max)) {
+            return Some(Penalised::Source);
         }
-        let window = self.config.window;
-        self.failures.retain(|_, recent| {
-            recent
-                .back()
-                .is_some_and(|&at| now.saturating_duration_since(at) < window)
-        });
-        if self.failures.len() >= SOURCES_MAX {
-            let quietest = self
-                .failures
-                .iter()
-                .min_by_key(|(_, recent)| recent.back().copied())
-                .map(|(source, _)| *source);
-            if let Some(quietest) = quietest {
-                self.failures.remove(&quietest);
+        let is_shared = known.is_some_and(|state| state.good_users(now) > 0);
+        let around = self.table.network(&network_around(&source));
+        (!is_shared && around.is_some_and(|penalty| penalty.holds(now, max)))
+            .then_some(Penalised::Network)
+    }
+
+    /// Whether logins as `name` from `source` are refused.
+    pub fn name_is_penalised(&self, source: IpAddr, name: &str, now: DateTime<Utc>) -> bool {
+        let (network, now) = (source_network(source), millis(now));
+        let max = duration(self.config.penalties.max);
+        !self.pays_nothing(source)
+            && self
+                .table
+                .source(&network)
+                .and_then(|state| state.name(hash(name)))
+                .is_some_and(|name| name.penalty.holds(now, max))
+    }
+
+    /// Counts a wrong answer. The one that fills the measure asks for a ban.
+    pub fn failed(
+        &mut self,
+        source: IpAddr,
+        name: &str,
+        mistake: Mistake,
+        session: SessionId,
+        now: DateTime<Utc>,
+    ) -> Option<BanRequest> {
+        let network = source_network(source);
+        let charge = self.config.penalties.auth_failure;
+        let pays = !self.pays_nothing(source);
+        let at = millis(now);
+        let (threshold, max) = self.measure();
+        let window = self
+            .config
+            .bans
+            .as_ref()
+            .map_or(source::PAUSE, |bans| duration(bans.window));
+        let mut state = self.table.take(&network);
+        state.count(hash(name), mistake, session, at, window);
+        if pays {
+            let amount = duration(charge);
+            let is_shared = state.good_users(at) > 0;
+            let had_room = state.charge_name(hash(name), amount, (threshold, max), at);
+            // More names than fit are a spray of guesses, whoever else is behind the address.
+            if !is_shared || !had_room {
+                state.penalty.charge(amount, threshold, max, at);
             }
         }
+        let request = self.escalate(network, &mut state, now);
+        self.table.put(network, state);
+        if pays {
+            self.charge_network(&network, charge, at);
+        }
+        request
+    }
+
+    /// Charges a connection that nobody logged in over.
+    pub fn lost(&mut self, source: IpAddr, loss: Loss, now: DateTime<Utc>) {
+        if self.pays_nothing(source) {
+            return;
+        }
+        let network = source_network(source);
+        let penalties = &self.config.penalties;
+        let charge = match loss {
+            Loss::NoAuth => penalties.no_auth,
+            Loss::Grace => penalties.grace,
+            Loss::Crash => penalties.crash,
+        };
+        let (at, (threshold, max)) = (millis(now), self.measure());
+        let mut state = self.table.take(&network);
+        // Good users of a shared address are not made to pay; those who hold it back have the limits of connections.
+        if state.good_users(at) == 0 {
+            state.penalty.charge(duration(charge), threshold, max, at);
+        }
+        self.table.put(network, state);
+        self.charge_network(&network, charge, at);
+    }
+
+    /// A login as `name`: what it was charged from here is taken back, and the source has a good user.
+    pub fn succeeded(&mut self, source: IpAddr, name: &str, now: DateTime<Utc>) {
+        let (network, at) = (source_network(source), millis(now));
+        let (_, max) = self.measure();
+        let mut state = self.table.take(&network);
+        state.forgive(hash(name), max, at);
+        state.welcome(hash(name), at);
+        self.table.put(network, state);
+    }
+
+    fn escalate(
+        &mut self,
+        source: IpNet,
+        state: &mut Source,
+        now: DateTime<Utc>,
+    ) -> Option<BanRequest> {
+        let bans = self.config.bans.as_ref()?;
+        let at = millis(now);
+        let good = state.good_users(at).min(GOOD_USERS_MAX);
+        let limit = bans
+            .failures
+            .max(1)
+            .saturating_mul(u32::try_from(good + 1).unwrap_or(u32::MAX));
+        if state.failures() < limit {
+            return None;
+        }
+        let plan = if bans.exempt.iter().any(|exempt| overlap(exempt, &source)) {
+            Plan::Exempt
+        } else if self.minute.has_room(bans.max_per_minute, at) {
+            Plan::Ban
+        } else if self.minute.tell_withheld() {
+            Plan::Withhold
+        } else {
+            return None;
+        };
+        let earlier_bans = state.earlier_bans(at);
+        let lifetime = bans
+            .lifetime
+            .saturating_mul(2_u32.saturating_pow(earlier_bans))
+            .min(bans.max_lifetime.max(bans.lifetime));
+        let request = BanRequest {
+            plan,
+            source,
+            lifetime,
+            reason: format!(
+                "{} failed authentications, each within {} s of the one before",
+                state.failures(),
+                bans.window.as_secs()
+            ),
+            evidence: state.evidence(earlier_bans),
+            decided: now,
+        };
+        match plan {
+            Plan::Ban => state.banned(at.saturating_add(duration(lifetime)), at),
+            Plan::Exempt => state.forget_failures(),
+            // The next failure asks again.
+            Plan::Withhold => {}
+        }
+        Some(request)
+    }
+
+    fn charge_network(&mut self, source: &IpNet, charge: Duration, at: Millis) {
+        let (threshold, max) = self.measure();
+        let share = duration(charge / NETWORK_SHARE);
+        self.table
+            .change_network(&network_around(source), |penalty: &mut Penalty| {
+                penalty.charge(share, threshold, max, at);
+            });
+    }
+
+    fn measure(&self) -> (Millis, Millis) {
+        let penalties = &self.config.penalties;
+        (duration(penalties.threshold), duration(penalties.max))
+    }
+
+    fn pays_nothing(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        let exempt = &self.config.penalties.exempt;
+        exempt.iter().any(|exempt| exempt.contains(&source))
     }
 }
 
-/// What counts as one source: an IPv4 address, or an IPv6 /64.
-pub(super) fn network(source: IpAddr) -> IpNet {
-    match source.to_canonical() {
-        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            let prefix = Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0);
-            IpNet::V6(Ipv6Net::new_assert(prefix, 64))
+impl Minute {
+    /// Takes one of the minute's bans, if there is one left.
+    fn has_room(&mut self, most: u32, now: Millis) -> bool {
+        const MINUTE: Millis = 60_000;
+        if !(0..MINUTE).contains(&now.saturating_sub(self.since)) {
+            *self = Self {
+                since: now,
+                ..Self::default()
+            };
         }
+        let has_room = self.bans < most;
+        self.bans += u32::from(has_room);
+        has_room
     }
+
+    fn tell_withheld(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_withheld_told, true)
+    }
+}
+
+/// Why a stored line can't be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    #[error("{text:?} is neither a source nor a network")]
+    Network { text: String },
+    #[error("the state of {network} can't be read")]
+    State {
+        network: IpNet,
+        source: serde_json::Error,
+    },
+}
+
+/// The network that pays along: the smallest that is announced on its own, and that one customer may have.
+fn network_around(source: &IpNet) -> IpNet {
+    let prefix = match source {
+        IpNet::V4(_) => 24,
+        IpNet::V6(_) => 48,
+    };
+    IpNet::new(source.addr(), prefix).map_or(*source, |network| network.trunc())
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+/// Names are kept as hashes: what was typed as a name may be a password.
+fn hash(name: &str) -> NameHash {
+    let digest = Sha256::digest(name.as_bytes());
+    digest
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn duration(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CONFIG: ThrottleConfig = ThrottleConfig {
-        failures: 3,
-        window: Duration::from_secs(60),
-        lifetime: Duration::from_secs(900),
-    };
-
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_last_failure_of_the_measure_asks_for_a_ban_and_the_one_before_does_not() {
-        let (mut throttle, now) = (Throttle::new(CONFIG), Instant::now());
-        let source = address("192.0.2.7");
-        assert_eq!(throttle.failure(source, now), None);
-        assert_eq!(throttle.failure(source, now), None);
-        let ban = throttle.failure(source, now).unwrap();
-        assert_eq!(ban.source, "192.0.2.7/32".parse::<IpNet>().unwrap());
-        assert_eq!(ban.lifetime, CONFIG.lifetime);
-        assert_eq!(throttle.failure(source, now), None, "the count begins anew");
-    }
-
-    #[test]
-    fn failures_within_the_window_count_and_older_ones_do_not() {
-        let (mut throttle, start) = (Throttle::new(CONFIG), Instant::now());
-        let source = address("192.0.2.7");
-        throttle.failure(source, start);
-        throttle.failure(source, start + Duration::from_secs(30));
-        let at_the_edge = start + CONFIG.window;
-        assert_eq!(throttle.failure(source, at_the_edge), None);
-        let inside = start + Duration::from_secs(89);
-        assert!(throttle.failure(source, inside).is_some());
-    }
-
-    #[test]
-    fn other_sources_do_not_count_but_neighbours_in_one_ipv6_64_and_mapped_ipv4_do() {
-        let (mut throttle, now) = (Throttle::new(CONFIG), Instant::now());
-        throttle.failure(address("192.0.2.7"), now);
-        throttle.failure(address("192.0.2.8"), now);
-        assert_eq!(throttle.failure(address("192.0.2.9"), now), None);
-        assert_eq!(throttle.failure(address("::ffff:192.0.2.7"), now), None);
-        assert!(throttle.failure(address("192.0.2.7"), now).is_some());
-
-        throttle.failure(address("2001:db8::1"), now);
-        throttle.failure(address("2001:db8:0:1::1"), now);
-        assert_eq!(throttle.failure(address("2001:db8::2"), now), None);
-        let ban = throttle.failure(address("2001:db8::3"), now).unwrap();
-        assert_eq!(ban.source, "2001:db8::/64".parse::<IpNet>().unwrap());
-    }
-
-    #[test]
-    fn a_login_forgives_earlier_failures_of_its_source_only() {
-        let (mut throttle, now) = (Throttle::new(CONFIG), Instant::now());
-        let (alice, mallory) = (address("192.0.2.7"), address("192.0.2.66"));
-        for _ in 0..2 {
-            throttle.failure(alice, now);
-            throttle.failure(mallory, now);
-        }
-        throttle.success(alice);
-        assert_eq!(throttle.failure(alice, now), None);
-        assert!(throttle.failure(mallory, now).is_some());
-    }
-
-    #[test]
-    fn the_table_is_bounded_and_forgets_the_quietest_source_first() {
-        let config = ThrottleConfig {
-            failures: 2,
-            ..CONFIG
-        };
-        let (mut throttle, start) = (Throttle::new(config), Instant::now());
-        let source = |n: u32| IpAddr::from((0x0A00_0000 + n).to_be_bytes());
-        for n in 0..SOURCES_MAX as u32 {
-            let now = start + Duration::from_micros(u64::from(n));
-            assert_eq!(throttle.failure(source(n), now), None);
-        }
-        let now = start + Duration::from_secs(1);
-        throttle.failure(address("192.0.2.7"), now);
-        assert_eq!(throttle.failures.len(), SOURCES_MAX);
-        assert_eq!(throttle.failure(source(0), now), None, "forgotten");
-        assert!(throttle.failure(source(9), now).is_some(), "remembered");
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::sync::oneshot;
 
-use super::throttle::network;
+use crate::agent_client::source_network;
 
 /// Sources that are remembered for a login. Beyond it the one whose first login is longest ago is a stranger again.
 const REMEMBERED_MAX: usize = 4096;
@@ -58,7 +58,7 @@ impl Turns {
 
     /// Waits for a turn. `proven`: the connection has shown a key of the account.
     pub async fn take(&self, source: IpAddr, proven: bool) -> Turn {
-        let source = network(source);
+        let source = source_network(source);
         loop {
             let turn = {
                 let mut waiting = self.waiting();
@@ -78,7 +78,7 @@ impl Turns {
 
     /// Somebody logged in from `source`: it goes before strangers from now on.
     pub fn welcome(&self, source: IpAddr) {
-        let source = network(source);
+        let source = source_network(source);
         let mut waiting = self.waiting();
         if !waiting.welcomed.insert(source) {
             return;

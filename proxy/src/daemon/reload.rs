@@ -7,7 +7,10 @@ use std::{
 
 use chrono::Utc;
 use portcullis_journal::{AppendError, Journal};
-use tokio::{sync::watch, task::JoinError};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinError,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +18,7 @@ use super::{
     bans, records, revocation,
 };
 use crate::{
-    auth::{Authenticator, attempt::Bans},
+    auth::{Authenticator, throttle::BanRequest},
     config::{Config, ConfigError, RevokedKeysFile},
     metrics,
     ssh::{self, Terms, UnknownAlgorithm},
@@ -64,7 +67,7 @@ impl ReloadError {
 pub(super) struct InForce {
     pub(super) config: Config,
     pub(super) built: Built,
-    pub(super) bans: Option<Bans>,
+    pub(super) bans: Option<mpsc::Sender<BanRequest>>,
 }
 
 /// Brings the file into force again and again.
@@ -137,7 +140,6 @@ impl Reloader<'_> {
             .reconfigured(
                 after.config.server.max_auth_failures,
                 after.config.auth.flow,
-                after.bans.clone(),
             )
             .with_account_defaults(after.config.accounts.defaults);
         let terms = Terms::new(&after.config, authenticator, after.built.services())?;
@@ -147,6 +149,9 @@ impl Reloader<'_> {
             .change_trust(|_| revocation::trust(&after.config.auth));
         self.revoked_keys
             .send_replace(after.config.auth.revoked_keys.clone());
+        self.authenticator
+            .throttles()
+            .configure(after.config.throttles(), after.bans.clone());
         self.server.change_terms(terms);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -166,7 +171,11 @@ impl Reloader<'_> {
             }
             let old = Some((&before.config.backends, &before.built));
             let built = backends::build(&config.backends, &config.journal.node, old)?;
-            let bans = if config.bans == before.config.bans {
+            let socket = |config: &Config| {
+                let bans = config.bans.as_ref()?;
+                Some(bans.agent_socket.clone())
+            };
+            let bans = if socket(&config) == socket(&before.config) {
                 before.bans.clone()
             } else {
                 let relayed = config.bans.as_ref();
@@ -214,6 +223,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("accounts", before.accounts == after.accounts),
         ("auth", before.auth == after.auth),
         ("journal", before.journal == after.journal),
+        ("penalties", before.penalties == after.penalties),
         ("bans", before.bans == after.bans),
     ];
     let sections = sections

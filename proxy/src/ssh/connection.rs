@@ -30,7 +30,12 @@ use super::{
 use crate::{
     accounts::admission::Refusal,
     allowance::Ledger,
-    auth::{Authenticator, attempt::Withdrawal, trust::Withdrawn},
+    auth::{
+        Authenticator,
+        attempt::Withdrawal,
+        throttle::{Loss, Throttles},
+        trust::Withdrawn,
+    },
     metrics::{self, Present, Stage},
     session::Session,
 };
@@ -50,6 +55,8 @@ pub(super) struct Services {
     /// Those in force.
     pub(super) terms: watch::Sender<Arc<Terms>>,
     pub(super) ledger: Ledger,
+    /// What sources pay for failures.
+    pub(super) throttles: Throttles,
     pub(super) journal: Journal,
     /// Cancelled when no new work may begin.
     pub(super) drain: CancellationToken,
@@ -119,6 +126,26 @@ impl CloseReason {
             Self::AccountsUnavailable => "accounts_unavailable",
             Self::Reload => "reload",
             Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// What the source pays for it, where nobody logged in. Wrong answers were charged one by one.
+    fn loss(self) -> Option<Loss> {
+        match self {
+            Self::Client | Self::Broken => Some(Loss::NoAuth),
+            Self::LoginGrace => Some(Loss::Grace),
+            Self::Panicked => Some(Loss::Crash),
+            Self::TooManyFailures
+            | Self::TooManyRefusals
+            | Self::TooManySessions
+            | Self::Idle
+            | Self::SessionLimit
+            | Self::Revoked
+            | Self::NotAdmitted(_)
+            | Self::Unrecorded
+            | Self::AccountsUnavailable
+            | Self::Reload
+            | Self::Shutdown => None,
         }
     }
 
@@ -222,6 +249,9 @@ pub(super) async fn serve(
         }
         Err(reason) => reason,
     };
+    if let (Phase::Unauthenticated(_), Some(loss)) = (&connection.stage, reason.loss()) {
+        services.throttles.lost(source.ip(), loss);
+    }
     cut.cancel();
     channels.close();
     if time::timeout(WITHDRAWAL, channels.wait()).await.is_err() {

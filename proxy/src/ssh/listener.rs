@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connection::{self, Services},
-    limits::Limits,
+    limits::{Limits, Refusal},
     record::RefusalRecorder,
     terms::Terms,
     workers::Workers,
@@ -59,6 +59,7 @@ impl Server {
                 Instant::now(),
             ))),
             services: Arc::new(Services {
+                throttles: terms.authenticator.throttles().clone(),
                 terms: watch::Sender::new(Arc::new(terms)),
                 ledger: Ledger::default(),
                 journal,
@@ -164,17 +165,16 @@ impl Acceptor {
             return;
         };
         let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-        let slots = match self.limits.admit(source.ip(), Instant::now()) {
-            Ok(slots) => slots,
-            Err(refusal) => {
-                metrics::connection_refused(refusal.code());
-                tracing::debug!(%source, reason = refusal.code(), "connection refused");
-                self.refusals
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .refused(refusal.code(), source, destination, Instant::now());
-                return;
+        let admitted = match self.services.throttles.penalised(source.ip()) {
+            Some(penalised) => Err(penalised.code()),
+            None => {
+                let admitted = self.limits.admit(source.ip(), Instant::now());
+                admitted.map_err(Refusal::code)
             }
+        };
+        let slots = match admitted {
+            Ok(slots) => slots,
+            Err(reason) => return self.refuse(reason, source, destination),
         };
         let mut id = [0; 16];
         if getrandom::fill(&mut id).is_err() || socket.set_nodelay(true).is_err() {
@@ -197,6 +197,16 @@ impl Acceptor {
             drop(place);
         };
         self.connections.spawn_on(serve, &runtime);
+    }
+
+    /// Closes a connection that was accepted, and says why.
+    fn refuse(&self, reason: &'static str, source: SocketAddr, destination: SocketAddr) {
+        metrics::connection_refused(reason);
+        tracing::debug!(%source, reason, "connection refused");
+        self.refusals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .refused(reason, source, destination, Instant::now());
     }
 }
 

@@ -114,7 +114,9 @@ pub(super) fn refused(attempt: &Attempt) -> Event {
     event.outcome = Some(Verdict::Failure);
     let too_many = attempt.failures >= attempt.rules.max_failures;
     event.reason = Some(
-        if too_many {
+        if attempt.is_penalised {
+            "name_penalty"
+        } else if too_many {
             "too_many_failures"
         } else {
             "ended"

@@ -9,7 +9,7 @@ mod store;
 mod windows;
 
 use std::sync::{
-    LazyLock,
+    LazyLock, Mutex,
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 

@@ -91,9 +91,7 @@ async fn what_is_taken_from_the_account_closes_its_windows_and_so_does_a_restart
     }
 
     log_in(&world).await;
-    let reloaded = world
-        .authenticator
-        .reconfigured(6, FlowRules::default(), None);
+    let reloaded = world.authenticator.reconfigured(6, FlowRules::default());
     let source = SOURCE.parse().unwrap();
     let mut attempt = reloaded.attempt(source, SessionId([8; 16]));
     accepted(show_key(&world, &mut attempt).await);
