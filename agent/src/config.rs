@@ -19,7 +19,7 @@ use self::{
     values::{in_range, interfaces, listen, monitored},
 };
 pub use self::{
-    sections::{Events, JournalSettings, TcpControl},
+    sections::{Events, JournalSettings, Offers, TcpControl},
     sources::Sources,
 };
 use crate::{
@@ -80,6 +80,10 @@ pub struct Control {
     pub admin_groups: BTreeSet<u32>,
     pub ban_groups: BTreeSet<u32>,
     pub read_groups: BTreeSet<u32>,
+    /// Other daemons of this machine that put a list of their own in force.
+    pub offer_groups: BTreeSet<u32>,
+    /// What such a list may hold.
+    pub offers: Offers,
     /// Requests of one peer.
     pub rate: Rate,
     /// `None` when it is not served over TCP.

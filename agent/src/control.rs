@@ -74,6 +74,16 @@ pub struct ChangeOptions {
     pub observe_seconds: Option<u64>,
 }
 
+/// Body of `PUT /v1/offers/NAME`: the whole list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferRequest {
+    /// Without `deny` and `scope`: whom they let in to what is the agent's business.
+    pub entries: Vec<AllowEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Body of `POST /v1/allow` (entries to put in) and `PUT /v1/allow` (the whole manual list).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

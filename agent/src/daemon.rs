@@ -167,6 +167,7 @@ pub async fn run(config: Config) -> Result<()> {
             board,
             acceptance: service.acceptance(),
             remotes: service.remotes(),
+            takes_offers: !config.control.offer_groups.is_empty(),
             stop: stop.clone(),
         },
     )?;

@@ -1,7 +1,8 @@
 //! The allowlist: the union of named lists. Pure: no file, no clock.
 //!
 //! "manual" is what people edit over the control interface; every list file, feed and host name has a list of its own
-//! ("file:partner.txt", "feed:NAME", "name:HOST"). The same rule may be in several lists.
+//! ("file:partner.txt", "feed:NAME", "name:HOST"), and so has another daemon that offers one ("offer:NAME"). The same
+//! rule may be in several lists.
 
 mod delta;
 mod list;
@@ -31,7 +32,7 @@ pub struct ListName(Arc<str>);
 /// Why a text is not the name of a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is not the name of a list, such as manual, file:partner.txt, feed:NAME or name:HOST"
+    "`{text}` is not the name of a list, such as manual, file:partner.txt, feed:NAME, name:HOST or offer:NAME"
 )]
 pub struct ListNameError {
     text: String,
@@ -56,7 +57,7 @@ impl FromStr for ListName {
 
     fn from_str(text: &str) -> Result<Self, ListNameError> {
         let is_known = text == "manual"
-            || ["file:", "feed:", "name:"].iter().any(|kind| {
+            || ["file:", "feed:", "name:", "offer:"].iter().any(|kind| {
                 text.strip_prefix(kind)
                     .is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
             });

@@ -13,7 +13,9 @@ use super::{
     section::Section,
     values::{certificate_names, groups, host_name, in_range, lifetime},
 };
-use crate::{bans, control::server::Rate, datapath::RateLimit, state::HistoryLimits};
+use crate::{
+    bans, control::server::Rate, datapath::RateLimit, rule::Scope, state::HistoryLimits,
+};
 
 const DEFAULT_MAX_BANS: i64 = 16_384;
 /// What the kernel's tables hold beside a list of a million prefixes.
@@ -28,6 +30,11 @@ const DEFAULT_EVENTS: i64 = 500;
 /// Far above people and scripts, far below what would keep the daemon busy.
 const DEFAULT_REQUESTS: i64 = 500;
 const DEFAULT_BURST: i64 = 1000;
+/// Sources of some thousand accounts.
+const DEFAULT_MAX_OFFERED: i64 = 65_536;
+/// A whole provider's network, and not half of the Internet.
+const DEFAULT_WIDEST_OFFERED: i64 = 8;
+const DEFAULT_WIDEST_OFFERED_IPV6: i64 = 16;
 const DEFAULT_REVISIONS: i64 = 1000;
 const DEFAULT_HISTORY_MEBIBYTES: i64 = 256;
 
@@ -45,6 +52,16 @@ pub struct TcpControl {
     pub admins: BTreeSet<String>,
     pub banners: BTreeSet<String>,
     pub readers: BTreeSet<String>,
+}
+
+/// What another daemon's list may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offers {
+    /// What every entry lets in, whatever the daemon wishes; all if absent.
+    pub scope: Option<Scope>,
+    pub max_entries: usize,
+    pub widest_ipv4: u8,
+    pub widest_ipv6: u8,
 }
 
 /// How many drops are reported one by one.
@@ -69,6 +86,8 @@ pub(super) fn control(root: &mut Section) -> Control {
         admin_groups: groups(&mut section, "admin_groups"),
         ban_groups: groups(&mut section, "ban_groups"),
         read_groups: groups(&mut section, "read_groups"),
+        offer_groups: groups(&mut section, "offer_groups"),
+        offers: offers(&mut section),
         rate: Rate {
             per_second: in_range(section.integer(
                 "requests_per_second",
@@ -82,6 +101,24 @@ pub(super) fn control(root: &mut Section) -> Control {
     };
     root.close(section);
     control
+}
+
+/// `[control.offers]`
+fn offers(control: &mut Section) -> Offers {
+    let mut section = control.section("offers");
+    let scope = section.string("scope").and_then(|text| {
+        text.parse::<Scope>()
+            .map_err(|error| section.fault("scope", &error.to_string()))
+            .ok()
+    });
+    let offers = Offers {
+        scope,
+        max_entries: in_range(section.integer("max_entries", DEFAULT_MAX_OFFERED, 1, 1_000_000)),
+        widest_ipv4: in_range(section.integer("widest_ipv4", DEFAULT_WIDEST_OFFERED, 1, 32)),
+        widest_ipv6: in_range(section.integer("widest_ipv6", DEFAULT_WIDEST_OFFERED_IPV6, 1, 128)),
+    };
+    control.close(section);
+    offers
 }
 
 fn tcp(control: &mut Section) -> Option<TcpControl> {

@@ -37,6 +37,8 @@ pub struct Roles {
     pub admin: bool,
     pub ban: bool,
     pub read: bool,
+    /// Over a local socket only.
+    pub offer: bool,
 }
 
 /// One thing that a role may allow.
@@ -48,6 +50,8 @@ pub enum Right {
     ReadBans,
     /// Ban a source.
     Ban,
+    /// Put a list of its own in force, within `[offers]`.
+    Offer,
     /// Lift bans, change the allowlist.
     Administer,
 }
@@ -62,6 +66,7 @@ impl Roles {
             admin: uid == 0 || in_any(&control.admin_groups),
             ban: in_any(&control.ban_groups),
             read: in_any(&control.read_groups),
+            offer: in_any(&control.offer_groups),
         }
     }
 
@@ -71,6 +76,7 @@ impl Roles {
             Right::Read => self.admin || self.read,
             Right::ReadBans => self.admin || self.read || self.ban,
             Right::Ban => self.admin || self.ban,
+            Right::Offer => self.admin || self.offer,
             Right::Administer => self.admin,
         }
     }
@@ -83,6 +89,7 @@ impl Right {
             Self::Read => "control.read_groups or control.admin_groups",
             Self::ReadBans => "control.read_groups, control.ban_groups or control.admin_groups",
             Self::Ban => "control.ban_groups or control.admin_groups",
+            Self::Offer => "control.offer_groups or control.admin_groups",
             Self::Administer => "control.admin_groups",
         }
     }
@@ -177,6 +184,7 @@ mod tests {
             admin_groups: BTreeSet::from([10]),
             ban_groups: BTreeSet::from([20]),
             read_groups: BTreeSet::from([30]),
+            offer_groups: BTreeSet::from([40]),
             ..config::Config::parse("interfaces = [\"eth0\"]")
                 .unwrap()
                 .control
@@ -185,15 +193,22 @@ mod tests {
 
     #[test]
     fn each_role_has_its_rights_and_not_its_neighbours() {
-        let rights = [Right::Read, Right::ReadBans, Right::Ban, Right::Administer];
+        let rights = [
+            Right::Read,
+            Right::ReadBans,
+            Right::Ban,
+            Right::Offer,
+            Right::Administer,
+        ];
         for (uid, groups, allowed) in [
-            (0, vec![0], [true, true, true, true]),
-            (1000, vec![1000, 10], [true, true, true, true]),
-            (1000, vec![1000, 20], [false, true, true, false]),
-            (1000, vec![1000, 30], [true, true, false, false]),
-            (1000, vec![1000, 20, 30], [true, true, true, false]),
-            (1000, vec![1000], [false, false, false, false]),
-            (1000, vec![0], [false, false, false, false]),
+            (0, vec![0], [true, true, true, true, true]),
+            (1000, vec![1000, 10], [true, true, true, true, true]),
+            (1000, vec![1000, 20], [false, true, true, false, false]),
+            (1000, vec![1000, 30], [true, true, false, false, false]),
+            (1000, vec![1000, 40], [false, false, false, true, false]),
+            (1000, vec![1000, 20, 30], [true, true, true, false, false]),
+            (1000, vec![1000], [false, false, false, false, false]),
+            (1000, vec![0], [false, false, false, false, false]),
         ] {
             let roles = Roles::of(uid, &groups, &control());
             assert_eq!(

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) board: Board,
     pub(super) acceptance: Acceptance,
     pub(super) remotes: Remotes,
+    /// Whether anybody may offer a list.
+    pub(super) takes_offers: bool,
     pub(super) stop: CancellationToken,
 }
 
@@ -109,6 +111,9 @@ pub(super) fn follow(
             shared.board.clone(),
             shared.stop.clone(),
         ));
+    }
+    if !shared.takes_offers {
+        ended.extend(of_kind("offer:").into_keys());
     }
     tasks.spawn(end(sink, ended));
     tasks.spawn(protect(

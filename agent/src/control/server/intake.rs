@@ -21,6 +21,8 @@ use crate::control::{Code, Failure, peer::Right};
 
 /// Bytes of an administrator's request: a list of some million prefixes.
 const MAX_BODY: usize = 128 * 1024 * 1024;
+/// Bytes of a list that another daemon offers.
+const MAX_OFFER: usize = 16 * 1024 * 1024;
 /// Bytes of anybody else's: a ban.
 const MAX_SMALL_BODY: usize = 64 * 1024;
 /// For a body to arrive.
@@ -54,6 +56,8 @@ async fn admitted(
     let (parts, body) = request.into_parts();
     let limit = if caller.may(Right::Administer) {
         MAX_BODY
+    } else if caller.may(Right::Offer) {
+        MAX_OFFER
     } else {
         MAX_SMALL_BODY
     };

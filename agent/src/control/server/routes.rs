@@ -2,6 +2,7 @@
 
 mod bans;
 mod lists;
+mod offers;
 
 use axum::{
     Json, Router,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Every path and its methods; the OpenAPI document has the same.
-pub(super) const PATHS: [(&str, &[&str]); 15] = [
+pub(super) const PATHS: [(&str, &[&str]); 16] = [
     ("/v1/status", &["get"]),
     ("/v1/allow", &["get", "post", "put", "delete"]),
     ("/v1/allow/confirm", &["post"]),
@@ -37,6 +38,7 @@ pub(super) const PATHS: [(&str, &[&str]); 15] = [
     ("/v1/allow/diff", &["get"]),
     ("/v1/allow/export", &["get"]),
     ("/v1/feeds/{name}/accept", &["post"]),
+    ("/v1/offers/{name}", &["put"]),
     ("/v1/bans", &["get", "post", "delete"]),
     ("/v1/bans/{source}", &["delete"]),
     ("/v1/events", &["get"]),
@@ -59,6 +61,7 @@ fn handlers(path: &str) -> MethodRouter<Service> {
         "/v1/allow/diff" => get(lists::diff),
         "/v1/allow/export" => get(lists::export),
         "/v1/feeds/{name}/accept" => post(lists::accept_feed),
+        "/v1/offers/{name}" => axum::routing::put(offers::offer),
         "/v1/bans" => get(bans::bans).post(bans::ban).delete(bans::unban),
         "/v1/bans/{source}" => axum::routing::delete(bans::unban_path),
         "/v1/events" => get(events),

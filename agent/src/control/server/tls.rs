@@ -112,6 +112,7 @@ impl Tls {
                 admin: has(&self.settings.admins),
                 ban: has(&self.settings.banners),
                 read: has(&self.settings.readers),
+                offer: false,
             },
             name: names.into_iter().next()?,
             connection,

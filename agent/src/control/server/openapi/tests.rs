@@ -11,7 +11,7 @@ use crate::{
     bans::Ban,
     control::{
         AllowEntry, AllowRequest, BanRequest, BansReply, ChangeOptions, ChangeReply, ChangedEntry,
-        Code, DiffReply, DisallowRequest, Failure, FailureReply, HistoryReply, ListReply,
+        Code, DiffReply, DisallowRequest, Failure, FailureReply, HistoryReply, ListReply, OfferRequest,
         ListStatus, ListedEntry, OutageStatus, PendingStatus, ProtectedStatus, ReadbackStatus,
         RollbackRequest, SettleRequest, StatusReply, UnbanRequest, server::routes::PATHS,
     },
@@ -228,8 +228,15 @@ fn requests_are_as_described() {
     check_request(
         "AllowRequest",
         &AllowRequest {
-            entries: vec![asked],
+            entries: vec![asked.clone()],
             options: options(),
+        },
+    );
+    check_request(
+        "OfferRequest",
+        &OfferRequest {
+            entries: vec![asked],
+            reason: text("r"),
         },
     );
     check_request(

@@ -350,7 +350,7 @@ async fn observe(service: &Service, seconds: u64) -> Result<Vec<ObservedSource>,
         .collect())
 }
 
-fn entries(entries: Vec<AllowEntry>, force: bool) -> Result<Vec<Entry>, Failure> {
+pub(super) fn entries(entries: Vec<AllowEntry>, force: bool) -> Result<Vec<Entry>, Failure> {
     let now = Utc::now();
     entries
         .into_iter()
