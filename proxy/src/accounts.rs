@@ -21,6 +21,7 @@ pub mod mounts;
 pub mod passwords;
 pub mod restrictions;
 mod schema;
+pub mod sources;
 
 pub use administration::Administration;
 pub use codes::{CodeVerdict, RecoveryHash};

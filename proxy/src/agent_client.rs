@@ -1,4 +1,4 @@
-//! Asks the agent on this machine to drop a source on the wire.
+//! Asks the agent on this machine to drop a source on the wire, and offers it the networks of the accounts.
 //!
 //! A failure here is logged, counted and recorded, and never holds up an authentication: without the agent the
 //! proxy's own throttles still stand.
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -17,8 +17,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
 use tokio::{net::UnixStream, time};
 
+use crate::allowlist::ListedSource;
+
 /// Longest wait for the agent: it answers in a millisecond, or is hanging.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a list to be put in force.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer that is read.
 const LONGEST_ANSWER: usize = 64 * 1024;
 /// One customer of an IPv6 provider has at least a /64 and changes addresses in it at will (RFC 6177, RFC 8981), so
@@ -60,7 +64,7 @@ pub enum AgentError {
         socket: PathBuf,
         source: hyper::Error,
     },
-    #[error("the agent did not answer within {TIMEOUT:?}")]
+    #[error("the agent did not answer in time")]
     TimedOut,
     #[error("the agent refused with {status}: {explanation}")]
     Refused {
@@ -97,7 +101,7 @@ impl AgentClient {
             "lifetime_seconds": lifetime.as_secs(),
             "reason": reason,
         });
-        let (status, answer) = time::timeout(TIMEOUT, self.post("/v1/bans", &body))
+        let (status, answer) = time::timeout(TIMEOUT, self.send(Method::POST, "/v1/bans", body))
             .await
             .map_err(|_| AgentError::TimedOut)??;
         match status {
@@ -112,7 +116,47 @@ impl AgentClient {
         }
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Result<(StatusCode, String), AgentError> {
+    /// Puts the whole list `offer:NAME` in force.
+    ///
+    /// # Errors
+    /// If the agent can't be reached, does not answer in time, or refuses: what it had stays in force then.
+    pub async fn offer(&self, name: &str, entries: &[ListedSource]) -> Result<(), AgentError> {
+        let entries: Vec<Value> = entries
+            .iter()
+            .map(|entry| {
+                let mut offered = json!({
+                    "prefix": entry.network.to_string(),
+                    "owner": entry.owner,
+                });
+                // The agent takes a date as the end of that day, UTC, as the accounts mean it.
+                if let (Some(expires), Some(offered)) = (entry.expires, offered.as_object_mut()) {
+                    offered.insert("expires".to_owned(), expires.to_string().into());
+                }
+                offered
+            })
+            .collect();
+        let body = json!({ "entries": entries, "reason": "sources of accounts" });
+        let path = format!("/v1/offers/{name}");
+        let (status, explanation) =
+            time::timeout(LIST_TIMEOUT, self.send(Method::PUT, &path, body))
+                .await
+                .map_err(|_| AgentError::TimedOut)??;
+        if status == StatusCode::OK {
+            Ok(())
+        } else {
+            Err(AgentError::Refused {
+                status,
+                explanation,
+            })
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> Result<(StatusCode, String), AgentError> {
         let exchange = |source| AgentError::Exchange {
             socket: self.socket.clone(),
             source,
@@ -127,11 +171,13 @@ impl AgentClient {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(exchange)?;
-        let request = Request::post(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, "agent")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.to_string())))
-            .expect("a constant path and constant headers make a request");
+            .expect("a plain path and constant headers make a request");
         let respond = async {
             let response = sender.send_request(request).await.map_err(exchange)?;
             let status = response.status();
@@ -156,7 +202,11 @@ impl AgentClient {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Json, Router, http::StatusCode, routing::post};
+    use axum::{
+        Json, Router,
+        http::StatusCode,
+        routing::{post, put},
+    };
     use tokio::net::UnixListener;
 
     use super::*;
@@ -174,7 +224,20 @@ mod tests {
                 other => panic!("{other}"),
             }
         };
-        let router = Router::new().route("/v1/bans", post(ban));
+        let offer = |Json(body): Json<Value>| async move {
+            let expected = json!([
+                { "prefix": "192.0.2.0/24", "owner": "alice", "expires": "2027-01-31" },
+                { "prefix": "2001:db8::/48", "owner": "bob" },
+            ]);
+            if body["entries"] == expected {
+                (StatusCode::OK, "{}")
+            } else {
+                (StatusCode::CONFLICT, "this would cut 11 live connections")
+            }
+        };
+        let router = Router::new()
+            .route("/v1/bans", post(ban))
+            .route("/v1/offers/accounts", put(offer));
         tokio::spawn(async move { axum::serve(listener, router).await });
         socket
     }
@@ -207,6 +270,26 @@ mod tests {
         assert!(matches!(
             ban(&socket, "192.0.2.9").await.unwrap_err(),
             AgentError::Refused { explanation, .. } if explanation == "map is full"
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_list_is_offered_whole_and_a_refusal_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let agent = AgentClient::new(&serve(&directory));
+        let entry = |network: &str, owner: &str, expires: Option<&str>| ListedSource {
+            network: network.parse().unwrap(),
+            owner: owner.to_owned(),
+            expires: expires.map(|date| date.parse().unwrap()),
+        };
+        let entries = [
+            entry("192.0.2.0/24", "alice", Some("2027-01-31")),
+            entry("2001:db8::/48", "bob", None),
+        ];
+        agent.offer("accounts", &entries).await.unwrap();
+        assert!(matches!(
+            agent.offer("accounts", &[]).await.unwrap_err(),
+            AgentError::Refused { explanation, .. } if explanation.contains("live connections")
         ));
     }
 

@@ -30,8 +30,8 @@ pub use backends::{
 };
 pub use files::{Secret, Stamp, revoked_keys};
 pub use section::Fault;
-pub use server::{HostKey, ScpMode, ServerConfig};
-pub use throttles::BansConfig;
+pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
+pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
 
 use crate::{
@@ -56,6 +56,7 @@ pub struct Config {
     pub journal: JournalConfig,
     pub penalties: PenaltyConfig,
     pub bans: Option<BansConfig>,
+    pub allowlist: Option<AllowlistConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
     /// SHA-256 of the file, for the records of the start and of reloads.
@@ -199,6 +200,7 @@ impl Config {
             .map(throttles::penalties)
             .unwrap_or_default();
         let bans = root.section("bans").map(throttles::bans);
+        let allowlist = root.section("allowlist").map(throttles::allowlist);
         let metrics = root.section("metrics").map(metrics);
         let backends = root
             .named_sections("backends")
@@ -212,6 +214,7 @@ impl Config {
 
         let faults = faults.into_vec();
         let optional_is_whole = bans.as_ref().is_none_or(Option::is_some)
+            && allowlist.as_ref().is_none_or(Option::is_some)
             && metrics.as_ref().is_none_or(Option::is_some);
         match (server.flatten(), accounts.flatten(), journal.flatten()) {
             (Some(server), Some(accounts), Some(journal))
@@ -225,6 +228,7 @@ impl Config {
                     journal,
                     penalties,
                     bans: bans.flatten(),
+                    allowlist: allowlist.flatten(),
                     metrics: metrics.flatten(),
                     backends: backends
                         .into_iter()

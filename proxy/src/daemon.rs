@@ -3,6 +3,8 @@
 mod backends;
 mod bans;
 mod exception;
+mod offers;
+
 mod records;
 mod reload;
 mod revocation;
@@ -109,6 +111,9 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .with_account_defaults(config.accounts.defaults);
     authenticator.change_trust(|_| revocation::trust(&config.auth));
     background.spawn(authenticator.clone().follow_changes());
+    if let Some(config) = &config.allowlist {
+        background.spawn(offers::keep(config.clone(), authenticator.allowlist()));
+    }
 
     let keeper = tokio::spawn(throttle_store::keep(store, throttles, stop.clone()));
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;

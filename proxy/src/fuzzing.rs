@@ -9,6 +9,7 @@ use crate::{
     backend::{ftp::fuzz_listing, sftp::wire},
     operation::HandleId,
     path::{RESERVED_PREFIX, VirtualPath},
+    proxy_protocol::{self, Parsed},
     scp::{command, fuzz_record},
     sftp::{
         framing::Framer,
@@ -20,13 +21,14 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("packets", packets),
     ("replies", replies),
     ("listings", listings),
     ("paths", paths),
     ("scp", scp),
     ("revoked_keys", revoked_keys),
+    ("headers", headers),
 ];
 
 /// What a client sends on a channel; the first byte says how the stream is cut.
@@ -127,6 +129,24 @@ pub fn revoked_keys(list: &[u8]) {
             keys.revokes_certificate(certified(0)),
             "a certificate outlives its key"
         );
+    }
+}
+
+/// What comes first from a load balancer.
+pub fn headers(stream: &[u8]) {
+    let mut taken = 0;
+    loop {
+        let bytes = stream.get(..taken).unwrap_or_default();
+        match proxy_protocol::parse(bytes) {
+            Ok(Parsed::Needs(more)) => {
+                assert!(more > 0 && taken + more <= 16 + proxy_protocol::BODY_MAX);
+                taken += more;
+                if taken > stream.len() {
+                    return;
+                }
+            }
+            Ok(Parsed::Complete(_)) | Err(_) => return,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod agent_client;
 pub mod allowance;
+pub mod allowlist;
 pub mod auth;
 pub mod backend;
 pub mod cipher_policy;
@@ -19,6 +20,7 @@ pub mod metrics;
 pub mod operation;
 pub mod path;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod scp;
 pub mod session;
 pub mod sftp;

@@ -26,6 +26,7 @@ const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
 const RELOADS: &str = "portcullis_proxy_reloads_total";
 const BANS: &str = "portcullis_proxy_bans_total";
+const ALLOWLIST_OFFERED: &str = "portcullis_proxy_allowlist_offered";
 const THROTTLES_STORED: &str = "portcullis_proxy_throttles_stored";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
@@ -122,6 +123,11 @@ pub fn ban_asked(outcome: &'static str) {
     counter!(BANS, "outcome" => outcome).increment(1);
 }
 
+/// The agent took the networks of the accounts, or did not.
+pub fn allowlist_offered(is_taken: bool) {
+    gauge!(ALLOWLIST_OFFERED).set(if is_taken { 1.0 } else { 0.0 });
+}
+
 /// Counts of failures were written, or could not be.
 pub fn throttles_stored(is_stored: bool) {
     gauge!(THROTTLES_STORED).set(if is_stored { 1.0 } else { 0.0 });
@@ -178,6 +184,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         "Times that the configuration was read again, by outcome."
     );
     describe_counter!(BANS, "Bans asked of the agent, by outcome.");
+    describe_gauge!(
+        ALLOWLIST_OFFERED,
+        "0 while the agent does not have the networks of the accounts."
+    );
     describe_gauge!(
         THROTTLES_STORED,
         "0 while counts of failures are in memory only, because they can't be written."

@@ -6,6 +6,7 @@
 
 mod algorithms;
 mod connection;
+mod forwarded;
 mod handler;
 pub mod limits;
 pub mod listener;

@@ -161,6 +161,7 @@ pub struct Plan<'a> {
     backends: Vec<(String, Backend)>,
     bans: Option<Bans>,
     metrics: Option<SocketAddr>,
+    sections: String,
     journal_disk: Option<u64>,
     scratch: TempDir,
 }
@@ -186,6 +187,7 @@ impl<'a> Plan<'a> {
             backends: Vec::new(),
             bans: None,
             metrics: None,
+            sections: String::new(),
             journal_disk: None,
             scratch: files::folder("proxy")?,
         })
@@ -209,6 +211,13 @@ impl<'a> Plan<'a> {
     #[must_use]
     pub fn bans(mut self, bans: Bans) -> Self {
         self.bans = Some(bans);
+        self
+    }
+
+    /// Adds sections to the configuration, as they are.
+    #[must_use]
+    pub fn sections(mut self, toml: &str) -> Self {
+        self.sections.push_str(toml);
         self
     }
 
@@ -269,6 +278,7 @@ impl<'a> Plan<'a> {
         if let Some(address) = self.metrics {
             let _ = write!(text, "\n[metrics]\nlisten = \"{address}\"\n");
         }
+        let _ = write!(text, "\n{}", self.sections);
         for (name, Backend(toml)) in &self.backends {
             let toml = toml.replace("PASSWORD_FILE", &password_file.display().to_string());
             let _ = write!(text, "\n[backends.{name}]\n{toml}");
@@ -360,6 +370,15 @@ impl Proxy {
     pub fn crash_and_restart(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process = start(Place::Loopback, &self.program, &self.config, self.address)?;
+        Ok(())
+    }
+
+    /// Starts the daemon again, after it was stopped or killed.
+    ///
+    /// # Errors
+    /// When it doesn't come back.
+    pub fn start_again(&mut self, place: Place<'_>) -> Result<()> {
+        self.process = start(place, &self.program, &self.config, self.address)?;
         Ok(())
     }
 

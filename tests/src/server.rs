@@ -2,6 +2,7 @@
 //! nowhere else, and is gone with its value, children included.
 
 pub mod azurite;
+pub mod haproxy;
 pub mod inetutils_ftpd;
 pub mod mod_proxy;
 pub mod openssh;

@@ -13,9 +13,7 @@ use super::{
     section::Section,
     values::{certificate_names, groups, host_name, in_range, lifetime},
 };
-use crate::{
-    bans, control::server::Rate, datapath::RateLimit, rule::Scope, state::HistoryLimits,
-};
+use crate::{bans, control::server::Rate, datapath::RateLimit, rule::Scope, state::HistoryLimits};
 
 const DEFAULT_MAX_BANS: i64 = 16_384;
 /// What the kernel's tables hold beside a list of a million prefixes.

@@ -16,7 +16,7 @@ pub use sessions::Withdrawal;
 use std::{
     fmt,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -38,6 +38,7 @@ use super::{
 use crate::{
     accounts::{Accounts, AccountsError, admission::AccountDefaults},
     allowance::AccountLimits,
+    allowlist::Allowlist,
     policy::Mount,
 };
 
@@ -126,6 +127,8 @@ struct Shared {
     changes: watch::Sender<u64>,
     windows: Mutex<Windows>,
     trust: watch::Sender<Arc<Trust>>,
+    /// Where accounts may be used from; `None` until it was read.
+    allowlist: watch::Sender<Option<Arc<Allowlist>>>,
 }
 
 /// What a reload may change. A connection keeps those under which it began.
@@ -176,6 +179,7 @@ impl Authenticator {
                 changes: watch::Sender::new(0),
                 windows: Mutex::default(),
                 trust: watch::Sender::default(),
+                allowlist: watch::Sender::new(None),
             }),
             rules: Arc::new(Rules {
                 max_failures: settings.max_failures,
@@ -204,6 +208,11 @@ impl Authenticator {
     /// What sources pay for failures.
     pub fn throttles(&self) -> &Throttles {
         &self.shared.throttles
+    }
+
+    /// Where accounts may be used from, as far as it was read. Needs [`Self::follow_changes`] to run.
+    pub fn allowlist(&self) -> watch::Receiver<Option<Arc<Allowlist>>> {
+        self.shared.allowlist.subscribe()
     }
 
     /// Begins the authentication of one connection. When the result is dropped, the connection has ended.

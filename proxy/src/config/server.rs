@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{files, seconds, section::Section};
+use ipnet::IpNet;
+
+use super::{files, seconds, section::Section, throttles::networks};
 use crate::cipher_policy::{CipherPolicy, Purpose};
 
 /// Time from the connection's first byte to the last factor. OpenSSH gives 120 s; a person with a phone needs less.
@@ -45,6 +47,18 @@ pub struct ServerConfig {
     pub max_unauthenticated_per_source: usize,
     pub max_auth_failures: u32,
     pub scp: ScpMode,
+    pub accept: AcceptMode,
+    /// Load balancers whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// From where connections are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptMode {
+    /// From anywhere.
+    Any,
+    /// From the networks of enabled accounts.
+    ListedSources,
 }
 
 /// What becomes of `scp -O`, that is, of an exec request for `scp`.
@@ -100,6 +114,8 @@ pub(super) fn server(mut section: Section<'_>) -> Option<ServerConfig> {
         u32::try_from(section.number("max_auth_failures", 1..=100, MAX_AUTH_FAILURES))
             .unwrap_or(u32::MAX);
     let scp = scp_mode(&mut section);
+    let accept = accept_mode(&mut section);
+    let proxy_protocol_from = networks(&mut section, "proxy_protocol_from").unwrap_or_default();
     section.finish();
     Some(ServerConfig {
         listen: listen?,
@@ -115,6 +131,8 @@ pub(super) fn server(mut section: Section<'_>) -> Option<ServerConfig> {
         max_unauthenticated_per_source,
         max_auth_failures,
         scp: scp?,
+        accept: accept?,
+        proxy_protocol_from,
     })
 }
 
@@ -130,6 +148,23 @@ fn scp_mode(section: &mut Section<'_>) -> Option<ScpMode> {
         "refuse" => Some(ScpMode::Refuse),
         other => {
             section.fault("scp", format!("expected {CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn accept_mode(section: &mut Section<'_>) -> Option<AcceptMode> {
+    const CHOICE: &str = "\"any\" or \"listed-sources\"";
+    if !section.has("accept") {
+        // Known even where it is left out.
+        let _ = section.text("accept", CHOICE);
+        return Some(AcceptMode::Any);
+    }
+    match section.text("accept", CHOICE)? {
+        "any" => Some(AcceptMode::Any),
+        "listed-sources" => Some(AcceptMode::ListedSources),
+        other => {
+            section.fault("accept", format!("expected {CHOICE}, found {other:?}"));
             None
         }
     }

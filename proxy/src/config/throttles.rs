@@ -1,4 +1,4 @@
-//! `[penalties]` and `[bans]`: what sources pay for failures.
+//! `[penalties]`, `[bans]` and `[allowlist]`: what sources pay for failures, and what the agent is told of them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,6 +23,34 @@ const BANS_PER_MINUTE: u64 = 60;
 pub struct BansConfig {
     pub agent_socket: PathBuf,
     pub rules: BanConfig,
+}
+
+/// `[allowlist]`: offer the agent the networks of the accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowlistConfig {
+    pub agent_socket: PathBuf,
+    /// The agent's list is `offer:` and this.
+    pub list: String,
+}
+
+pub(super) fn allowlist(mut section: Section<'_>) -> Option<AllowlistConfig> {
+    let agent_socket = section.required_text("agent_socket", "the path of the agent's socket");
+    let list = section
+        .text("list", "the name of the agent's list")
+        .unwrap_or("accounts");
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if list.len() > 32 || !list.bytes().all(is_plain) {
+        section.fault(
+            "list",
+            format!("{list:?}: expected 1 to 32 of a-z, 0-9 and '-'"),
+        );
+    }
+    let list = list.to_owned();
+    section.finish();
+    Some(AllowlistConfig {
+        agent_socket: PathBuf::from(agent_socket?),
+        list,
+    })
 }
 
 pub(super) fn penalties(mut section: Section<'_>) -> PenaltyConfig {

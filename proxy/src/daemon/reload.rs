@@ -208,6 +208,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
         ),
         ("journal.node", journal.node == other.node),
         ("metrics", before.metrics == after.metrics),
+        ("allowlist", before.allowlist == after.allowlist),
     ]
     .into_iter()
     .filter_map(|(key, is_same)| (!is_same).then_some(key))

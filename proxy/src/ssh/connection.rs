@@ -132,7 +132,7 @@ impl CloseReason {
     /// What the source pays for it, where nobody logged in. Wrong answers were charged one by one.
     fn loss(self) -> Option<Loss> {
         match self {
-            Self::Client | Self::Broken => Some(Loss::NoAuth),
+            Self::Client | Self::Broken | Self::GaveWay => Some(Loss::NoAuth),
             Self::LoginGrace => Some(Loss::Grace),
             Self::Panicked => Some(Loss::Crash),
             Self::TooManyFailures
@@ -142,6 +142,7 @@ impl CloseReason {
             | Self::SessionLimit
             | Self::Revoked
             | Self::NotAdmitted(_)
+            | Self::KeyWithdrawn(_)
             | Self::Unrecorded
             | Self::AccountsUnavailable
             | Self::Reload

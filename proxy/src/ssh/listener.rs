@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,22 +10,25 @@ use std::{
 use portcullis_journal::{Journal, SessionId};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     time,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connection::{self, Services},
+    forwarded,
     limits::{Limits, Refusal},
     record::RefusalRecorder,
     terms::Terms,
     workers::Workers,
 };
-use crate::{allowance::Ledger, metrics};
+use crate::{allowance::Ledger, config::AcceptMode, metrics};
 
 /// Wait after an accept that failed for want of descriptors or memory; others have to end first.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+/// Connections of load balancers that wait for their header, at most 107 or 4,112 bytes each.
+const HEADERS_MAX: usize = 256;
 /// How long connections get to end after they were cut: to withdraw unfinished uploads takes the longest.
 const LAST_CALL: Duration = Duration::from_secs(45);
 
@@ -46,6 +49,7 @@ pub struct Server {
     accepting: TaskTracker,
     connections: TaskTracker,
     workers: Arc<Workers>,
+    headers: Arc<Semaphore>,
 }
 
 impl Server {
@@ -69,6 +73,7 @@ impl Server {
             accepting: TaskTracker::new(),
             connections: TaskTracker::new(),
             workers: Arc::new(Workers::start()?),
+            headers: Arc::new(Semaphore::new(HEADERS_MAX)),
         })
     }
 
@@ -87,8 +92,9 @@ impl Server {
             refusals: Arc::clone(&self.refusals),
             connections: self.connections.clone(),
             workers: Arc::clone(&self.workers),
+            headers: Arc::clone(&self.headers),
         };
-        self.accepting.spawn(acceptor.run(listener));
+        self.accepting.spawn(Arc::new(acceptor).run(listener));
     }
 
     /// Accepts no more, lets transfers go on for `grace`, and then cuts what is left; `hurry` ends the grace.
@@ -139,14 +145,16 @@ struct Acceptor {
     refusals: Arc<Mutex<RefusalRecorder>>,
     connections: TaskTracker,
     workers: Arc<Workers>,
+    /// Seats of connections whose PROXY header is still to come.
+    headers: Arc<Semaphore>,
 }
 
 impl Acceptor {
-    async fn run(self, listener: TcpListener) {
+    async fn run(self: Arc<Self>, listener: TcpListener) {
         let drain = self.services.drain.clone();
         while let Some(accepted) = drain.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((socket, source)) => self.admit(socket, source),
+                Ok((socket, peer)) => self.receive(socket, peer),
                 Err(error) if is_shortage(&error) => {
                     tracing::error!(%error, "connections can't be accepted; more file descriptors are needed (LimitNOFILE)");
                     metrics::connection_refused("shortage");
@@ -158,13 +166,48 @@ impl Acceptor {
         }
     }
 
-    fn admit(&self, socket: TcpStream, source: SocketAddr) {
+    /// Finds out who is at the other end.
+    fn receive(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
         // An IPv4 client of an IPv6 socket is the IPv4 client in limits, records and bans.
-        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let Ok(destination) = socket.local_addr() else {
+        let peer = canonical(peer);
+        let Ok(destination) = socket.local_addr().map(canonical) else {
             return;
         };
-        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let terms = Arc::clone(&self.services.terms.borrow());
+        let forwarders = &terms.proxy_protocol_from;
+        if !forwarders.iter().any(|named| named.contains(&peer.ip())) {
+            return self.admit(socket, peer, destination);
+        }
+        let Ok(seat) = Arc::clone(&self.headers).try_acquire_owned() else {
+            return self.refuse("too_many_proxy_headers", peer, destination);
+        };
+        let acceptor = Arc::clone(self);
+        self.connections.spawn(async move {
+            acceptor.forward(socket, peer, destination).await;
+            drop(seat);
+        });
+    }
+
+    /// Learns from a load balancer whose connection this is.
+    async fn forward(&self, mut socket: TcpStream, peer: SocketAddr, destination: SocketAddr) {
+        let reading = forwarded::client(&mut socket);
+        match self.services.drain.run_until_cancelled(reading).await {
+            None => {}
+            Some(Ok(None)) => self.admit(socket, peer, destination),
+            Some(Ok(Some((source, destination)))) => {
+                self.admit(socket, canonical(source), canonical(destination));
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%peer, error = &error as &dyn std::error::Error, "a load balancer's connection has no good PROXY header");
+                self.refuse(error.code(), peer, destination);
+            }
+        }
+    }
+
+    fn admit(&self, socket: TcpStream, source: SocketAddr, destination: SocketAddr) {
+        if !self.is_listed(source.ip()) {
+            return self.refuse("source_not_listed", source, destination);
+        }
         let admitted = match self.services.throttles.penalised(source.ip()) {
             Some(penalised) => Err(penalised.code()),
             None => {
@@ -199,6 +242,21 @@ impl Acceptor {
         self.connections.spawn_on(serve, &runtime);
     }
 
+    /// Whether an account may be used from there, where that is asked. As long as the accounts can't be read, nobody is.
+    fn is_listed(&self, source: IpAddr) -> bool {
+        let terms = self.services.terms.borrow();
+        match terms.accept {
+            AcceptMode::Any => true,
+            AcceptMode::ListedSources => {
+                let allowlist = terms.authenticator.allowlist();
+                let allowlist = allowlist.borrow();
+                allowlist
+                    .as_ref()
+                    .is_some_and(|list| list.covering(source).is_some())
+            }
+        }
+    }
+
     /// Closes a connection that was accepted, and says why.
     fn refuse(&self, reason: &'static str, source: SocketAddr, destination: SocketAddr) {
         metrics::connection_refused(reason);
@@ -208,6 +266,10 @@ impl Acceptor {
             .unwrap_or_else(PoisonError::into_inner)
             .refused(reason, source, destination, Instant::now());
     }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// accept(2): too many descriptors of the process or the system, or no memory for buffers.

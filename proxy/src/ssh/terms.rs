@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::IpNet;
 use russh::server;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     auth::Authenticator,
     cipher_policy::CipherPolicy,
-    config::{Config, ScpMode},
+    config::{AcceptMode, Config, ScpMode},
     session::{Backends, Session},
     sftp::{Digests, request::Extensions},
 };
@@ -29,6 +30,9 @@ pub struct Terms {
     pub(super) scp: ScpMode,
     pub(super) digests: Digests,
     pub(super) limits: Most,
+    pub(super) accept: AcceptMode,
+    /// Load balancers that say for whom they connect.
+    pub(super) proxy_protocol_from: Vec<IpNet>,
     pub(super) timers: Timers,
 }
 
@@ -68,6 +72,8 @@ impl Terms {
             scp: server.scp,
             digests: config.journal.digests,
             limits: server.into(),
+            accept: server.accept,
+            proxy_protocol_from: server.proxy_protocol_from.clone(),
             timers: Timers {
                 login_grace: server.login_grace,
                 idle_timeout: server.idle_timeout,

@@ -1,8 +1,11 @@
 //! Failed logins at the proxy become bans at the agent, on the wire.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use portcullis_tests::account::{Account, Factors};
 use portcullis_tests::agent::Agent;
 use portcullis_tests::client::OpensshConnection;
@@ -11,6 +14,7 @@ use portcullis_tests::netns::{End, Namespace, veth_pair};
 use portcullis_tests::place::Place;
 use portcullis_tests::process::wait_for;
 use portcullis_tests::proxy::{Backend, Bans, Plan, Proxy};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -187,4 +191,83 @@ fn a_ban_outlives_the_agent_that_set_it() -> Result<()> {
         "an allowed source was cut off with the agent's death"
     );
     Ok(())
+}
+
+/// Longest median from the decision to the first packet that is dropped, on a machine that is busy with other tests;
+/// unloaded it is some milliseconds.
+const BAR: Duration = Duration::from_millis(200);
+const ROUNDS: u8 = 5;
+
+#[test]
+fn the_first_packet_is_dropped_soon_after_the_deciding_failure() -> Result<()> {
+    let site = Site::new(&["203.0.113.1".parse()?])?;
+    let mut waits = Vec::new();
+    for round in 0..ROUNDS {
+        let source = Ipv4Addr::new(192, 0, 2, 100 + round);
+        site.host.add_address("eth0", source.into(), 24)?;
+        for _ in 1..FAILURES {
+            site.guess(source)?;
+        }
+        let dropped = thread::scope(|scope| {
+            let watch = scope.spawn(|| site.host.inside(|| first_silence(source)));
+            site.guess(source)?;
+            watch.join().unwrap_or_else(|panic| resume_unwind(panic))?
+        })?;
+        let record = site.ban_of(source)?;
+        let decided = time(&record, "decided")?;
+        let wait = dropped.duration_since(decided).unwrap_or_default();
+        println!(
+            "decided {decided:?}, agent done after {} us, first packet dropped after {wait:?}",
+            record.pointer("/body/agent_us").unwrap_or(&Value::Null)
+        );
+        waits.push(wait);
+    }
+    waits.sort();
+    let median = waits.get(waits.len() / 2).context("a median")?;
+    println!("median {median:?} from the decision to the first dropped packet");
+    ensure!(*median <= BAR, "median {median:?}: {waits:?}");
+    Ok(())
+}
+
+impl Site {
+    fn ban_of(&self, source: Ipv4Addr) -> Result<Value> {
+        wait_for("the record of the ban", || {
+            self.proxy.records().ok()?.into_iter().find(|record| {
+                record.get("event").and_then(Value::as_str) == Some("ban.change")
+                    && record.pointer("/body/cidr").and_then(Value::as_str)
+                        == Some(&format!("{source}/32"))
+            })
+        })
+    }
+}
+
+/// When the first connection attempt got no answer. One to a closed port is refused at once as long as packets pass.
+fn first_silence(source: Ipv4Addr) -> Result<SystemTime> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let closed = SocketAddr::new(GATEWAY.into(), 9);
+    let deadline = SystemTime::now() + Duration::from_secs(120);
+    while SystemTime::now() < deadline {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddr::new(source.into(), 0))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(Duration::from_millis(900)))?;
+        let begun = SystemTime::now();
+        match connect(&socket, &closed) {
+            // A probe each millisecond.
+            Err(rustix::io::Errno::CONNREFUSED) => thread::sleep(Duration::from_millis(1)),
+            // The kernel sends the first SYN again after a second.
+            Err(_) => return Ok(begun),
+            Ok(()) => bail!("something listens on the closed port"),
+        }
+    }
+    bail!("the source was never dropped")
+}
+
+fn time(record: &Value, field: &str) -> Result<SystemTime> {
+    let text = record
+        .pointer(&format!("/body/{field}"))
+        .and_then(Value::as_str)
+        .with_context(|| format!("{field} in {record}"))?;
+    let time: chrono::DateTime<chrono::Utc> = text.parse()?;
+    Ok(time.into())
 }

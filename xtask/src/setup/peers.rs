@@ -32,6 +32,7 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "openssh",
         "usr/lib/openssh/sftp-server",
     ),
+    ("haproxy", "haproxy", "usr/sbin/haproxy"),
     ("gesftpserver", "gesftpserver", "usr/libexec/gesftpserver"),
     // One-time codes for sshd. The module's own place names the processor.
     (
@@ -54,10 +55,12 @@ const LIBRARIES: &[&str] = &[
     "libidn2-0",
     "libkeyutils1",
     "libkrb5-3",
+    "liblua5.3-0",
     "libmemcached11",
     "libmemcachedutil2",
     "libncursesw6",
     "libnsl2",
+    "libopentracing-c-wrapper0",
     "libpam-modules",
     "libpam0g",
     "libpcre2-8-0",
@@ -82,7 +85,7 @@ impl Requirement for Libraries {
     }
 
     fn why(&self) -> &'static str {
-        "the FTP servers and sshd are unpacked without their packages' dependencies"
+        "the FTP servers, sshd and HAProxy are unpacked without their packages' dependencies"
     }
 
     fn missing(&self) -> Vec<String> {
@@ -118,7 +121,7 @@ impl Requirement for Unpacked {
     }
 
     fn why(&self) -> &'static str {
-        "demo and tests forward to real FTP and SFTP servers"
+        "demo and tests forward to real FTP and SFTP servers, and stand behind a real load balancer"
     }
 
     fn missing(&self) -> Vec<String> {

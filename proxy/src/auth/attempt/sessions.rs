@@ -1,8 +1,8 @@
 //! What happens to sessions when an administrator changes an account.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use tokio::time::MissedTickBehavior;
 
 use super::{Authenticator, LookupError};
@@ -11,6 +11,7 @@ use crate::{
         admission::{Refusal, Standing, stay},
         audit,
     },
+    allowlist::Allowlist,
     auth::{Authenticated, flow::Window},
 };
 
@@ -38,6 +39,7 @@ impl Authenticator {
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = None;
+        let mut listed = None;
         loop {
             ticks.tick().await;
             match self.data_version().await {
@@ -52,6 +54,11 @@ impl Authenticator {
                         "changes of accounts can't be seen"
                     );
                 }
+            }
+            // The end of a day ends accounts too.
+            let state = (seen, self.shared.clock.now().date_naive());
+            if listed != Some(state) && self.list_sources(state.1).await {
+                listed = Some(state);
             }
             if let Err(error) = audit::relay(&self.shared.accounts, self.shared.log.as_ref()).await
             {
@@ -124,6 +131,31 @@ impl Authenticator {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Reads where accounts may be used from. What was read before stays if that fails.
+    async fn list_sources(&self, today: NaiveDate) -> bool {
+        let accounts = self.shared.accounts.clone();
+        let read = tokio::task::spawn_blocking(move || accounts.sources(today)).await;
+        let read = read.map_err(LookupError::from).and_then(|read| Ok(read?));
+        match read {
+            Ok(sources) => {
+                let list = Some(Arc::new(Allowlist::new(&sources)));
+                self.shared.allowlist.send_if_modified(|before| {
+                    let is_new = *before != list;
+                    *before = list;
+                    is_new
+                });
+                true
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "can't see where accounts may be used from"
+                );
+                false
             }
         }
     }

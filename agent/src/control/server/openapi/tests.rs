@@ -11,9 +11,10 @@ use crate::{
     bans::Ban,
     control::{
         AllowEntry, AllowRequest, BanRequest, BansReply, ChangeOptions, ChangeReply, ChangedEntry,
-        Code, DiffReply, DisallowRequest, Failure, FailureReply, HistoryReply, ListReply, OfferRequest,
-        ListStatus, ListedEntry, OutageStatus, PendingStatus, ProtectedStatus, ReadbackStatus,
-        RollbackRequest, SettleRequest, StatusReply, UnbanRequest, server::routes::PATHS,
+        Code, DiffReply, DisallowRequest, Failure, FailureReply, HistoryReply, ListReply,
+        ListStatus, ListedEntry, OfferRequest, OutageStatus, PendingStatus, ProtectedStatus,
+        ReadbackStatus, RollbackRequest, SettleRequest, StatusReply, UnbanRequest,
+        server::routes::PATHS,
     },
     entry::Entry,
     guard::{Examples, Impact, ObservedSource, Preview},

@@ -41,7 +41,10 @@ pub(super) async fn offer(
     let OfferRequest { entries, reason } = body.read()?;
     check_grounds(reason.as_deref(), None)?;
     let entries = within(&service.control.offers, entries)?;
-    let change = Change::Sync(BTreeMap::from([(list, entries.into_iter().collect::<List>())]));
+    let change = Change::Sync(BTreeMap::from([(
+        list,
+        entries.into_iter().collect::<List>(),
+    )]));
     let terms = Terms {
         reason,
         ..Terms::default()
@@ -134,7 +137,10 @@ mod tests {
 
     #[test]
     fn an_entry_gets_the_scope_of_the_configuration() {
-        let entries = within(&offers(), vec![entry("192.0.2.0/24"), entry("2001:db8::/32")]);
+        let entries = within(
+            &offers(),
+            vec![entry("192.0.2.0/24"), entry("2001:db8::/32")],
+        );
         let scopes = entries.unwrap().into_iter().map(|entry| entry.scope);
         assert!(scopes.into_iter().all(|scope| scope == offers().scope));
     }
