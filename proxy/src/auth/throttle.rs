@@ -312,8 +312,8 @@ impl Throttle {
         request
     }
 
-    /// Charges a connection that nobody logged in over.
-    pub fn lost(&mut self, source: IpAddr, loss: Loss, now: DateTime<Utc>) {
+    /// Charges a connection that nobody logged in over. One that has paid for wrong answers does not pay for leaving.
+    pub fn lost(&mut self, source: IpAddr, loss: Loss, session: SessionId, now: DateTime<Utc>) {
         if self.pays_nothing(source) {
             return;
         }
@@ -326,12 +326,15 @@ impl Throttle {
         };
         let (at, (threshold, max)) = (millis(now), self.measure());
         let mut state = self.table.take(&network);
+        let has_paid = loss == Loss::NoAuth && state.has_failed(session);
         // Good users of a shared address are not made to pay; those who hold it back have the limits of connections.
-        if state.good_users(at) == 0 {
+        if !has_paid && state.good_users(at) == 0 {
             state.penalty.charge(duration(charge), threshold, max, at);
         }
         self.table.put(network, state);
-        self.charge_network(&network, charge, at);
+        if !has_paid {
+            self.charge_network(&network, charge, at);
+        }
     }
 
     /// A login as `name`: what it was charged from here is taken back, and the source has a good user.

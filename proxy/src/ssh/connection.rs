@@ -251,7 +251,7 @@ pub(super) async fn serve(
         Err(reason) => reason,
     };
     if let (Phase::Unauthenticated(_), Some(loss)) = (&connection.stage, reason.loss()) {
-        services.throttles.lost(source.ip(), loss);
+        services.throttles.lost(source.ip(), loss, id);
     }
     cut.cancel();
     channels.close();

@@ -75,9 +75,9 @@ impl Throttles {
     }
 
     /// As [`Throttle::lost`], at present.
-    pub fn lost(&self, source: IpAddr, loss: Loss) {
+    pub fn lost(&self, source: IpAddr, loss: Loss, session: SessionId) {
         let now = self.now();
-        self.throttle().lost(source, loss, now);
+        self.throttle().lost(source, loss, session, now);
     }
 
     /// As [`Throttle::succeeded`], at present.

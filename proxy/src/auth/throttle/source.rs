@@ -115,6 +115,11 @@ impl Source {
         self.failures.count
     }
 
+    /// Whether the session is among the last ones with a failure.
+    pub(super) fn has_failed(&self, session: SessionId) -> bool {
+        self.failures.sessions.contains(&session.0)
+    }
+
     /// Bans that make the next one longer.
     pub(super) fn earlier_bans(&self, now: Millis) -> u32 {
         if now.saturating_sub(self.banned_until) < BAN_MEMORY {

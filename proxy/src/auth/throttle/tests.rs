@@ -7,6 +7,7 @@ use super::{
 };
 
 const SESSION: SessionId = SessionId([7; 16]);
+const OTHER: SessionId = SessionId([9; 16]);
 
 fn start() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
@@ -96,16 +97,28 @@ fn each_loss_costs_what_it_does_in_openssh_and_ten_minutes_are_the_most() {
         let mut throttle = penalties();
         let source = address("2001:db8::1");
         for _ in 0..free {
-            throttle.lost(source, loss, start());
+            throttle.lost(source, loss, OTHER, start());
         }
         assert_eq!(throttle.penalised(source, start()), None, "{loss:?}");
-        throttle.lost(source, loss, start());
+        throttle.lost(source, loss, OTHER, start());
         assert_eq!(throttle.penalised(source, start()), Some(Penalised::Source));
         for _ in 0..1000 {
-            throttle.lost(source, loss, start());
+            throttle.lost(source, loss, OTHER, start());
         }
         assert!(throttle.penalised(source, after(599)).is_some());
         assert_eq!(throttle.penalised(source, after(600)), None);
+    }
+}
+
+#[test]
+fn a_connection_that_paid_for_wrong_answers_does_not_pay_for_leaving() {
+    for (session, is_held) in [(SESSION, false), (OTHER, true)] {
+        let mut throttle = penalties();
+        for _ in 0..3 {
+            throttle.fail("192.0.2.7", "alice", start());
+        }
+        throttle.lost(address("192.0.2.7"), Loss::NoAuth, session, start());
+        assert_eq!(throttle.refuses("192.0.2.7", start()).is_some(), is_held);
     }
 }
 
@@ -116,7 +129,7 @@ fn a_clock_that_jumps_back_leaves_nobody_out_for_longer_than_the_longest_penalty
         throttle.fail("192.0.2.7", "alice", after(1_000_000));
     }
     assert!(throttle.refuses("192.0.2.7", start()).is_some());
-    throttle.lost(address("192.0.2.7"), Loss::NoAuth, start());
+    throttle.lost(address("192.0.2.7"), Loss::NoAuth, OTHER, start());
     assert!(throttle.refuses("192.0.2.7", after(599)).is_some());
     assert_eq!(throttle.refuses("192.0.2.7", after(600)), None);
 }
@@ -163,7 +176,7 @@ fn behind_an_address_with_good_users_the_one_who_fails_pays_alone() {
     throttle.succeeded(office, "alice", start());
     for _ in 0..10 {
         throttle.fail("192.0.2.7", "mallory", after(1));
-        throttle.lost(office, Loss::Grace, after(1));
+        throttle.lost(office, Loss::Grace, OTHER, after(1));
     }
     assert_eq!(throttle.penalised(office, after(1)), None);
     assert!(throttle.name_is_penalised(office, "mallory", after(1)));
@@ -365,7 +378,7 @@ fn the_table_is_bounded_and_forgets_first_what_no_longer_matters() {
     throttle.succeeded(address("192.0.2.8"), "bob", start());
     for n in 0..SOURCES_MAX + 100 {
         let source = IpAddr::from((0x0A00_0000 + u32::try_from(n).unwrap()).to_be_bytes());
-        throttle.lost(source, Loss::NoAuth, after(1));
+        throttle.lost(source, Loss::NoAuth, OTHER, after(1));
     }
     assert_eq!(throttle.table.len(), SOURCES_MAX);
     assert_eq!(
@@ -413,7 +426,7 @@ fn run(happenings: &[Happening], more: usize) -> (Throttle, DateTime<Utc>) {
                     throttle.failed(host(source), &name.to_string(), Mistake::Code, SESSION, now);
                 }
             }
-            Happening::Loss { source } => throttle.lost(host(source), Loss::NoAuth, now),
+            Happening::Loss { source } => throttle.lost(host(source), Loss::NoAuth, OTHER, now),
             Happening::Login { source, name } => {
                 throttle.succeeded(host(source), &name.to_string(), now);
             }
