@@ -50,6 +50,15 @@ pub enum Answer {
     Protected { explanation: String },
 }
 
+/// What the agent would do with a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    pub passes: bool,
+    pub reason: String,
+    /// The entry, ban or protection that decides.
+    pub by: String,
+}
+
 /// Why a ban could not be asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -148,6 +157,34 @@ impl AgentClient {
                 status,
                 explanation,
             })
+        }
+    }
+
+    /// What becomes of TCP connections from `source` to `port`.
+    ///
+    /// # Errors
+    /// If the agent can't be reached, does not answer in time, or refuses.
+    pub async fn why(&self, source: IpAddr, port: u16) -> Result<Why, AgentError> {
+        let path = format!("/v1/why?address={source}&protocol=tcp&port={port}&syn=true");
+        let asked = self.send(Method::GET, &path, Value::Null);
+        let (status, answer) = time::timeout(TIMEOUT, asked)
+            .await
+            .map_err(|_| AgentError::TimedOut)??;
+        let reply: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let text = |key: &str| reply.get(key).and_then(Value::as_str).unwrap_or_default();
+        match reply.get("passes").and_then(Value::as_bool) {
+            Some(passes) if status == StatusCode::OK => Ok(Why {
+                passes,
+                reason: format!("{}: {}", text("reason"), text("meaning")),
+                by: match reply.get("decided_by") {
+                    Some(cover) => format!("the agent's {cover}"),
+                    None => format!("the agent's default; {}", text("remedy")),
+                },
+            }),
+            Some(_) | None => Err(AgentError::Refused {
+                status,
+                explanation: answer,
+            }),
         }
     }
 

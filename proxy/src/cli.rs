@@ -1,10 +1,15 @@
 //! Every command and flag.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{account::AccountCommand, group::GroupCommand};
+use crate::{
+    accounts::AccountName,
+    commands::{account::AccountCommand, group::GroupCommand},
+    explain::Verb,
+    path::{PathError, VirtualPath},
+};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/portcullis/portcullis-proxy.toml";
@@ -32,6 +37,8 @@ pub enum Command {
         #[command(subcommand)]
         command: HostKeyCommand,
     },
+    /// Say which rule decides about a user at a source, and who set it. Exit code: 0 allowed, 1 denied, 2 unknown.
+    Explain(ExplainArgs),
     /// Print the SSH algorithms in force.
     PrintPolicy(PrintPolicyArgs),
     /// Print the version.
@@ -97,6 +104,31 @@ pub enum HostKeyCommand {
     },
     /// Print the fingerprints that partners compare, and lines for their known_hosts.
     Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The account.
+    #[arg(long, value_name = "NAME")]
+    pub user: AccountName,
+    /// Where it connects from.
+    #[arg(long, value_name = "ADDRESS")]
+    pub source: IpAddr,
+    /// What it wants to do: list, stat, read, write, overwrite, delete, mkdir, rmdir or setattr.
+    #[arg(long, value_name = "OPERATION", requires = "path")]
+    pub op: Option<Verb>,
+    /// The path that it names.
+    #[arg(long, value_name = "PATH", requires = "op", value_parser = virtual_path)]
+    pub path: Option<VirtualPath>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn virtual_path(text: &str) -> Result<VirtualPath, PathError> {
+    VirtualPath::clean(text.as_bytes())
 }
 
 #[derive(Debug, Args)]

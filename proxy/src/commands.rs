@@ -2,22 +2,26 @@
 
 pub mod account;
 mod check;
+mod explain;
 pub mod group;
 mod host_key;
 mod print_policy;
 mod run;
+
+use std::process::ExitCode;
 
 use crate::{
     cli::{Command, HostKeyCommand},
     config::Config,
 };
 
-/// Carries out a command.
+/// Carries out a command, and gives the exit code where it has an answer of its own.
 ///
 /// # Errors
 /// If it fails; a [`ConfigError`](crate::config::ConfigError) in the chain means that the configuration is at fault.
-pub fn execute(command: Command) -> anyhow::Result<()> {
+pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Explain(arguments) => return explain::explain(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Account(arguments) => {
@@ -39,7 +43,8 @@ pub fn execute(command: Command) -> anyhow::Result<()> {
             print(concat!("portcullis-proxy ", env!("CARGO_PKG_VERSION")));
             Ok(())
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Results go to standard output, everything else to standard error.

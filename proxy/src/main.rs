@@ -6,8 +6,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use portcullis_proxy::{cli::Cli, commands, config::ConfigError};
 
-/// Done.
-const DONE: u8 = 0;
 /// Failed; the message says why.
 const FAILED: u8 = 1;
 /// The configuration can't be used (`EX_CONFIG` of sysexits.h). clap itself exits with 2 on wrong usage.
@@ -15,13 +13,13 @@ const BAD_CONFIGURATION: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    ExitCode::from(match commands::execute(cli.command) {
-        Ok(()) => DONE,
+    match commands::execute(cli.command) {
+        Ok(code) => code,
         Err(error) => {
             report(&error);
-            exit_code(&error)
+            ExitCode::from(exit_code(&error))
         }
-    })
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

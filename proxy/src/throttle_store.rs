@@ -80,29 +80,38 @@ impl ThrottleStore {
         })
     }
 
-    /// Puts what is stored into `throttles`. A line that can't be read is told and left out.
+    /// Puts what is stored into `throttles`, and says how many lines there were. One that can't be read is told and left out.
     ///
     /// # Errors
     /// If the file can't be read.
     pub fn load(&self, throttles: &Throttles) -> Result<usize, StoreError> {
+        let mut taken = 0;
+        self.each(|network, state| match throttles.restore(network, state) {
+            Ok(()) => taken += 1,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, path = %self.path.display(), "a count of failures is lost");
+            }
+        })?;
+        Ok(taken)
+    }
+
+    /// Hands out each line.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn each(&self, mut take: impl FnMut(&str, &str)) -> Result<(), StoreError> {
         let failed = |source| self.failed(source);
         let mut statement = self
             .connection
             .prepare("SELECT network, state FROM throttle")
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
-        let mut taken = 0;
         while let Some(row) = rows.next().map_err(failed)? {
             let network: String = row.get(0).map_err(failed)?;
             let state: String = row.get(1).map_err(failed)?;
-            match throttles.restore(&network, &state) {
-                Ok(()) => taken += 1,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, path = %self.path.display(), "a count of failures is lost");
-                }
-            }
+            take(&network, &state);
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Writes rows in one commit, synced when this returns.

@@ -5,6 +5,7 @@ mod backends;
 mod bad_input;
 mod clients;
 mod edge;
+mod explain;
 mod forwarded;
 mod keys;
 mod limits;
