@@ -90,6 +90,7 @@ fn state(factor: FactorState) -> String {
         FactorState::Usable { failures: 0 } => "usable".to_owned(),
         FactorState::Usable { failures } => format!("usable after {failures} failures in a row"),
         FactorState::Locked => "locked".to_owned(),
+        FactorState::Lost => "marked lost, since a recovery code was used".to_owned(),
     }
 }
 
