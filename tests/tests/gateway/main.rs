@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod edge;
 mod explain;
+mod factors;
 mod forwarded;
 mod keys;
 mod limits;
