@@ -9,7 +9,7 @@ use crate::{
     accounts::{Account, Accounts, AccountsError},
     operation::{Access, Attributes, HandleId, Operation},
     path::VirtualPath,
-    policy::{Named, Requester, authorize},
+    policy::{Effective, Named, Permission, Requester, authorize, effective},
 };
 
 /// An operation as it is asked about.
@@ -66,6 +66,21 @@ impl FromStr for Verb {
             .ok_or_else(|| DeedError {
                 text: text.to_owned(),
             })
+    }
+}
+
+impl Verb {
+    fn permission(self) -> Permission {
+        match self {
+            Self::List | Self::Stat => Permission::List,
+            Self::Read => Permission::Read,
+            Self::Write => Permission::Write,
+            Self::Overwrite => Permission::Overwrite,
+            Self::Delete => Permission::Delete,
+            Self::Mkdir => Permission::Mkdir,
+            Self::Rmdir => Permission::Rmdir,
+            Self::Setattr => Permission::Setattr,
+        }
     }
 }
 
@@ -138,14 +153,18 @@ pub(super) fn finding(
         source: SocketAddr::new(question.source, 0),
         mfa_window: None,
     });
-    let innermost = mounts
-        .iter()
-        .filter(|mount| deed.path.below(&mount.at).is_some())
-        .max_by_key(|mount| mount.at.components().count());
-    let mount = innermost.map(|mount| {
-        let at = String::from_utf8_lossy(mount.at.as_bytes()).into_owned();
-        (at, mount.backend.clone())
-    });
+    let decider = match effective(&mounts, &deed.path) {
+        Ok(Effective::Mount {
+            mount, permissions, ..
+        }) => mounts.get(mount.0).map(|mount| {
+            let rulings = permissions.iter();
+            let rule = rulings
+                .filter(|(permission, ..)| *permission == deed.verb.permission())
+                .find_map(|(_, _, rule)| *rule);
+            (mount, rule)
+        }),
+        Ok(Effective::Above) | Err(_) => None,
+    };
     let operation = deed.operation();
     let decided = authorize(
         &requester,
@@ -154,28 +173,33 @@ pub(super) fn finding(
         operation,
         Named::default(),
     );
-    let (answer, rule) = match (decided, &mount) {
-        (Ok(_), Some((at, backend))) => (
-            Answer::Allowed,
-            format!("the mount at {at} (backend {backend}) permits it"),
-        ),
+    let origin = decider.map(|(mount, rule)| mount.origin(rule));
+    let (answer, rule) = match (decided, origin) {
+        (Ok(_), Some(origin)) => (Answer::Allowed, origin),
         (Ok(_), None) => (
             Answer::Allowed,
             "the directories above the mounts can be listed".to_owned(),
         ),
-        (Err(denied), Some((at, _))) => (
+        (Err(denied), Some(origin)) => (
             Answer::Denied,
-            format!("{}: {denied}, at {at}", denied.code()),
+            format!("{}: {denied} ({origin})", denied.code()),
         ),
         (Err(denied), None) => (Answer::Denied, format!("{}: {denied}", denied.code())),
+    };
+    let set_by = match decider {
+        Some((mount, _)) => {
+            let at = String::from_utf8_lossy(mount.at.as_bytes());
+            match &mount.group {
+                Some(group) => format!("group mount {group} {at}"),
+                None => format!("account mount {} {at}", account.name),
+            }
+        }
+        None => format!("account mount {}", account.name),
     };
     Ok(Finding {
         stage: Stage::Path,
         answer,
         rule,
-        set_by: match mount {
-            Some((at, _)) => format!("account mount {} {at}", account.name),
-            None => format!("account mount {}", account.name),
-        },
+        set_by,
     })
 }

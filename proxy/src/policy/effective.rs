@@ -43,4 +43,18 @@ impl Mount {
     pub fn rule(&self, number: usize) -> Option<&PathRule> {
         self.rules.get(number)
     }
+
+    /// Where a ruling comes from, in words: account or group, mount, and the rule with that number.
+    pub fn origin(&self, rule: Option<usize>) -> String {
+        let holder = match &self.group {
+            None => "account".to_owned(),
+            Some(group) => format!("group {group}"),
+        };
+        let at = String::from_utf8_lossy(self.at.as_bytes());
+        let rule = rule.and_then(|number| Some((number, self.rule(number)?)));
+        match rule {
+            None => format!("{holder}, mount {at}, permissions"),
+            Some((number, rule)) => format!("{holder}, mount {at}, rule {}: {rule}", number + 1),
+        }
+    }
 }

@@ -128,6 +128,29 @@ fn each_stage_names_the_rule_that_lets_in_and_the_one_that_does_not() -> Result<
         let said = alice(&proxy, "path", &["--op", op, "--path", path])?;
         says(&said, answer, &[parts])?;
     }
+    for words in [
+        "group add lab",
+        "group mount lab /lab --backend archive --directory / --permissions list,read --rule /sealed/**=list",
+        "group member lab --add alice",
+    ] {
+        let words: Vec<_> = words.split(' ').collect();
+        proxy.command(&words)?;
+    }
+    for (path, answer, rule) in [
+        (
+            "/lab/a.csv",
+            "allowed",
+            "group lab, mount /lab, permissions",
+        ),
+        (
+            "/lab/sealed/a.csv",
+            "denied",
+            "group lab, mount /lab, rule 1",
+        ),
+    ] {
+        let said = alice(&proxy, "path", &["--op", "read", "--path", path])?;
+        says(&said, answer, &[rule, "group mount lab /lab"])?;
+    }
     let about = ["--user", "alice", "--source", SOURCE];
     ensure!(
         ask(&proxy, &about)?.status.code() == Some(2),

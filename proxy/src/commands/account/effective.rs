@@ -68,14 +68,14 @@ fn of_mount(mount: &Mount) -> Vec<Value> {
             json!({
                 "path": format!("{at}: {}", rule.pattern()),
                 "permissions": rule.permissions().names(),
-                "decided_by": origin(mount, Some(number)),
+                "decided_by": mount.origin(Some(number)),
                 "mount": at,
             })
         });
     let rest = json!({
         "path": at,
         "permissions": mount.permissions.names(),
-        "decided_by": origin(mount, None),
+        "decided_by": mount.origin(None),
         "mount": at,
     });
     rules.chain([rest]).collect()
@@ -118,13 +118,13 @@ fn at(mounts: &[Mount], path: &VirtualPath) -> Value {
     let each: serde_json::Map<String, Value> = permissions
         .iter()
         .map(|(permission, holds, rule)| {
-            let ruling = json!({ "holds": holds, "decided_by": origin(mount, *rule) });
+            let ruling = json!({ "holds": holds, "decided_by": mount.origin(*rule) });
             (permission.name().to_owned(), ruling)
         })
         .collect();
     let mut origins: Vec<_> = permissions
         .iter()
-        .map(|(_, _, rule)| origin(mount, *rule))
+        .map(|(_, _, rule)| mount.origin(*rule))
         .collect();
     origins.dedup();
     json!({
@@ -137,18 +137,4 @@ fn at(mounts: &[Mount], path: &VirtualPath) -> Value {
         // Its content may change, it may not.
         "fixed": is_fixed,
     })
-}
-
-/// Where a ruling comes from: account or group, mount, rule.
-fn origin(mount: &Mount, rule: Option<usize>) -> String {
-    let holder = match &mount.group {
-        None => "account".to_owned(),
-        Some(group) => format!("group {group}"),
-    };
-    let at = String::from_utf8_lossy(mount.at.as_bytes());
-    let rule = rule.and_then(|number| Some((number, mount.rule(number)?)));
-    match rule {
-        None => format!("{holder}, mount {at}, permissions"),
-        Some((number, rule)) => format!("{holder}, mount {at}, rule {}: {rule}", number + 1),
-    }
 }
