@@ -44,6 +44,20 @@ pub struct ThrottleConfig {
     pub bans: Option<BanConfig>,
 }
 
+#[cfg(test)]
+impl ThrottleConfig {
+    /// Nothing is charged and nobody banned.
+    pub(crate) fn without_penalties() -> Self {
+        Self {
+            penalties: PenaltyConfig {
+                max: Duration::ZERO,
+                ..PenaltyConfig::default()
+            },
+            bans: None,
+        }
+    }
+}
+
 /// What is charged for what, and when it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PenaltyConfig {

@@ -25,6 +25,7 @@ use crate::{
     auth::{
         flow::{Exception, FactorPolicy, UserId},
         public_key::{self, samples},
+        throttle::ThrottleConfig,
         totp,
     },
 };
@@ -115,6 +116,8 @@ fn world_with(change: impl FnOnce(&mut Settings)) -> World {
         failure_floor: Duration::ZERO,
         failure_jitter: Duration::ZERO,
         clock,
+        // Failures of one test are many, and from one source.
+        throttles: Throttles::new(ThrottleConfig::without_penalties(), None, Utc::now()),
         ..Settings::default()
     };
     change(&mut settings);

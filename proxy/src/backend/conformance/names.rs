@@ -97,7 +97,7 @@ pub(crate) async fn directories_are_made_and_removed_only_while_empty(subject: &
 }
 
 pub(crate) async fn a_listing_names_everything_once_and_nothing_else(subject: &Subject) {
-    const FILES: usize = 450;
+    const FILES: usize = 250;
     let client = subject.client();
     client.mkdir("/d").await;
     client.mkdir("/d/sub").await;

@@ -5,14 +5,10 @@ use super::*;
 use chrono::TimeDelta;
 use tokio::sync::mpsc;
 
-use crate::auth::throttle::{BanConfig, BanRequest, Mistake, PenaltyConfig, ThrottleConfig};
+use crate::auth::throttle::{BanConfig, BanRequest, Mistake, ThrottleConfig};
 
 fn config(failures: u32) -> ThrottleConfig {
     ThrottleConfig {
-        penalties: PenaltyConfig {
-            max: Duration::ZERO,
-            ..PenaltyConfig::default()
-        },
         bans: Some(BanConfig {
             failures,
             window: Duration::from_secs(300),
@@ -21,6 +17,7 @@ fn config(failures: u32) -> ThrottleConfig {
             max_per_minute: 60,
             exempt: Vec::new(),
         }),
+        ..ThrottleConfig::without_penalties()
     }
 }
 
@@ -75,7 +72,7 @@ async fn failures_stay_counted_under_other_rules() {
 
 #[tokio::test]
 async fn a_name_that_failed_at_a_shared_source_is_refused_there_on_new_connections_only() {
-    let world = world();
+    let world = world_with(|settings| settings.throttles = Throttles::default());
     let throttles = world.authenticator.throttles();
     let source: SocketAddr = SOURCE.parse().unwrap();
     throttles.succeeded(source.ip(), "bob");
