@@ -53,6 +53,8 @@ pub enum EventKind {
     BanChange,
     /// `admin.account`
     AdminAccount,
+    /// `admin.break_glass`: a sealed account was opened, closed or reviewed, or someone was refused as its custodian.
+    AdminBreakGlass,
     /// `config.change`: another configuration came into force, or was refused.
     ConfigChange,
     /// `log.start`
@@ -85,6 +87,7 @@ impl EventKind {
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",
+            Self::AdminBreakGlass => "admin.break_glass",
             Self::ConfigChange => "config.change",
             Self::LogStart => "log.start",
             Self::LogStop => "log.stop",

@@ -8,8 +8,10 @@
 pub mod administration;
 pub mod admission;
 pub mod audit;
+pub mod break_glass;
 pub mod bulk;
 pub mod codes;
+pub mod enrolment;
 mod error;
 pub mod groups;
 pub mod hours;
@@ -17,6 +19,7 @@ pub mod keys;
 pub mod limits;
 pub mod login;
 pub mod login_options;
+pub mod machine;
 pub mod mounts;
 pub mod passwords;
 pub mod restrictions;
@@ -134,6 +137,7 @@ impl Account {
             kind: self.kind,
             restrictions: self.restrictions.clone(),
             last_used: self.usage.last_used(),
+            open: None,
         }
     }
 }

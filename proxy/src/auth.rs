@@ -3,8 +3,10 @@
 //! [`flow`] decides and knows no socket, clock or store; [`attempt`] carries its decisions out for one connection.
 
 pub mod attempt;
+pub mod break_glass;
 pub mod certificate;
 pub mod credential;
+pub mod enrolment;
 pub mod flow;
 pub mod krl;
 pub mod lockout;
@@ -16,6 +18,8 @@ pub mod throttle;
 pub mod totp;
 pub mod trust;
 pub mod turns;
+
+use enrolment::Enrolling;
 
 pub use attempt::{Attempt, AuditLog, Authenticator};
 pub use flow::{Authenticated, Factor, FactorClass};
@@ -43,6 +47,8 @@ pub struct Prompt {
 pub enum Step {
     /// Two factor classes were shown; sent once.
     Accepted(Authenticated),
+    /// A first factor and an enrolment token were shown; sent once.
+    Enrol(Enrolling),
     /// One factor was right: partial success, `methods` can continue.
     Partial { methods: Vec<Method> },
     /// Ask this by keyboard-interactive.

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     accounts::AccountName,
-    commands::{account::AccountCommand, group::GroupCommand},
+    commands::{account::AccountCommand, break_glass::BreakGlassCommand, group::GroupCommand},
     explain::Verb,
     path::{PathError, VirtualPath},
 };
@@ -32,6 +32,8 @@ pub enum Command {
     Account(AccountArgs),
     /// Manage groups of accounts and their mounts.
     Group(GroupArgs),
+    /// Open a sealed account in an emergency, close it, and review what was done.
+    BreakGlass(BreakGlassArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -68,6 +70,15 @@ pub struct GroupArgs {
     pub config: PathBuf,
     #[command(flatten)]
     pub command: GroupCommand,
+}
+
+#[derive(Debug, Args)]
+pub struct BreakGlassArgs {
+    /// Configuration file; only its section `[accounts]` is used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub command: BreakGlassCommand,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod account;
+pub mod break_glass;
 mod check;
 mod explain;
 pub mod group;
@@ -31,6 +32,10 @@ pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(arguments) => {
             let config = Config::load_accounts(&arguments.config)?;
             arguments.command.run(&config)
+        }
+        Command::BreakGlass(arguments) => {
+            let config = Config::load_accounts(&arguments.config)?;
+            arguments.command.run(config)
         }
         Command::HostKey {
             command: HostKeyCommand::Generate { file },

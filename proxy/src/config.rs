@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, TimeDelta};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
@@ -35,7 +35,7 @@ pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
 
 use crate::{
-    accounts::admission::AccountDefaults,
+    accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
     auth::throttle::{PenaltyConfig, ThrottleConfig},
     sftp::{Digests, request::Extensions},
 };
@@ -75,6 +75,8 @@ pub struct SftpConfig {
 pub struct AccountsConfig {
     pub database: PathBuf,
     pub defaults: AccountDefaults,
+    /// The longest that a break-glass account may be open.
+    pub break_glass_longest: TimeDelta,
 }
 
 /// What the commands on accounts need of a configuration.
@@ -307,6 +309,8 @@ fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {
         0..=3600,
         standard.hours_grace.as_secs(),
     );
+    let most = u64::try_from(OPEN_MAX.num_hours()).unwrap_or(1);
+    let hours = section.number("break_glass_hours", 1..=most, most);
     section.finish();
     Some(AccountsConfig {
         database: PathBuf::from(database?),
@@ -315,6 +319,7 @@ fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {
             sessions,
             hours_grace: Duration::from_secs(grace),
         },
+        break_glass_longest: TimeDelta::hours(i64::try_from(hours).unwrap_or(1)),
     })
 }
 

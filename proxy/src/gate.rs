@@ -196,11 +196,20 @@ impl Gate {
         let member = member(permit.operation(), &backend);
         let execution = backend.map(|backend| backend.execute(recorded));
         let journal = self.journal.clone();
+        let account = self.account.clone();
         async move {
             let result = match execution {
                 Ok(execution) => execution.await,
                 Err(error) => Err(error),
             };
+            if let (Some(account), Ok(outcome)) = (account, &result) {
+                let bytes = if let Outcome::Data(data) = outcome {
+                    data.len()
+                } else {
+                    written.unwrap_or(0)
+                };
+                account.moved(bytes as u64);
+            }
             count(name, &result);
             let mut pending = None;
             if let Some(summary) = summary {

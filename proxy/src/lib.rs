@@ -22,6 +22,7 @@ pub mod operation;
 pub mod path;
 pub mod policy;
 pub mod proxy_protocol;
+pub mod qr;
 pub mod scp;
 pub mod session;
 pub mod sftp;

@@ -28,6 +28,7 @@ const RELOADS: &str = "portcullis_proxy_reloads_total";
 const BANS: &str = "portcullis_proxy_bans_total";
 const ALLOWLIST_OFFERED: &str = "portcullis_proxy_allowlist_offered";
 const THROTTLES_STORED: &str = "portcullis_proxy_throttles_stored";
+const BREAK_GLASS: &str = "portcullis_proxy_break_glass_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -38,6 +39,7 @@ const REFRESH: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     Unauthenticated,
+    Enrolling,
     Authenticated,
 }
 
@@ -45,6 +47,7 @@ impl Stage {
     fn label(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::Enrolling => "enrolling",
             Self::Authenticated => "authenticated",
         }
     }
@@ -116,6 +119,11 @@ pub fn backend_health(backend: &str, member: &str, is_healthy: bool) {
 /// A record became durable after so long.
 pub fn journal_append(waited: Duration) {
     histogram!(JOURNAL_APPEND).record(waited.as_secs_f64());
+}
+
+/// A break-glass account was opened, closed, reviewed or sealed at its end, or someone was refused as its custodian.
+pub fn break_glass(action: &str) {
+    counter!(BREAK_GLASS, "action" => action.to_owned()).increment(1);
 }
 
 /// The agent was asked for a ban.

@@ -22,7 +22,7 @@ use crate::proxy::Proxy;
 
 pub use curl::list as curl_list;
 pub use lftp::script as lftp_script;
-pub use openssh::{Connection as OpensshConnection, scan as ssh_answers};
+pub use openssh::{Connection as OpensshConnection, Terminal, scan as ssh_answers};
 pub use paramiko::remote_digest as paramiko_digest;
 pub use psftp::pscp;
 pub use rclone::{Remote as RcloneRemote, run as rclone};

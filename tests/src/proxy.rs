@@ -425,7 +425,15 @@ impl Proxy {
     /// # Errors
     /// What the command line answers.
     pub fn account(&self, name: &str, mounts: &[Mount]) -> Result<Account> {
-        self.command(&["account", "add", name])?;
+        self.account_of_kind(name, "human", mounts)
+    }
+
+    /// As [`Self::account`], of another kind.
+    ///
+    /// # Errors
+    /// What the command line answers.
+    pub fn account_of_kind(&self, name: &str, kind: &str, mounts: &[Mount]) -> Result<Account> {
+        self.command(&["account", "add", name, "--kind", kind])?;
         let password = format!("{name}-knows-Secret-41");
         self.command_with_input(
             &["account", "set-password", name, "--password-stdin"],
@@ -474,6 +482,36 @@ impl Proxy {
                 .arg(&self.config)
                 .stdin(Stdio::null()),
         )
+    }
+
+    /// Runs `portcullis-proxy ARGUMENTS --config F` at a terminal of its own, on which the answers are typed.
+    ///
+    /// # Errors
+    /// When it fails; the message has all that was shown.
+    pub fn command_at_terminal(&self, arguments: &[&str], answers: &[&str]) -> Result<String> {
+        let line: Vec<String> = std::iter::once(self.program.display().to_string())
+            .chain(arguments.iter().map(ToString::to_string))
+            .chain(["--config".to_owned(), self.config.display().to_string()])
+            .map(|word| format!("'{word}'"))
+            .collect();
+        let mut child = Command::new("script")
+            .args(["-q", "-e", "-c", &line.join(" "), "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start script")?;
+        // Kept open until the end: the end of the input would be typed, too.
+        let mut keyboard = child.stdin.take().context("the keyboard is a pipe")?;
+        for answer in answers {
+            writeln!(keyboard, "{answer}").context("type an answer")?;
+        }
+        keyboard.flush()?;
+        let output = child.wait_with_output().context("wait for script")?;
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("{} failed: {shown}", line.join(" "));
+        }
+        Ok(shown)
     }
 
     fn command_with_input(&self, arguments: &[&str], input: &str) -> Result<()> {

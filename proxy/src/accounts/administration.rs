@@ -6,7 +6,9 @@ use rusqlite::{ErrorCode, Transaction};
 use serde_json::{Value, json};
 
 use super::{
-    AccountName, Accounts, AccountsError, audit, kind_name, limits,
+    AccountName, Accounts, AccountsError, audit,
+    break_glass::{self, BreakGlassError},
+    kind_name, limits,
     mounts::{self, Holder},
     uid_of,
 };
@@ -155,6 +157,14 @@ impl<'a> Administration<'a> {
         };
         let expires = exception.map(|exception| exception.expires.to_string());
         self.change(name, "policy", sessions, |transaction, uid| {
+            if exception.is_some() && break_glass::is_break_glass(transaction, uid)? {
+                return Err(BreakGlassError::TwoClasses { name: name.clone() }.into());
+            }
+            let was_machine =
+                transaction.execute("DELETE FROM machine_policy WHERE account = ?1", [uid.0])?;
+            if was_machine > 0 {
+                end_sessions(transaction, uid)?;
+            }
             transaction.execute(
                 "UPDATE account SET policy = ?2, policy_reason = ?3, policy_approver = ?4, policy_expires = ?5
                  WHERE id = ?1",

@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use ipnet::IpNet;
 use portcullis_journal::AccountKind;
 
-use super::hours::AllowedHours;
+use super::{hours::AllowedHours, machine::Control};
 
 /// How long an account may lie unused unless something else is said (NIST SP 800-53, AC-2(3)).
 pub const IDLE_DAYS: u32 = 90;
@@ -59,6 +59,8 @@ pub struct Standing {
     pub restrictions: Restrictions,
     /// The last login, or when the account was made or enabled, whichever was later.
     pub last_used: DateTime<Utc>,
+    /// Of a break-glass account: from when until when it is open; `None` is sealed.
+    pub open: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
 /// The rule that keeps an account out.
@@ -68,6 +70,10 @@ pub enum Refusal {
     Idle,
     Hours,
     Source,
+    /// A break-glass account that is not open.
+    Sealed,
+    /// A machine account under the policy `machine` lacks what makes up for a second factor.
+    Machine(Control),
 }
 
 impl Refusal {
@@ -78,6 +84,8 @@ impl Refusal {
             Self::Idle => "account_idle",
             Self::Hours => "outside_hours",
             Self::Source => "source_not_allowed",
+            Self::Sealed => "break_glass_sealed",
+            Self::Machine(control) => control.code(),
         }
     }
 }
@@ -130,6 +138,12 @@ pub fn is_expired(standing: &Standing, now: DateTime<Utc>) -> bool {
 pub fn stay(standing: &Standing, source: IpAddr, now: DateTime<Utc>) -> Result<(), Refusal> {
     if is_expired(standing, now) {
         return Err(Refusal::Expired);
+    }
+    let is_open = standing
+        .open
+        .is_some_and(|(from, until)| from <= now && now < until);
+    if standing.kind == AccountKind::BreakGlass && !is_open {
+        return Err(Refusal::Sealed);
     }
     let source = source.to_canonical();
     let sources = &standing.restrictions.sources;
@@ -184,6 +198,7 @@ mod tests {
             kind: AccountKind::Human,
             restrictions: Restrictions::default(),
             last_used: at("2026-11-20T12:00:00Z"),
+            open: None,
         }
     }
 
@@ -234,11 +249,17 @@ mod tests {
                 admission(&account, &defaults, source, after),
                 Err(Refusal::Idle)
             );
-            let sealed = Standing {
+            let open = Standing {
                 kind: AccountKind::BreakGlass,
+                open: Some((after, after + TimeDelta::hours(1))),
                 ..account
             };
-            assert_eq!(admission(&sealed, &defaults, source, after), Ok(()));
+            assert_eq!(admission(&open, &defaults, source, after), Ok(()));
+            let sealed = Standing { open: None, ..open };
+            assert_eq!(
+                admission(&sealed, &defaults, source, after),
+                Err(Refusal::Sealed)
+            );
         }
     }
 

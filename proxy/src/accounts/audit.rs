@@ -9,11 +9,16 @@ use rusqlite::Transaction;
 use serde_json::{Map, Value};
 
 use super::{AccountName, Accounts, AccountsError};
-use crate::auth::{AuditLog, flow::UserId};
+use crate::{
+    auth::{AuditLog, flow::UserId},
+    metrics,
+};
 
 /// Number in the notes of changes that are not those of one account.
 const NO_ACCOUNT: i64 = 0;
 
+/// What the actions about break-glass accounts begin with.
+const BREAK_GLASS: &str = "break-glass-";
 /// Notes moved at a time.
 const BATCH: u32 = 256;
 
@@ -54,19 +59,29 @@ impl Accounts {
                     serde_json::from_str(&details).unwrap_or_default();
                 body.insert("change_id".to_owned(), id.into());
                 body.insert("changed_at".to_owned(), row.get::<_, String>("at")?.into());
-                body.insert("action".to_owned(), row.get::<_, String>("action")?.into());
                 let uid: i64 = row.get("account")?;
                 if uid != NO_ACCOUNT {
                     body.insert("account".to_owned(), row.get::<_, String>("name")?.into());
                     body.insert("account_uid".to_owned(), uid.into());
                 }
-                let mut event = Event::new(EventKind::AdminAccount);
-                event.outcome = Some(Verdict::Success);
+                let action: String = row.get("action")?;
+                let is_loud = action.starts_with(BREAK_GLASS);
+                let mut event = Event::new(if is_loud {
+                    EventKind::AdminBreakGlass
+                } else {
+                    EventKind::AdminAccount
+                });
+                event.outcome = Some(if body.contains_key("refused") {
+                    Verdict::Deny
+                } else {
+                    Verdict::Success
+                });
                 event.user = Some(Actor {
                     uid: None,
                     name: row.get("actor")?,
                     kind: Some(AccountKind::Admin),
                 });
+                body.insert("action".to_owned(), action.into());
                 event.body = body;
                 Ok(PendingChange { id, event })
             })?
@@ -99,12 +114,33 @@ pub async fn relay(accounts: &Accounts, log: &dyn AuditLog) -> Result<usize, Rel
             return Ok(moved);
         };
         moved += changes.len();
+        let loud: Vec<_> = changes
+            .iter()
+            .filter(|change| change.event.kind == EventKind::AdminBreakGlass)
+            .map(|change| change.event.body.clone())
+            .collect();
         let appends: Vec<_> = changes
             .into_iter()
             .map(|change| log.append(change.event))
             .collect();
         for append in appends {
             append.await?;
+        }
+        for body in loud {
+            let field = |name: &str| body.get(name).map(Value::to_string).unwrap_or_default();
+            metrics::break_glass(
+                body.get("action")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default(),
+            );
+            tracing::warn!(
+                action = field("action"),
+                account = field("account"),
+                custodians = field("custodians"),
+                reason = field("reason"),
+                until = field("until"),
+                "break-glass account"
+            );
         }
         let writer = accounts.clone();
         tokio::task::spawn_blocking(move || writer.forget_changes(last)).await??;

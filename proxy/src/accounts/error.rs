@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use rusqlite::ErrorCode;
 
-use super::{AccountName, BUSY_TIMEOUT, NameError};
+use super::{AccountName, BUSY_TIMEOUT, NameError, break_glass, enrolment, machine};
 use crate::policy::PermissionError;
 
 /// Why the account database can't be used as asked.
@@ -102,6 +102,12 @@ pub enum AccountsError {
     },
     #[error(transparent)]
     Permission(#[from] PermissionError),
+    #[error(transparent)]
+    BreakGlass(#[from] break_glass::BreakGlassError),
+    #[error(transparent)]
+    Machine(#[from] machine::MachineError),
+    #[error(transparent)]
+    Issue(#[from] enrolment::IssueError),
 }
 
 impl AccountsError {

@@ -21,7 +21,8 @@ impl Accounts {
             "SELECT id, name, kind, epoch, policy, policy_reason, policy_approver, policy_expires,
                     prompts, appended_code, mfa_window, window_era,
                     EXISTS (SELECT 1 FROM totp WHERE account = id) AS has_code,
-                    EXISTS (SELECT 1 FROM public_key WHERE account = id) AS has_key
+                    EXISTS (SELECT 1 FROM public_key WHERE account = id) AS has_key,
+                    EXISTS (SELECT 1 FROM machine_policy WHERE account = id) AS key_alone
              FROM account WHERE name = ?1 AND disabled = 0",
         )?;
         statement
@@ -41,6 +42,7 @@ fn profile(row: &Row<'_>) -> Result<Profile, AccountsError> {
         has_code: row.get("has_code")?,
         has_key: row.get("has_key")?,
         login: login_options::read(row)?,
+        key_alone: row.get("key_alone")?,
     })
 }
 

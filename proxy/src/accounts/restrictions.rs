@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     AccountName, Accounts, AccountsError, Administration,
     admission::{Restrictions, Standing},
-    audit, damaged, kind_from, uid_of,
+    audit, break_glass, damaged, kind_from, uid_of,
 };
 use crate::auth::flow::UserId;
 
@@ -60,8 +60,10 @@ impl Accounts {
             .transpose()?;
         // Asked in vain where there is no account: it takes as long.
         let sources = sources(&connection, uid)?;
+        let open = break_glass::window(&connection, uid)?;
         Ok(found.map(|mut standing| {
             standing.restrictions.sources = sources;
+            standing.open = open;
             standing
         }))
     }
@@ -219,6 +221,7 @@ fn standing(row: &Row<'_>) -> Result<Standing, AccountsError> {
         kind: kind_from(&row.get::<_, String>("kind")?)?,
         restrictions: restrictions(row)?,
         last_used: usage(row)?.last_used(),
+        open: None,
     })
 }
 

@@ -188,6 +188,51 @@ const MIGRATIONS: &[&str] = &["
         rules TEXT,
         PRIMARY KEY (account_group, at)
     ) STRICT;
+", "
+    -- An account's enrolment token, and the enrolment that it began. Times are seconds since 1970.
+    CREATE TABLE enrolment (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        account INTEGER NOT NULL UNIQUE REFERENCES account (id),
+        token_sha256 BLOB NOT NULL,
+        expires INTEGER NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        begun INTEGER
+    ) STRICT;
+    -- Openings of break-glass accounts. note: the change that has to be in the journal before the opening holds.
+    CREATE TABLE break_glass (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        account INTEGER NOT NULL REFERENCES account (id),
+        reason TEXT NOT NULL,
+        custodian INTEGER NOT NULL REFERENCES account (id),
+        second_custodian INTEGER NOT NULL REFERENCES account (id),
+        opened INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        note INTEGER NOT NULL,
+        ended INTEGER,
+        ended_how TEXT CHECK (ended_how IN ('closed', 'expired')),
+        reviewer TEXT,
+        finding TEXT,
+        reviewed INTEGER,
+        CHECK (custodian <> second_custodian),
+        CHECK (until > opened)
+    ) STRICT;
+    -- One opening at a time, and none before the last one was reviewed.
+    CREATE UNIQUE INDEX break_glass_unreviewed ON break_glass (account) WHERE reviewed IS NULL;
+    -- Machine accounts that log in with a key alone, and the bytes that they moved on each day, UTC.
+    CREATE TABLE machine_policy (
+        account INTEGER PRIMARY KEY REFERENCES account (id),
+        reason TEXT NOT NULL,
+        approver TEXT NOT NULL,
+        expires TEXT NOT NULL,
+        direction TEXT NOT NULL CHECK (direction IN ('put', 'get')),
+        daily_bytes INTEGER NOT NULL CHECK (daily_bytes > 0)
+    ) STRICT;
+    CREATE TABLE machine_volume (
+        account INTEGER NOT NULL REFERENCES account (id),
+        day TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (account, day)
+    ) STRICT;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

@@ -2,7 +2,10 @@
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Ledger, bucket::Bucket};
@@ -40,6 +43,8 @@ pub struct AccountUsage {
     read: Bucket,
     write: Bucket,
     sessions: Mutex<u32>,
+    /// Bytes that nobody has taken note of yet.
+    moved: AtomicU64,
 }
 
 /// A session's place among those of its account; given back when dropped.
@@ -73,6 +78,7 @@ impl Ledger {
             read: Bucket::new(None),
             write: Bucket::new(None),
             sessions: Mutex::default(),
+            moved: AtomicU64::new(0),
         });
         accounts.insert(account.to_owned(), Arc::downgrade(&usage));
         usage
@@ -112,6 +118,16 @@ impl AccountUsage {
     /// Waits until so many bytes may be written.
     pub async fn write(&self, bytes: u64) {
         self.write.take(bytes).await;
+    }
+
+    /// So many bytes were read or written.
+    pub fn moved(&self, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was moved since this was asked last.
+    pub fn take_moved(&self) -> u64 {
+        self.moved.swap(0, Ordering::Relaxed)
     }
 
     fn sessions(&self) -> MutexGuard<'_, u32> {

@@ -4,6 +4,7 @@
 //! the same time.
 
 mod checks;
+pub mod enrolment;
 mod exchange;
 mod record;
 mod sessions;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use portcullis_journal::{AppendError, Event, SessionId};
+use portcullis_journal::{AccountKind, AppendError, Event, SessionId};
 use ssh_key::{Algorithm, Certificate, PublicKey};
 use tokio::sync::watch;
 
@@ -39,6 +40,7 @@ use crate::{
     accounts::{Accounts, AccountsError, admission::AccountDefaults},
     allowance::AccountLimits,
     allowlist::Allowlist,
+    metrics,
     policy::Mount,
 };
 
@@ -379,9 +381,10 @@ impl Attempt {
                 methods,
                 delay: Duration::ZERO,
             },
-            Decision::Accepted(_) | Decision::Partial { .. } | Decision::Ask(_) => {
-                self.disconnect().await
-            }
+            Decision::Accepted(_)
+            | Decision::Enrol(_)
+            | Decision::Partial { .. }
+            | Decision::Ask(_) => self.disconnect().await,
         }
     }
 
@@ -459,6 +462,7 @@ impl Attempt {
             ..asked
         };
         let now = self.shared.clock.now();
+        let checked = checked.without_prompts();
         let begins = checked.evidence == Evidence::Begin;
         let decision = self.flow.step(
             asked.user,
@@ -483,8 +487,24 @@ impl Attempt {
                 }
                 self.reject(asked, methods).await
             }
+            Decision::Enrol(user) => {
+                let event = record::enrolling(self, &user);
+                if let Err(error) = self.record(event).await {
+                    return self.unrecorded(asked, &error).await;
+                }
+                self.ended = true;
+                Step::Enrol(user)
+            }
             Decision::Accepted(user) => {
-                let event = record::accepted(self, &user);
+                let mut event = record::accepted(self, &user);
+                if user.kind() == AccountKind::BreakGlass {
+                    let Some(opening) = self.opening(&user).await else {
+                        self.flow.forget();
+                        let methods = self.flow.methods();
+                        return self.reject(asked, methods).await;
+                    };
+                    event.body.insert("break_glass".to_owned(), opening);
+                }
                 if let Err(error) = self.record(event).await {
                     return self.unrecorded(asked, &error).await;
                 }
@@ -497,6 +517,17 @@ impl Attempt {
                 Step::Accepted(user)
             }
         }
+    }
+
+    /// The opening that lets a break-glass account in, as records show it.
+    async fn opening(&self, user: &Authenticated) -> Option<serde_json::Value> {
+        let (accounts, now) = (self.shared.accounts.clone(), self.shared.clock.now());
+        let (uid, source) = (user.uid(), self.source);
+        let found = tokio::task::spawn_blocking(move || accounts.opening(uid, now)).await;
+        let opening = found.ok()?.ok()??.describe();
+        metrics::break_glass("login");
+        tracing::warn!(user = user.name(), %source, %opening, "login to a break-glass account");
+        Some(opening)
     }
 
     /// What can't be recorded has not happened: all factors are forgotten.
@@ -607,7 +638,10 @@ fn factor_of(evidence: &Evidence) -> Option<Factor> {
             })
         }
         Evidence::Password(_) => Some(Factor::Password),
-        Evidence::None | Evidence::Key { shown: None } | Evidence::Begin => None,
+        Evidence::None
+        | Evidence::Key { shown: None }
+        | Evidence::Begin
+        | Evidence::Token { .. } => None,
     }
 }
 

@@ -15,14 +15,18 @@ mod window;
 pub use authenticated::Authenticated;
 pub use factor::{Factor, FactorClass, ShownKey};
 pub use profile::{
-    Exception, FactorPolicy, FlowRules, LoginOptions, Profile, Prompts, UserId, VerdictMode,
+    Exception, FactorPolicy, FlowRules, LoginOptions, MACHINE, Profile, Prompts, UserId,
+    VerdictMode,
 };
 pub use window::{LENGTHS as WINDOW_LENGTHS, Window};
 
 use chrono::{DateTime, Utc};
 
 use self::authenticated::{Enough, two_classes};
-use super::Method;
+use super::{
+    Method,
+    enrolment::{Enrolling, EnrolmentId},
+};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub enum Evidence {
     Answer(Verdict, Factor),
     /// Password and code: the answers to two prompts, or the answer to the first with the code behind the password.
     AnswerBoth(Both),
+    /// The answer was an enrolment token; `enrolment` is the one that it begins, if it is the account's and was not used.
+    Token { enrolment: Option<EnrolmentId> },
 }
 
 /// What the answer to the open question has to be checked against.
@@ -90,9 +96,15 @@ pub enum Question {
 #[derive(Debug)]
 pub enum Decision {
     Accepted(Authenticated),
-    Partial { methods: Vec<Method> },
+    /// A first factor and the account's enrolment token.
+    Enrol(Enrolling),
+    Partial {
+        methods: Vec<Method>,
+    },
     Ask(Question),
-    Rejected { methods: Vec<Method> },
+    Rejected {
+        methods: Vec<Method>,
+    },
 }
 
 /// The authentication state of one connection. Bound to one user: a request for another name begins anew.
@@ -186,6 +198,7 @@ impl Flow {
                 self.judge(account, Some(both.password), (both.code, both.factor), now)
             }
             (Evidence::Begin, _) => self.begin(account, now),
+            (Evidence::Token { enrolment }, _) => self.token_shown(account, enrolment, exchange),
             (Evidence::Answer(verdict, Factor::Password), Some(Exchange::Password)) => {
                 self.password_answered(account, verdict, now)
             }
@@ -219,7 +232,8 @@ impl Flow {
                 | Evidence::Password(_)
                 | Evidence::PasswordWithCode(_)
                 | Evidence::Answer(..)
-                | Evidence::AnswerBoth(_),
+                | Evidence::AnswerBoth(_)
+                | Evidence::Token { .. },
                 _,
             ) => self.rejected(),
         }
@@ -337,11 +351,54 @@ impl Flow {
 
     /// The name of the policy by which what was shown is enough.
     fn policy_met(&self, account: &Profile, now: DateTime<Utc>) -> Option<&'static str> {
+        if account.key_alone && self.has_shown(Factor::is_key) {
+            return Some(MACHINE);
+        }
         if two_classes(&self.shown) {
             return Some(FactorPolicy::TwoClass.name());
         }
         let pair = self.has_shown(Factor::is_key) && self.has_shown(Factor::is_code);
         (pair && account.policy.allows_pair(now)).then(|| account.policy.name())
+    }
+
+    /// A token takes the place of the second factor, and leads to its enrolment alone.
+    fn token_shown(
+        &mut self,
+        account: &Profile,
+        enrolment: Option<EnrolmentId>,
+        exchange: Option<Exchange>,
+    ) -> Decision {
+        let Some(enrolment) = enrolment else {
+            return self.rejected();
+        };
+        match exchange {
+            Some(Exchange::Code {
+                password: Some(Verdict::Right),
+            }) => self.show(Factor::Password),
+            Some(Exchange::Code { password: None } | Exchange::Password) => {}
+            None
+            | Some(
+                Exchange::Both
+                | Exchange::Code {
+                    password: Some(Verdict::Wrong | Verdict::Empty),
+                },
+            ) => return self.rejected(),
+        }
+        if self.shown.is_empty() {
+            return self.rejected();
+        }
+        let key = self.key.take();
+        let enrolling = Enrolling {
+            uid: account.uid,
+            name: account.name.clone(),
+            kind: account.kind,
+            epoch: account.epoch,
+            factors: std::mem::take(&mut self.shown),
+            key: key.map(|key| key.fingerprint),
+            enrolment,
+        };
+        self.forget();
+        Decision::Enrol(enrolling)
     }
 
     fn accept_or_continue(&mut self, account: &Profile, now: DateTime<Utc>) -> Decision {

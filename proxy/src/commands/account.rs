@@ -5,11 +5,13 @@
 
 mod bulk;
 mod effective;
+mod enrolment;
 mod factors;
 mod key;
 mod limit;
 mod listing;
 mod login;
+mod machine;
 pub(super) mod mount;
 mod set;
 
@@ -23,14 +25,16 @@ use serde_json::json;
 
 use self::{
     bulk::{FormatName, ImportArgs},
+    enrolment::Validity,
     key::{AddKeyArgs, KeyArgs},
     limit::LimitArgs,
     login::{PromptsArg, Switch, WindowArg},
+    machine::DirectionName,
     mount::MountArgs,
     set::SetArgs,
 };
 use crate::{
-    accounts::{AccountName, Accounts},
+    accounts::{AccountName, Accounts, mounts},
     auth::{
         flow::{Exception, FactorPolicy},
         totp::Algorithm,
@@ -117,6 +121,16 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Issue a single-use token with which the user enrols an authenticator over SSH; it is shown this once
+    IssueToken {
+        name: AccountName,
+        /// How long it can be used: 1m to 24h, 15m if left out
+        #[arg(long, value_name = "TIME", value_parser = enrolment::validity)]
+        valid: Option<Validity>,
+        /// Print {"token", "expires"}
+        #[arg(long)]
+        json: bool,
+    },
     /// Learn how far an authenticator's clock is off, from two codes in a row, and forget wrong ones
     ResyncTotp {
         name: AccountName,
@@ -184,14 +198,25 @@ enum Action {
         #[arg(value_enum)]
         policy: PolicyName,
         /// Why the exception is needed
-        #[arg(long, required_if_eq("policy", "possession-pair"))]
+        #[arg(long, required_if_eq_any([("policy", "possession-pair"), ("policy", "machine")]))]
         reason: Option<String>,
         /// Who allowed it
-        #[arg(long, required_if_eq("policy", "possession-pair"))]
+        #[arg(long, required_if_eq_any([("policy", "possession-pair"), ("policy", "machine")]))]
         approver: Option<String>,
         /// Last day, UTC, as YYYY-MM-DD
-        #[arg(long, required_if_eq("policy", "possession-pair"))]
+        #[arg(long, required_if_eq_any([("policy", "possession-pair"), ("policy", "machine")]))]
         expires: Option<NaiveDate>,
+        /// Which way files go
+        #[arg(long, value_enum, required_if_eq("policy", "machine"))]
+        direction: Option<DirectionName>,
+        /// Bytes that it may move between two midnights, UTC, such as 5G
+        #[arg(long, value_name = "SIZE", value_parser = mounts::parse_size, required_if_eq("policy", "machine"))]
+        daily_volume: Option<u64>,
+    },
+    /// List machine accounts with owner, end, controls, volumes, last login, and what is missing
+    MachineReport {
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -210,6 +235,8 @@ enum PolicyName {
     TwoClass,
     /// Also key and code, which are both possession: a dated exception
     PossessionPair,
+    /// A key alone, for a machine account with every compensating control: a dated exception, at most 90 days
+    Machine,
 }
 
 impl AccountCommand {
@@ -295,6 +322,10 @@ impl Action {
                     streams,
                 )?;
             }
+            Self::IssueToken { name, valid, json } => {
+                let valid = valid.unwrap_or_default();
+                enrolment::issue(&administration, &name, valid, json, streams.output)?;
+            }
             Self::EnrollTotp {
                 name,
                 algorithm,
@@ -335,18 +366,27 @@ impl Action {
                 reason,
                 approver,
                 expires,
+                direction,
+                daily_volume,
             } => {
+                if let PolicyName::Machine = policy {
+                    let exception = (reason, approver, expires);
+                    let policy = machine::policy(exception, direction, daily_volume)?;
+                    administration.set_machine_policy(&name, &policy, Utc::now())?;
+                    return Ok(());
+                }
                 let policy = match (policy, reason, approver, expires) {
                     (PolicyName::TwoClass, ..) => FactorPolicy::TwoClass,
                     (PolicyName::PossessionPair, Some(reason), Some(approver), Some(expires)) => {
                         possession_pair(reason, approver, expires)?
                     }
-                    (PolicyName::PossessionPair, ..) => {
-                        bail!("possession-pair needs --reason, --approver and --expires")
+                    (PolicyName::PossessionPair | PolicyName::Machine, ..) => {
+                        bail!("an exception needs --reason, --approver and --expires")
                     }
                 };
                 administration.set_policy(&name, &policy)?;
             }
+            Self::MachineReport { json } => machine::report(accounts, json, streams.output)?,
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use crate::{
     accounts::{
         Account, AccountsError, FactorState,
         admission::{Refusal, admission},
+        break_glass::Seal,
+        machine::{Control, Machine},
     },
     auth::flow::FactorPolicy,
 };
@@ -27,12 +29,16 @@ pub(super) fn findings(
         }]);
     };
     Ok(vec![
-        factors(facts, account, question),
+        factors(facts, account, question)?,
         restrictions(facts, account, question)?,
     ])
 }
 
-fn factors(facts: &Facts<'_>, account: &Account, question: &Question) -> Finding {
+fn factors(
+    facts: &Facts<'_>,
+    account: &Account,
+    question: &Question,
+) -> Result<Finding, AccountsError> {
     let user = &account.name;
     let keys = account.keys.len();
     let enrolled = format!(
@@ -56,31 +62,63 @@ fn factors(facts: &Facts<'_>, account: &Account, question: &Question) -> Finding
     let is_name_penalised = facts
         .throttle
         .name_is_penalised(question.source, user, question.now);
-    let (answer, rule) = match (is_name_penalised, account.kind, is_met) {
+    let machine = facts.accounts.machine(account.uid, question.now)?;
+    let machine = machine.filter(|machine| machine.policy.is_some());
+    let enrol = format!("account set-password, enroll-totp, add-key {user}");
+    let (answer, rule, set_by) = match (is_name_penalised, machine, is_met) {
         (true, _, _) => (
             Answer::Denied,
             "name_penalty: this name pays for earlier failures from this source".to_owned(),
+            enrol,
         ),
-        (false, AccountKind::Human | AccountKind::Admin, true) => (
+        (false, Some(machine), _) => by_key_alone(&machine, keys, question),
+        (false, None, true) => (
             Answer::Allowed,
             format!("policy {policy} needs {needed}; there are: {enrolled}"),
+            enrol,
         ),
-        (false, AccountKind::Human | AccountKind::Admin, false) => (
+        (false, None, false) => (
             Answer::Denied,
             format!("policy {policy} needs {needed}; there are only: {enrolled}"),
-        ),
-        (false, AccountKind::Machine | AccountKind::BreakGlass, _) => (
-            Answer::Unknown,
-            format!(
-                "what this type of account needs is decided at the login; there are: {enrolled}"
-            ),
+            enrol,
         ),
     };
-    Finding {
+    Ok(Finding {
         stage: Stage::Factors,
         answer,
         rule,
-        set_by: format!("account set-password, enroll-totp, add-key {user}"),
+        set_by,
+    })
+}
+
+/// Under the policy `machine`: answer, rule, and who set it.
+fn by_key_alone(machine: &Machine, keys: usize, question: &Question) -> (Answer, String, String) {
+    let user = &machine.name;
+    let policy = format!("account policy {user} machine");
+    match (machine.missing(question.now).first(), keys) {
+        (Some(control), _) => (
+            Answer::Denied,
+            format!(
+                "policy machine, {}: control {} is not in place; {}",
+                control.code(),
+                control.name(),
+                control.remedy()
+            ),
+            policy,
+        ),
+        (None, 0) => (
+            Answer::Denied,
+            "policy machine needs a key; there is none".to_owned(),
+            format!("account add-key {user}"),
+        ),
+        (None, _) => (
+            Answer::Allowed,
+            format!(
+                "policy machine needs a key; there are {keys}, and all {} controls are in place",
+                Control::ALL.len()
+            ),
+            policy,
+        ),
     }
 }
 
@@ -92,6 +130,12 @@ fn state(factor: FactorState) -> String {
         FactorState::Locked => "locked".to_owned(),
         FactorState::Lost => "marked lost, since a recovery code was used".to_owned(),
     }
+}
+
+fn seal(facts: &Facts<'_>, account: &Account, question: &Question) -> Result<Seal, AccountsError> {
+    let listed = facts.accounts.break_glass(question.now)?;
+    let found = listed.iter().find(|(name, ..)| *name == account.name);
+    Ok(found.map_or(Seal::Sealed, |(_, seal, _)| *seal))
 }
 
 fn restrictions(
@@ -111,15 +155,40 @@ fn restrictions(
             "the account is disabled".to_owned(),
             format!("account disable {user}"),
         ),
-        Some(Ok(())) => (
-            Answer::Allowed,
-            "enabled; source, hours, last day and idle days admit it".to_owned(),
-            format!("account set {user}"),
-        ),
+        Some(Ok(())) => {
+            let rule = "enabled; source, hours, last day and idle days admit it";
+            match standing.and_then(|standing| standing.open) {
+                Some((_, until)) if account.kind == AccountKind::BreakGlass => (
+                    Answer::Allowed,
+                    format!("open until {}; {rule}", until.to_rfc3339()),
+                    format!("break-glass open {user}"),
+                ),
+                Some(_) | None => (
+                    Answer::Allowed,
+                    rule.to_owned(),
+                    format!("account set {user}"),
+                ),
+            }
+        }
+        Some(Err(Refusal::Sealed)) => {
+            let seal = seal(facts, account, question)?;
+            let (meaning, set_by) = match seal {
+                Seal::Sealed => ("two custodians open it", "open"),
+                Seal::Opening | Seal::Open => ("the opening is not in the journal yet", "open"),
+                Seal::Unreviewed => ("its last opening waits for a review", "review"),
+            };
+            (
+                Answer::Denied,
+                format!("{}: {}, {meaning}", Refusal::Sealed.code(), seal.name()),
+                format!("break-glass {set_by} {user}"),
+            )
+        }
         Some(Err(refusal)) => (
             Answer::Denied,
             refusal.code().to_owned(),
             match refusal {
+                Refusal::Sealed => format!("break-glass open {user}"),
+                Refusal::Machine(_) => format!("account policy {user} machine"),
                 Refusal::Source => format!("account set {user} --source"),
                 Refusal::Expired => format!("account set {user} --expires"),
                 Refusal::Hours => format!("account set {user} --hours"),

@@ -158,9 +158,15 @@ impl Mount {
         self.rules.deciding_below(target)
     }
 
+    /// Its own permissions, and those of each rule: what is in none of them holds nowhere on it.
+    pub fn grants(&self) -> impl Iterator<Item = &Permissions> {
+        let ruled = self.rules.0.iter().map(PathRule::permissions);
+        std::iter::once(&self.permissions).chain(ruled)
+    }
+
     /// True if symbolic links can be made somewhere on it.
     pub(super) fn grants_symlinks(&self) -> bool {
-        self.permissions.symlink || self.rules.0.iter().any(|rule| rule.permissions.symlink)
+        self.grants().any(|permissions| permissions.symlink)
     }
 }
 

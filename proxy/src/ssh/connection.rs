@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,11 +28,12 @@ use super::{
     terms::{Terms, Timers},
 };
 use crate::{
-    accounts::admission::Refusal,
+    accounts::{admission::Refusal, enrolment::TIME_LIMIT},
     allowance::Ledger,
     auth::{
         Authenticator,
         attempt::Withdrawal,
+        enrolment::Enrolling,
         throttle::{Loss, Throttles},
         trust::Withdrawn,
     },
@@ -46,6 +47,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const WITHDRAWAL: Duration = Duration::from_secs(40);
 /// While draining, a session that did nothing for so long, has no file open and no operation under way has no transfer.
 const QUIET: Duration = Duration::from_secs(2);
+/// From the token of an enrolment to its second code: as long as the token's use counts.
+const ENROLMENT_LIMIT: Duration = Duration::from_secs(TIME_LIMIT.num_seconds().unsigned_abs());
 /// How often it is looked whether the last file was closed.
 const WORK_CHECK: Duration = Duration::from_millis(200);
 
@@ -68,6 +71,7 @@ pub(super) struct Services {
 #[derive(Debug)]
 pub(super) enum Notice {
     Authenticated(Session),
+    Enrolling { user: Enrolling, source: IpAddr },
     End(CloseReason),
 }
 
@@ -87,6 +91,10 @@ pub(super) enum CloseReason {
     TooManyRefusals,
     /// The account has as many sessions as it may.
     TooManySessions,
+    /// The user has a new authenticator, and logs in with it.
+    Enrolled,
+    EnrolmentFailed,
+    EnrolmentLimit,
     Idle,
     SessionLimit,
     /// The account was disabled or changed.
@@ -115,6 +123,9 @@ impl CloseReason {
             Self::TooManyFailures => "too_many_failures",
             Self::TooManyRefusals => "too_many_refusals",
             Self::TooManySessions => "too_many_sessions",
+            Self::Enrolled => "enrolled",
+            Self::EnrolmentFailed => "enrolment_failed",
+            Self::EnrolmentLimit => "enrolment_limit",
             Self::Idle => "idle",
             Self::SessionLimit => "session_limit",
             Self::Revoked => "revoked",
@@ -138,6 +149,9 @@ impl CloseReason {
             Self::TooManyFailures
             | Self::TooManyRefusals
             | Self::TooManySessions
+            | Self::Enrolled
+            | Self::EnrolmentFailed
+            | Self::EnrolmentLimit
             | Self::Idle
             | Self::SessionLimit
             | Self::Revoked
@@ -171,6 +185,9 @@ impl CloseReason {
                 Disconnect::TooManyConnections,
                 "Too many sessions of this account",
             )),
+            Self::Enrolled => Some((Disconnect::ByApplication, "Enrolled; log in again")),
+            Self::EnrolmentFailed => Some((Disconnect::ByApplication, "Not enrolled")),
+            Self::EnrolmentLimit => Some((Disconnect::ByApplication, "Enrolment took too long")),
             Self::Idle => Some((Disconnect::ByApplication, "Idle for too long")),
             Self::SessionLimit => Some((Disconnect::ByApplication, "Session limit reached")),
             Self::Revoked => Some((Disconnect::ByApplication, "Account changed")),
@@ -179,6 +196,8 @@ impl CloseReason {
                 match refusal {
                     Refusal::Expired => "Account expired",
                     Refusal::Hours => "Hours are over",
+                    Refusal::Sealed => "Account sealed",
+                    Refusal::Machine(_) => "Not admitted any more",
                     Refusal::Idle | Refusal::Source => "Account changed",
                 },
             )),
@@ -258,6 +277,12 @@ pub(super) async fn serve(
     if time::timeout(WITHDRAWAL, channels.wait()).await.is_err() {
         tracing::error!(%source, "channels of an ended connection do not let go");
     }
+    if let Phase::Authenticated { session, .. } = &connection.stage {
+        let authenticator = &connection.terms.authenticator;
+        authenticator
+            .count_volume(&session.user, session.place.usage())
+            .await;
+    }
     metrics::connection_closed(reason.code());
     let conflict = connection.conflict.as_ref();
     let changed = conflict
@@ -302,6 +327,13 @@ async fn end(
 /// How far a connection is, with what that stage holds.
 enum Phase {
     Unauthenticated(UnauthenticatedSlot),
+    Enrolling {
+        user: Enrolling,
+        source: IpAddr,
+        since: Instant,
+        #[expect(dead_code, reason = "held for the count")]
+        present: Present,
+    },
     Authenticated {
         session: Session,
         since: Instant,
@@ -387,6 +419,14 @@ impl Connection<'_> {
                         };
                         self.compare(Instant::now());
                     }
+                    Notice::Enrolling { user, source } => {
+                        *stage = Phase::Enrolling {
+                            user,
+                            source,
+                            since: Instant::now(),
+                            present: Present::at(Stage::Enrolling),
+                        };
+                    }
                     Notice::End(reason) => return reason,
                 },
                 Ok(()) = updates.changed() => self.compare(Instant::now()),
@@ -397,6 +437,7 @@ impl Connection<'_> {
                 }
                 () = stage.lost() => return CloseReason::GaveWay,
                 reason = stage.revoked(&terms.authenticator) => return reason,
+                reason = stage.uncontrolled(&terms.authenticator) => return reason,
                 withdrawn = stage.key_withdrawn(&terms.authenticator) => {
                     return CloseReason::KeyWithdrawn(withdrawn);
                 }
@@ -466,6 +507,7 @@ impl Phase {
     fn deadline(&self, timers: &Timers, begun: Instant) -> Instant {
         match self {
             Self::Unauthenticated(_) => begun + timers.login_grace,
+            Self::Enrolling { since, .. } => *since + ENROLMENT_LIMIT,
             Self::Authenticated { session, since, .. } => {
                 let now = Instant::now();
                 let idle = session.activity.idle(now);
@@ -479,6 +521,9 @@ impl Phase {
         match self {
             Self::Unauthenticated(_) => {
                 (now >= begun + timers.login_grace).then_some(CloseReason::LoginGrace)
+            }
+            Self::Enrolling { since, .. } => {
+                (now >= *since + ENROLMENT_LIMIT).then_some(CloseReason::EnrolmentLimit)
             }
             Self::Authenticated { session, since, .. } => {
                 if now >= *since + timers.session_limit {
@@ -496,14 +541,19 @@ impl Phase {
     async fn lost(&self) {
         match self {
             Self::Unauthenticated(slot) => slot.lost().await,
-            Self::Authenticated { .. } => std::future::pending().await,
+            Self::Enrolling { .. } | Self::Authenticated { .. } => std::future::pending().await,
         }
     }
 
     /// Resolves once the account was disabled or changed, or does not admit the session any more.
     async fn revoked(&self, authenticator: &Authenticator) -> CloseReason {
-        let Self::Authenticated { session, .. } = self else {
-            return std::future::pending().await;
+        let session = match self {
+            Self::Unauthenticated(_) => return std::future::pending().await,
+            Self::Enrolling { user, source, .. } => {
+                authenticator.until_disabled(user, *source).await;
+                return CloseReason::Revoked;
+            }
+            Self::Authenticated { session, .. } => session,
         };
         let (user, source) = (&session.user, session.source.ip());
         match authenticator.until_revoked(user, source).await {
@@ -512,10 +562,22 @@ impl Phase {
         }
     }
 
+    /// Resolves once a machine account lacks what makes up for its second factor.
+    async fn uncontrolled(&self, authenticator: &Authenticator) -> CloseReason {
+        match self {
+            Self::Unauthenticated(_) | Self::Enrolling { .. } => std::future::pending().await,
+            Self::Authenticated { session, .. } => {
+                let usage = session.place.usage();
+                let missing = authenticator.until_control_missing(&session.user, usage);
+                CloseReason::NotAdmitted(missing.await)
+            }
+        }
+    }
+
     /// Resolves once the hours of the account have ended.
     async fn hours_over(&self, authenticator: &Authenticator) {
         match self {
-            Self::Unauthenticated(_) => std::future::pending().await,
+            Self::Unauthenticated(_) | Self::Enrolling { .. } => std::future::pending().await,
             Self::Authenticated { session, .. } => {
                 authenticator.until_hours_end(&session.user).await;
             }
@@ -525,7 +587,7 @@ impl Phase {
     /// Resolves once the key of the login counts no longer.
     async fn key_withdrawn(&self, authenticator: &Authenticator) -> Withdrawn {
         match self {
-            Self::Unauthenticated(_) => std::future::pending().await,
+            Self::Unauthenticated(_) | Self::Enrolling { .. } => std::future::pending().await,
             Self::Authenticated { session, .. } => {
                 authenticator.until_key_withdrawn(&session.user).await
             }
@@ -576,6 +638,10 @@ fn ended_by(error: &HandlerError) -> CloseReason {
         HandlerError::Ssh(error) => {
             tracing::debug!(%error, "a connection broke");
             CloseReason::Broken
+        }
+        HandlerError::Randomness(error) => {
+            tracing::error!(%error, "an enrolment was refused");
+            CloseReason::EnrolmentFailed
         }
         HandlerError::Ending => CloseReason::Broken,
     }

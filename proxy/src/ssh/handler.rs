@@ -6,6 +6,7 @@
 //! that each is answered; a key that is offered proves nothing, so that only a verified signature counts.
 
 mod channel;
+mod enrolment;
 mod login;
 
 use std::{
@@ -28,7 +29,7 @@ use super::{
     stream::Meter,
 };
 use crate::{
-    auth::{Attempt, Secret, attempt::LookupError},
+    auth::{Attempt, Secret, attempt::LookupError, totp},
     metrics,
     session::Session,
 };
@@ -49,6 +50,8 @@ pub(super) enum HandlerError {
     Unrecorded(#[source] AppendError),
     #[error("the mounts and limits of the account can't be read")]
     Accounts(#[source] LookupError),
+    #[error("there is no secret for an authenticator")]
+    Randomness(#[source] totp::RandomnessError),
     #[error("the connection is being ended")]
     Ending,
 }
@@ -76,6 +79,8 @@ pub(super) struct Handler {
 /// How far the connection is.
 pub(super) enum State {
     Authenticating,
+    /// Of a user who may enrol an authenticator and nothing else.
+    Enrolling(enrolment::Terminal),
     Authenticated {
         session: Session,
         /// Channels on which the subsystem or scp was started.
@@ -241,6 +246,22 @@ impl server::Handler for Handler {
         reply: ChannelOpenHandle,
         _session: &mut server::Session,
     ) -> Result<(), Self::Error> {
+        if let State::Enrolling(terminal) = &mut self.state {
+            let Some(enrolment) = terminal.open(channel.id()) else {
+                return self
+                    .refuse_open("session", b"second channel of an enrolment", reply)
+                    .await;
+            };
+            self.channels.spawn(enrolment::serve(
+                channel,
+                enrolment,
+                Arc::clone(&self.meter),
+                self.notices.clone(),
+                self.channels_end.clone(),
+            ));
+            reply.accept().await;
+            return Ok(());
+        }
         let State::Authenticated { session, .. } = &self.state else {
             return Ok(());
         };
@@ -292,6 +313,12 @@ impl server::Handler for Handler {
         channel: ChannelId,
         session: &mut server::Session,
     ) -> Result<(), Self::Error> {
+        if let State::Enrolling(terminal) = &mut self.state
+            && terminal.shell(channel)
+        {
+            session.channel_success(channel)?;
+            return Ok(());
+        }
         self.refuse_on_channel("shell", b"", channel, session).await
     }
 
@@ -326,6 +353,12 @@ impl server::Handler for Handler {
         _modes: &[(Pty, u32)],
         session: &mut server::Session,
     ) -> Result<(), Self::Error> {
+        if let State::Enrolling(terminal) = &mut self.state
+            && terminal.pty(channel)
+        {
+            session.channel_success(channel)?;
+            return Ok(());
+        }
         self.refuse_on_channel("pty-req", term.as_bytes(), channel, session)
             .await
     }
@@ -372,6 +405,11 @@ impl server::Handler for Handler {
         _pix_height: u32,
         session: &mut server::Session,
     ) -> Result<(), Self::Error> {
+        if let State::Enrolling(terminal) = &self.state
+            && terminal.window_change(channel)
+        {
+            return Ok(());
+        }
         self.refuse_on_channel("window-change", b"", channel, session)
             .await
     }

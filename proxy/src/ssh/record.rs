@@ -70,9 +70,14 @@ impl Recorder {
         &self.journal
     }
 
+    /// From here on records carry a user who is not in, but enrolling.
+    pub(super) fn identified(&self, user: Actor) {
+        let _ = self.user.set(user);
+    }
+
     /// From here on records carry the user.
     pub(super) fn authenticated(&self, user: &Authenticated) {
-        let _ = self.user.set(user.actor());
+        self.identified(user.actor());
         if let Some(window) = user.window() {
             let _ = self.mfa_window.set(window.began_in_records());
         }

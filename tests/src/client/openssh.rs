@@ -1,9 +1,12 @@
 //! OpenSSH's `sftp`: prompts are answered by an askpass program.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +16,7 @@ use super::Step;
 use crate::account::{Account, Factors};
 use crate::files;
 use crate::place::Place;
-use crate::process::{PATIENCE, finish_within};
+use crate::process::{PATIENCE, finish_within, wait_for};
 use crate::proxy::Proxy;
 use crate::server::{PASSWORD, USER};
 
@@ -174,6 +177,35 @@ impl Connection {
             .context("start ssh")
     }
 
+    /// `ssh` with a terminal at the other end, as a person has it.
+    ///
+    /// # Errors
+    /// When it can't start.
+    pub fn start_terminal(&self, place: Place<'_>) -> Result<Terminal> {
+        let mut command = place.command("ssh");
+        command.arg("-tt").args(&self.options).arg(&self.host);
+        let mut child = self
+            .answering(&mut command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start ssh")?;
+        let mut output = child.stdout.take().context("the output is a pipe")?;
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let screen = Arc::clone(&shown);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut piece) {
+                let read = piece.get(..length).unwrap_or_default();
+                if let Ok(mut screen) = screen.lock() {
+                    screen.extend_from_slice(read);
+                }
+            }
+        });
+        Ok(Terminal { child, shown })
+    }
+
     pub(super) fn options(&self) -> &[String] {
         &self.options
     }
@@ -192,6 +224,64 @@ impl Connection {
             .env("SSH_ASKPASS_REQUIRE", "force")
             .env_remove("SSH_AUTH_SOCK")
             .stdin(Stdio::null())
+    }
+}
+
+/// A person's terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    /// What was shown so far.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.shown
+            .lock()
+            .map(|shown| String::from_utf8_lossy(&shown).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Waits until the text is shown, and returns all that was shown.
+    ///
+    /// # Errors
+    /// When it isn't within [`PATIENCE`].
+    pub fn wait_for(&self, text: &str) -> Result<String> {
+        wait_for(text, || {
+            let shown = self.shown();
+            shown.contains(text).then_some(shown)
+        })
+        .with_context(|| format!("shown: {}", self.shown()))
+    }
+
+    /// Types a line and the return key.
+    ///
+    /// # Errors
+    /// When the program has ended.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("the input is a pipe")?;
+        write!(input, "{line}\r").context("type a line")?;
+        Ok(input.flush()?)
+    }
+
+    /// Closes the window.
+    ///
+    /// # Errors
+    /// When the program can't be ended.
+    pub fn close(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for the program's own end.
+    ///
+    /// # Errors
+    /// When it doesn't end within [`PATIENCE`].
+    pub fn finish(mut self) -> Result<ExitStatus> {
+        wait_for("the end of ssh", || self.child.try_wait().ok()?)
     }
 }
 

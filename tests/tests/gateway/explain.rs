@@ -186,3 +186,66 @@ fn the_listener_is_explained_with_the_line_of_the_configuration() -> Result<()> 
         &["203.0.113.0/24", "alice"],
     )
 }
+
+#[test]
+fn a_machine_hears_of_its_first_missing_control_and_a_sealed_account_of_its_seal() -> Result<()> {
+    let (proxy, _storage) = gateway()?;
+    let mount = Mount {
+        permissions: vec!["list", "read"],
+        ..Mount::all("/out", "archive", "/out")
+    };
+    proxy.account_of_kind("robot", "machine", &[mount])?;
+    let robot = ["--user", "robot", "--source", SOURCE];
+    says(
+        &stage(&proxy, "factors", &robot)?.0,
+        "allowed",
+        &["two-class"],
+    )?;
+    proxy.command(&[
+        "account",
+        "set",
+        "robot",
+        "--owner",
+        "Billing",
+        "--source",
+        SOURCE,
+        "--hours",
+        "Mon-Sun 00:00-24:00",
+    ])?;
+    let expires = (chrono::Utc::now() + chrono::TimeDelta::days(30)).date_naive();
+    proxy.command(&[
+        "account",
+        "policy",
+        "robot",
+        "machine",
+        "--reason",
+        "nightly",
+        "--approver",
+        "J. Doe",
+        "--expires",
+        &expires.to_string(),
+        "--direction",
+        "get",
+        "--daily-volume",
+        "1G",
+    ])?;
+    says(
+        &stage(&proxy, "factors", &robot)?.0,
+        "allowed",
+        &["policy machine", "account policy robot machine"],
+    )?;
+    proxy.command(&["account", "set", "robot", "--source", "203.0.113.0/24"])?;
+    says(
+        &stage(&proxy, "factors", &robot)?.0,
+        "denied",
+        &["machine_lacks_single_source", "single-source"],
+    )?;
+
+    proxy.account_of_kind("rescue", "break-glass", &[])?;
+    let rescue = ["--user", "rescue", "--source", SOURCE];
+    says(
+        &stage(&proxy, "account", &rescue)?.0,
+        "denied",
+        &["break_glass_sealed: sealed", "break-glass open rescue"],
+    )
+}

@@ -3,8 +3,10 @@
 mod access;
 mod backends;
 mod bad_input;
+mod break_glass;
 mod clients;
 mod edge;
+mod enrolment;
 mod explain;
 mod factors;
 mod forwarded;

@@ -4,6 +4,7 @@ mod both;
 mod code;
 mod key;
 mod password;
+mod token;
 
 pub(super) use both::Pair;
 pub(super) use key::acceptable_key;
@@ -17,9 +18,10 @@ use crate::{
     accounts::{
         AccountName, AccountsError,
         admission::{AccountDefaults, Refusal, admission},
+        machine::Control,
     },
     auth::{
-        flow::{Evidence, Profile, UserId},
+        flow::{Both, Evidence, Profile, UserId, Verdict},
         lockout::{self, Lockout},
     },
 };
@@ -51,6 +53,40 @@ impl Checked {
             factor_failures: None,
             locked: false,
             alert: None,
+        }
+    }
+
+    /// For a machine under the policy `machine` nothing that is typed is right, or begins an enrolment.
+    pub(super) fn without_prompts(self) -> Self {
+        let is_machine = self
+            .account
+            .as_ref()
+            .is_some_and(|account| account.key_alone);
+        let evidence = match &self.evidence {
+            Evidence::Password(_) => Evidence::Password(Verdict::Wrong),
+            Evidence::Answer(_, factor) => Evidence::Answer(Verdict::Wrong, *factor),
+            Evidence::Token { .. } => Evidence::Token { enrolment: None },
+            Evidence::PasswordWithCode(both) => Evidence::PasswordWithCode(Both {
+                password: Verdict::Wrong,
+                ..*both
+            }),
+            Evidence::AnswerBoth(both) => Evidence::AnswerBoth(Both {
+                password: Verdict::Wrong,
+                ..*both
+            }),
+            Evidence::None
+            | Evidence::Key { .. }
+            | Evidence::KeyInWindow { .. }
+            | Evidence::Begin => return self,
+        };
+        if !is_machine {
+            return self;
+        }
+        Self {
+            evidence,
+            reason: Some(Control::NoPrompts.code()),
+            guess: true,
+            ..self
         }
     }
 
@@ -163,6 +199,20 @@ impl Shared {
             return Ok(None);
         };
         match admission(&standing, &claim.defaults, claim.source, claim.now) {
+            Ok(()) if profile.as_ref().is_some_and(|profile| profile.key_alone) => {
+                let machine = self.accounts.machine(uid, claim.now)?;
+                let missing = machine.map_or_else(
+                    || Control::ALL.to_vec(),
+                    |machine| machine.missing(claim.now),
+                );
+                match missing.first() {
+                    None => Ok(profile),
+                    Some(&control) => {
+                        claim.refusal.set(Some(Refusal::Machine(control)));
+                        Ok(None)
+                    }
+                }
+            }
             Ok(()) => Ok(profile),
             Err(refusal) => {
                 claim.refusal.set(Some(refusal));

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::auth::{
     Factor, Method, Prompt, Secret, Step,
+    enrolment::Token,
     flow::{Check, Evidence, Question},
 };
 
@@ -58,6 +59,11 @@ impl Attempt {
             (None, _) => {
                 let evidence = Evidence::None;
                 self.look_up(user, evidence, Some("nothing_asked")).await
+            }
+            (Some(Check::Code | Check::Password { second: true }), Responses::One(text))
+                if Token::parse(text.expose()).is_some() =>
+            {
+                self.check_token(user, &text).await
             }
             (Some(Check::Password { second }), Responses::One(text)) => {
                 match self.appended(user, &text, second).await {

@@ -7,10 +7,19 @@ use portcullis_journal::{Actor, AppendError, Event, EventKind, Journal, Verdict}
 use serde_json::{Map, Value};
 
 use super::{Asked, Attempt, Checked};
-use crate::auth::{Authenticated, Factor, Method, credential, public_key};
+use crate::accounts::machine::Control;
+use crate::auth::{
+    Authenticated, Factor, Method, credential,
+    enrolment::Enrolling,
+    flow::{Evidence, MACHINE},
+    public_key,
+};
 
 /// Longest claimed user name that a record repeats, in bytes.
 const CLAIMED_NAME_MAX: usize = 128;
+
+/// The name of the enrolment token in records.
+const TOKEN: &str = "enrolment-token";
 
 /// Where events go: the journal, or a stand-in that fails on purpose.
 pub trait AuditLog: Send + Sync + fmt::Debug {
@@ -34,11 +43,12 @@ pub(super) fn step(attempt: &Attempt, asked: Asked<'_>, checked: &Checked, failu
         Verdict::Failure
     });
     event.reason = checked.reason.map(str::to_owned);
+    let is_token = matches!(checked.evidence, Evidence::Token { .. });
     // The name is proven only by a factor of the account.
     let proven = checked
         .account
         .as_ref()
-        .filter(|_| checked.reason.is_none() && asked.factor.is_some());
+        .filter(|_| checked.reason.is_none() && (asked.factor.is_some() || is_token));
     event.user = Some(match proven {
         Some(account) => Actor {
             uid: Some(account.uid.0),
@@ -49,7 +59,9 @@ pub(super) fn step(attempt: &Attempt, asked: Asked<'_>, checked: &Checked, failu
     });
     let body = &mut event.body;
     put(body, "method", method_name(asked.method));
-    if let Some(factor) = asked.factor {
+    if is_token {
+        put(body, "factor", TOKEN);
+    } else if let Some(factor) = asked.factor {
         put(body, "factor", factor.name());
     }
     if let Some(key) = asked.key {
@@ -83,6 +95,10 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
     put(&mut event.body, "factors", factors);
     put(&mut event.body, "is_mfa", user.is_mfa());
     put(&mut event.body, "policy", user.policy());
+    if user.policy() == MACHINE {
+        let controls = Control::ALL.map(|control| Value::from(control.name()));
+        put(&mut event.body, "compensating", controls.to_vec());
+    }
     put(&mut event.body, "phishing_resistant", false);
     put(&mut event.body, "fail_count", attempt.failures);
     if let Some(fingerprint) = user.key_fingerprint() {
@@ -104,6 +120,28 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
     }
     if let Some(window) = user.opens() {
         put(body, "opens_mfa_window_until", window.until_in_records());
+    }
+    event
+}
+
+/// `auth.result` of a user who may enrol an authenticator, and nothing else.
+pub(super) fn enrolling(attempt: &Attempt, user: &Enrolling) -> Event {
+    let mut event = event(attempt, EventKind::AuthResult);
+    event.outcome = Some(Verdict::Success);
+    event.reason = Some("enrolment".to_owned());
+    event.user = Some(user.actor());
+    let mut factors: Vec<Value> = user
+        .factors()
+        .iter()
+        .map(|factor| Factor::name(*factor).into())
+        .collect();
+    factors.push(TOKEN.into());
+    put(&mut event.body, "factors", factors);
+    put(&mut event.body, "is_mfa", false);
+    put(&mut event.body, "enrolment", user.enrolment().0);
+    put(&mut event.body, "fail_count", attempt.failures);
+    if let Some(fingerprint) = user.key_fingerprint() {
+        put(&mut event.body, "key_fp", fingerprint);
     }
     event
 }

@@ -8,11 +8,18 @@ use tokio::time::MissedTickBehavior;
 use super::{Authenticator, LookupError};
 use crate::{
     accounts::{
+        AccountsError,
         admission::{Refusal, Standing, stay},
         audit,
+        machine::Control,
     },
+    allowance::AccountUsage,
     allowlist::Allowlist,
-    auth::{Authenticated, flow::Window},
+    auth::{
+        Authenticated,
+        enrolment::Enrolling,
+        flow::{MACHINE, UserId, Window},
+    },
 };
 
 /// How soon a change that another process made is seen.
@@ -42,6 +49,7 @@ impl Authenticator {
         let mut listed = None;
         loop {
             ticks.tick().await;
+            self.seal_expired().await;
             match self.data_version().await {
                 Ok(version) if seen != Some(version) => {
                     seen = Some(version);
@@ -70,11 +78,28 @@ impl Authenticator {
         }
     }
 
+    async fn seal_expired(&self) {
+        let (accounts, now) = (self.shared.accounts.clone(), self.shared.clock.now());
+        let sealed = tokio::task::spawn_blocking(move || accounts.seal_expired(now))
+            .await
+            .map_err(LookupError::from)
+            .and_then(|sealed| sealed.map_err(LookupError::from));
+        match sealed {
+            Ok(sealed) if sealed.is_empty() => {}
+            // Changes of this process are not seen by themselves.
+            Ok(_) => self.shared.changes.send_modify(|changes| *changes += 1),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the end of a break-glass opening can't be noted; nobody gets in all the same"
+            ),
+        }
+    }
+
     /// Resolves once the session of `user` from `source` has to end: the account was disabled or lost a key, a mount, its
     /// password, authenticator or policy exception; the window by which the session is in was forgotten; or it has expired, or is not to be used from there any more. Needs
     /// [`Self::follow_changes`] to run.
     pub async fn until_revoked(&self, user: &Authenticated, source: IpAddr) -> Withdrawal {
-        self.until(user, |standing, now| {
+        self.until(user.uid(), |standing, now| {
             withdrawal(user, standing, source, now)
         })
         .await
@@ -82,33 +107,100 @@ impl Authenticator {
 
     /// Resolves once the hours of the account have ended. Needs [`Self::follow_changes`] to run.
     pub async fn until_hours_end(&self, user: &Authenticated) {
-        self.until(user, |standing, now| {
+        self.until(user.uid(), |standing, now| {
             let hours = standing?.restrictions.hours.as_ref()?;
             (!hours.allow(now)).then_some(())
         })
         .await;
     }
 
+    /// Resolves once the account of `user` is disabled or not to be used from `source` any more. Other changes keep the
+    /// enrolment from its success, which is such a change itself. Needs [`Self::follow_changes`] to run.
+    pub async fn until_disabled(&self, user: &Enrolling, source: IpAddr) {
+        self.until(user.uid(), |standing, now| match standing {
+            None => Some(()),
+            Some(standing) => stay(standing, source, now).is_err().then_some(()),
+        })
+        .await;
+    }
+
+    /// Counts what sessions under the policy `machine` move, each second, and resolves once a control is not in place any
+    /// more, which may be the day's volume. For others it never resolves.
+    pub async fn until_control_missing(
+        &self,
+        user: &Authenticated,
+        usage: &AccountUsage,
+    ) -> Refusal {
+        if user.policy() != MACHINE {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if let Some(control) = self.count_volume(user, usage).await {
+                return Refusal::Machine(control);
+            }
+        }
+    }
+
+    /// Puts what was moved since the last count on disk, if the user is under the policy `machine`; returns the first control that is missing.
+    pub async fn count_volume(
+        &self,
+        user: &Authenticated,
+        usage: &AccountUsage,
+    ) -> Option<Control> {
+        if user.policy() != MACHINE {
+            return None;
+        }
+        let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
+        let (now, bytes) = (self.shared.clock.now(), usage.take_moved());
+        // Goes on if this is dropped: what was taken is counted.
+        let counted = tokio::task::spawn_blocking(move || -> Result<_, AccountsError> {
+            if bytes > 0 {
+                accounts.add_volume(uid, bytes, now)?;
+            }
+            let machine = accounts.machine(uid, now)?;
+            Ok(machine.and_then(|machine| machine.missing(now).first().copied()))
+        });
+        match counted
+            .await
+            .map_err(LookupError::from)
+            .and_then(|counted| counted.map_err(LookupError::from))
+        {
+            Ok(missing) => missing,
+            Err(error) => {
+                usage.moved(bytes);
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    user = user.name(),
+                    "what a machine moved can't be counted"
+                );
+                None
+            }
+        }
+    }
+
     /// Judges the account until there is a verdict: whenever accounts change, and each second if time counts.
     async fn until<T>(
         &self,
-        user: &Authenticated,
+        uid: UserId,
         judge: impl Fn(Option<&Standing>, DateTime<Utc>) -> Option<T>,
     ) -> T {
         let mut changes = self.shared.changes.subscribe();
         loop {
-            let standing = self.standing(user).await;
+            let standing = self.standing(uid).await;
             if let Err(error) = &standing {
                 tracing::error!(
                     error = error as &dyn std::error::Error,
-                    user = user.name(),
+                    uid = uid.0,
                     "can't see whether the account is still enabled"
                 );
             }
             let is_timed = match &standing {
                 Ok(Some(standing)) => {
                     let restrictions = &standing.restrictions;
-                    restrictions.expires.is_some() || restrictions.hours.is_some()
+                    restrictions.expires.is_some()
+                        || restrictions.hours.is_some()
+                        || standing.open.is_some()
                 }
                 Ok(None) => false,
                 Err(_) => true,
@@ -165,8 +257,8 @@ impl Authenticator {
         Ok(tokio::task::spawn_blocking(move || accounts.data_version()).await??)
     }
 
-    async fn standing(&self, user: &Authenticated) -> Result<Option<Standing>, LookupError> {
-        let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
+    async fn standing(&self, uid: UserId) -> Result<Option<Standing>, LookupError> {
+        let accounts = self.shared.accounts.clone();
         Ok(tokio::task::spawn_blocking(move || accounts.standing(uid)).await??)
     }
 }

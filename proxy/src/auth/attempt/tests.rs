@@ -1,8 +1,11 @@
 mod admission;
 mod answers;
 mod bans;
+mod break_glass;
+mod enrolment;
 mod factors;
 mod keys;
+mod machine;
 mod options;
 mod sessions;
 mod store;

@@ -18,6 +18,9 @@ pub struct Exception {
     pub expires: NaiveDate,
 }
 
+/// The name of the policy under which a machine account logs in with a key alone; see [`crate::accounts::machine`].
+pub const MACHINE: &str = "machine";
+
 /// Which factors are enough for an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FactorPolicy {
@@ -58,6 +61,8 @@ pub struct Profile {
     pub has_code: bool,
     /// A key can follow a password.
     pub has_key: bool,
+    /// Under the policy [`MACHINE`], with every compensating control in place: a key is enough.
+    pub key_alone: bool,
     pub login: LoginOptions,
 }
 

@@ -35,6 +35,7 @@ fn profile(uid: i64, name: &str, policy: FactorPolicy) -> Profile {
         epoch: 0,
         has_code: true,
         has_key: true,
+        key_alone: false,
         login: LoginOptions::default(),
     }
 }
@@ -95,6 +96,24 @@ fn is_partial(decision: &Decision) -> bool {
 
 fn is_rejected(decision: &Decision) -> bool {
     matches!(decision, Decision::Rejected { .. })
+}
+
+#[test]
+fn a_key_alone_is_enough_under_the_policy_machine_only() {
+    let machine = Profile {
+        key_alone: true,
+        ..alice()
+    };
+    let now = noon(1);
+    let login = Flow::default().step(ALICE, Some(&machine), key("K"), now);
+    let Decision::Accepted(user) = login else {
+        panic!("not accepted: {login:?}")
+    };
+    assert_eq!((user.policy(), user.is_mfa()), ("machine", false));
+    let login = Flow::default().step(ALICE, Some(&machine), foreign_key(), now);
+    assert!(matches!(login, Decision::Rejected { .. }));
+    let login = Flow::default().step(ALICE, Some(&alice()), key("K"), now);
+    assert!(matches!(login, Decision::Partial { .. }));
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod factors;
 
 use super::{factors::first_line, *};
 use crate::{
-    accounts::admission::AccountDefaults,
+    accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
     auth::{password::Hasher, public_key::samples},
     config::{AccountsConfig, AuthConfig},
 };
@@ -44,6 +44,7 @@ impl Shell {
             accounts: AccountsConfig {
                 database: self.directory.path().join("accounts.db"),
                 defaults: AccountDefaults::default(),
+                break_glass_longest: OPEN_MAX,
             },
             backends: vec!["archive".to_owned(), "legacy".to_owned()],
             auth: Ok(AuthConfig::default()),

@@ -28,7 +28,7 @@ fn password_rules_can_only_be_made_stricter() {
         (64 * 1024, 3, 2)
     );
     assert_eq!((policy.min_characters, policy.history), (16, 10));
-    assert_eq!(policy.max_age, chrono::TimeDelta::try_days(90));
+    assert_eq!(policy.max_age, TimeDelta::try_days(90));
     assert!(policy.breach_list.is_some() && policy.word_list.is_some());
 
     let text = "[auth.password]\nmemory_mib = 18\npasses = 1\nlanes = 0\nmin_characters = 11\nhistory = 25\n\

@@ -9,9 +9,9 @@ use std::{
 use russh::{MethodKind, MethodSet, server::Auth};
 use tokio::time;
 
-use super::{CloseReason, Handler, HandlerError, Notice, State};
+use super::{CloseReason, Handler, HandlerError, Notice, State, enrolment::Terminal};
 use crate::{
-    auth::{Authenticated, Method, Step, attempt::Grants},
+    auth::{Authenticated, Method, Step, attempt::Grants, enrolment::Enrolling},
     metrics,
     session::{Activity, Budget, Session},
 };
@@ -32,6 +32,11 @@ impl Handler {
                     self.end(CloseReason::TooManySessions);
                     Ok(nothing())
                 }
+            }
+            Step::Enrol(user) => {
+                self.enrol(user).await?;
+                metrics::authentication(method, "enrolling");
+                Ok(Auth::Accept)
             }
             Step::Partial { methods } => {
                 self.proven.store(true, Ordering::Relaxed);
@@ -58,6 +63,25 @@ impl Handler {
                 Ok(reject(&[], false))
             }
         }
+    }
+
+    /// Lets a user in who can do nothing but enrol an authenticator.
+    async fn enrol(&mut self, user: Enrolling) -> Result<(), HandlerError> {
+        let terms = Arc::clone(&self.services.terms.borrow());
+        let enrolment = terms
+            .authenticator
+            .begin_enrolment(user, self.recorder.source(), self.recorder.session())
+            .map_err(HandlerError::Randomness)?;
+        self.recorder.identified(enrolment.user().actor());
+        self.notices
+            .send(Notice::Enrolling {
+                user: enrolment.user().clone(),
+                source: self.recorder.source().ip(),
+            })
+            .await
+            .map_err(|_| HandlerError::Ending)?;
+        self.state = State::Enrolling(Terminal::new(enrolment));
+        Ok(())
     }
 
     /// False if the account has as many sessions as it may.

@@ -192,6 +192,7 @@ impl World {
                     self.single += u32::from(rules.verdict == VerdictMode::Single);
                 }
                 Decision::Partial { .. } => assert_eq!(rules.verdict, VerdictMode::Stepwise),
+                Decision::Enrol(user) => panic!("nobody showed a token: {user:?}"),
                 Decision::Rejected { .. } => {}
             }
         }
@@ -261,6 +262,7 @@ fn proofs(evidence: &Evidence, open: Option<Question>, account: Option<&Profile>
         }
         Evidence::None
         | Evidence::Begin
+        | Evidence::Token { .. }
         | Evidence::Key { shown: None }
         | Evidence::PasswordWithCode(_)
         | Evidence::AnswerBoth(_)
