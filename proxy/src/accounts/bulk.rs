@@ -1,6 +1,6 @@
 //! Many accounts at once, as CSV or JSON: export without secrets, import whole or not at all.
 //!
-//! [`read`] turns a file into [`Entry`]s and finds its faults, [`apply`] writes them, [`write`] is the way back. Groups are
+//! [`read()`] turns a file into [`Entry`]s and finds its faults, [`apply`] writes them, [`write()`] is the way back. Groups are
 //! named and have to exist; passwords, authenticators and login counters stay where they are.
 
 mod apply;

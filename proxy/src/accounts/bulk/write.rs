@@ -9,7 +9,7 @@ use super::{
     entry::{Entry, FIELDS},
 };
 
-/// Writes the accounts; [`super::read`] makes the same ones of it.
+/// Writes the accounts; [`super::read()`] makes the same ones of it.
 ///
 /// # Errors
 /// If `output` can't be written.

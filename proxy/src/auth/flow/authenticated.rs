@@ -121,7 +121,7 @@ impl Authenticated {
         }
     }
 
-    /// The account's session epoch at the time of login; see [`crate::accounts::Accounts::epoch`].
+    /// The account's session epoch at the time of login; see `crate::accounts::Accounts`.
     pub(crate) fn epoch(&self) -> i64 {
         self.epoch
     }
