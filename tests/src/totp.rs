@@ -87,6 +87,13 @@ impl Authenticator {
         }
     }
 
+    /// Waits until the present step lasts for some time yet, for a dialogue that takes two codes in a row.
+    pub fn wait_for_time(&self) {
+        while seconds_left_in_step() < STEP / 2 {
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// A well-formed code that is wrong: none of the steps around now has it.
     #[must_use]
     pub fn wrong_code(&self) -> String {
