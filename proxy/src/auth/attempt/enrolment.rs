@@ -24,6 +24,7 @@ pub struct Enrolment {
     progress: Progress,
     steps: u32,
     ended: bool,
+    activated: bool,
 }
 
 impl fmt::Debug for Enrolment {
@@ -65,6 +66,7 @@ impl Authenticator {
             progress: Progress::default(),
             steps: 0,
             ended: false,
+            activated: false,
         })
     }
 }
@@ -109,8 +111,7 @@ impl Enrolment {
             Shown::Both { step } => match self.activate(step).await {
                 Ok(Activation::Done) => {
                     self.ended = true;
-                    // Changes of this process are not seen by themselves; other sessions of the account end.
-                    self.shared.changes.send_modify(|changes| *changes += 1);
+                    self.activated = true;
                     Next::Done
                 }
                 Ok(Activation::Overtaken) => self.fail("overtaken"),
@@ -196,6 +197,11 @@ impl Drop for Enrolment {
     fn drop(&mut self) {
         if !self.ended {
             self.abandon("abandoned");
+        }
+        if self.activated {
+            // Changes of this process are not seen by themselves. The account's sessions end, this one among them: not before
+            // the user was told.
+            self.shared.changes.send_modify(|changes| *changes += 1);
         }
     }
 }

@@ -86,6 +86,9 @@ pub(super) async fn serve(
         Some(Ok(reason)) => reason,
         Some(Err(Gone)) => CloseReason::Client,
     };
+    // Before the client knows and leaves, or its leaving would be the reason on record. Not waited for: where it does not
+    // fit, the connection's task is ending the connection already.
+    let _ = notices.try_send(Notice::End(reason));
     let status = u32::from(reason != CloseReason::Enrolled);
     let farewell = async {
         channel.exit_status(status).await?;
@@ -94,8 +97,6 @@ pub(super) async fn serve(
     };
     // The client may be gone already.
     let _ = end.run_until_cancelled(farewell).await;
-    // Not waited for: where it does not fit, the connection's task is ending the connection already.
-    let _ = notices.try_send(Notice::End(reason));
 }
 
 /// The client closed the channel, or is gone.
