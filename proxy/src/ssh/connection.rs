@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// How long a client gets to read why it is disconnected.
-const FAREWELL: Duration = Duration::from_secs(2);
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// How long channels get to withdraw what was not finished; longer than the gate gives a backend for it.
 const WITHDRAWAL: Duration = Duration::from_secs(40);
 /// While draining, a session that did nothing for so long, has no file open and no operation under way has no transfer.
@@ -71,7 +71,12 @@ pub(super) struct Services {
 #[derive(Debug)]
 pub(super) enum Notice {
     Authenticated(Session),
-    Enrolling { user: Enrolling, source: IpAddr },
+    Enrolling {
+        user: Enrolling,
+        source: IpAddr,
+    },
+    /// What the connection was for is done: if the client leaves now, this is why.
+    Done(CloseReason),
     End(CloseReason),
 }
 
@@ -387,6 +392,7 @@ impl Connection<'_> {
 
     /// Waits for the first reason to end. Takes the library's task away if that ended by itself.
     async fn watch(&mut self, running: &mut Option<RunningSession<Handler>>) -> CloseReason {
+        let mut done = None;
         while let Some(session) = running.as_mut() {
             let deadline = time::Instant::from_std(self.deadline());
             let Self {
@@ -402,13 +408,11 @@ impl Connection<'_> {
                 result = session => {
                     *running = None;
                     // A notice may have come just before.
-                    if let Ok(Notice::End(reason)) = inbox.try_recv() {
+                    if let Ok(Notice::End(reason) | Notice::Done(reason)) = inbox.try_recv() {
                         return reason;
                     }
-                    return match result {
-                        Ok(()) => CloseReason::Client,
-                        Err(error) => ended_by(&error),
-                    };
+                    let reason = result.map_or_else(|error| ended_by(&error), |()| CloseReason::Client);
+                    return done.filter(|_| reason == CloseReason::Client).unwrap_or(reason);
                 }
                 Some(notice) = inbox.recv() => match notice {
                     Notice::Authenticated(session) => {
@@ -427,6 +431,7 @@ impl Connection<'_> {
                             present: Present::at(Stage::Enrolling),
                         };
                     }
+                    Notice::Done(reason) => done = Some(reason),
                     Notice::End(reason) => return reason,
                 },
                 Ok(()) = updates.changed() => self.compare(Instant::now()),

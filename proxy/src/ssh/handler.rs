@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connection::{CloseReason, Notice, Services},
+    connection::{CloseReason, FAREWELL, Notice, Services},
     record::Recorder,
     stream::Meter,
 };

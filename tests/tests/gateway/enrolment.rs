@@ -67,11 +67,10 @@ fn a_user_enrols_over_ssh_and_the_new_device_takes_the_place_of_the_old_one() ->
     terminal.type_line(&first)?;
     terminal.wait_for("same code again")?;
     terminal.type_line(&phone.next_code()?)?;
-    // Whether ssh still shows the last line depends on whether it reads that or the end of the connection first.
-    wait_for_close(&proxy, "enrolled")?;
-    let shown = terminal.shown();
+    let shown = terminal.wait_for("The authenticator is active")?;
     ensure!(!shown.contains(&first), "a code is echoed: {shown}");
-    terminal.finish()?;
+    ensure!(terminal.finish()?.success(), "ssh ended with an error");
+    wait_for_close(&proxy, "enrolled")?;
 
     ensure!(!list(&proxy, &mut alice)?, "the old device still logs in");
     alice.phone = phone;

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use russh::{Channel, ChannelId, ChannelMsg, server::Msg};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use super::{CloseReason, Notice};
+use super::{CloseReason, FAREWELL, Notice};
 use crate::{
     auth::{
         attempt::enrolment::{Enrolment, Next},
@@ -86,17 +86,21 @@ pub(super) async fn serve(
         Some(Ok(reason)) => reason,
         Some(Err(Gone)) => CloseReason::Client,
     };
-    // Before the client knows and leaves, or its leaving would be the reason on record. Not waited for: where it does not
-    // fit, the connection's task is ending the connection already.
-    let _ = notices.try_send(Notice::End(reason));
+    // Not waited for: where they do not fit, the connection's task is ending the connection already.
+    let _ = notices.try_send(Notice::Done(reason));
     let status = u32::from(reason != CloseReason::Enrolled);
     let farewell = async {
         channel.exit_status(status).await?;
         channel.eof().await?;
-        channel.close().await
+        channel.close().await?;
+        // It shows the last line and leaves. A disconnection that comes before that would hide both.
+        while !matches!(channel.wait().await, Some(ChannelMsg::Close) | None) {}
+        Ok::<_, russh::Error>(())
     };
-    // The client may be gone already.
-    let _ = end.run_until_cancelled(farewell).await;
+    let _ = end
+        .run_until_cancelled(time::timeout(FAREWELL, farewell))
+        .await;
+    let _ = notices.try_send(Notice::End(reason));
 }
 
 /// The client closed the channel, or is gone.
