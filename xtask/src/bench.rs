@@ -3,6 +3,7 @@
 //! A new suite is a file below this module, a variant of [`Suite`] and one line in [`run`].
 
 mod auth;
+mod parts;
 mod sftp;
 mod xdp;
 

@@ -13,12 +13,12 @@ mod once;
 mod oracle;
 mod statistics;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use portcullis_tests::report::Report;
 
 use self::lab::Lab;
-use super::Arguments;
+use super::{Arguments, parts};
 use crate::{process, setup};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,16 +48,10 @@ impl Part {
             Self::Drop => drop::run(lab, report),
         }
     }
-
-    fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
-    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let parts = chosen(&arguments.only)?;
+    let parts = parts::chosen::<Part>(&arguments.only)?;
     if cfg!(debug_assertions) && !arguments.reduced {
         return optimised(arguments);
     }
@@ -82,24 +76,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let lab = Lab::new(arguments.rounds, arguments.reduced)?;
     let mut report = Report::default();
     lab.conditions(&mut report);
-    let mut failed = Vec::new();
-    for part in parts {
-        println!("\n{}", part.name());
-        // A part that fails must not cost the others' figures.
-        if let Err(error) = part.run(&lab, &mut report) {
-            println!("  failed: {error:#}");
-            failed.push(part.name());
-        }
-    }
-    report.print();
-    if let Some(file) = &arguments.json {
-        report.write(file)?;
-    }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("these parts failed: {}", failed.join(", "))
-    }
+    parts::measure(parts, arguments, report, |part: Part, report| {
+        part.run(&lab, report)
+    })
 }
 
 /// The same by a release build of this program: it is the client, and shares the processors with what it measures.
@@ -116,43 +95,4 @@ fn optimised(arguments: &Arguments) -> Result<()> {
         command.args(["--only", part]);
     }
     process::run(&mut command)
-}
-
-/// The named parts, or all.
-fn chosen(names: &[String]) -> Result<Vec<Part>> {
-    if names.is_empty() {
-        return Ok(Part::value_variants().to_vec());
-    }
-    names
-        .iter()
-        .map(|name| {
-            Part::from_str(name, false).map_err(|_| {
-                let known: Vec<String> = Part::value_variants()
-                    .iter()
-                    .map(|part| part.name())
-                    .collect();
-                anyhow!(
-                    "{name:?} is no part of this suite; known are {}",
-                    known.join(", ")
-                )
-            })
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_chosen_by_name_and_all_without_one() {
-        assert_eq!(chosen(&[]).unwrap(), Part::value_variants());
-        let names = ["once".to_owned(), "oracle".to_owned()];
-        assert_eq!(chosen(&names).unwrap(), [Part::Once, Part::Oracle]);
-        let refused = chosen(&["orakel".to_owned()]).unwrap_err().to_string();
-        assert!(
-            refused.contains("orakel") && refused.contains("flood"),
-            "{refused}"
-        );
-    }
 }

@@ -22,12 +22,12 @@ mod small;
 mod stalls;
 mod wan;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use portcullis_tests::report::Report;
 
 use self::lab::Lab;
-use super::Arguments;
+use super::{Arguments, parts};
 use crate::{process, setup};
 
 /// A part that runs by itself.
@@ -76,16 +76,10 @@ impl Group {
             Self::Stalls => stalls::run(lab, report),
         }
     }
-
-    fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
-    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let groups = chosen(&arguments.only)?;
+    let groups = parts::chosen::<Group>(&arguments.only)?;
     setup::ensure(setup::For::Bench)?;
     process::run(process::cargo().args([
         "build",
@@ -102,65 +96,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let lab = Lab::new(arguments.rounds)?;
     let mut report = Report::default();
     lab.conditions(&mut report);
-    let mut failed = Vec::new();
-    for group in groups {
-        println!("\n{}", group.name());
-        // A group that fails must not cost the others' figures.
-        if let Err(error) = group.run(&lab, &mut report) {
-            println!("  failed: {error:#}");
-            failed.push(group.name());
-        }
-    }
-    report.print();
-    if let Some(file) = &arguments.json {
-        report.write(file)?;
-    }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("these parts failed: {}", failed.join(", "))
-    }
-}
-
-/// The named groups, or all.
-fn chosen(names: &[String]) -> Result<Vec<Group>> {
-    if names.is_empty() {
-        return Ok(Group::value_variants().to_vec());
-    }
-    names
-        .iter()
-        .map(|name| {
-            Group::from_str(name, false).map_err(|_| {
-                let known: Vec<String> = Group::value_variants()
-                    .iter()
-                    .map(|group| group.name())
-                    .collect();
-                anyhow!(
-                    "{name:?} is no part of this suite; known are {}",
-                    known.join(", ")
-                )
-            })
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_chosen_by_name_and_all_without_one() {
-        let names =
-            |list: &[&str]| -> Vec<String> { list.iter().map(|name| (*name).to_owned()).collect() };
-        assert_eq!(chosen(&[]).unwrap(), Group::value_variants());
-        assert_eq!(
-            chosen(&names(&["small", "local"])).unwrap(),
-            [Group::Small, Group::Local]
-        );
-        let refused = chosen(&names(&["local", "lokal"])).unwrap_err().to_string();
-        assert!(
-            refused.contains("lokal") && refused.contains("parallel"),
-            "{refused}"
-        );
-    }
+    parts::measure(groups, arguments, report, |group: Group, report| {
+        group.run(&lab, report)
+    })
 }
