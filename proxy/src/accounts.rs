@@ -48,7 +48,10 @@ use chrono::NaiveDate;
 use portcullis_journal::AccountKind;
 use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, TransactionBehavior};
 
-use crate::auth::flow::{Exception, FactorPolicy, LoginOptions, UserId};
+use crate::{
+    auth::flow::{FactorPolicy, LoginOptions, UserId},
+    exception::Exception,
+};
 
 /// How long a transaction waits for that of another process, and for its turn before.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@
 
 mod auth;
 mod backends;
+mod exception;
 mod files;
 mod passwords;
 mod section;
@@ -26,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 pub use auth::AuthConfig;
 pub use backends::{
     BackendConfig, BucketAccess, BucketConfig, BucketTransport, Charset, Credential, FtpTls,
-    KeyPair, PlaintextException, ServerAddress, TrustAnchor, Uploads,
+    KeyPair, ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::{Secret, Stamp, revoked_keys};
 pub use section::Fault;
@@ -37,6 +38,7 @@ pub use trust::RevokedKeysFile;
 use crate::{
     accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
     auth::throttle::{PenaltyConfig, ThrottleConfig},
+    exception::Exception,
     sftp::{Digests, request::Extensions},
 };
 use section::{Faults, Section};
@@ -252,7 +254,7 @@ impl Config {
     }
 
     /// The relaxations in force, for the same records.
-    pub fn plaintext_exceptions(&self) -> impl Iterator<Item = (&str, &PlaintextException)> {
+    pub fn plaintext_exceptions(&self) -> impl Iterator<Item = (&str, &Exception)> {
         self.backends
             .iter()
             .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))

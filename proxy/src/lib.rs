@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod exception;
 pub mod explain;
 pub mod extensions;
 #[cfg(any(test, fuzzing))]

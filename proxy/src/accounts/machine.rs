@@ -14,7 +14,8 @@ use super::{
     kind_from, restrictions, uid_of,
 };
 use crate::{
-    auth::flow::{Exception, UserId},
+    auth::flow::UserId,
+    exception::Exception,
     policy::{Mount, Permissions},
 };
 

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{net::IpAddr, time::Duration};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use portcullis_journal::AccountKind;
 use ssh_key::{Certificate, HashAlg, PublicKey, certificate::CertType, public::KeyData};
 
@@ -18,6 +18,7 @@ use super::{
     krl::{Certified, RevokedKeys},
     public_key,
 };
+use crate::exception::Exception;
 
 /// Longest principal that is looked at, in bytes; an account's name has 32 at most.
 const PRINCIPAL_BYTES_MAX: usize = 256;
@@ -39,15 +40,6 @@ pub fn lifetime_max(kind: AccountKind) -> Duration {
     }
 }
 
-/// Why certificates may live longer than [`lifetime_max`], who allowed it, and until when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LifetimeException {
-    pub reason: String,
-    pub approver: String,
-    /// The last day, UTC.
-    pub expires: NaiveDate,
-}
-
 /// A key that certifies users' keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
@@ -58,7 +50,7 @@ pub struct Authority {
     pub kinds: Vec<AccountKind>,
     /// Its own limit, if it differs from that of the account's kind.
     pub max_lifetime: Option<Duration>,
-    pub exception: Option<LifetimeException>,
+    pub exception: Option<Exception>,
 }
 
 impl Authority {

@@ -15,8 +15,7 @@ mod window;
 pub use authenticated::Authenticated;
 pub use factor::{Factor, FactorClass, ShownKey};
 pub use profile::{
-    Exception, FactorPolicy, FlowRules, LoginOptions, MACHINE, Profile, Prompts, UserId,
-    VerdictMode,
+    FactorPolicy, FlowRules, LoginOptions, MACHINE, Profile, Prompts, UserId, VerdictMode,
 };
 pub use window::{LENGTHS as WINDOW_LENGTHS, Window};
 

@@ -35,11 +35,9 @@ use self::{
 };
 use crate::{
     accounts::{AccountName, Accounts, mounts},
-    auth::{
-        flow::{Exception, FactorPolicy},
-        totp::Algorithm,
-    },
+    auth::{flow::FactorPolicy, totp::Algorithm},
     config::AccountCommandsConfig,
+    exception::Exception,
     path::VirtualPath,
 };
 

@@ -5,6 +5,7 @@ mod ftp;
 mod server;
 mod sftp;
 
+use crate::exception::Exception;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -16,7 +17,7 @@ use self::sftp::SftpPool;
 pub use self::{
     bucket::{BucketAccess, BucketConfig, BucketTransport},
     ftp::{Charset, FtpTls},
-    server::{PlaintextException, ServerAddress, TrustAnchor},
+    server::{ServerAddress, TrustAnchor},
     sftp::{Credential, KeyPair},
 };
 use super::{files::Secret, section::Section};
@@ -88,7 +89,7 @@ const CHECK_SECONDS: u64 = 10;
 
 impl BackendConfig {
     /// The exception under which this backend sends in clear.
-    pub fn plaintext_exception(&self) -> Option<&PlaintextException> {
+    pub fn plaintext_exception(&self) -> Option<&Exception> {
         match self {
             Self::Ftp {
                 tls: FtpTls::Plaintext(exception),

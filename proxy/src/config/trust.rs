@@ -12,13 +12,17 @@ use portcullis_journal::AccountKind;
 use ssh_key::public::KeyData;
 
 use super::{
+    exception::exception,
     files::{self, Stamp},
     section::Section,
 };
-use crate::auth::{
-    certificate::{self, Authority, LifetimeException},
-    krl::RevokedKeys,
-    public_key,
+use crate::{
+    auth::{
+        certificate::{self, Authority},
+        krl::RevokedKeys,
+        public_key,
+    },
+    exception::Exception,
 };
 
 /// Longest file with an authority's key, in bytes.
@@ -215,28 +219,11 @@ fn kinds(section: &mut Section<'_>) -> Option<Vec<AccountKind>> {
     Some(kinds)
 }
 
-fn lifetime_exception(mut section: Section<'_>, today: NaiveDate) -> Option<LifetimeException> {
-    let reason = section.required_text("reason", "why shorter certificates are not possible");
-    let approver = section.required_text("approver", "who accepted the risk");
-    let expires = section.required_text("expires", "a day, such as \"2027-06-30\"");
-    let expires = expires.and_then(|text| match text.parse::<NaiveDate>() {
-        Ok(day) if day < today => {
-            section.fault(
-                "expires",
-                format!("the exception ended on {day}; shorten max_lifetime_seconds or have a new one approved"),
-            );
-            None
-        }
-        Ok(day) => Some(day),
-        Err(_) => {
-            section.fault("expires", format!("{text:?} is not a day such as \"2027-06-30\""));
-            None
-        }
-    });
-    section.finish();
-    Some(LifetimeException {
-        reason: reason?.to_owned(),
-        approver: approver?.to_owned(),
-        expires: expires?,
-    })
+fn lifetime_exception(section: Section<'_>, today: NaiveDate) -> Option<Exception> {
+    exception(
+        section,
+        "why shorter certificates are not possible",
+        "shorten max_lifetime_seconds",
+        today,
+    )
 }

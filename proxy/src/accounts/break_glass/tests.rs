@@ -1,7 +1,7 @@
 use portcullis_journal::AccountKind;
 
 use super::*;
-use crate::auth::flow::{Exception, FactorPolicy};
+use crate::{auth::flow::FactorPolicy, exception::Exception};
 
 struct World {
     _directory: tempfile::TempDir,

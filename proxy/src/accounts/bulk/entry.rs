@@ -19,10 +19,8 @@ use crate::{
         kind_from, kind_name, mounts,
     },
     allowance::{AccountLimits, Allowance},
-    auth::{
-        flow::{Exception, FactorPolicy},
-        public_key,
-    },
+    auth::{flow::FactorPolicy, public_key},
+    exception::Exception,
     path::VirtualPath,
     policy::{Mount, PathRules, Permissions},
 };

@@ -26,11 +26,12 @@ use super::*;
 use crate::{
     accounts::AccountName,
     auth::{
-        flow::{Exception, FactorPolicy, UserId},
+        flow::{FactorPolicy, UserId},
         public_key::{self, samples},
         throttle::ThrottleConfig,
         totp,
     },
+    exception::Exception,
 };
 
 const PASSWORD: &str = "correct horse battery";

@@ -263,7 +263,7 @@ fn an_authoritys_own_limit_is_narrower_or_a_dated_exception() {
         let mut authorities = authorities();
         let seconds = u64::try_from(max * HOUR).unwrap();
         authorities[0].max_lifetime = Some(Duration::from_secs(seconds));
-        authorities[0].exception = exception.map(|day| LifetimeException {
+        authorities[0].exception = exception.map(|day| Exception {
             reason: "offline ward".to_owned(),
             approver: "J. Doe".to_owned(),
             expires: day.parse().unwrap(),

@@ -2,21 +2,14 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use portcullis_journal::AccountKind;
 
 /// An account's number. Never reused, also when the name is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(pub i64);
 
-/// A dated relaxation: who allowed it, why, and until when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exception {
-    pub reason: String,
-    pub approver: String,
-    /// The last day, UTC.
-    pub expires: NaiveDate,
-}
+use crate::exception::Exception;
 
 /// The name of the policy under which a machine account logs in with a key alone; see [`crate::accounts::machine`].
 pub const MACHINE: &str = "machine";

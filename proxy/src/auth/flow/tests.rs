@@ -10,6 +10,7 @@ use chrono::{NaiveDate, TimeZone as _};
 use portcullis_journal::AccountKind;
 
 use super::*;
+use crate::exception::Exception;
 
 const ALICE: &str = "alice";
 const BOB: &str = "bob";

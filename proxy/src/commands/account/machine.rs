@@ -12,7 +12,7 @@ use crate::{
         machine::{self, Control, Direction, Machine, MachinePolicy},
         mounts, restrictions,
     },
-    auth::flow::Exception,
+    exception::Exception,
 };
 
 /// Which way files go, on the command line.

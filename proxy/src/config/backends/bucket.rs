@@ -7,15 +7,15 @@ use chrono::NaiveDate;
 use serde::Deserialize;
 
 use super::{
-    server::{
-        PlaintextException, ServerAddress, TrustAnchor, parse_server_address, plaintext_exception,
-        trust_anchor,
-    },
+    server::{ServerAddress, TrustAnchor, parse_server_address, plaintext_exception, trust_anchor},
     timeout,
 };
-use crate::config::{
-    files::{self, Secret},
-    section::Section,
+use crate::{
+    config::{
+        files::{self, Secret},
+        section::Section,
+    },
+    exception::Exception,
 };
 
 /// What requests are signed for where the server has no regions.
@@ -76,7 +76,7 @@ pub enum BucketTransport {
     /// In clear, on this machine.
     Loopback,
     /// In clear, for as long as the exception lasts.
-    Plaintext(PlaintextException),
+    Plaintext(Exception),
 }
 
 pub(super) fn s3(mut section: Section<'_>, today: NaiveDate) -> Option<BucketConfig> {

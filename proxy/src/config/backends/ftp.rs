@@ -7,12 +7,11 @@ use chrono::NaiveDate;
 use super::{
     BackendConfig, copy_limit,
     server::{
-        PlaintextException, ServerAddress, TrustAnchor, password, plaintext_exception,
-        server_address, trust_anchor,
+        ServerAddress, TrustAnchor, password, plaintext_exception, server_address, trust_anchor,
     },
     timeout, uploads,
 };
-use crate::config::section::Section;
+use crate::{config::section::Section, exception::Exception};
 
 /// How often an idle FTP connection says NOOP: well below the five minutes after which vsftpd hangs up.
 const KEEPALIVE_SECONDS: u64 = 60;
@@ -34,7 +33,7 @@ pub enum FtpTls {
         trust: TrustAnchor,
     },
     /// In clear, for as long as the exception lasts.
-    Plaintext(PlaintextException),
+    Plaintext(Exception),
 }
 
 /// What the bytes of names on an FTP server stand for.

@@ -8,9 +8,13 @@ use std::{
 use chrono::NaiveDate;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{
-    files::{self, Secret},
-    section::Section,
+use crate::{
+    config::{
+        exception::exception,
+        files::{self, Secret},
+        section::Section,
+    },
+    exception::Exception,
 };
 
 /// Host name or address, and port.
@@ -43,15 +47,6 @@ pub enum TrustAnchor {
     },
     /// One certificate, by the SHA-256 of its DER form.
     Pinned([u8; 32]),
-}
-
-/// A dated permission to send in clear.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlaintextException {
-    pub reason: String,
-    pub approver: String,
-    /// Last day (UTC) on which it holds.
-    pub expires: NaiveDate,
 }
 
 pub(super) fn server_address(
@@ -134,33 +129,14 @@ pub(super) fn trust_anchor(
     }
 }
 
-pub(super) fn plaintext_exception(
-    mut section: Section<'_>,
-    today: NaiveDate,
-) -> Option<PlaintextException> {
-    let reason = section.required_text("reason", "why the server can't use TLS");
-    let approver = section.required_text("approver", "who accepted the risk");
-    let expires = section.required_text("expires", "a day, such as \"2027-06-30\"");
-    let expires = expires.and_then(|text| match text.parse::<NaiveDate>() {
-        Ok(day) if day < today => {
-            section.fault(
-                "expires",
-                format!("the exception ended on {day}; move the server to TLS or have a new one approved"),
-            );
-            None
-        }
-        Ok(day) => Some(day),
-        Err(_) => {
-            section.fault("expires", format!("{text:?} is not a day such as \"2027-06-30\""));
-            None
-        }
-    });
-    section.finish();
-    Some(PlaintextException {
-        reason: reason?.to_owned(),
-        approver: approver?.to_owned(),
-        expires: expires?,
-    })
+/// A dated permission to send in clear.
+pub(super) fn plaintext_exception(section: Section<'_>, today: NaiveDate) -> Option<Exception> {
+    exception(
+        section,
+        "why the server can't use TLS",
+        "move the server to TLS",
+        today,
+    )
 }
 
 pub(super) fn password(section: &mut Section<'_>, is_required: bool) -> Option<Secret> {
