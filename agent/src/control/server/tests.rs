@@ -406,6 +406,8 @@ async fn the_connection_that_asked_can_not_confirm_and_a_new_one_can() {
             .header("host", "agent")
             .body(Full::new(Bytes::from(body)))
             .unwrap();
+        // The second request has to wait until the connection has put the first one away.
+        sender.ready().await.unwrap();
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status().as_u16(), status, "{path}");
         response.into_body().collect().await.unwrap();
