@@ -3,6 +3,7 @@
 //! An unknown name, a disabled account and a wrong factor cost the same checks, get the same answers, and are told after
 //! the same time.
 
+mod authenticator;
 mod checks;
 pub mod enrolment;
 mod exchange;
@@ -11,253 +12,34 @@ mod sessions;
 mod trust;
 mod windows;
 
+pub use authenticator::{Authenticator, Clock, Grants, LookupError, Settings};
 pub use record::AuditLog;
 pub use sessions::Withdrawal;
 
 use std::{
-    fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use portcullis_journal::{AccountKind, AppendError, Event, SessionId};
 use ssh_key::{Algorithm, Certificate, PublicKey};
-use tokio::sync::watch;
 
-use self::{checks::Checked, windows::Windows};
+use self::{
+    authenticator::{Rules, Shared},
+    checks::Checked,
+};
 use super::{
     Authenticated, Factor, Method, Secret, Step,
     certificate::CertificateFacts,
-    flow::{Decision, Evidence, Flow, FlowRules, Verdict},
-    password::{Hasher, PasswordError, PasswordPolicy},
-    throttle::{Mistake, Throttles},
-    trust::Trust,
-    turns::Turns,
+    flow::{Decision, Evidence, Flow, Verdict},
+    throttle::Mistake,
 };
-use crate::{
-    accounts::{Accounts, AccountsError, admission::AccountDefaults},
-    allowance::AccountLimits,
-    allowlist::Allowlist,
-    metrics,
-    policy::Mount,
-};
+use crate::{accounts::admission::AccountDefaults, metrics};
 
 /// Requests of one connection, also those that are no failures: key offers, rounds of keyboard-interactive. A client with
 /// a full agent and both prompts needs some twenty.
 const REQUESTS_MAX: u32 = 64;
-/// Argon2id takes one core for some tens of milliseconds, so that more hashes than processors only wait for each other, and
-/// 19 MiB.
-const HASHES_AT_ONCE_MAX: usize = 8;
-
-/// The present time, for codes and for policies that run out.
-#[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
-
-impl Clock {
-    /// The system's clock.
-    pub fn system() -> Self {
-        Self::new(Utc::now)
-    }
-
-    pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-
-    fn now(&self) -> DateTime<Utc> {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
-    }
-}
-
-/// How an [`Authenticator`] behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Failures of one connection before it ends.
-    pub max_failures: u32,
-    /// No failure is told earlier than this after its request; it has to exceed the time of a password check.
-    pub failure_floor: Duration,
-    /// Up to so much more, at random.
-    pub failure_jitter: Duration,
-    pub flow: FlowRules,
-    /// What sources pay for failures.
-    pub throttles: Throttles,
-    pub passwords: PasswordPolicy,
-    pub clock: Clock,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            max_failures: 6,
-            failure_floor: Duration::from_millis(250),
-            failure_jitter: Duration::from_millis(50),
-            flow: FlowRules::default(),
-            throttles: Throttles::default(),
-            passwords: PasswordPolicy::default(),
-            clock: Clock::system(),
-        }
-    }
-}
-
-/// Authenticates connections of the gateway. Clones share everything; those made by
-/// [`reconfigured`](Authenticator::reconfigured) everything but their rules.
-#[derive(Debug, Clone)]
-pub struct Authenticator {
-    shared: Arc<Shared>,
-    rules: Arc<Rules>,
-    defaults: AccountDefaults,
-}
-
-#[derive(Debug)]
-struct Shared {
-    accounts: Accounts,
-    passwords: PasswordPolicy,
-    hasher: Hasher,
-    hashes: Turns,
-    log: Box<dyn AuditLog>,
-    failure_floor: Duration,
-    failure_jitter: Duration,
-    throttles: Throttles,
-    clock: Clock,
-    changes: watch::Sender<u64>,
-    windows: Mutex<Windows>,
-    trust: watch::Sender<Arc<Trust>>,
-    /// Where accounts may be used from; `None` until it was read.
-    allowlist: watch::Sender<Option<Arc<Allowlist>>>,
-}
-
-/// What a reload may change. A connection keeps those under which it began.
-#[derive(Debug)]
-struct Rules {
-    max_failures: u32,
-    flow: FlowRules,
-}
-
-/// What an account is given at its login.
-#[derive(Debug)]
-pub struct Grants {
-    pub mounts: Vec<Mount>,
-    pub limits: AccountLimits,
-}
-
-/// Why the accounts could not be asked.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LookupError {
-    #[error(transparent)]
-    Accounts(#[from] AccountsError),
-    #[error("the task that reads the account database ended")]
-    Interrupted(#[from] tokio::task::JoinError),
-}
-
-impl Authenticator {
-    /// # Errors
-    /// If the system has no randomness.
-    pub fn new(
-        accounts: Accounts,
-        log: impl AuditLog + 'static,
-        settings: Settings,
-    ) -> Result<Self, PasswordError> {
-        let hasher = Hasher::with_cost(settings.passwords.cost)?;
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            shared: Arc::new(Shared {
-                accounts,
-                passwords: settings.passwords,
-                hasher,
-                hashes: Turns::new(processors.min(HASHES_AT_ONCE_MAX)),
-                log: Box::new(log),
-                failure_floor: settings.failure_floor,
-                failure_jitter: settings.failure_jitter,
-                throttles: settings.throttles,
-                clock: settings.clock,
-                changes: watch::Sender::new(0),
-                windows: Mutex::default(),
-                trust: watch::Sender::default(),
-                allowlist: watch::Sender::new(None),
-            }),
-            rules: Arc::new(Rules {
-                max_failures: settings.max_failures,
-                flow: settings.flow,
-            }),
-            defaults: AccountDefaults::default(),
-        })
-    }
-
-    /// The same with other defaults of accounts, for connections that begin from now on.
-    #[must_use]
-    pub fn with_account_defaults(self, defaults: AccountDefaults) -> Self {
-        Self { defaults, ..self }
-    }
-
-    /// The same with other rules, for connections that begin from now on.
-    #[must_use]
-    pub fn reconfigured(&self, max_failures: u32, flow: FlowRules) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            rules: Arc::new(Rules { max_failures, flow }),
-            defaults: self.defaults,
-        }
-    }
-
-    /// What sources pay for failures.
-    pub fn throttles(&self) -> &Throttles {
-        &self.shared.throttles
-    }
-
-    /// Where accounts may be used from, as far as it was read. Needs [`Self::follow_changes`] to run.
-    pub fn allowlist(&self) -> watch::Receiver<Option<Arc<Allowlist>>> {
-        self.shared.allowlist.subscribe()
-    }
-
-    /// Begins the authentication of one connection. When the result is dropped, the connection has ended.
-    pub fn attempt(&self, source: SocketAddr, session: SessionId) -> Attempt {
-        Attempt {
-            shared: Arc::clone(&self.shared),
-            rules: Arc::clone(&self.rules),
-            defaults: self.defaults,
-            source,
-            session,
-            flow: Flow::new(self.rules.flow),
-            user: String::new(),
-            requests: 0,
-            steps: 0,
-            failures: 0,
-            wrong_keys: 0,
-            guesses: 0,
-            is_penalised: false,
-            ended: false,
-        }
-    }
-
-    /// The mounts and limits of a user who is in; notes the login.
-    ///
-    /// # Errors
-    /// If the database can't be read or written.
-    pub async fn grants(&self, user: &Authenticated) -> Result<Grants, LookupError> {
-        let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
-        let (now, defaults) = (self.shared.clock.now(), self.defaults);
-        let grants = tokio::task::spawn_blocking(move || -> Result<_, AccountsError> {
-            accounts.note_login(uid, now)?;
-            let limits = accounts.limits(uid)?;
-            Ok(Grants {
-                mounts: accounts.mounts(uid)?,
-                limits: AccountLimits {
-                    sessions: limits.sessions.or(defaults.sessions),
-                    ..limits
-                },
-            })
-        });
-        Ok(grants.await??)
-    }
-}
 
 /// The authentication of one connection.
 #[derive(Debug)]

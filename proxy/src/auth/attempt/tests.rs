@@ -16,7 +16,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
-use chrono::TimeZone as _;
+use chrono::{DateTime, TimeZone as _, Utc};
 use futures_util::future::BoxFuture;
 use portcullis_journal::{AccountKind, EventKind, Verdict};
 use ssh_key::HashAlg;
@@ -24,11 +24,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    accounts::AccountName,
+    accounts::{AccountName, Accounts},
     auth::{
-        flow::{FactorPolicy, UserId},
+        flow::{FactorPolicy, FlowRules, UserId},
+        password::Hasher,
         public_key::{self, samples},
-        throttle::ThrottleConfig,
+        throttle::{ThrottleConfig, Throttles},
         totp,
     },
     exception::Exception,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::auth::attempt::sessions::withdrawal;
+use crate::auth::attempt::windows::Windows;
 
 const ELSEWHERE: &str = "192.0.2.8:40000";
 const MAPPED: &str = "[::ffff:192.0.2.7]:40000";
