@@ -2,7 +2,8 @@
 //!
 //! [`listener`] accepts within [`limits`] and gives each connection to one of the [`workers`], [`connection`] owns one connection
 //! and its timers, [`handler`] translates the library's callbacks, [`subsystem`] joins a channel to the SFTP engine, [`stream`] is
-//! the socket under the library, [`terms`] what the configuration gives to connections.
+//! the socket under the library, [`overheard`] what the library tells its log alone, [`terms`] what the configuration gives to
+//! connections.
 
 mod algorithms;
 mod connection;
@@ -11,6 +12,7 @@ mod handler;
 pub mod limits;
 pub mod listener;
 mod negotiation;
+mod overheard;
 mod record;
 mod stream;
 mod subsystem;
@@ -20,5 +22,6 @@ mod workers;
 
 pub use algorithms::UnknownAlgorithm;
 pub use listener::{ListenError, Server, bind};
+pub use overheard::listen as listen_to_library;
 pub(crate) use stream::Stream;
 pub use terms::Terms;

@@ -170,6 +170,18 @@ impl Attempt {
         }
     }
 
+    /// Requests that the SSH library refused by itself, `keys` of them with a key: they have failed like any other, and are on
+    /// record.
+    pub fn refused_elsewhere(&mut self, user: &str, requests: u32, keys: u32) {
+        if self.requests == 0 {
+            user.clone_into(&mut self.user);
+        }
+        self.requests = self.requests.saturating_add(requests);
+        self.steps = self.steps.saturating_add(requests);
+        self.failures = self.failures.saturating_add(requests);
+        self.wrong_keys = self.wrong_keys.saturating_add(keys);
+    }
+
     fn asked<'a>(
         &self,
         user: &'a str,

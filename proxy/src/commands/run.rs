@@ -3,15 +3,13 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use tracing::{Level, Metadata};
-use tracing_subscriber::{
-    EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use tracing::{Level, Metadata, subscriber::set_global_default};
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _};
 
 use crate::{
     cli::{LogFormat, RunArgs},
     config::Config,
-    daemon,
+    daemon, ssh,
 };
 
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
@@ -33,27 +31,28 @@ fn log_to_stderr(arguments: &RunArgs) -> anyhow::Result<()> {
         .with(filter)
         .with(filter_fn(shows_no_password));
     match arguments.log_format {
-        LogFormat::Json => registry
-            .with(fmt::layer().json().with_writer(std::io::stderr))
-            .init(),
+        LogFormat::Json => {
+            set_global_default(registry.with(fmt::layer().json().with_writer(std::io::stderr)))
+        }
         // systemd's journal has its own clock and no colours.
-        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => registry
-            .with(
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => set_global_default(
+            registry.with(
                 fmt::layer()
                     .without_time()
                     .with_ansi(false)
                     .with_writer(std::io::stderr),
-            )
-            .init(),
-        LogFormat::Text => registry
-            .with(
+            ),
+        ),
+        LogFormat::Text => set_global_default(
+            registry.with(
                 fmt::layer()
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_writer(std::io::stderr),
-            )
-            .init(),
+            ),
+        ),
     }
-    Ok(())
+    .context("begin the log")?;
+    ssh::listen_to_library().context("listen to the SSH library's log")
 }
 
 /// The FTP library prints every command at TRACE, PASS among them. No log filter brings that out.

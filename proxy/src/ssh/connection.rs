@@ -24,6 +24,7 @@ use super::{
     handler::{Handler, State},
     limits::{Slot, UnauthenticatedSlot},
     negotiation::{Observed, Tap},
+    overheard::Overheard,
     record::Recorder,
     stream::{Meter, Stream},
     terms::{Terms, Timers},
@@ -94,6 +95,7 @@ pub(super) async fn serve(
         Arc::clone(&meter),
         begun,
     ));
+    let overheard = Overheard::new(Arc::clone(&recorder));
     // One notice of the login, one of the end: both fit, so that the callbacks never wait for this task.
     let (notices, inbox) = mpsc::channel(2);
     let handler = Handler {
@@ -105,17 +107,19 @@ pub(super) async fn serve(
         channels_end: channels_end.clone(),
         channels: channels.clone(),
         meter: Arc::clone(&meter),
+        overheard: Arc::clone(&overheard),
         proven: unauthenticated.proven(),
         state: State::Authenticating,
         refusals: 0,
     };
-    let stream = Stream::new(socket, tap, meter, cut.clone());
+    let stream = Stream::new(socket, tap, meter, cut.clone()).overheard_by(Arc::clone(&overheard));
     let mut connection = Connection {
         services: &services,
         timers: terms.timers,
         terms,
         updates,
         observed,
+        overheard,
         conflict: None,
         begun,
         inbox,
@@ -145,11 +149,7 @@ pub(super) async fn serve(
             .await;
     }
     metrics::connection_closed(reason.code());
-    let conflict = connection.conflict.as_ref();
-    let changed = conflict
-        .filter(|_| reason == CloseReason::Reload)
-        .and_then(|conflict| conflict.key.as_deref());
-    let closed = recorder.closed(reason.code(), changed, Instant::now());
+    let closed = recorder.closed(reason.code(), connection.detail(reason), Instant::now());
     if let Err(error) = closed.await {
         tracing::error!(%source, %error, "the end of a connection is not on record");
     }
@@ -193,6 +193,7 @@ struct Connection<'a> {
     /// Of the terms in force.
     timers: Timers,
     observed: Arc<Observed>,
+    overheard: Arc<Overheard>,
     conflict: Option<Conflict>,
     begun: Instant,
     inbox: mpsc::Receiver<Notice>,
@@ -237,6 +238,7 @@ impl Connection<'_> {
                 services,
                 terms,
                 updates,
+                overheard,
                 conflict,
                 inbox,
                 stage,
@@ -245,6 +247,9 @@ impl Connection<'_> {
             tokio::select! {
                 result = session => {
                     *running = None;
+                    if overheard.is_over() {
+                        return CloseReason::UnexpectedMessage(overheard.unexpected().await);
+                    }
                     // A notice may have come just before.
                     if let Ok(Notice::End(reason) | Notice::Done(reason)) = inbox.try_recv() {
                         return reason;
@@ -278,6 +283,7 @@ impl Connection<'_> {
                         return reason;
                     }
                 }
+                number = overheard.unexpected() => return CloseReason::UnexpectedMessage(number),
                 () = stage.lost() => return CloseReason::GaveWay,
                 reason = stage.revoked(&terms.authenticator) => return reason,
                 reason = stage.uncontrolled(&terms.authenticator) => return reason,
@@ -323,6 +329,17 @@ impl Connection<'_> {
                 cut_at: cut_at.unwrap_or_else(|| now + terms.timers.reload_grace),
             }
         });
+    }
+
+    /// What the record of the end says beside its reason.
+    fn detail(&self, reason: CloseReason) -> Option<(&'static str, serde_json::Value)> {
+        match (reason, &self.conflict) {
+            (CloseReason::UnexpectedMessage(number), _) => Some(("message", number.into())),
+            (CloseReason::Reload, Some(Conflict { key: Some(key), .. })) => {
+                Some(("changed", key.as_str().into()))
+            }
+            _ => None,
+        }
     }
 
     /// When to look at the timers next.

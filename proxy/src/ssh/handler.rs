@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connection::{CloseReason, FAREWELL, Notice, Services},
+    overheard::Overheard,
     record::Recorder,
     stream::Meter,
 };
@@ -70,6 +71,8 @@ pub(super) struct Handler {
     pub(super) channels: TaskTracker,
     /// Of the socket.
     pub(super) meter: Arc<Meter>,
+    /// What the library tells its log alone.
+    pub(super) overheard: Arc<Overheard>,
     /// To be set once a factor was shown.
     pub(super) proven: Arc<AtomicBool>,
     pub(super) state: State,
@@ -101,8 +104,23 @@ impl Handler {
     }
 
     /// False once the connection is authenticated or ending: what comes then is not looked at.
-    fn may_try(&self) -> bool {
-        matches!(self.state, State::Authenticating)
+    fn may_try(&mut self) -> bool {
+        self.count_refused();
+        matches!(self.state, State::Authenticating) && !self.overheard.is_over()
+    }
+
+    /// Counts the requests that the library refused by itself.
+    fn count_refused(&mut self) {
+        if let Some(refused) = self.overheard.take_refused() {
+            self.attempt
+                .refused_elsewhere(&refused.user, refused.requests, refused.keys);
+        }
+    }
+
+    /// The answer to a request that is not looked at.
+    fn nothing(&self) -> Auth {
+        self.overheard.decided();
+        login::nothing()
     }
 
     fn end(&mut self, reason: CloseReason) {
@@ -147,6 +165,12 @@ impl Handler {
     }
 }
 
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.count_refused();
+    }
+}
+
 impl server::Handler for Handler {
     type Error = HandlerError;
 
@@ -161,7 +185,7 @@ impl server::Handler for Handler {
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let step = Self::unless_cut(&self.cut, self.attempt.none(user)).await?;
         self.answer("none", step).await
@@ -169,7 +193,7 @@ impl server::Handler for Handler {
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let tried = self.attempt.password(user, Secret::from(password));
         let step = Self::unless_cut(&self.cut, tried).await?;
@@ -182,12 +206,15 @@ impl server::Handler for Handler {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let offered = self
             .attempt
             .public_key_offered(user, offer.algorithm, offer.public_key);
-        match Self::unless_cut(&self.cut, offered).await? {
+        let offered = Self::unless_cut(&self.cut, offered).await?;
+        // The library may judge the signature next.
+        self.overheard.attend();
+        match offered {
             None => Ok(Auth::Accept),
             Some(step) => self.answer("publickey", step).await,
         }
@@ -199,7 +226,7 @@ impl server::Handler for Handler {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let verified = self
             .attempt
@@ -214,7 +241,7 @@ impl server::Handler for Handler {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let verified = self.attempt.certificate_verified(user, certificate);
         let step = Self::unless_cut(&self.cut, verified).await?;
@@ -233,7 +260,7 @@ impl server::Handler for Handler {
                 .collect()
         });
         if !self.may_try() {
-            return Ok(login::nothing());
+            return Ok(self.nothing());
         }
         let asked = self.attempt.keyboard_interactive(user, answers);
         let step = Self::unless_cut(&self.cut, asked).await?;

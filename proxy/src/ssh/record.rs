@@ -19,6 +19,8 @@ use crate::{auth::Authenticated, metrics};
 
 /// Longest part of a client's text that goes into a record, in bytes.
 const LONGEST_TEXT: usize = 1024;
+/// Longest name of a user or method that the SSH library refused, in bytes.
+const LONGEST_NAME: usize = 128;
 
 /// Writes the records of one connection.
 #[derive(Debug)]
@@ -108,12 +110,31 @@ impl Recorder {
         drop(self.journal.append_soon(event));
     }
 
-    /// `conn.close`. A connection that ended before its `conn.open` says here what is known of it. `changed` is the key of
-    /// the configuration on account of which a reload ended it.
+    /// `auth.step` of a request that the SSH library refused without asking a callback, on its way when this returns. `user` and
+    /// `method` are as the client has them.
+    pub(super) fn request_refused(&self, user: &str, method: &str, reason: &'static str) {
+        let mut event = self.event(EventKind::AuthStep);
+        event.outcome = Some(Verdict::Failure);
+        event.reason = Some(reason.to_owned());
+        event.user = Some(Actor {
+            uid: None,
+            name: cut(user, LONGEST_NAME).to_owned(),
+            kind: None,
+        });
+        let method = untrusted(cut(method, LONGEST_NAME).as_bytes());
+        event.body.insert("method".to_owned(), method);
+        // The gateway sees neither the key nor the certificate.
+        event.body.insert("refused_by".to_owned(), "library".into());
+        drop(self.journal.append_soon(event));
+    }
+
+    /// `conn.close`. A connection that ended before its `conn.open` says here what is known of it. `detail` is a field that
+    /// the reason has: `changed`, the key of the configuration on account of which a reload ended it, or `message`, the number
+    /// of one that had no place where it came.
     pub(super) async fn closed(
         &self,
         reason: &'static str,
-        changed: Option<&str>,
+        detail: Option<(&'static str, Value)>,
         now: Instant,
     ) -> Result<(), AppendError> {
         let mut event = self.event(EventKind::ConnectionClose);
@@ -129,8 +150,8 @@ impl Recorder {
         }
         let body = &mut event.body;
         body.insert("close_reason".to_owned(), reason.into());
-        if let Some(changed) = changed {
-            body.insert("changed".to_owned(), changed.into());
+        if let Some((field, value)) = detail {
+            body.insert(field.to_owned(), value);
         }
         body.insert("bytes_in".to_owned(), self.meter.received().into());
         body.insert("bytes_out".to_owned(), self.meter.sent().into());
@@ -178,6 +199,11 @@ impl Recorder {
         }
         body
     }
+}
+
+fn cut(text: &str, longest: usize) -> &str {
+    let end = text.floor_char_boundary(longest);
+    text.get(..end).unwrap_or_default()
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{negotiation::Tap, unsent::Unsent};
+use super::{negotiation::Tap, overheard::Overheard, unsent::Unsent};
 
 /// Bytes read at once: without it each packet costs two system calls.
 const READ_AHEAD: usize = 64 * 1024;
@@ -72,6 +72,8 @@ pub(crate) struct Stream {
     tap: Option<Box<Tap>>,
     meter: Arc<Meter>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Of a client's connection.
+    overheard: Option<Arc<Overheard>>,
 }
 
 impl Stream {
@@ -91,7 +93,14 @@ impl Stream {
             tap: Some(Box::new(tap)),
             meter,
             cut: Box::pin(cut.cancelled_owned()),
+            overheard: None,
         }
+    }
+
+    /// What the library logs while it works on this socket is about the connection of `overheard`.
+    pub(super) fn overheard_by(mut self, overheard: Arc<Overheard>) -> Self {
+        self.overheard = Some(overheard);
+        self
     }
 
     /// The gateway's own connection to a server.
@@ -102,6 +111,9 @@ impl Stream {
     }
 
     fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(overheard) = &self.overheard {
+            overheard.attend();
+        }
         if self.cut.as_mut().poll(cx).is_ready() {
             Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
@@ -166,6 +178,9 @@ impl Drop for Stream {
     /// A channel that waits for room must find out that the connection is gone.
     fn drop(&mut self) {
         self.meter.is_full.send_replace(false);
+        if let Some(overheard) = &self.overheard {
+            overheard.leave();
+        }
     }
 }
 

@@ -190,12 +190,11 @@ fn who_only_keeps_the_line_busy_is_cut_when_the_login_took_too_long() -> Result<
     })
 }
 
-/// After the key exchange and before any login: opens a channel, and lets keepalives drip until the server has enough.
+/// After the key exchange and before any login: opens a channel.
 const OPEN_BEFORE_LOGIN: &str = r#"
 import sys, time, paramiko
 transport = paramiko.Transport((sys.argv[1], int(sys.argv[2])))
 transport.start_client(timeout=20)
-transport.set_keepalive(1)
 begun = time.monotonic()
 try:
     transport.open_session(timeout=60)
@@ -205,8 +204,8 @@ except (paramiko.SSHException, EOFError):
 "#;
 
 #[test]
-fn before_the_login_no_channel_opens_and_keepalives_do_not_stretch_the_grace() -> Result<()> {
-    let (proxy, _storage) = gateway(&[("login_grace_seconds", "4")])?;
+fn before_the_login_no_channel_opens_and_who_tries_is_cut() -> Result<()> {
+    let (proxy, _storage) = gateway(&[])?;
     let output = finish_within(
         Command::new(locate::python_tool("python")?)
             .args(["-c", OPEN_BEFORE_LOGIN])
@@ -216,7 +215,8 @@ fn before_the_login_no_channel_opens_and_keepalives_do_not_stretch_the_grace() -
     )?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(printed.starts_with("refused after"), "{printed}{output:?}");
-    let closed = wait_for_record(&proxy, "conn.close", "login_grace")?;
+    let closed = wait_for_record(&proxy, "conn.close", "unexpected_message")?;
+    ensure!(closed["body"]["message"] == 90, "{closed}");
     let session = closed.get("session_id").context("a session")?;
     let events: Vec<_> = proxy
         .records()?

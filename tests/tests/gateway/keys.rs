@@ -281,6 +281,34 @@ fn certificates_that_break_a_rule_are_refused_with_the_rule_on_record() -> Resul
 }
 
 #[test]
+fn a_certificate_out_of_its_dates_is_refused_and_on_record() -> Result<()> {
+    let (proxy, alice, _storage) = gateway()?;
+    let office = Office::open(&proxy)?;
+    let mut alice = office.with_laptop(&alice);
+    let past = office.certify("past", &["-n", "alice", "-V", "-2h:-1h"])?;
+    let future = office.certify("future", &["-n", "alice", "-V", "+1h:+2h"])?;
+    ensure!(!logs_in(&proxy, &mut alice, &[past, future])?);
+    let reasons = |proxy: &Proxy| -> Result<Vec<String>> {
+        let records = proxy.records()?;
+        let steps = records.iter().filter(|record| {
+            text(record, "event") == "auth.step" && body(record, "refused_by") == "library"
+        });
+        Ok(steps
+            .map(|step| format!("{} {}", step["user"]["name"], text(step, "reason")))
+            .collect())
+    };
+    ensure!(
+        reasons(&proxy)? == [r#""alice" certificate_dates"#; 2],
+        "{:?}",
+        reasons(&proxy)?
+    );
+    let today = office.certify("today", &["-n", "alice", "-V", "+1h"])?;
+    ensure!(logs_in(&proxy, &mut alice, &[today])?, "within its dates");
+    ensure!(reasons(&proxy)?.len() == 2, "{:?}", reasons(&proxy)?);
+    Ok(())
+}
+
+#[test]
 fn a_source_that_is_taken_from_a_key_cuts_its_upload_which_is_on_record_and_never_published()
 -> Result<()> {
     let (proxy, mut alice, storage) = gateway()?;

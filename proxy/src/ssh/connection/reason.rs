@@ -17,6 +17,8 @@ pub(in crate::ssh) enum CloseReason {
     Client,
     /// The client or the network broke off, or broke the protocol.
     Broken,
+    /// The client sent a message that has no place where it came; its number.
+    UnexpectedMessage(u8),
     /// The library's task panicked.
     Panicked,
     LoginGrace,
@@ -52,6 +54,7 @@ impl CloseReason {
         match self {
             Self::Client => "client",
             Self::Broken => "broken",
+            Self::UnexpectedMessage(_) => "unexpected_message",
             Self::Panicked => "panicked",
             Self::LoginGrace => "login_grace",
             Self::GaveWay => "gave_way",
@@ -78,7 +81,9 @@ impl CloseReason {
     /// What the source pays for it, where nobody logged in. Wrong answers were charged one by one.
     pub(super) fn loss(self) -> Option<Loss> {
         match self {
-            Self::Client | Self::Broken | Self::GaveWay => Some(Loss::NoAuth),
+            Self::Client | Self::Broken | Self::UnexpectedMessage(_) | Self::GaveWay => {
+                Some(Loss::NoAuth)
+            }
             Self::LoginGrace => Some(Loss::Grace),
             Self::Panicked => Some(Loss::Crash),
             Self::TooManyFailures
@@ -107,6 +112,7 @@ impl CloseReason {
             Self::AccountsUnavailable => {
                 Some((Disconnect::ServiceNotAvailable, "Service not available"))
             }
+            Self::UnexpectedMessage(_) => Some((Disconnect::ProtocolError, "Unexpected message")),
             Self::LoginGrace => Some((Disconnect::ByApplication, "Login took too long")),
             Self::TooManyFailures => Some((
                 Disconnect::NoMoreAuthMethodsAvailable,

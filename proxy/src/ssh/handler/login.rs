@@ -22,9 +22,11 @@ impl Handler {
         method: &'static str,
         step: Step,
     ) -> Result<Auth, HandlerError> {
+        self.overheard.decided();
         match step {
             Step::Accepted(user) => {
                 if self.accept(user).await? {
+                    self.overheard.logged_in();
                     metrics::authentication(method, "accepted");
                     Ok(Auth::Accept)
                 } else {
@@ -35,6 +37,7 @@ impl Handler {
             }
             Step::Enrol(user) => {
                 self.enrol(user).await?;
+                self.overheard.logged_in();
                 metrics::authentication(method, "enrolling");
                 Ok(Auth::Accept)
             }
@@ -43,15 +46,18 @@ impl Handler {
                 metrics::authentication(method, "partial");
                 Ok(reject(&methods, true))
             }
-            Step::Ask { prompts } => Ok(Auth::Partial {
-                name: Cow::Borrowed(""),
-                instructions: Cow::Borrowed(""),
-                prompts: prompts
-                    .into_iter()
-                    .map(|prompt| (Cow::Owned(prompt.text), prompt.echo))
-                    .collect::<Vec<_>>()
-                    .into(),
-            }),
+            Step::Ask { prompts } => {
+                self.overheard.prompted();
+                Ok(Auth::Partial {
+                    name: Cow::Borrowed(""),
+                    instructions: Cow::Borrowed(""),
+                    prompts: prompts
+                        .into_iter()
+                        .map(|prompt| (Cow::Owned(prompt.text), prompt.echo))
+                        .collect::<Vec<_>>()
+                        .into(),
+                })
+            }
             Step::Rejected { methods, delay } => {
                 metrics::authentication(method, "rejected");
                 Self::unless_cut(&self.cut, time::sleep(delay)).await?;

@@ -1,6 +1,13 @@
 //! Signatures over something else, by somebody else, or used before; and keys that are none.
 
+use std::fs;
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use portcullis_tests::files;
+use portcullis_tests::process::succeed;
 use portcullis_tests::raw_ssh::{
     Heard, Message, Transport, UserKey, is_failure, is_partial_success, number,
 };
@@ -92,6 +99,116 @@ fn a_signature_over_anything_else_is_none() -> Result<()> {
     Ok(())
 }
 
+/// The library refuses these without asking the gateway.
+#[test]
+fn what_the_library_refuses_by_itself_is_on_record_with_its_reason() -> Result<()> {
+    let target = Target::shared()?;
+    let bob = &target.bob;
+    let key = UserKey::read(&bob.key)?;
+    let name = bob.name.as_str();
+    let unsigned = key.unsigned(name);
+    let named = |algorithm: &str| {
+        Message::request(name, "publickey")
+            .byte(1)
+            .string(algorithm)
+            .string(key.blob())
+    };
+    let certificate = Message::request(name, "publickey")
+        .byte(0)
+        .string("ssh-ed25519-cert-v01@openssh.com")
+        .string(forged_certificate(&target)?);
+    let change = Message::request(name, "password")
+        .byte(1)
+        .string(&bob.password)
+        .string("another-Secret-2026");
+    let cases = [
+        (
+            "publickey",
+            "bad_signature",
+            unsigned.clone().string(key.signature(&[0; 32], &unsigned)),
+        ),
+        (
+            "publickey",
+            "signature_algorithm",
+            named("rsa-sha2-512").string(key.signature(&[0; 32], &unsigned)),
+        ),
+        ("publickey", "certificate_bad_signature", certificate),
+        ("password", "password_change", change),
+        (
+            "hostbased",
+            "unknown_method",
+            Message::request(name, "hostbased"),
+        ),
+    ];
+    for (method, reason, message) in cases {
+        let story = refused(&target, |_| Ok(message))?;
+        let [step] = story.events("auth.step")[..] else {
+            anyhow::bail!("{reason}: {:#?}", story.0);
+        };
+        ensure!(step["reason"] == reason, "{reason}: {step}");
+        ensure!(step["outcome"] == "failure", "{step}");
+        ensure!(step["user"]["name"] == name, "{step}");
+        ensure!(step["body"]["method"] == method, "{step}");
+        ensure!(step["body"]["refused_by"] == "library", "{step}");
+        let [result] = story.events("auth.result")[..] else {
+            anyhow::bail!("{reason}: {:#?}", story.0);
+        };
+        ensure!(result["body"]["fail_count"] == 1, "{result}");
+    }
+    // The nearest case that is allowed: the gateway judges it, and it is on record once.
+    let mut transport = target.ready()?;
+    let source = transport.local_address()?;
+    let request = key.request(transport.session_id()?, name);
+    ensure!(is_partial_success(&transport.ask(&request)?));
+    drop(transport);
+    let story = target.nobody_got_in(source)?;
+    let [step] = story.events("auth.step")[..] else {
+        anyhow::bail!("{:#?}", story.0);
+    };
+    ensure!(step["outcome"] == "success", "{step}");
+    ensure!(step["body"]["refused_by"].is_null(), "{step}");
+    Ok(())
+}
+
+/// A user certificate for Bob's key in which one bit of the authority's signature is wrong.
+fn forged_certificate(target: &Target) -> Result<Vec<u8>> {
+    let folder = files::folder("forged")?;
+    let authority = files::ssh_key(folder.path(), "authority")?;
+    let public = folder.path().join("bob.pub");
+    fs::copy(target.bob.key.with_extension("pub"), &public)?;
+    succeed(
+        Command::new("ssh-keygen")
+            .args(["-q", "-I", "bob", "-n", "bob", "-V", "+1h", "-s"])
+            .args([&authority, &public]),
+    )?;
+    let text = fs::read_to_string(folder.path().join("bob-cert.pub"))?;
+    let blob = text
+        .split(' ')
+        .nth(1)
+        .context("a certificate is one line")?;
+    let mut blob = STANDARD.decode(blob)?;
+    *blob.last_mut().context("it is not empty")? ^= 1;
+    Ok(blob)
+}
+
+/// More refusals than an account's connection may have failures end it.
+#[test]
+fn who_is_refused_by_the_library_again_and_again_is_cut() -> Result<()> {
+    let target = Target::shared()?;
+    let name = &target.bob.name;
+    let mut transport = target.ready()?;
+    let source = transport.local_address()?;
+    for _ in 0..6 {
+        let answer = transport.ask(&Message::request(name, "hostbased"))?;
+        ensure!(is_failure(&answer), "{answer:?}");
+    }
+    transport.send(&Message::none(name))?;
+    transport.hear_to_the_end()?;
+    let story = target.nobody_got_in(source)?;
+    ensure!(story.close_reason()? == "too_many_failures", "{story:?}");
+    Ok(())
+}
+
 #[test]
 fn a_signature_has_its_own_form() -> Result<()> {
     let target = Target::shared()?;
@@ -130,7 +247,6 @@ fn a_key_that_is_only_offered_opens_nothing() -> Result<()> {
         answer.first() == Some(&number::USERAUTH_PK_OK),
         "{answer:?}"
     );
-    transport.send(&Message::open_session())?;
     // The password is a first factor as if no key had been offered.
     let answer = transport.ask(&Message::password(&bob.name, &bob.password))?;
     ensure!(is_partial_success(&answer), "{answer:?}");

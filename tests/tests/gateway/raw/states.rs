@@ -68,9 +68,6 @@ enum Reaction {
 }
 
 /// The table: what is allowed to each message at each state. All that it does not name ends the connection.
-///
-/// Under keys, the library drops what it does not expect instead of ending the connection (RFC 4252 section 6, RFC 4253
-/// section 11.4 asks for UNIMPLEMENTED). The proxy never sees these messages; what they must not do is change anything.
 fn reaction(state: State, message: u8) -> Reaction {
     use Reaction::{Ends, Nothing, Says};
     use State::{
@@ -95,18 +92,19 @@ fn reaction(state: State, message: u8) -> Reaction {
             }
         }
         // New keys are in the making: transport messages may come, no others (RFC 4253 section 7.1).
-        Rekeying => match message {
-            number::KEXINIT | number::NEWKEYS | 30..=34 => Ends,
-            number::USERAUTH_REQUEST.. => Ends,
-            0..number::USERAUTH_REQUEST => Nothing,
-        },
+        Rekeying => {
+            if says_nothing {
+                Nothing
+            } else {
+                Ends
+            }
+        }
         Encrypted | Authenticating | FirstFactor | Prompted | LoggedIn => {
             match (state, message) {
                 (_, number::KEXINIT) => Says(number::KEXINIT),
                 (Encrypted, number::SERVICE_REQUEST) => Says(number::SERVICE_ACCEPT),
-                // The method `none`, and answers that nobody asked for or that are wrong.
-                (Authenticating | FirstFactor | Prompted, number::USERAUTH_REQUEST)
-                | (Authenticating | FirstFactor, number::USERAUTH_INFO_RESPONSE) => {
+                // The method `none`.
+                (Authenticating | FirstFactor | Prompted, number::USERAUTH_REQUEST) => {
                     Says(number::USERAUTH_FAILURE)
                 }
                 // A wrong password is told after the code.
@@ -115,7 +113,18 @@ fn reaction(state: State, message: u8) -> Reaction {
                 (LoggedIn, number::CHANNEL_OPEN_CONFIRMATION) => Ends,
                 (LoggedIn, number::GLOBAL_REQUEST) => Says(number::REQUEST_FAILURE),
                 (LoggedIn, number::CHANNEL_OPEN) => Says(number::CHANNEL_OPEN_CONFIRMATION),
-                _ => Nothing,
+                (Encrypted, number::EXT_INFO) => Nothing,
+                // Requests that come too late, and messages about channels that are not there.
+                (
+                    LoggedIn,
+                    number::EXT_INFO
+                    | number::USERAUTH_REQUEST
+                    | number::REQUEST_SUCCESS
+                    | number::REQUEST_FAILURE
+                    | 92..=100,
+                ) => Nothing,
+                _ if says_nothing => Nothing,
+                _ => Ends,
             }
         }
     }
@@ -335,8 +344,13 @@ impl Case {
                 let heard = transport.hear_to_the_end()?;
                 let others: Vec<_> = heard
                     .iter()
-                    .filter(|heard| {
-                        !matches!(heard.first(), Some(&(number::DISCONNECT | number::KEXINIT)))
+                    .filter(|heard| match heard.first() {
+                        Some(&(number::DISCONNECT | number::KEXINIT)) => false,
+                        // The library's answer to an answer that nobody asked for.
+                        Some(&number::USERAUTH_FAILURE) => {
+                            self.messages != [number::USERAUTH_INFO_RESPONSE]
+                        }
+                        _ => true,
                     })
                     .collect();
                 ensure!(others.is_empty(), "the server said {others:?}");
@@ -351,6 +365,25 @@ impl Case {
             Reaction::Nothing => go_on(self.state, &mut transport, target)?,
         }
         Ok(source)
+    }
+
+    /// Whether the gateway, and not the library or the client, ends the connection.
+    fn is_out_of_place(&self) -> bool {
+        let is_under_keys = matches!(
+            self.state,
+            State::Encrypted
+                | State::Authenticating
+                | State::FirstFactor
+                | State::Prompted
+                | State::LoggedIn
+        );
+        let ended_by_others = [number::DISCONNECT, number::CHANNEL_OPEN_CONFIRMATION];
+        self.reaction == Reaction::Ends
+            && is_under_keys
+            && !self
+                .messages
+                .iter()
+                .any(|message| ended_by_others.contains(message))
     }
 
     /// Whether somebody is logged in at the end of it.
@@ -415,6 +448,13 @@ fn every_message_at_every_state_does_what_the_table_allows_and_nothing_else() ->
             .is_one_connection()
             .with_context(|| format!("{case:?}"))?;
         ensure!(story.got_in() == case.gets_in(), "{case:?}: {:#?}", story.0);
+        if case.is_out_of_place() {
+            ensure!(
+                story.close_reason()? == "unexpected_message",
+                "{case:?}: {:#?}",
+                story.0
+            );
+        }
     }
     target.is_well()
 }
