@@ -125,6 +125,15 @@ impl Facts {
 
     /// Reads the facts; gives whether they differ from those read before.
     pub fn refresh(&mut self) -> bool {
+        self.read(None)
+    }
+
+    /// Reads the facts, sessions only of peers within `network`: those of others stay as they were read before.
+    pub fn refresh_about(&mut self, network: &IpNet) -> bool {
+        self.read(Some(network))
+    }
+
+    fn read(&mut self, about: Option<&IpNet>) -> bool {
         let settings = &self.settings;
         let mut found = BTreeSet::new();
         let mut problems = Vec::new();
@@ -132,19 +141,34 @@ impl Facts {
             (
                 Kind::Ssh,
                 !settings.ssh_ports.is_empty(),
-                sessions::peers as fn(&Settings) -> Result<Vec<Fact>, String>,
+                sessions::peers as fn(&Settings, Option<&IpNet>) -> Result<Vec<Fact>, String>,
             ),
-            (Kind::Gateway, settings.gateways, routes::gateways),
-            (Kind::Dns, settings.dns, servers::dns),
-            (Kind::Ntp, settings.ntp, servers::ntp),
+            (Kind::Gateway, settings.gateways, |settings, _| {
+                routes::gateways(settings)
+            }),
+            (Kind::Dns, settings.dns, |settings, _| {
+                servers::dns(settings)
+            }),
+            (Kind::Ntp, settings.ntp, |settings, _| {
+                servers::ntp(settings)
+            }),
         ];
         for (kind, is_on, read) in kinds {
             if !is_on {
                 continue;
             }
-            match read(settings) {
+            let elsewhere = self.facts.iter().filter(|fact| {
+                kind == Kind::Ssh
+                    && fact.origin.kind() == kind
+                    && about.is_some_and(|network| !network.contains(&fact.address))
+            });
+            match read(settings, about) {
                 Ok(facts) => {
-                    let facts: BTreeSet<Fact> = facts.into_iter().filter_map(usable).collect();
+                    let facts: BTreeSet<Fact> = facts
+                        .into_iter()
+                        .filter_map(usable)
+                        .chain(elsewhere.cloned())
+                        .collect();
                     if facts.len() > MAX_OF_A_KIND {
                         problems.push(format!(
                             "{} addresses ({}); {MAX_OF_A_KIND} of them are protected",

@@ -158,19 +158,26 @@ async fn protect(
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut begun: Option<Instant> = None;
     loop {
-        let asked = tokio::select! {
+        let mut asked = tokio::select! {
             _ = clock.tick() => None,
             () = remotes.changed() => None,
             Some(ask) = asks.recv() => Some(ask),
             () = stop.cancelled() => return,
         };
-        if asked.is_some() && begun.is_some_and(|begun| begun.elapsed() < YOUNG) {
-            // Dropped, it is answered.
+        let is_young = begun.is_some_and(|begun| begun.elapsed() < YOUNG);
+        if let Some(ask) = asked.take_if(|_| is_young) {
+            ask.answer();
             continue;
         }
-        begun = Some(Instant::now());
+        let about = asked.as_ref().and_then(|ask| ask.about);
+        if about.is_none() {
+            begun = Some(Instant::now());
+        }
         let read = tokio::task::spawn_blocking(move || {
-            facts.refresh();
+            match &about {
+                Some(network) => facts.refresh_about(network),
+                None => facts.refresh(),
+            };
             facts
         });
         let Ok(read) = read.await else {
@@ -191,7 +198,9 @@ async fn protect(
         }
         // Logged where it happens.
         let _ = answer.await;
-        drop(asked);
+        if let Some(ask) = asked {
+            ask.answer();
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
+
 use super::{
     Fact, Origin, Settings,
     flows::{self, Connection},
@@ -28,12 +30,16 @@ const NO_SESSION: u32 = u32::MAX;
 /// The part of a process's environment that is read.
 const MAX_ENVIRONMENT: u64 = 128 * 1024;
 
-pub(super) fn peers(settings: &Settings) -> Result<Vec<Fact>, String> {
+/// The peers, or those of them within one network. All processes are looked through if it has a connection.
+pub(super) fn peers(settings: &Settings, about: Option<&IpNet>) -> Result<Vec<Fact>, String> {
     let mut facts = Vec::new();
     for port in &settings.ssh_ports {
         let problem =
             |error| format!("the kernel does not tell the connections to port {port}: {error}");
-        let established = flows::established(*port).map_err(problem)?;
+        let mut established = flows::established(*port).map_err(problem)?;
+        established.retain(|connection| {
+            about.is_none_or(|network| network.contains(&connection.flow.remote.ip()))
+        });
         if established.is_empty() {
             continue;
         }

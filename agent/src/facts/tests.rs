@@ -165,3 +165,23 @@ fn there_is_a_most_of_each_kind() {
         (MAX_OF_A_KIND, 1)
     );
 }
+
+#[test]
+fn facts_about_one_network_leave_the_sessions_of_others_as_they_were() {
+    let machine = Machine::new(&[]);
+    let mut facts = machine.facts();
+    // Nobody is connected to this port, so whoever is looked for is gone.
+    facts.settings.ssh_ports = BTreeSet::from([1]);
+    facts.facts = ["192.0.2.7", "198.51.100.7"]
+        .into_iter()
+        .map(|address| Fact {
+            address: address.parse().unwrap(),
+            origin: Origin::Ssh { port: 1 },
+        })
+        .collect();
+    assert!(facts.refresh_about(&"192.0.2.0/24".parse().unwrap()));
+    let left: Vec<String> = facts.all().map(|fact| fact.address.to_string()).collect();
+    assert_eq!(left, ["198.51.100.7"]);
+    assert!(facts.refresh(), "now everybody is looked for");
+    assert_eq!(facts.all().count(), 0);
+}

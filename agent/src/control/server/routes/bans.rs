@@ -55,7 +55,7 @@ pub(super) async fn ban(
         force,
         ..Terms::default()
     };
-    service.refresh.done().await;
+    service.refresh.done_about(source).await;
     let ban = service
         .ask(|reply| Request::Ban {
             source,
