@@ -54,26 +54,30 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
 
     let mut rounds = Vec::new();
     for round in 0..lab.rounds() {
-        // Codes are shown before the clock runs: the phone may wait for its next half minute.
-        let with_code: Vec<Login> = pairs.iter_mut().map(with_code).collect::<Result<_>>()?;
         let with_password = (0..count).map(|_| with_password(&person)).collect();
-        let code = Authenticator::new(SECRET)?.next_code()?;
-        let at_peer = (0..count)
-            .map(|_| Login {
+        // Codes are shown right before the clock runs: the phone may wait for its next half minute.
+        let mut with_codes = || pairs.iter_mut().map(with_code).collect::<Result<Vec<_>>>();
+        // One code for all, so it is shown when it is used.
+        let at_peer = || -> Result<Vec<Login>> {
+            let mut phone = Authenticator::new(SECRET)?;
+            phone.wait_for_time();
+            let code = phone.next_code()?;
+            let login = |_| Login {
                 user: USER.to_owned(),
                 key: peer_key.clone(),
                 answer: code.clone(),
-            })
-            .collect();
+            };
+            Ok((0..count).map(login).collect())
+        };
         let (pair, password, peer);
         if round % 2 == 0 {
-            pair = a_second(ours, with_code)?;
-            peer = a_second(theirs, at_peer)?;
+            pair = a_second(ours, with_codes()?)?;
+            peer = a_second(theirs, at_peer()?)?;
             password = a_second(ours, with_password)?;
         } else {
             password = a_second(ours, with_password)?;
-            peer = a_second(theirs, at_peer)?;
-            pair = a_second(ours, with_code)?;
+            peer = a_second(theirs, at_peer()?)?;
+            pair = a_second(ours, with_codes()?)?;
         }
         println!(
             "  round {}: key and code {pair:.1}/s, key and password {password:.1}/s, sshd with key and code {peer:.1}/s",
