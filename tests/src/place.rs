@@ -1,7 +1,8 @@
 //! Where a program runs, as far as the network goes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::netns::Namespace;
 
@@ -43,14 +44,36 @@ impl Place<'_> {
     }
 }
 
-/// A TCP port of the loopback that nobody listens on.
+/// Ports that the system does not give to connections or to whoever asks for any (`ip_local_port_range` begins at 32768).
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A TCP port of the loopback that nobody listens on; given to nobody else in this process.
 ///
 /// # Panics
 /// When the machine has none left.
 #[must_use]
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Test programs that run at once begin at different places.
+    let first = std::process::id().wrapping_mul(397);
+    (0..count)
+        .map(|_| first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count)
+        .filter_map(|at| u16::try_from(at).ok()?.checked_add(PORTS.start))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .expect("the machine has a free port")
-        .port()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_once_and_to_nobody_who_asks_for_any() {
+        let ports: BTreeSet<u16> = (0..100).map(|_| free_port()).collect();
+        assert_eq!(ports.len(), 100);
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+    }
 }
