@@ -4,16 +4,21 @@
 
 pub mod attempt;
 pub mod break_glass;
+mod breaker;
 pub mod certificate;
 pub mod credential;
 pub mod enrolment;
 pub mod flow;
+pub mod judges;
 pub mod krl;
+pub mod ldap;
 pub mod lockout;
 pub mod password;
 pub mod public_key;
+pub mod radius;
 pub mod recovery;
 pub mod secret;
+pub mod template;
 pub mod throttle;
 pub mod totp;
 pub mod trust;
@@ -23,6 +28,7 @@ use enrolment::Enrolling;
 
 pub use attempt::{Attempt, AuditLog, Authenticator};
 pub use flow::{Authenticated, Factor, FactorClass};
+pub use judges::Judges;
 pub use secret::Secret;
 
 use std::time::Duration;

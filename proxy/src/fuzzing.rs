@@ -5,7 +5,11 @@ use bytes::Bytes;
 use ssh_key::public::{Ed25519PublicKey, KeyData};
 
 use crate::{
-    auth::krl::{Certified, RevokedKeys},
+    auth::{
+        krl::{Certified, RevokedKeys},
+        ldap::message::fuzz_message,
+        radius::packet::fuzz_reply,
+    },
     backend::{ftp::fuzz_listing, sftp::wire},
     operation::HandleId,
     path::{RESERVED_PREFIX, VirtualPath},
@@ -21,7 +25,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("packets", packets),
     ("replies", replies),
     ("listings", listings),
@@ -29,6 +33,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("scp", scp),
     ("revoked_keys", revoked_keys),
     ("headers", headers),
+    ("radius", radius),
+    ("ldap", ldap),
 ];
 
 /// What a client sends on a channel; the first byte says how the stream is cut.
@@ -148,6 +154,16 @@ pub fn headers(stream: &[u8]) {
             Ok(Parsed::Complete(_)) | Err(_) => return,
         }
     }
+}
+
+/// What a RADIUS server answers.
+pub fn radius(packet: &[u8]) {
+    fuzz_reply(packet);
+}
+
+/// What a directory answers.
+pub fn ldap(message: &[u8]) {
+    fuzz_message(message);
 }
 
 #[cfg(test)]

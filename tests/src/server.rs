@@ -2,6 +2,7 @@
 //! nowhere else, and is gone with its value, children included.
 
 pub mod azurite;
+pub mod freeradius;
 pub mod haproxy;
 pub mod inetutils_ftpd;
 pub mod mod_proxy;
@@ -10,8 +11,10 @@ pub mod proftpd;
 pub mod pure_ftpd;
 pub mod pyftpdlib;
 pub mod seaweed;
+pub mod slapd;
 pub mod vsftpd;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +24,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::files;
+use crate::locate;
 use crate::place::Place;
 
 /// The account that every peer server has.
@@ -88,6 +92,23 @@ fn isolated(place: Place<'_>, scratch: &Path, home: &Path, program: &Path) -> Re
         .arg(&accounts)
         .arg(program);
     Ok(command)
+}
+
+/// `LD_LIBRARY_PATH` of a server whose own libraries were unpacked with it.
+fn unpacked_libraries(folder: &str) -> OsString {
+    let root = locate::target_folder().join("peers").join(folder);
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let places = [
+        root.join("usr/lib").join(&triplet),
+        root.join("lib").join(&triplet),
+        root.join("usr/lib").join(folder),
+    ];
+    let mut joined = OsString::new();
+    for place in places {
+        joined.push(place);
+        joined.push(":");
+    }
+    joined
 }
 
 /// One server for all tests of this process, which ends with the process. `start` gives it with its folder.

@@ -33,6 +33,37 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "usr/lib/openssh/sftp-server",
     ),
     ("haproxy", "haproxy", "usr/sbin/haproxy"),
+    // These two come with the libraries that nothing else needs.
+    ("freeradius", "freeradius", "usr/sbin/freeradius"),
+    (
+        "freeradius-common",
+        "freeradius",
+        "usr/share/freeradius/dictionary",
+    ),
+    (
+        "libfreeradius3",
+        "freeradius",
+        "usr/lib/freeradius/libfreeradius-server.so",
+    ),
+    (
+        "libtalloc2",
+        "freeradius",
+        "usr/lib/x86_64-linux-gnu/libtalloc.so.2",
+    ),
+    (
+        "libpcre3",
+        "freeradius",
+        "lib/x86_64-linux-gnu/libpcre.so.3",
+    ),
+    ("slapd", "slapd", "usr/sbin/slapd"),
+    ("ldap-utils", "slapd", "usr/bin/ldapmodify"),
+    (
+        "libldap-2.5-0",
+        "slapd",
+        "usr/lib/x86_64-linux-gnu/libldap-2.5.so.0",
+    ),
+    ("libodbc2", "slapd", "usr/lib/x86_64-linux-gnu/libodbc.so.2"),
+    ("libltdl7", "slapd", "usr/lib/x86_64-linux-gnu/libltdl.so.7"),
     ("gesftpserver", "gesftpserver", "usr/libexec/gesftpserver"),
     // One-time codes for sshd. The module's own place names the processor.
     (
@@ -50,6 +81,7 @@ const LIBRARIES: &[&str] = &[
     "libcap2",
     "libcom-err2",
     "libcrypt1",
+    "libgnutls30",
     "libgssapi-krb5-2",
     "libhiredis0.14",
     "libidn2-0",
@@ -63,8 +95,10 @@ const LIBRARIES: &[&str] = &[
     "libopentracing-c-wrapper0",
     "libpam-modules",
     "libpam0g",
+    "libpcap0.8",
     "libpcre2-8-0",
     "libpcre2-posix3",
+    "libsasl2-2",
     "libselinux1",
     "libsodium23",
     "libsqlite3-0",
