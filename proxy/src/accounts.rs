@@ -22,6 +22,7 @@ pub mod login_options;
 pub mod machine;
 pub mod mounts;
 pub mod passwords;
+pub mod remote;
 pub mod restrictions;
 mod schema;
 pub mod sources;

@@ -108,6 +108,8 @@ pub enum AccountsError {
     Machine(#[from] machine::MachineError),
     #[error(transparent)]
     Issue(#[from] enrolment::IssueError),
+    #[error("the system has no randomness")]
+    NoRandomness,
 }
 
 impl AccountsError {

@@ -20,7 +20,8 @@ impl Accounts {
         let mut statement = connection.prepare_cached(
             "SELECT id, name, kind, epoch, policy, policy_reason, policy_approver, policy_expires,
                     prompts, appended_code, mfa_window, window_era,
-                    EXISTS (SELECT 1 FROM totp WHERE account = id) AS has_code,
+                    EXISTS (SELECT 1 FROM totp WHERE account = id)
+                        OR EXISTS (SELECT 1 FROM radius WHERE account = id) AS has_code,
                     EXISTS (SELECT 1 FROM public_key WHERE account = id) AS has_key,
                     EXISTS (SELECT 1 FROM machine_policy WHERE account = id) AS key_alone
              FROM account WHERE name = ?1 AND disabled = 0",

@@ -233,6 +233,33 @@ const MIGRATIONS: &[&str] = &["
         bytes INTEGER NOT NULL,
         PRIMARY KEY (account, day)
     ) STRICT;
+", "
+    -- Accounts whose codes a RADIUS server judges, and whose passwords the directory does. login: the user's name there,
+    -- if it is not the account's.
+    CREATE TABLE radius (
+        account INTEGER PRIMARY KEY REFERENCES account (id),
+        login TEXT,
+        salt BLOB NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        not_before INTEGER NOT NULL DEFAULT 0,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        since TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE directory (
+        account INTEGER PRIMARY KEY REFERENCES account (id),
+        login TEXT,
+        failures INTEGER NOT NULL DEFAULT 0,
+        not_before INTEGER NOT NULL DEFAULT 0,
+        disabled INTEGER NOT NULL DEFAULT 0,
+        since TEXT NOT NULL
+    ) STRICT;
+    -- Codes that RADIUS accepted, and until when they are not accepted again.
+    CREATE TABLE radius_spent (
+        account INTEGER NOT NULL REFERENCES account (id),
+        digest BLOB NOT NULL,
+        until INTEGER NOT NULL,
+        PRIMARY KEY (account, digest)
+    ) STRICT;
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

@@ -13,6 +13,7 @@ mod listing;
 mod login;
 mod machine;
 pub(super) mod mount;
+mod remote;
 mod set;
 
 use std::io::{self, Read, Write};
@@ -31,6 +32,7 @@ use self::{
     login::{PromptsArg, Switch, WindowArg},
     machine::DirectionName,
     mount::MountArgs,
+    remote::{PasswordSourceArgs, SecondFactorArgs},
     set::SetArgs,
 };
 use crate::{
@@ -190,6 +192,10 @@ enum Action {
     },
     /// Close the windows that are open, and end the sessions that came in through one
     ForgetWindow { name: AccountName },
+    /// Say who judges the account's one-time codes; sessions end
+    SecondFactor(SecondFactorArgs),
+    /// Say who judges the account's password; sessions end
+    PasswordSource(PasswordSourceArgs),
     /// Say which factors are enough
     Policy {
         name: AccountName,
@@ -349,6 +355,8 @@ impl Action {
             Self::Limit { name, limits } => {
                 administration.limit(&name, |before| limits.apply_to(before))?;
             }
+            Self::SecondFactor(arguments) => arguments.run(&administration)?,
+            Self::PasswordSource(arguments) => arguments.run(&administration)?,
             Self::Unmount { name, at } => administration.unmount(&name, &place(&at)?)?,
             Self::Prompts { name, prompts } => {
                 administration.set_prompts(&name, prompts.into_option())?;

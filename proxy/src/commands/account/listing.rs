@@ -27,13 +27,14 @@ pub(super) fn print(
         let mounts = accounts.mounts(account.uid)?;
         let limits = accounts.limits(account.uid)?;
         let groups = accounts.groups_of(account.uid)?;
-        listed.push((account, mounts, limits, groups));
+        let remote = accounts.remote_states(account.uid)?;
+        listed.push((account, mounts, limits, groups, remote));
     }
     if json {
         let all: Vec<Value> = listed
             .iter()
-            .map(|(account, mounts, limits, groups)| {
-                machine_form(account, defaults, mounts, limits, groups)
+            .map(|(account, mounts, limits, groups, remote)| {
+                machine_form(account, defaults, mounts, limits, groups, remote)
             })
             .collect();
         writeln!(output, "{}", Value::from(all))?;
@@ -44,7 +45,7 @@ pub(super) fn print(
         "{:<32} {:<11} {:<8} {:<40} MOUNTS",
         "NAME", "KIND", "STATE", "LOGIN WITH"
     )?;
-    for (account, mounts, ..) in &listed {
+    for (account, mounts, _, _, remote) in &listed {
         let places: Vec<_> = mounts
             .iter()
             .map(|mount| String::from_utf8_lossy(mount.at.as_bytes()))
@@ -55,7 +56,7 @@ pub(super) fn print(
             account.name,
             kind_name(account.kind),
             state(account, defaults),
-            ways(account).join(", "),
+            ways(account, remote).join(", "),
             places.join(" ")
         )?;
     }
@@ -74,7 +75,8 @@ pub(super) fn show(
     let mounts = accounts.mounts(account.uid)?;
     let limits = accounts.limits(account.uid)?;
     let groups = accounts.groups_of(account.uid)?;
-    let shown = machine_form(&account, defaults, &mounts, &limits, &groups);
+    let remote = accounts.remote_states(account.uid)?;
+    let shown = machine_form(&account, defaults, &mounts, &limits, &groups, &remote);
     if json {
         writeln!(output, "{shown}")?;
         return Ok(());
@@ -134,12 +136,16 @@ fn state(account: &Account, defaults: &AccountDefaults) -> &'static str {
     }
 }
 
+/// RADIUS and the directory.
+type RemoteStates = (FactorState, FactorState);
+
 fn machine_form(
     account: &Account,
     defaults: &AccountDefaults,
     mounts: &[Mount],
     limits: &AccountLimits,
     groups: &[String],
+    remote: &RemoteStates,
 ) -> Value {
     let policy = match &account.policy {
         FactorPolicy::TwoClass => json!({ "name": account.policy.name() }),
@@ -175,8 +181,10 @@ fn machine_form(
         "password": factor(account.password),
         "totp": factor(account.totp),
         "recovery_codes": account.recovery_codes,
+        "radius": factor(remote.0),
+        "directory": factor(remote.1),
         "keys": keys,
-        "login_with": ways(account),
+        "login_with": ways(account, remote),
         "login": login_options::describe(&account.login),
         "groups": groups,
         "limits": limits::describe(limits),
@@ -185,11 +193,16 @@ fn machine_form(
 }
 
 /// The ways in that the account's factors allow at present.
-fn ways(account: &Account) -> Vec<&'static str> {
+fn ways(account: &Account, &(radius, directory): &RemoteStates) -> Vec<&'static str> {
     let usable = |state| matches!(state, FactorState::Usable { .. });
+    // What is judged elsewhere is judged there alone.
+    let judged_by = |remote, local| match remote {
+        FactorState::Absent => usable(local),
+        FactorState::Usable { .. } | FactorState::Locked | FactorState::Lost => usable(remote),
+    };
     let (password, totp, key) = (
-        usable(account.password),
-        usable(account.totp),
+        judged_by(directory, account.password),
+        judged_by(radius, account.totp),
         account
             .keys
             .iter()
