@@ -13,6 +13,7 @@ use std::{
 
 use chrono::NaiveDate;
 
+pub(super) use self::server::parse_server_address;
 use self::sftp::SftpPool;
 pub use self::{
     bucket::{BucketAccess, BucketConfig, BucketTransport},

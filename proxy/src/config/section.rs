@@ -194,6 +194,23 @@ impl<'a> Section<'a> {
         Some(texts.collect())
     }
 
+    /// A table whose keys are free names and whose values are texts; others are faults and left out.
+    pub(super) fn text_by_name(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<Vec<(&'a str, &'a str)>> {
+        let below = self.section(key)?;
+        let texts = below.table.iter().filter_map(|(name, value)| {
+            let text = value.as_str().filter(|text| !text.is_empty());
+            if text.is_none() {
+                below.wrong_type(&format!("{name:?}"), expected, value);
+            }
+            Some((name.as_str(), text?))
+        });
+        Some(texts.collect())
+    }
+
     /// A whole number in `range`, or `default`.
     pub(super) fn number(
         &mut self,

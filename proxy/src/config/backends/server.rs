@@ -62,7 +62,10 @@ pub(super) fn server_address(
     address
 }
 
-pub(super) fn parse_server_address(text: &str, default_port: u16) -> Option<ServerAddress> {
+pub(in crate::config) fn parse_server_address(
+    text: &str,
+    default_port: u16,
+) -> Option<ServerAddress> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;
