@@ -3,6 +3,7 @@
 mod backends;
 mod bans;
 mod exception;
+mod judges;
 mod offers;
 
 mod records;
@@ -31,6 +32,7 @@ use crate::{
     auth::{
         Authenticator,
         attempt::Settings,
+        ldap::DirectoryError,
         password::{Cost, Hasher, PasswordError},
         throttle::Throttles,
     },
@@ -58,6 +60,8 @@ pub enum DaemonError {
     Passwords(#[from] PasswordError),
     #[error(transparent)]
     Backend(#[from] BuildError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error(transparent)]
     Algorithms(#[from] ssh::UnknownAlgorithm),
     #[error("start the threads of connections")]
@@ -107,8 +111,10 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         passwords: config.auth.password.clone(),
         ..Settings::default()
     };
+    let judges = judges::build(&config.auth, None)?;
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
-        .with_account_defaults(config.accounts.defaults);
+        .with_account_defaults(config.accounts.defaults)
+        .with_judges(judges.clone());
     authenticator.change_trust(|_| revocation::trust(&config.auth));
     background.spawn(authenticator.clone().follow_changes());
     if let Some(config) = &config.allowlist {
@@ -162,6 +168,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
             config,
             built,
             bans,
+            judges,
         })),
         authenticator,
         revoked_keys,

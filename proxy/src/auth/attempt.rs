@@ -17,6 +17,7 @@ pub use record::AuditLog;
 pub use sessions::Withdrawal;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -30,9 +31,9 @@ use self::{
     checks::Checked,
 };
 use super::{
-    Authenticated, Factor, Method, Secret, Step,
+    Authenticated, Factor, Judges, Method, Secret, Step,
     certificate::CertificateFacts,
-    flow::{Decision, Evidence, Flow, Verdict},
+    flow::{Decision, Evidence, Flow, UserId, Verdict},
     throttle::Mistake,
 };
 use crate::{accounts::admission::AccountDefaults, metrics};
@@ -40,6 +41,8 @@ use crate::{accounts::admission::AccountDefaults, metrics};
 /// Requests of one connection, also those that are no failures: key offers, rounds of keyboard-interactive. A client with
 /// a full agent and both prompts needs some twenty.
 const REQUESTS_MAX: u32 = 64;
+/// No failure is told earlier than this where servers elsewhere judge factors: it has to exceed their usual time too.
+const JUDGED_FLOOR: Duration = Duration::from_millis(500);
 
 /// The authentication of one connection.
 #[derive(Debug)]
@@ -47,6 +50,9 @@ pub struct Attempt {
     shared: Arc<Shared>,
     rules: Arc<Rules>,
     defaults: AccountDefaults,
+    judges: Judges,
+    /// What the directory said of the user whose password it found right.
+    groups: Option<(UserId, BTreeSet<String>)>,
     source: SocketAddr,
     session: SessionId,
     flow: Flow,
@@ -377,8 +383,13 @@ impl Attempt {
             failure_jitter,
             ..
         } = *self.shared;
+        let floor = if self.judges.is_empty() {
+            failure_floor
+        } else {
+            failure_floor.max(JUDGED_FLOOR)
+        };
         let share = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
-        (failure_floor + failure_jitter.mul_f64(share)).saturating_sub(asked.at.elapsed())
+        (floor + failure_jitter.mul_f64(share)).saturating_sub(asked.at.elapsed())
     }
 
     fn count_guess(&mut self, mistake: Mistake) {

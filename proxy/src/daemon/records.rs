@@ -76,6 +76,7 @@ pub(super) async fn refused(
         ReloadError::Backend(_)
         | ReloadError::Algorithms(_)
         | ReloadError::Unrecorded(_)
+        | ReloadError::Directory(_)
         | ReloadError::Interrupted(_) => (vec![super::bans::chain(error)], None),
     };
     let shown: Vec<Value> = faults

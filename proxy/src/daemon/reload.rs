@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     backends::{self, BuildError, Built},
-    bans, records, revocation,
+    bans, judges, records, revocation,
 };
 use crate::{
-    auth::{Authenticator, throttle::BanRequest},
+    auth::{Authenticator, Judges, ldap::DirectoryError, throttle::BanRequest},
     config::{Config, ConfigError, RevokedKeysFile},
     metrics,
     ssh::{self, Terms, UnknownAlgorithm},
@@ -42,6 +42,8 @@ pub(super) enum ReloadError {
     #[error(transparent)]
     Backend(#[from] BuildError),
     #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
     Algorithms(#[from] UnknownAlgorithm),
     #[error("the change can't be recorded")]
     Unrecorded(#[from] AppendError),
@@ -55,7 +57,7 @@ impl ReloadError {
         match self {
             Self::Faulty(_) => "faulty",
             Self::NeedsRestart { .. } => "needs_restart",
-            Self::Backend(_) | Self::Algorithms(_) => "unusable",
+            Self::Backend(_) | Self::Directory(_) | Self::Algorithms(_) => "unusable",
             Self::Unrecorded(_) => "unrecorded",
             Self::Interrupted(_) => "interrupted",
         }
@@ -68,6 +70,7 @@ pub(super) struct InForce {
     pub(super) config: Config,
     pub(super) built: Built,
     pub(super) bans: Option<mpsc::Sender<BanRequest>>,
+    pub(super) judges: Judges,
 }
 
 /// Brings the file into force again and again.
@@ -141,7 +144,8 @@ impl Reloader<'_> {
                 after.config.server.max_auth_failures,
                 after.config.auth.flow,
             )
-            .with_account_defaults(after.config.accounts.defaults);
+            .with_account_defaults(after.config.accounts.defaults)
+            .with_judges(after.judges.clone());
         let terms = Terms::new(&after.config, authenticator, after.built.services())?;
         let changed = changes(&before.config, &after.config);
         records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
@@ -181,10 +185,12 @@ impl Reloader<'_> {
                 let relayed = config.bans.as_ref();
                 relayed.map(|config| bans::relay(config, &journal, &stop))
             };
+            let judges = judges::build(&config.auth, Some((&before.config.auth, &before.judges)))?;
             Ok(InForce {
                 config,
                 built,
                 bans,
+                judges,
             })
         })
         .await?

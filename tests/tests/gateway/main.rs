@@ -18,6 +18,7 @@ mod permissions;
 mod promises;
 mod raw;
 mod reload;
+mod remote_factors;
 mod resume;
 mod russh_client;
 mod scp;

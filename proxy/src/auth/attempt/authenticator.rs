@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::RandomState,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -17,7 +18,7 @@ use crate::{
     allowance::AccountLimits,
     allowlist::Allowlist,
     auth::{
-        Authenticated,
+        Authenticated, Judges,
         flow::{Flow, FlowRules},
         password::{Hasher, PasswordError, PasswordPolicy},
         throttle::Throttles,
@@ -93,6 +94,7 @@ pub struct Authenticator {
     pub(super) shared: Arc<Shared>,
     pub(super) rules: Arc<Rules>,
     pub(super) defaults: AccountDefaults,
+    pub(super) judges: Judges,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,8 @@ pub(super) struct Shared {
     pub(super) failure_jitter: Duration,
     pub(super) throttles: Throttles,
     pub(super) clock: Clock,
+    /// Keyed at random: which account a name without one is treated as.
+    pub(super) strangers: RandomState,
     pub(super) changes: watch::Sender<u64>,
     pub(super) windows: Mutex<Windows>,
     pub(super) trust: watch::Sender<Arc<Trust>>,
@@ -158,6 +162,7 @@ impl Authenticator {
                 failure_jitter: settings.failure_jitter,
                 throttles: settings.throttles,
                 clock: settings.clock,
+                strangers: RandomState::new(),
                 changes: watch::Sender::new(0),
                 windows: Mutex::default(),
                 trust: watch::Sender::default(),
@@ -168,6 +173,7 @@ impl Authenticator {
                 flow: settings.flow,
             }),
             defaults: AccountDefaults::default(),
+            judges: Judges::default(),
         })
     }
 
@@ -177,6 +183,12 @@ impl Authenticator {
         Self { defaults, ..self }
     }
 
+    /// The same with other servers for factors that are judged elsewhere, for connections that begin from now on.
+    #[must_use]
+    pub fn with_judges(self, judges: Judges) -> Self {
+        Self { judges, ..self }
+    }
+
     /// The same with other rules, for connections that begin from now on.
     #[must_use]
     pub fn reconfigured(&self, max_failures: u32, flow: FlowRules) -> Self {
@@ -184,6 +196,7 @@ impl Authenticator {
             shared: Arc::clone(&self.shared),
             rules: Arc::new(Rules { max_failures, flow }),
             defaults: self.defaults,
+            judges: self.judges.clone(),
         }
     }
 
@@ -203,6 +216,8 @@ impl Authenticator {
             shared: Arc::clone(&self.shared),
             rules: Arc::clone(&self.rules),
             defaults: self.defaults,
+            judges: self.judges.clone(),
+            groups: None,
             source,
             session,
             flow: Flow::new(self.rules.flow),

@@ -4,6 +4,7 @@ mod both;
 mod code;
 mod key;
 mod password;
+mod remote;
 mod token;
 
 pub(super) use both::Pair;
@@ -90,6 +91,30 @@ impl Checked {
         }
     }
 
+    /// The accounts can't be asked, and so nothing counts.
+    fn unavailable(error: &LookupError) -> Self {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "authentication step refused"
+        );
+        let reason = match error {
+            LookupError::Accounts(error) => error.code(),
+            LookupError::Interrupted(_) => "accounts_unavailable",
+        };
+        Self::new(None, Evidence::None, Some(reason))
+    }
+
+    /// With the reason for which an account that there is counts as none.
+    fn said(self, refusal: Option<Refusal>) -> Self {
+        match (refusal, self.reason) {
+            (Some(refusal), Some(NO_ACCOUNT)) => Self {
+                reason: Some(refusal.code()),
+                ..self
+            },
+            (_, _) => self,
+        }
+    }
+
     fn guess(self) -> Self {
         Self {
             guess: self.reason.is_some(),
@@ -136,6 +161,17 @@ impl Attempt {
         user: &str,
         work: impl FnOnce(&Shared, &Claim<'_>) -> Result<Checked, AccountsError> + Send + 'static,
     ) -> Checked {
+        match self.looked_up(user, work).await {
+            Ok((checked, refusal)) => checked.said(refusal),
+            Err(error) => Checked::unavailable(&error),
+        }
+    }
+
+    async fn looked_up<T: Send + 'static>(
+        &self,
+        user: &str,
+        work: impl FnOnce(&Shared, &Claim<'_>) -> Result<T, AccountsError> + Send + 'static,
+    ) -> Result<(T, Option<Refusal>), LookupError> {
         let shared = Arc::clone(&self.shared);
         let user = user.to_owned();
         let (source, defaults) = (self.source.ip(), self.defaults);
@@ -147,30 +183,10 @@ impl Attempt {
                 now: shared.clock.now(),
                 refusal: Cell::new(None),
             };
-            let checked = work(&shared, &claim)?;
-            Ok::<_, AccountsError>(match (claim.refusal.get(), checked.reason) {
-                (Some(refusal), Some(NO_ACCOUNT)) => Checked {
-                    reason: Some(refusal.code()),
-                    ..checked
-                },
-                (_, _) => checked,
-            })
+            let found = work(&shared, &claim)?;
+            Ok::<_, AccountsError>((found, claim.refusal.get()))
         };
-        let done = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(LookupError::from)
-            .and_then(|checked| checked.map_err(LookupError::from));
-        done.unwrap_or_else(|error| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "authentication step refused"
-            );
-            let reason = match error {
-                LookupError::Accounts(error) => error.code(),
-                LookupError::Interrupted(_) => "accounts_unavailable",
-            };
-            Checked::new(None, Evidence::None, Some(reason))
-        })
+        Ok(tokio::task::spawn_blocking(work).await??)
     }
 }
 

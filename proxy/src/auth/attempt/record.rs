@@ -100,6 +100,13 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
         put(&mut event.body, "compensating", controls.to_vec());
     }
     put(&mut event.body, "phishing_resistant", false);
+    if let Some((uid, groups)) = &attempt.groups
+        && *uid == user.uid()
+        && user.factors().contains(&Factor::Password)
+    {
+        let groups: Vec<Value> = groups.iter().map(|group| group.as_str().into()).collect();
+        put(&mut event.body, "directory_groups", groups);
+    }
     put(&mut event.body, "fail_count", attempt.failures);
     if let Some(fingerprint) = user.key_fingerprint() {
         put(&mut event.body, "key_fp", fingerprint);

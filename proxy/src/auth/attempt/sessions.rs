@@ -19,6 +19,7 @@ use crate::{
         Authenticated,
         enrolment::Enrolling,
         flow::{MACHINE, UserId, Window},
+        ldap::Presence,
     },
 };
 
@@ -96,13 +97,43 @@ impl Authenticator {
     }
 
     /// Resolves once the session of `user` from `source` has to end: the account was disabled or lost a key, a mount, its
-    /// password, authenticator or policy exception; the window by which the session is in was forgotten; or it has expired, or is not to be used from there any more. Needs
+    /// password, authenticator or policy exception; the window by which the session is in was forgotten; it has expired, or
+    /// is not to be used from there any more; or the directory does not know the user any more. Needs
     /// [`Self::follow_changes`] to run.
     pub async fn until_revoked(&self, user: &Authenticated, source: IpAddr) -> Withdrawal {
-        self.until(user.uid(), |standing, now| {
+        let withdrawn = self.until(user.uid(), |standing, now| {
             withdrawal(user, standing, source, now)
-        })
-        .await
+        });
+        tokio::select! {
+            withdrawal = withdrawn => withdrawal,
+            () = self.until_gone(user) => Withdrawal::Changed,
+        }
+    }
+
+    /// Resolves once the directory that judges the account's password does not know the user any more. A directory that
+    /// says nothing ends no session.
+    async fn until_gone(&self, user: &Authenticated) {
+        let rechecked = self.judges.directory.as_ref();
+        let Some((directory, every)) =
+            rechecked.and_then(|directory| Some((directory, directory.settings().recheck?)))
+        else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(every).await;
+            let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
+            let login = tokio::task::spawn_blocking(move || accounts.directory_login(uid));
+            // Without an answer there is a next time; a password that is judged here again has ended the session already.
+            if let Ok(Ok(Some(login))) = login.await
+                && directory.presence(&login).await == Presence::Gone
+            {
+                tracing::info!(
+                    user = user.name(),
+                    "the directory does not know the user any more: the session ends"
+                );
+                return;
+            }
+        }
     }
 
     /// Resolves once the hours of the account have ended. Needs [`Self::follow_changes`] to run.

@@ -23,6 +23,11 @@ impl Attempt {
         response: Secret,
         genuine: bool,
     ) -> Checked {
+        match self.remote_factors(user).await {
+            Ok(remote) if remote.radius => return self.check_radius(user, response, genuine).await,
+            Ok(_) => {}
+            Err(error) => return Checked::unavailable(&error),
+        }
         match RecoveryCode::parse(response.expose()) {
             Some(code) => self.check_recovery_code(user, code, genuine).await,
             None => self.check_one_time_code(user, response, genuine).await,

@@ -12,12 +12,21 @@ use crate::{
 impl Attempt {
     /// `counted`: a wrong password counts against the account, as the second factor.
     pub(in crate::auth::attempt) async fn check_password(
-        &self,
+        &mut self,
         user: &str,
         password: Secret,
         counted: bool,
         evidence: fn(Verdict) -> Evidence,
     ) -> Checked {
+        match self.remote_factors(user).await {
+            Ok(remote) if remote.directory => {
+                return self
+                    .check_directory(user, password, counted, evidence)
+                    .await;
+            }
+            Ok(_) => {}
+            Err(error) => return Checked::unavailable(&error),
+        }
         let turn = self.shared.hashes.take(self.source.ip(), counted).await;
         self.blocking(user, move |shared, user| {
             let account = shared.profile(user)?;
