@@ -16,7 +16,7 @@ use crate::{
         Factor, Secret,
         flow::{Evidence, Profile, Verdict},
         ldap::DirectoryVerdict,
-        lockout::Lockout,
+        lockout::{self, Lockout},
         password,
         radius::RadiusVerdict,
     },
@@ -278,6 +278,9 @@ impl Attempt {
                 failures
             },
             locked,
+            alert: failures
+                .filter(|&failures| !judged.is_right && lockout::alerts(failures))
+                .map(|_| "repeated_failures"),
             ..Checked::new(account, evidence(verdict), judged.reason)
         };
         checked.said(refusal)
