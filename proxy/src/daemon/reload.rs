@@ -228,7 +228,6 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("auth", before.auth == after.auth),
         ("sftp", before.sftp == after.sftp),
         ("accounts", before.accounts == after.accounts),
-        ("auth", before.auth == after.auth),
         ("journal", before.journal == after.journal),
         ("penalties", before.penalties == after.penalties),
         ("bans", before.bans == after.bans),
