@@ -382,7 +382,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Rewrites the configuration, asks the daemon to read it again, and waits for the record of what became of it.
+    /// Rewrites the configuration, asks the daemon to read it again, and waits until it says that this is done, as it
+    /// says to systemd. The record of a change is durable before the change is in force.
     ///
     /// # Errors
     /// When the file can't be written or nothing is recorded.
@@ -394,12 +395,17 @@ impl Proxy {
             });
             Ok(records)
         };
-        let before = changes()?.len();
+        let ended = |log: &str| {
+            log.matches("the configuration was read again").count()
+                + log.matches("the configuration in force stays").count()
+        };
+        let before = (changes()?.len(), ended(&self.process.log()));
         let text = fs::read_to_string(&self.config)?;
         fs::write(&self.config, edit(&text))?;
         self.process.signal(Signal::HUP)?;
-        wait_for("the record of a reload", || {
-            changes().ok()?.into_iter().nth(before)
+        wait_for("the record and the end of a reload", || {
+            let record = changes().ok()?.into_iter().nth(before.0)?;
+            (ended(&self.process.log()) > before.1).then_some(record)
         })
     }
 
