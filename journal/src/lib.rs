@@ -10,6 +10,7 @@ pub mod append;
 mod chain;
 pub mod disk;
 mod line;
+pub mod proof;
 mod queue;
 pub mod read;
 pub mod record;

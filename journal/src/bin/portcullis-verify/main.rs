@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod proofs;
+
 use std::{
     error::Error,
     ffi::OsString,
@@ -20,18 +22,27 @@ Checks a Portcullis log for records that were edited, deleted, inserted, swapped
 Only reads, and needs nothing but the log and the public key. The daemon may be running.
 
 Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
+       portcullis-verify prove DIR --key FILE (--record NUMBER | --since FILE)
+       portcullis-verify check PROOF --key FILE [--since FILE] [--json]
 
   DIR                directory of the log (*.jsonl and checkpoints)
+  prove              print a proof that one record is in the log, or that the log has only grown since a checkpoint
+  check              check such a proof without the log, and print the record
   --key FILE         public keys of the log, one a line (<signing key>.pub)
   --checkpoint FILE  a checkpoint that was kept elsewhere; finds a log that was cut or replaced as a whole
+  --record NUMBER    the record to prove, by its `seq`
+  --since FILE       the checkpoint to prove growth from; to check that, the one that was kept
   --json             write the report as one JSON object
   --help, --version
 
-Exit code: 0 the log is sound, 1 there are findings, 2 wrong usage or a file that can't be read.
+Exit code: 0 the log is sound or the proof right, 1 there are findings or there is no proof, 2 wrong usage or a file that
+can't be read.
 ";
 
 enum Call {
     Verify(Arguments),
+    Prove(proofs::Prove),
+    Check(proofs::Check),
     Print(String),
 }
 
@@ -49,6 +60,8 @@ fn main() -> ExitCode {
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
         Ok(Call::Verify(arguments)) => run(&arguments),
+        Ok(Call::Prove(arguments)) => proofs::prove(&arguments),
+        Ok(Call::Check(arguments)) => proofs::check(&arguments),
         Err(error) => Err(format!("{error}; see portcullis-verify --help").into()),
     };
     done.unwrap_or_else(|error| {
@@ -123,15 +136,27 @@ fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Verb {
+    Verify,
+    Prove,
+    Check,
+}
+
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::Error> {
     use lexopt::prelude::*;
-    let (mut directory, mut key, mut checkpoint, mut json) = (None, None, None, false);
+    let mut verb = Verb::Verify;
+    let (mut path, mut key, mut checkpoint, mut json) = (None::<PathBuf>, None, None, false);
+    let (mut record, mut since) = (None::<u64>, None);
     let mut parser = lexopt::Parser::from_iter(arguments);
+    let mut is_first = true;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("key") => key = Some(parser.value()?.into()),
-            Long("checkpoint") => checkpoint = Some(parser.value()?.into()),
-            Long("json") => json = true,
+            Long("checkpoint") if verb == Verb::Verify => checkpoint = Some(parser.value()?.into()),
+            Long("record") if verb == Verb::Prove => record = Some(parser.value()?.parse()?),
+            Long("since") if verb != Verb::Verify => since = Some(parser.value()?.into()),
+            Long("json") if verb != Verb::Prove => json = true,
             Long("help") | Short('h') => return Ok(Call::Print(USAGE.to_owned())),
             Long("version") => {
                 return Ok(Call::Print(format!(
@@ -139,16 +164,41 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
                     env!("CARGO_PKG_VERSION")
                 )));
             }
-            Value(path) if directory.is_none() => directory = Some(path.into()),
+            Value(word) if is_first && word == "prove" => verb = Verb::Prove,
+            Value(word) if is_first && word == "check" => verb = Verb::Check,
+            Value(word) if path.is_none() => path = Some(word.into()),
             Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
         }
+        is_first = false;
     }
-    let directory = directory.ok_or("the directory of the log is missing")?;
+    let path = path.ok_or(match verb {
+        Verb::Verify | Verb::Prove => "the directory of the log is missing",
+        Verb::Check => "the file of the proof is missing",
+    })?;
     let key = key.ok_or("--key is missing: without a public key nothing is proved")?;
-    Ok(Call::Verify(Arguments {
-        directory,
-        key,
-        checkpoint,
-        json,
-    }))
+    Ok(match verb {
+        Verb::Verify => Call::Verify(Arguments {
+            directory: path,
+            key,
+            checkpoint,
+            json,
+        }),
+        Verb::Prove => Call::Prove(proofs::Prove {
+            directory: path,
+            key,
+            what: match (record, since) {
+                (Some(record), None) => proofs::What::Record(record),
+                (None, Some(since)) => proofs::What::Growth(since),
+                (Some(_), Some(_)) | (None, None) => {
+                    return Err("prove wants one of --record NUMBER and --since FILE".into());
+                }
+            },
+        }),
+        Verb::Check => Call::Check(proofs::Check {
+            proof: path,
+            key,
+            since,
+            json,
+        }),
+    })
 }

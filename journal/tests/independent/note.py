@@ -1,0 +1,46 @@
+"""Signed checkpoints (C2SP signed-note, tlog-checkpoint) from their written format alone; Ed25519 by OpenSSL."""
+
+import base64
+import hashlib
+import os
+import subprocess
+import tempfile
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+class Key:
+    """The public half of a log's key, as its `.pub` file has it."""
+
+    def __init__(self, path):
+        self.name, self.id, data = open(path).read().strip().split("+", 2)
+        public = base64.b64decode(data)
+        assert public[0] == 1, "not Ed25519"
+        assert sha256(self.name.encode() + b"\n" + public)[:4].hex() == self.id
+        # SubjectPublicKeyInfo of Ed25519, RFC 8410.
+        der = bytes.fromhex("302a300506032b6570032100") + public[1:]
+        self.pem = f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(der).decode()}\n-----END PUBLIC KEY-----\n"
+
+    def first_checkpoint(self, notes):
+        """Size and root of the first note, which has to be signed by this key, and the text behind it."""
+        text, rest = notes.split("\n\n", 1)
+        signature, _, rest = rest.partition("\n")
+        text += "\n"
+        origin, size, root = text.splitlines()
+        dash, signer, blob = signature.split(" ")
+        blob = base64.b64decode(blob)
+        assert (dash, signer, origin) == ("\u2014", self.name, self.name)
+        assert blob[:4].hex() == self.id
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {}
+            for name, content in (("key", self.pem.encode()), ("text", text.encode()), ("signature", blob[4:])):
+                paths[name] = os.path.join(folder, name)
+                with open(paths[name], "wb") as out:
+                    out.write(content)
+            subprocess.run(
+                ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", paths["key"], "-rawin",
+                 "-in", paths["text"], "-sigfile", paths["signature"]],
+                check=True, stdout=subprocess.DEVNULL)
+        return int(size), base64.b64decode(root), rest
