@@ -30,13 +30,46 @@ pub fn folder(purpose: &str) -> Result<TempDir> {
 /// # Errors
 /// When `ssh-keygen` fails.
 pub fn ssh_key(folder: &Path, name: &str) -> Result<PathBuf> {
-    let path = folder.join(name);
-    succeed(
-        Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
-            .arg(&path),
-    )?;
-    Ok(path)
+    KeyKind::Ed25519.make(folder, name)
+}
+
+/// A kind of SSH key that `ssh-keygen` makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// Ed25519.
+    Ed25519,
+    /// On a NIST curve of so many bits.
+    Ecdsa(u32),
+    /// With a modulus of so many bits.
+    Rsa(u32),
+}
+
+impl KeyKind {
+    /// As in the names of key files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::Ecdsa(_) => "ecdsa",
+            Self::Rsa(_) => "rsa",
+        }
+    }
+
+    /// A key pair: the private half at the returned path, the public half beside it with `.pub`.
+    ///
+    /// # Errors
+    /// When `ssh-keygen` fails.
+    pub fn make(self, folder: &Path, name: &str) -> Result<PathBuf> {
+        let path = folder.join(name);
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-t", self.name(), "-N", "", "-C", name, "-f"]);
+        command.arg(&path);
+        if let Self::Ecdsa(bits) | Self::Rsa(bits) = self {
+            command.args(["-b", &bits.to_string()]);
+        }
+        succeed(&mut command)?;
+        Ok(path)
+    }
 }
 
 /// The public half of an SSH key as `ssh-ed25519 AAAA...`, without its comment.

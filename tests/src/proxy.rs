@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::account::{Account, Mount};
-use crate::files;
+use crate::files::{self, KeyKind};
 use crate::locate;
 use crate::place::Place;
 use crate::process::{PATIENCE, Running, finish_within, succeed, wait_for};
@@ -157,6 +157,9 @@ pub struct Bans {
 pub struct Plan<'a> {
     place: Place<'a>,
     program: PathBuf,
+    host_keys: Vec<KeyKind>,
+    user_keys: KeyKind,
+    today: Option<&'static str>,
     server: Vec<(&'static str, String)>,
     backends: Vec<(String, Backend)>,
     bans: Option<Bans>,
@@ -183,6 +186,9 @@ impl<'a> Plan<'a> {
         Ok(Self {
             place,
             program,
+            host_keys: vec![KeyKind::Ed25519],
+            user_keys: KeyKind::Ed25519,
+            today: None,
             server: Vec::new(),
             backends: Vec::new(),
             bans: None,
@@ -197,6 +203,27 @@ impl<'a> Plan<'a> {
     #[must_use]
     pub fn backend(mut self, name: &str, backend: Backend) -> Self {
         self.backends.push((name.to_owned(), backend));
+        self
+    }
+
+    /// Proves itself with these keys. [`Proxy::host_key`] is the first.
+    #[must_use]
+    pub fn host_keys(mut self, kinds: &[KeyKind]) -> Self {
+        self.host_keys = kinds.to_vec();
+        self
+    }
+
+    /// Gives accounts keys of this kind.
+    #[must_use]
+    pub fn user_keys(mut self, kind: KeyKind) -> Self {
+        self.user_keys = kind;
+        self
+    }
+
+    /// Starts at this time of the present day, UTC, as `23:59:40`, by the daemon's own clock.
+    #[must_use]
+    pub fn at(mut self, time: &'static str) -> Self {
+        self.today = Some(time);
         self
     }
 
@@ -242,20 +269,27 @@ impl<'a> Plan<'a> {
     pub fn start(self) -> Result<Proxy> {
         let folder = self.scratch.path().to_path_buf();
         let address = SocketAddr::new(self.place.address(), self.place.port(22));
-        let host_key = folder.join("host_ed25519");
-        succeed(
-            Command::new(&self.program)
-                .args(["host-key", "generate"])
-                .arg(&host_key),
-        )?;
+        let mut host_keys = Vec::new();
+        for kind in &self.host_keys {
+            let name = format!("host_{}", kind.name());
+            let path = folder.join(&name);
+            match kind {
+                KeyKind::Ed25519 => {
+                    succeed(
+                        Command::new(&self.program)
+                            .args(["host-key", "generate"])
+                            .arg(&path),
+                    )?;
+                }
+                KeyKind::Ecdsa(_) | KeyKind::Rsa(_) => drop(kind.make(&folder, &name)?),
+            }
+            host_keys.push(path);
+        }
         let journal_key = folder.join("journal.key");
         let password_file = folder.join("backend.password");
         files::secret(&password_file, PASSWORD)?;
 
-        let mut text = format!(
-            "[server]\nlisten = [\"{address}\"]\nhost_keys = [\"{}\"]\n",
-            host_key.display()
-        );
+        let mut text = format!("[server]\nlisten = [\"{address}\"]\nhost_keys = {host_keys:?}\n");
         for (key, value) in &self.server {
             let _ = writeln!(text, "{key} = {value}");
         }
@@ -290,7 +324,7 @@ impl<'a> Plan<'a> {
             .journal_disk
             .map(|bytes| SmallDisk::mount(&folder.join("journal"), bytes))
             .transpose()?;
-        let process = start(self.place, &self.program, &config, address)?;
+        let process = start_at(self.today, self.place, &self.program, &config, address)?;
         let proxy = Proxy {
             address,
             config,
@@ -298,9 +332,11 @@ impl<'a> Plan<'a> {
             process,
             disk,
             program: self.program,
+            host_keys,
+            user_keys: self.user_keys,
             scratch: self.scratch,
         };
-        proxy.write_known_hosts(&host_key)?;
+        proxy.write_known_hosts()?;
         Ok(proxy)
     }
 }
@@ -319,11 +355,35 @@ pub struct Proxy {
     // Before the folder that it is mounted in.
     disk: Option<SmallDisk>,
     program: PathBuf,
+    host_keys: Vec<PathBuf>,
+    user_keys: KeyKind,
     scratch: TempDir,
 }
 
 fn start(place: Place<'_>, program: &Path, config: &Path, address: SocketAddr) -> Result<Running> {
-    let mut command = place.command(&program.display().to_string());
+    start_at(None, place, program, config, address)
+}
+
+fn start_at(
+    today: Option<&str>,
+    place: Place<'_>,
+    program: &Path,
+    config: &Path,
+    address: SocketAddr,
+) -> Result<Running> {
+    let program = program.display().to_string();
+    let mut command = match today {
+        None => place.command(&program),
+        Some(time) => {
+            let day = succeed(Command::new("date").args(["-u", "+%F"]))?;
+            let mut command = place.command("faketime");
+            command.args([format!("{} {time}", day.trim()), program]);
+            // Only the time of day: timers go on as they do.
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            command.env("TZ", "UTC");
+            command
+        }
+    };
     command.args(["run", "--config"]).arg(config);
     let mut process = Running::start(
         "portcullis-proxy",
@@ -451,7 +511,8 @@ impl Proxy {
             .get("secret")
             .and_then(Value::as_str)
             .context("the enrolment names its secret")?;
-        let key = files::ssh_key(self.folder(), &format!("{name}_ed25519"))?;
+        let kind = self.user_keys;
+        let key = kind.make(self.folder(), &format!("{name}_{}", kind.name()))?;
         let public = key.with_extension("pub").display().to_string();
         self.command(&["account", "add-key", name, "--key-file", &public])?;
         for mount in mounts {
@@ -573,12 +634,17 @@ impl Proxy {
         self.folder().join("known_hosts")
     }
 
-    /// The host key as `ssh-ed25519 AAAA...`.
+    /// The host key as `ssh-ed25519 AAAA...`, the first of several.
     ///
     /// # Errors
     /// When its file can't be read.
     pub fn host_key(&self) -> Result<String> {
-        files::public_key(&self.folder().join("host_ed25519"))
+        files::public_key(self.first_host_key()?)
+    }
+
+    fn first_host_key(&self) -> Result<&Path> {
+        let first = self.host_keys.first().context("there is a host key")?;
+        Ok(first)
     }
 
     /// The host key's fingerprint, `SHA256:...`.
@@ -589,7 +655,7 @@ impl Proxy {
         let printed = succeed(
             Command::new("ssh-keygen")
                 .arg("-lf")
-                .arg(self.folder().join("host_ed25519.pub")),
+                .arg(self.first_host_key()?.with_extension("pub")),
         )?;
         printed
             .split_whitespace()
@@ -604,19 +670,19 @@ impl Proxy {
         self.scratch.path()
     }
 
-    fn write_known_hosts(&self, host_key: &Path) -> Result<()> {
-        let public = host_key.with_extension("pub");
-        if !public.is_file() {
-            let printed = succeed(Command::new("ssh-keygen").arg("-yf").arg(host_key))?;
-            fs::write(&public, printed)?;
+    fn write_known_hosts(&self) -> Result<()> {
+        let mut lines = String::new();
+        for host_key in &self.host_keys {
+            let public = host_key.with_extension("pub");
+            if !public.is_file() {
+                let printed = succeed(Command::new("ssh-keygen").arg("-yf").arg(host_key))?;
+                fs::write(&public, printed)?;
+            }
+            let key = files::public_key(host_key)?;
+            let (ip, port) = (self.address.ip(), self.address.port());
+            let _ = writeln!(lines, "[{ip}]:{port} {key}\n{ip} {key}");
         }
-        let line = format!(
-            "[{ip}]:{port} {key}\n{ip} {key}\n",
-            ip = self.address.ip(),
-            port = self.address.port(),
-            key = self.host_key()?
-        );
-        fs::write(self.known_hosts(), line)?;
+        fs::write(self.known_hosts(), lines)?;
         Ok(())
     }
 }

@@ -30,7 +30,7 @@ if f"{key.get_name()} {key.get_base64()}" != orders["host_key"]:
 
 
 def show_key():
-    key = paramiko.Ed25519Key.from_private_key_file(orders["key"])
+    key = paramiko.PKey.from_path(orders["key"])
     return transport.auth_publickey(orders["user"], key)
 
 

@@ -22,7 +22,7 @@ function connected() {
       privateKey: orders.key ? fs.readFileSync(orders.key) : undefined,
       tryKeyboard: true,
       authHandler: orders.key_comes_last ? ["keyboard-interactive", "publickey"] : undefined,
-      hostVerifier: (key) => `ssh-ed25519 ${key.toString("base64")}` === orders.host_key,
+      hostVerifier: (key) => key.toString("base64") === orders.host_key.split(" ")[1],
     });
   });
 }

@@ -99,7 +99,7 @@ impl Target {
 }
 
 /// Where the connection of a record comes from.
-fn source_of(record: &Value) -> Option<SocketAddr> {
+pub(crate) fn source_of(record: &Value) -> Option<SocketAddr> {
     let source = record.get("src")?;
     let ip = source.get("ip")?.as_str()?.parse().ok()?;
     let port = source.get("port")?.as_u64()?;

@@ -23,6 +23,8 @@ const CLIENTS: &[&str] = &[
     "curl",
     // psftp asks two questions only on a terminal.
     "expect",
+    // A daemon whose day ends.
+    "faketime",
 ];
 
 /// Filters that the agent is measured against, and what measures them.
