@@ -1,61 +1,25 @@
 //! Named sets of SSH algorithms: closed lists, and a deny-list above them that no configuration can lift.
 //!
-//! Names only; the SSH edge maps them to the library. Which user keys are good enough is judged in `auth`.
+//! Names only; the SSH edge maps them to the library. Whether a user's key is one of the policy's is judged in `auth`.
 
-use std::time::Duration;
+mod presets;
+#[cfg(test)]
+mod tests;
 
-/// A closed set of algorithms. What a preset does not name is never offered.
-#[derive(Debug)]
-pub struct Preset {
-    pub name: &'static str,
-    /// Offered in this order; the client's first choice among them wins (RFC 4253 section 7.1).
-    pub key_exchanges: &'static [&'static str],
-    pub host_keys: &'static [&'static str],
-    /// Announced in `server-sig-algs` (RFC 8308 section 3.1): what users may sign with.
-    pub user_keys: &'static [&'static str],
-    pub ciphers: &'static [&'static str],
-    /// Used with ciphers that do not authenticate by themselves.
-    pub macs: &'static [&'static str],
-    /// New keys after so many bytes in one direction.
-    pub rekey_bytes: usize,
-    /// New keys after so long.
-    pub rekey_time: Duration,
-}
+use std::{borrow::Cow, time::Duration};
 
-/// Hybrid post-quantum key exchange first, Curve25519 for clients without it, AES-256, encrypt-then-MAC.
-///
-/// The finite-field groups 16 and 18 that some 2026 checklists add are left out: one unauthenticated connection costs
-/// 94 ms (group 16) or 775 ms (group 18) of processor time against 1.5 ms for Curve25519, and every client that speaks
-/// the other lists of this preset also speaks Curve25519.
-const HIPAA_2026: Preset = Preset {
-    name: "hipaa-2026",
-    key_exchanges: &[
-        "mlkem768x25519-sha256",
-        "curve25519-sha256",
-        "curve25519-sha256@libssh.org",
-    ],
-    host_keys: &["ssh-ed25519"],
-    user_keys: &[
-        "ssh-ed25519",
-        "sk-ssh-ed25519@openssh.com",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-        "rsa-sha2-512",
-        "rsa-sha2-256",
-    ],
-    ciphers: &["aes256-gcm@openssh.com", "aes256-ctr"],
-    macs: &[
-        "hmac-sha2-512-etm@openssh.com",
-        "hmac-sha2-256-etm@openssh.com",
-    ],
-    rekey_bytes: 512 * 1024 * 1024,
-    rekey_time: Duration::from_secs(3600),
-};
+use chrono::NaiveDate;
+
+pub use presets::Preset;
+use presets::{FIPS_140_3, HIPAA_2026, LEGACY_COMPAT, PQ_ONLY};
+
+use crate::{auth::public_key::KeyRules, exception::Exception};
 
 /// Every preset there is; the first is the default.
-pub const PRESETS: &[Preset] = &[HIPAA_2026];
+pub const PRESETS: &[Preset] = &[DEFAULT, FIPS_140_3, PQ_ONLY, LEGACY_COMPAT];
+
+/// What holds unless the configuration says otherwise, and after a relaxation.
+pub const DEFAULT: Preset = HIPAA_2026;
 
 /// The compression that every preset offers: compressing before authentication is attack surface.
 pub const COMPRESSION: &str = "none";
@@ -63,14 +27,11 @@ pub const COMPRESSION: &str = "none";
 /// The algorithms of one gateway: a preset, or less of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CipherPolicy {
-    preset: &'static str,
-    key_exchanges: Vec<&'static str>,
-    host_keys: &'static [&'static str],
-    user_keys: &'static [&'static str],
-    ciphers: Vec<&'static str>,
-    macs: Vec<&'static str>,
-    rekey_bytes: usize,
-    rekey_time: Duration,
+    preset: &'static Preset,
+    key_exchanges: Cow<'static, [&'static str]>,
+    ciphers: Cow<'static, [&'static str]>,
+    macs: Cow<'static, [&'static str]>,
+    exception: Option<Exception>,
 }
 
 /// What a list is for.
@@ -166,16 +127,34 @@ impl CipherPolicy {
             .ok_or_else(|| PolicyError::UnknownPreset {
                 name: name.to_owned(),
             })?;
-        Ok(Self {
-            preset: preset.name,
-            key_exchanges: preset.key_exchanges.to_vec(),
-            host_keys: preset.host_keys,
-            user_keys: preset.user_keys,
-            ciphers: preset.ciphers.to_vec(),
-            macs: preset.macs.to_vec(),
-            rekey_bytes: preset.rekey_bytes,
-            rekey_time: preset.rekey_time,
-        })
+        Ok(Self::of(preset))
+    }
+
+    fn of(preset: &'static Preset) -> Self {
+        Self {
+            preset,
+            key_exchanges: Cow::Borrowed(preset.key_exchanges),
+            ciphers: Cow::Borrowed(preset.ciphers),
+            macs: Cow::Borrowed(preset.macs),
+            exception: None,
+        }
+    }
+
+    /// The same under the exception that a relaxation needs.
+    #[must_use]
+    pub fn under(self, exception: Exception) -> Self {
+        Self {
+            exception: Some(exception),
+            ..self
+        }
+    }
+
+    /// What holds on a day: the policy itself, and after its exception's last day the default preset.
+    pub fn on(&self, day: NaiveDate) -> Cow<'_, Self> {
+        match &self.exception {
+            Some(exception) if exception.expires < day => Cow::Owned(Self::of(&DEFAULT)),
+            Some(_) | None => Cow::Borrowed(self),
+        }
     }
 
     /// Offers only `names` of one list, in the order given.
@@ -183,7 +162,7 @@ impl CipherPolicy {
     /// # Errors
     /// All that is wrong with the names: denied, not in the preset, or none left. The policy is then unchanged.
     pub fn narrow(&mut self, purpose: Purpose, names: &[&str]) -> Result<(), Vec<PolicyError>> {
-        let preset = self.preset;
+        let preset = self.preset.name;
         let list = match purpose {
             Purpose::KeyExchange => &mut self.key_exchanges,
             Purpose::Cipher => &mut self.ciphers,
@@ -213,7 +192,7 @@ impl CipherPolicy {
             errors.push(PolicyError::Empty { preset });
         }
         if errors.is_empty() {
-            *list = narrowed;
+            *list = Cow::Owned(narrowed);
             Ok(())
         } else {
             Err(errors)
@@ -221,19 +200,42 @@ impl CipherPolicy {
     }
 
     pub fn name(&self) -> &'static str {
-        self.preset
+        self.preset.name
+    }
+
+    /// What may be said of it to an auditor, and what may not.
+    pub fn claim(&self) -> &'static str {
+        self.preset.claim
+    }
+
+    /// True if it holds under an exception only.
+    pub fn is_relaxation(&self) -> bool {
+        self.preset.is_relaxation
+    }
+
+    /// Who allowed it, why, and until when, if it is weaker than the default.
+    pub fn exception(&self) -> Option<&Exception> {
+        self.exception.as_ref()
     }
 
     pub fn key_exchanges(&self) -> &[&'static str] {
         &self.key_exchanges
     }
 
-    pub fn host_keys(&self) -> &[&'static str] {
-        self.host_keys
+    pub fn host_keys(&self) -> &'static [&'static str] {
+        self.preset.host_keys
     }
 
-    pub fn user_keys(&self) -> &[&'static str] {
-        self.user_keys
+    pub fn user_keys(&self) -> &'static [&'static str] {
+        self.preset.user_keys
+    }
+
+    /// Which keys users may log in with.
+    pub fn key_rules(&self) -> KeyRules {
+        KeyRules {
+            algorithms: self.preset.user_keys,
+            rsa_bits_min: self.preset.user_rsa_bits_min,
+        }
     }
 
     pub fn ciphers(&self) -> &[&'static str] {
@@ -244,14 +246,19 @@ impl CipherPolicy {
         &self.macs
     }
 
+    /// What belongs to it and is not offered, since the SSH library does not have it.
+    pub fn not_implemented(&self) -> &'static [&'static str] {
+        self.preset.not_implemented
+    }
+
     /// New keys after so many bytes in one direction.
     pub fn rekey_bytes(&self) -> usize {
-        self.rekey_bytes
+        self.preset.rekey_bytes
     }
 
     /// New keys after so long.
     pub fn rekey_time(&self) -> Duration {
-        self.rekey_time
+        self.preset.rekey_time
     }
 }
 
@@ -263,126 +270,4 @@ pub fn is_post_quantum(key_exchange: &str) -> bool {
 /// True if the cipher authenticates by itself, so that no MAC is negotiated.
 pub fn is_authenticated_cipher(cipher: &str) -> bool {
     cipher.contains("-gcm") || cipher.starts_with("chacha20-poly1305")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_preset_names_a_denied_algorithm() {
-        for preset in PRESETS {
-            for list in [
-                preset.key_exchanges,
-                preset.host_keys,
-                preset.user_keys,
-                preset.ciphers,
-                preset.macs,
-            ] {
-                assert!(!list.is_empty(), "{}", preset.name);
-                for name in list {
-                    assert_eq!(denied(name), None, "{name} in {}", preset.name);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn no_configuration_can_enable_what_is_denied() {
-        for (purpose, names) in [
-            (
-                Purpose::KeyExchange,
-                &[
-                    "diffie-hellman-group1-sha1",
-                    "diffie-hellman-group14-sha1",
-                    "diffie-hellman-group-exchange-sha1",
-                    "none",
-                ][..],
-            ),
-            (
-                Purpose::Cipher,
-                &[
-                    "none",
-                    "3des-cbc",
-                    "3DES-CBC",
-                    "3des-ctr",
-                    "des-cbc",
-                    "aes256-cbc",
-                    "aes128-cbc",
-                    "rijndael-cbc@lysator.liu.se",
-                    "arcfour",
-                    "arcfour256",
-                    "blowfish-cbc",
-                    "blowfish-ctr",
-                    "cast128-cbc",
-                    "cast128-ctr",
-                ],
-            ),
-            (
-                Purpose::Mac,
-                &[
-                    "none",
-                    "hmac-md5",
-                    "hmac-md5-96-etm@openssh.com",
-                    "hmac-sha1",
-                    "hmac-sha1-etm@openssh.com",
-                    "hmac-sha2-256-96",
-                    "umac-64@openssh.com",
-                ],
-            ),
-        ] {
-            for name in names {
-                let mut policy = CipherPolicy::preset("hipaa-2026").unwrap();
-                let before = policy.clone();
-                let errors = policy.narrow(purpose, &[name]).unwrap_err();
-                assert!(
-                    matches!(errors[..], [PolicyError::Denied { .. }]),
-                    "{name}: {errors:?}"
-                );
-                assert_eq!(policy, before);
-            }
-        }
-        for name in ["ssh-dss", "ssh-rsa", "ssh-rsa-cert-v01@openssh.com", "zlib"] {
-            assert!(denied(name).is_some(), "{name}");
-        }
-        for name in ["rsa-sha2-256", "rsa-sha2-512", "aes256-ctr", "ssh-ed25519"] {
-            assert_eq!(denied(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_list_narrows_a_preset_and_never_widens_it() {
-        let mut policy = CipherPolicy::preset("hipaa-2026").unwrap();
-        policy
-            .narrow(Purpose::KeyExchange, &["mlkem768x25519-sha256"])
-            .unwrap();
-        assert_eq!(policy.key_exchanges(), ["mlkem768x25519-sha256"]);
-        let errors = policy
-            .narrow(
-                Purpose::Cipher,
-                &["aes256-ctr", "chacha20-poly1305@openssh.com"],
-            )
-            .unwrap_err();
-        assert!(matches!(errors[..], [PolicyError::NotInPreset { .. }]));
-        assert_eq!(
-            policy.ciphers(),
-            ["aes256-gcm@openssh.com", "aes256-ctr"],
-            "a refused list changes nothing"
-        );
-        assert_eq!(
-            policy.narrow(Purpose::Mac, &[]),
-            Err(vec![PolicyError::Empty {
-                preset: "hipaa-2026"
-            }])
-        );
-    }
-
-    #[test]
-    fn an_unknown_preset_is_answered_with_those_there_are() {
-        let error = CipherPolicy::preset("hipaa-2025").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown cipher policy \"hipaa-2025\"; known: hipaa-2026"
-        );
-    }
 }

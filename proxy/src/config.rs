@@ -37,7 +37,11 @@ pub use trust::RevokedKeysFile;
 
 use crate::{
     accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
-    auth::throttle::{PenaltyConfig, ThrottleConfig},
+    auth::{
+        public_key::KeyRules,
+        throttle::{PenaltyConfig, ThrottleConfig},
+    },
+    cipher_policy::CipherPolicy,
     exception::Exception,
     sftp::{Digests, request::Extensions},
 };
@@ -89,6 +93,8 @@ pub struct AccountCommandsConfig {
     pub backends: Vec<String>,
     /// Faults in it matter only to commands that set a factor.
     pub auth: Result<AuthConfig, ConfigError>,
+    /// Which keys may be added: those of the cipher policy, and of the default one where that has a fault.
+    pub key_rules: KeyRules,
 }
 
 /// `[journal]`
@@ -180,6 +186,7 @@ impl Config {
             } else {
                 Err(config_error(faults))
             },
+            key_rules: key_rules(&table),
         })
     }
 
@@ -191,7 +198,9 @@ impl Config {
         let table = parse_table(text)?;
         let faults = Faults::default();
         let mut root = Section::root(&table, &faults);
-        let server = root.required_section("server").map(server::server);
+        let server = root
+            .required_section("server")
+            .map(|section| server::server(section, today));
         let sftp = root.section("sftp").map(sftp).unwrap_or_default();
         let accounts = root.required_section("accounts").map(accounts);
         let auth = root
@@ -253,12 +262,21 @@ impl Config {
         }
     }
 
-    /// The relaxations in force, for the same records.
+    /// The backends that send in clear, and who allowed it.
     pub fn plaintext_exceptions(&self) -> impl Iterator<Item = (&str, &Exception)> {
         self.backends
             .iter()
             .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))
     }
+}
+
+fn key_rules(table: &toml::Table) -> KeyRules {
+    let name = table
+        .get("server")
+        .and_then(|server| server.get("cipher_policy")?.as_str());
+    name.and_then(|name| CipherPolicy::preset(name).ok())
+        .map(|policy| policy.key_rules())
+        .unwrap_or_default()
 }
 
 fn read(path: &Path) -> Result<String, Vec<Fault>> {

@@ -122,7 +122,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     }
 
     let keeper = tokio::spawn(throttle_store::keep(store, throttles, stop.clone()));
-    let terms = ssh::Terms::new(&config, authenticator.clone(), built.services())?;
+    let today = Utc::now().date_naive();
+    let terms = ssh::Terms::new(&config, authenticator.clone(), built.services(), today)?;
     let server = ssh::Server::new(terms, journal.clone()).map_err(DaemonError::Workers)?;
     let listeners = ssh::bind(&config.server.listen).await?;
     if let Some(endpoint) = &config.metrics {
@@ -149,6 +150,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     records::started(&journal, &config, &addresses)
         .await
         .map_err(DaemonError::Unrecorded)?;
+    exception::announce(&config);
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -176,13 +178,20 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         journal: journal.clone(),
         stop: stop.clone(),
     };
+    let mut policy_ends = reloader.policy_ends();
     let signal = loop {
-        match signals.next().await {
-            Wanted::End(signal) => break signal,
-            Wanted::Reload => tokio::select! {
-                signal = signals.termination() => break signal,
-                () = reloader.reload() => {}
+        tokio::select! {
+            wanted = signals.next() => match wanted {
+                Wanted::End(signal) => break signal,
+                Wanted::Reload => tokio::select! {
+                    signal = signals.termination() => break signal,
+                    () = reloader.reload() => policy_ends = reloader.policy_ends(),
+                },
             },
+            () = exception::over(policy_ends) => {
+                reloader.end_policy().await;
+                policy_ends = None;
+            }
         }
     };
     let grace = reloader.in_force().config.server.shutdown_grace;

@@ -98,7 +98,7 @@ impl Attempt {
         if !self.admit(user) {
             return Some(self.disconnect().await);
         }
-        match checks::acceptable_key(algorithm, key) {
+        match self.acceptable_key(algorithm, key) {
             Ok(()) => None,
             Err(_) => Some(self.check_key(asked, algorithm, key).await),
         }

@@ -16,7 +16,7 @@ use ssh_key::{Certificate, HashAlg, PublicKey, certificate::CertType, public::Ke
 
 use super::{
     krl::{Certified, RevokedKeys},
-    public_key,
+    public_key::{self, KeyRules},
 };
 use crate::exception::Exception;
 
@@ -197,8 +197,8 @@ pub fn judge<'a>(
     let algorithm = certificate.signature().algorithm();
     public_key::check_signature(&algorithm, &PublicKey::from(signer.clone()))
         .map_err(|_| CertificateError::AuthoritySignature)?;
-    public_key::check(&PublicKey::from(certificate.public_key().clone()))
-        .map_err(|_| CertificateError::Key)?;
+    let key = PublicKey::from(certificate.public_key().clone());
+    public_key::check(&key, KeyRules::default()).map_err(|_| CertificateError::Key)?;
     if certificate.cert_type() != CertType::User {
         return Err(CertificateError::HostCertificate);
     }

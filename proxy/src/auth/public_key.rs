@@ -11,6 +11,33 @@ pub const RSA_BITS_MIN: u32 = 3072;
 /// Largest RSA modulus, in bits: verification grows with its square, and anyone may offer a key.
 pub const RSA_BITS_MAX: u32 = 16_384;
 
+/// Which keys users may have and log in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRules {
+    /// Names of signature algorithms, as `server-sig-algs` has them.
+    pub algorithms: &'static [&'static str],
+    /// Smallest RSA modulus, in bits.
+    pub rsa_bits_min: u32,
+}
+
+impl Default for KeyRules {
+    fn default() -> Self {
+        Self {
+            algorithms: &[
+                "ssh-ed25519",
+                "sk-ssh-ed25519@openssh.com",
+                "ecdsa-sha2-nistp256",
+                "ecdsa-sha2-nistp384",
+                "ecdsa-sha2-nistp521",
+                "sk-ecdsa-sha2-nistp256@openssh.com",
+                "rsa-sha2-512",
+                "rsa-sha2-256",
+            ],
+            rsa_bits_min: RSA_BITS_MIN,
+        }
+    }
+}
+
 /// Why a key or a signature is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -28,9 +55,16 @@ pub enum KeyError {
     )]
     Type { algorithm: String },
     #[error(
-        "the RSA key has {bits} bits; at least {RSA_BITS_MIN} are needed, at most {RSA_BITS_MAX} accepted"
+        "the cipher policy takes no {algorithm} keys from users; it takes {}", accepted.join(", ")
     )]
-    RsaSize { bits: u32 },
+    Policy {
+        algorithm: String,
+        accepted: &'static [&'static str],
+    },
+    #[error(
+        "the RSA key has {bits} bits; at least {least} are needed, at most {RSA_BITS_MAX} accepted"
+    )]
+    RsaSize { bits: u32, least: u32 },
     #[error(
         "the security key was made for {application:?}; its application must be `ssh:` or begin so (`ssh-keygen -O application=ssh:NAME`)"
     )]
@@ -41,11 +75,19 @@ pub enum KeyError {
     Signature { algorithm: String },
 }
 
+/// As [`parse_under`], by the rules of the default cipher policy.
+///
+/// # Errors
+/// As there.
+pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
+    parse_under(line, KeyRules::default())
+}
+
 /// Reads one line as in `authorized_keys` or a `.pub` file, and checks the key.
 ///
 /// # Errors
 /// If it is not a plain key of an accepted type and size.
-pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
+pub fn parse_under(line: &str, rules: KeyRules) -> Result<PublicKey, KeyError> {
     let line = line.trim();
     if line.contains('\n') {
         return Err(KeyError::Unreadable {
@@ -68,7 +110,7 @@ pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
             options: entry.config_opts().to_string(),
         });
     }
-    check(entry.public_key())?;
+    check(entry.public_key(), rules)?;
     Ok(entry.into())
 }
 
@@ -76,7 +118,26 @@ pub fn parse(line: &str) -> Result<PublicKey, KeyError> {
 ///
 /// # Errors
 /// If the key may not be used to log in.
-pub fn check(key: &PublicKey) -> Result<(), KeyError> {
+pub fn check(key: &PublicKey, rules: KeyRules) -> Result<(), KeyError> {
+    check_size_and_purpose(key, rules.rsa_bits_min)?;
+    let algorithm = key.algorithm();
+    // An RSA key goes by the names of its signatures (RFC 8332).
+    let name = if matches!(algorithm, Algorithm::Rsa { .. }) {
+        "rsa-sha2-512"
+    } else {
+        algorithm.as_str()
+    };
+    if rules.algorithms.contains(&name) {
+        Ok(())
+    } else {
+        Err(KeyError::Policy {
+            algorithm: algorithm.to_string(),
+            accepted: rules.algorithms,
+        })
+    }
+}
+
+fn check_size_and_purpose(key: &PublicKey, rsa_bits_min: u32) -> Result<(), KeyError> {
     let data = key.key_data();
     if let Some(application) = application(data) {
         // Else a signature that the device made for a web site could be taken for a login (PROTOCOL.u2f).
@@ -90,9 +151,12 @@ pub fn check(key: &PublicKey) -> Result<(), KeyError> {
     } else if data.is_ed25519() || data.is_ecdsa() {
         Ok(())
     } else if let Some(rsa) = data.rsa() {
-        match modulus_bits(rsa) {
-            RSA_BITS_MIN..=RSA_BITS_MAX => Ok(()),
-            bits => Err(KeyError::RsaSize { bits }),
+        let bits = modulus_bits(rsa);
+        if (rsa_bits_min..=RSA_BITS_MAX).contains(&bits) {
+            Ok(())
+        } else {
+            let least = rsa_bits_min;
+            Err(KeyError::RsaSize { bits, least })
         }
     } else if data.is_certificate() {
         Err(KeyError::Certificate)
@@ -114,8 +178,8 @@ fn application(key: &KeyData) -> Option<&str> {
     ed25519.or_else(|| key.sk_ecdsa_p256().map(|key| key.application()))
 }
 
-/// The library's own `key_size` rounds up to whole bytes.
-fn modulus_bits(rsa: &RsaPublicKey) -> u32 {
+/// Bits of an RSA key's modulus: the library's own `key_size` rounds up to whole bytes.
+pub fn modulus_bits(rsa: &RsaPublicKey) -> u32 {
     let modulus = rsa.n().as_positive_bytes().unwrap_or_default();
     let significant = modulus.iter().skip_while(|&&byte| byte == 0);
     let bytes = u32::try_from(significant.clone().count()).unwrap_or(u32::MAX);
@@ -158,6 +222,7 @@ pub(crate) mod samples {
     pub(crate) const ECDSA_521: &str = include_str!("public_key/samples/ecdsa-521.pub");
     pub(crate) const RSA_3072: &str = include_str!("public_key/samples/rsa-3072.pub");
     pub(crate) const RSA_3071: &str = include_str!("public_key/samples/rsa-3071.pub");
+    pub(crate) const RSA_2047: &str = include_str!("public_key/samples/rsa-2047.pub");
     pub(crate) const RSA_2048: &str = include_str!("public_key/samples/rsa-2048.pub");
     pub(crate) const SK_ED25519: &str = include_str!("public_key/samples/sk-ed25519.pub");
     pub(crate) const CERTIFICATE: &str = include_str!("public_key/samples/certificate.pub");
@@ -167,6 +232,7 @@ pub(crate) mod samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cipher_policy::CipherPolicy;
 
     #[test]
     fn each_accepted_type_parses_and_keeps_its_fingerprint() {
@@ -194,11 +260,49 @@ mod tests {
         assert!(parse(samples::RSA_3072).is_ok());
         assert_eq!(
             parse(samples::RSA_3071),
-            Err(KeyError::RsaSize { bits: 3071 })
+            Err(KeyError::RsaSize {
+                bits: 3071,
+                least: 3072
+            })
         );
         assert_eq!(
             parse(samples::RSA_2048),
-            Err(KeyError::RsaSize { bits: 2048 })
+            Err(KeyError::RsaSize {
+                bits: 2048,
+                least: 3072
+            })
+        );
+    }
+
+    /// The permitted key of each policy and its nearest forbidden neighbour.
+    #[test]
+    fn a_policy_takes_its_own_kinds_of_keys_and_no_others() {
+        for (policy, key, is_taken) in [
+            ("hipaa-2026", samples::ED25519, true),
+            ("hipaa-2026", samples::RSA_2048, false),
+            ("fips-140-3", samples::ECDSA_256, true),
+            ("fips-140-3", samples::ECDSA_521, true),
+            ("fips-140-3", samples::RSA_3072, true),
+            ("fips-140-3", samples::RSA_3071, false),
+            ("fips-140-3", samples::ED25519, false),
+            ("fips-140-3", samples::SK_ED25519, false),
+            ("pq-only", samples::ED25519, true),
+            ("pq-only", samples::SK_ED25519, true),
+            ("pq-only", samples::ECDSA_384, true),
+            ("pq-only", samples::ECDSA_256, false),
+            ("pq-only", samples::ECDSA_521, false),
+            ("pq-only", samples::RSA_3072, false),
+            ("legacy-compat", samples::RSA_2048, true),
+            ("legacy-compat", samples::RSA_2047, false),
+            ("legacy-compat", samples::DSA, false),
+        ] {
+            let rules = CipherPolicy::preset(policy).unwrap().key_rules();
+            let parsed = parse_under(key, rules);
+            assert_eq!(parsed.is_ok(), is_taken, "{policy}: {key}: {parsed:?}");
+        }
+        assert_eq!(
+            KeyRules::default(),
+            CipherPolicy::preset("hipaa-2026").unwrap().key_rules()
         );
     }
 

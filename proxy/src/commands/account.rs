@@ -305,7 +305,9 @@ impl Action {
                 )?;
             }
             Self::Export { format } => bulk::export(accounts, format, streams.output)?,
-            Self::Import(import) => import.run(&administration, &config.backends, streams)?,
+            Self::Import(import) => {
+                import.run(&administration, &config.backends, config.key_rules, streams)?;
+            }
             Self::Effective { name, path, json } => {
                 effective::print(accounts, &name, path.as_deref(), json, streams.output)?;
             }
@@ -344,7 +346,14 @@ impl Action {
                 factors::issue_recovery_codes(&administration, &name, cost, json, streams)?;
             }
             Self::AfterRestore => factors::after_restore(&administration, streams)?,
-            Self::AddKey(key) => key.run(&administration, streams.input, streams.output)?,
+            Self::AddKey(key) => {
+                key.run(
+                    &administration,
+                    config.key_rules,
+                    streams.input,
+                    streams.output,
+                )?;
+            }
             Self::Key(key) => key.run(&administration)?,
             Self::RemoveKey { name, fingerprint } => {
                 administration.remove_key(&name, &fingerprint)?;

@@ -14,6 +14,17 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
         config.server.cipher_policy.name(),
         config.backends.len(),
     ));
+    let policy = &config.server.cipher_policy;
+    if let Some(exception) = policy.exception() {
+        super::print(&format!(
+            "policy {} is {}: until {}: {} (approved by {})",
+            policy.name(),
+            policy.claim(),
+            exception.expires,
+            exception.reason,
+            exception.approver
+        ));
+    }
     for (name, exception) in config.plaintext_exceptions() {
         super::print(&format!(
             "backend {name} sends in clear until {}: {} (approved by {})",

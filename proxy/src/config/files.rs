@@ -7,10 +7,17 @@ use std::{
     path::Path,
 };
 
-use ssh_key::{Algorithm, PrivateKey};
+use ssh_key::PrivateKey;
 use zeroize::Zeroizing;
 
-use crate::auth::krl::{self, RevokedKeys};
+use super::server::signs_with;
+use crate::{
+    auth::{
+        krl::{self, RevokedKeys},
+        public_key::{RSA_BITS_MIN, modulus_bits},
+    },
+    cipher_policy::CipherPolicy,
+};
 
 /// A password or key that prints as `<secret>` and is wiped when dropped.
 #[derive(Clone, PartialEq)]
@@ -85,18 +92,39 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKey, String> {
     Ok(key)
 }
 
-/// A key that the gateway may prove itself with.
-pub(super) fn host_key(path: &Path) -> Result<PrivateKey, String> {
+/// A key that the gateway may prove itself with under a policy; any, while the policy itself has a fault.
+pub(super) fn host_key(path: &Path, policy: Option<&CipherPolicy>) -> Result<PrivateKey, String> {
     let key = private_key(path)?;
-    if key.algorithm() == Algorithm::Ed25519 {
-        Ok(key)
-    } else {
-        Err(format!(
-            "{} is a key for {}; only ssh-ed25519 is offered: make one with `portcullis-proxy host-key generate FILE`",
-            path.display(),
-            key.algorithm()
-        ))
+    if let Some(bits) = key.public_key().key_data().rsa().map(modulus_bits)
+        && bits < RSA_BITS_MIN
+    {
+        return Err(format!(
+            "{} is an RSA key of {bits} bits; at least {RSA_BITS_MIN} are needed: make another one with `ssh-keygen -t rsa -b {RSA_BITS_MIN} -N '' -f FILE`",
+            path.display()
+        ));
     }
+    let Some(policy) = policy else {
+        return Ok(key);
+    };
+    let offered = policy.host_keys();
+    if signs_with(&key)
+        .iter()
+        .any(|own| offered.contains(&own.as_str()))
+    {
+        return Ok(key);
+    }
+    let way_out = if offered.contains(&"ssh-ed25519") {
+        "portcullis-proxy host-key generate FILE"
+    } else {
+        "ssh-keygen -t ecdsa -b 384 -N '' -f FILE"
+    };
+    Err(format!(
+        "{} is a key for {}, and {} offers only {}: make one with `{way_out}`",
+        path.display(),
+        key.algorithm(),
+        policy.name(),
+        offered.join(", ")
+    ))
 }
 
 /// Which version of a file was read: any change of it is another.

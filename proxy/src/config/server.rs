@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
+use chrono::NaiveDate;
 use ipnet::IpNet;
 
-use super::{files, seconds, section::Section, throttles::networks};
-use crate::cipher_policy::{CipherPolicy, Purpose};
+use super::{exception::exception, files, seconds, section::Section, throttles::networks};
+use crate::{
+    cipher_policy::{CipherPolicy, DEFAULT, Purpose},
+    exception::Exception,
+};
 
 /// Time from the connection's first byte to the last factor. OpenSSH gives 120 s; a person with a phone needs less.
 const LOGIN_GRACE_SECONDS: u64 = 60;
@@ -77,6 +81,25 @@ pub struct HostKey {
     pub key: ssh_key::PrivateKey,
 }
 
+impl HostKey {
+    /// True if it signs with one of the algorithms.
+    pub fn is_one_of(&self, algorithms: &[&str]) -> bool {
+        signs_with(&self.key)
+            .iter()
+            .any(|own| algorithms.contains(&own.as_str()))
+    }
+}
+
+/// The signature algorithms of a key: of RSA keys those of RFC 8332.
+pub(super) fn signs_with(key: &ssh_key::PrivateKey) -> Vec<String> {
+    let algorithm = key.algorithm();
+    if matches!(algorithm, ssh_key::Algorithm::Rsa { .. }) {
+        vec!["rsa-sha2-512".to_owned(), "rsa-sha2-256".to_owned()]
+    } else {
+        vec![algorithm.to_string()]
+    }
+}
+
 impl fmt::Debug for HostKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostKey")
@@ -90,10 +113,10 @@ fn count(section: &mut Section<'_>, key: &'static str, default: u64) -> usize {
     usize::try_from(section.number(key, 1..=100_000, default)).unwrap_or(usize::MAX)
 }
 
-pub(super) fn server(mut section: Section<'_>) -> Option<ServerConfig> {
+pub(super) fn server(mut section: Section<'_>, today: NaiveDate) -> Option<ServerConfig> {
     let listen = listen_addresses(&mut section);
-    let host_keys = host_keys(&mut section);
-    let cipher_policy = cipher_policy(&mut section);
+    let cipher_policy = cipher_policy(&mut section, today);
+    let host_keys = host_keys(&mut section, cipher_policy.as_ref());
     let login_grace = seconds(&mut section, "login_grace_seconds", LOGIN_GRACE_SECONDS);
     let idle_timeout = seconds(&mut section, "idle_timeout_seconds", IDLE_TIMEOUT_SECONDS);
     let session_limit = seconds(&mut section, "session_limit_seconds", SESSION_LIMIT_SECONDS);
@@ -196,8 +219,10 @@ fn listen_addresses(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then_some(addresses)
 }
 
-fn host_keys(section: &mut Section<'_>) -> Option<Vec<HostKey>> {
-    const EXPECTED: &str = "a list of files with an Ed25519 private key, made by `portcullis-proxy host-key generate FILE`";
+/// Those of the files that the policy has a use for; every other is a fault, since partners would pin a key that is never shown.
+fn host_keys(section: &mut Section<'_>, policy: Option<&CipherPolicy>) -> Option<Vec<HostKey>> {
+    const EXPECTED: &str =
+        "a list of files with private keys, made by `portcullis-proxy host-key generate FILE`";
     if !section.has("host_keys") {
         section.fault("host_keys", format!("missing; expected {EXPECTED}"));
     }
@@ -210,7 +235,7 @@ fn host_keys(section: &mut Section<'_>) -> Option<Vec<HostKey>> {
     }
     let mut keys = Vec::new();
     for (index, text) in texts {
-        match files::host_key(Path::new(text)) {
+        match files::host_key(Path::new(text), policy) {
             Ok(key) => keys.push(HostKey {
                 path: PathBuf::from(text),
                 key,
@@ -218,10 +243,32 @@ fn host_keys(section: &mut Section<'_>) -> Option<Vec<HostKey>> {
             Err(problem) => section.fault(&format!("host_keys[{index}]"), problem),
         }
     }
+    if policy.is_some_and(CipherPolicy::is_relaxation)
+        && !keys.is_empty()
+        && !keys.iter().any(|key| key.is_one_of(DEFAULT.host_keys))
+    {
+        section.fault(
+            "host_keys",
+            format!(
+                "{} has to be among them: the gateway goes on with it under {} when the exception has ended; make one with `portcullis-proxy host-key generate FILE`",
+                DEFAULT.host_keys.join(" or "),
+                DEFAULT.name
+            ),
+        );
+        return None;
+    }
     (!keys.is_empty()).then_some(keys)
 }
 
-fn cipher_policy(section: &mut Section<'_>) -> Option<CipherPolicy> {
+fn cipher_policy(section: &mut Section<'_>, today: NaiveDate) -> Option<CipherPolicy> {
+    let exception = section.section("cipher_policy_exception").map(|section| {
+        exception(
+            section,
+            "which partners need the old algorithms, and for what",
+            "move to hipaa-2026",
+            today,
+        )
+    });
     let name = if section.has("cipher_policy") {
         section.text("cipher_policy", "the name of a cipher policy")?
     } else {
@@ -233,7 +280,8 @@ fn cipher_policy(section: &mut Section<'_>) -> Option<CipherPolicy> {
     };
     let policy = CipherPolicy::preset(name)
         .map_err(|error| section.fault("cipher_policy", error.to_string()))
-        .ok();
+        .ok()
+        .and_then(|policy| excepted(section, policy, exception));
     let Some(mut lists) = section.section("algorithms") else {
         return policy;
     };
@@ -251,4 +299,38 @@ fn cipher_policy(section: &mut Section<'_>) -> Option<CipherPolicy> {
     }
     lists.finish();
     Some(policy)
+}
+
+/// A relaxation with its exception, which nothing else may have. An exception with faults is `Some(None)`.
+fn excepted(
+    section: &mut Section<'_>,
+    policy: CipherPolicy,
+    exception: Option<Option<Exception>>,
+) -> Option<CipherPolicy> {
+    const KEY: &str = "cipher_policy_exception";
+    match (policy.is_relaxation(), exception) {
+        (false, None) => Some(policy),
+        (true, Some(exception)) => Some(policy.under(exception?)),
+        (true, None) => {
+            section.fault(
+                KEY,
+                format!(
+                    "missing; {} is {}, and needs {{ reason, approver, expires }}",
+                    policy.name(),
+                    policy.claim()
+                ),
+            );
+            None
+        }
+        (false, Some(_)) => {
+            section.fault(
+                KEY,
+                format!(
+                    "has no use with cipher_policy = {:?}; remove it",
+                    policy.name()
+                ),
+            );
+            None
+        }
+    }
 }

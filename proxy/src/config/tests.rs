@@ -4,6 +4,7 @@ use super::*;
 
 mod auth;
 mod backends;
+mod presets;
 mod trust;
 
 fn today() -> NaiveDate {
@@ -153,7 +154,7 @@ plaintext_exception = { reason = "old", expires = "2026-11-21" }
         "server.listen[0]: \"127.0.0.1\" is not an address with a port, such as \"192.0.2.1:22\" or \"[::]:22\"",
         "server.listen[2]: 127.0.0.1:22 is listed twice",
         "server.host_keys[0]: missing: can't be read: No such file or directory (os error 2)",
-        "server.cipher_policy: unknown cipher policy \"hipaa-2025\"; known: hipaa-2026",
+        "server.cipher_policy: unknown cipher policy \"hipaa-2025\"; known: hipaa-2026, fips-140-3, pq-only, legacy-compat",
         "server.login_grace_seconds: expected a whole number from 1 to 604800, found the text \"60\"",
         "server.idle_timeout_seconds: expected a whole number from 1 to 604800, found the number 0",
         "accounts.database: missing; expected the path of the accounts database",
@@ -203,7 +204,7 @@ fn a_host_key_is_ed25519_in_openssh_form_without_passphrase_and_only_ours() {
     assert!(key("", 0o644).contains("can be used by others (mode 0644)"));
     assert!(key("", 0o660).contains("can be used by others (mode 0660)"));
     let ecdsa = ssh_keygen(&files, &["-t", "ecdsa", "-N", ""]);
-    assert!(key(&ecdsa, 0o600).contains("only ssh-ed25519 is offered"));
+    assert!(key(&ecdsa, 0o600).contains("hipaa-2026 offers only ssh-ed25519: make one with `portcullis-proxy host-key generate FILE`"));
     let locked = ssh_keygen(&files, &["-t", "ed25519", "-N", "passphrase"]);
     assert!(key(&locked, 0o600).contains("has a passphrase"));
     let good = ssh_keygen(&files, &["-t", "ed25519", "-N", ""]);

@@ -128,7 +128,40 @@ pub(super) async fn revoked_keys(
     journal.append(event).await.map(|_| ())
 }
 
+/// `config.change` at the end of the exception that a cipher policy needed, durable when this returns.
+pub(super) async fn policy_expired(
+    journal: &Journal,
+    in_force: &Config,
+    policy: &str,
+) -> Result<(), AppendError> {
+    let mut event = Event::new(EventKind::ConfigChange);
+    event.outcome = Some(Verdict::Success);
+    event.reason = Some("exception_ended".to_owned());
+    for (key, value) in [
+        ("config_sha256", hex::encode(in_force.sha256).into()),
+        ("changed", json!(["server.cipher_policy"])),
+        ("cipher_policy", policy.into()),
+        (
+            "previous_cipher_policy",
+            in_force.server.cipher_policy.name().into(),
+        ),
+    ] {
+        event.body.insert(key.to_owned(), value);
+    }
+    journal.append(event).await.map(|_| ())
+}
+
 fn exceptions(config: &Config) -> Value {
+    let policy = &config.server.cipher_policy;
+    let algorithms = policy.exception().map(|exception| {
+        json!({
+            "cipher_policy": policy.name(),
+            "what": "algorithms weaker than the default's",
+            "reason": exception.reason,
+            "approver": exception.approver,
+            "expires": exception.expires.to_string(),
+        })
+    });
     let lifetimes = config
         .auth
         .certificate_authorities
@@ -156,6 +189,7 @@ fn exceptions(config: &Config) -> Value {
             })
         })
         .chain(lifetimes)
+        .chain(algorithms)
         .collect()
 }
 

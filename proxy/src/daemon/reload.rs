@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use chrono::Utc;
+use chrono::{NaiveDate, Utc};
 use portcullis_journal::{AppendError, Journal};
 use tokio::{
     sync::{mpsc, watch},
@@ -92,6 +92,43 @@ impl Reloader<'_> {
         Arc::clone(&self.in_force.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The last day of the exception that the cipher policy in force needs.
+    pub(super) fn policy_ends(&self) -> Option<NaiveDate> {
+        let in_force = self.in_force();
+        let exception = in_force.config.server.cipher_policy.exception()?;
+        Some(exception.expires)
+    }
+
+    /// Goes on with the algorithms that need no exception: what a reload that changes them does, without a file. Also if it
+    /// can't be recorded: less is offered, and nothing else changes.
+    pub(super) async fn end_policy(&self) {
+        let in_force = self.in_force();
+        let config = &in_force.config;
+        let today = Utc::now().date_naive();
+        let policy = config.server.cipher_policy.on(today).name();
+        let services = in_force.built.services();
+        match Terms::new(config, self.configured(&in_force), services, today) {
+            Ok(terms) => self.server.change_terms(terms),
+            Err(error) => return tracing::error!(%error, "the end of an exception has no effect"),
+        }
+        tracing::error!(
+            policy,
+            "the exception for {} ended: old clients are turned away; move them, or have a new one approved",
+            config.server.cipher_policy.name()
+        );
+        if let Err(error) = records::policy_expired(&self.journal, config, policy).await {
+            tracing::error!(%error, "the end of an exception is not on record");
+        }
+    }
+
+    fn configured(&self, in_force: &InForce) -> Authenticator {
+        let config = &in_force.config;
+        self.authenticator
+            .reconfigured(config.server.max_auth_failures, config.auth.flow)
+            .with_account_defaults(config.accounts.defaults)
+            .with_judges(in_force.judges.clone())
+    }
+
     /// Reads the file and brings it into force, or says why not. May be dropped at any time: then nothing has changed.
     pub(super) async fn reload(&self) {
         let now = sd_notify::NotifyState::monotonic_usec_now();
@@ -138,15 +175,12 @@ impl Reloader<'_> {
         let before = self.in_force();
         let after = self.build(Arc::clone(&before)).await?;
         after.built.probe_new().await;
-        let authenticator = self
-            .authenticator
-            .reconfigured(
-                after.config.server.max_auth_failures,
-                after.config.auth.flow,
-            )
-            .with_account_defaults(after.config.accounts.defaults)
-            .with_judges(after.judges.clone());
-        let terms = Terms::new(&after.config, authenticator, after.built.services())?;
+        let terms = Terms::new(
+            &after.config,
+            self.configured(&after),
+            after.built.services(),
+            Utc::now().date_naive(),
+        )?;
         let changed = changes(&before.config, &after.config);
         records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
         self.authenticator
@@ -157,6 +191,7 @@ impl Reloader<'_> {
             .throttles()
             .configure(after.config.throttles(), after.bans.clone());
         self.server.change_terms(terms);
+        super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
     }

@@ -87,11 +87,17 @@ pub(super) fn listener(facts: &Facts<'_>, allowlist: &Allowlist, question: &Ques
 
 pub(super) fn cipher(facts: &Facts<'_>) -> Finding {
     let policy = &facts.config.server.cipher_policy;
+    let until = policy.exception().map_or_else(String::new, |exception| {
+        format!(
+            ", a relaxation until {} ({}, approved by {})",
+            exception.expires, exception.reason, exception.approver
+        )
+    });
     Finding {
         stage: Stage::Cipher,
         answer: Answer::Allowed,
         rule: format!(
-            "{}: a client needs one of {} key exchanges, {} ciphers and {} MACs (print-policy shows them)",
+            "{}{until}: a client needs one of {} key exchanges, {} ciphers and {} MACs (print-policy shows them)",
             policy.name(),
             policy.key_exchanges().len(),
             policy.ciphers().len(),

@@ -3,8 +3,13 @@
 use std::{borrow::Cow, time::Duration};
 
 use russh::{
-    Limits, MethodKind, MethodSet, Preferred, SshId, cipher, compression,
-    kex::{self, EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER, EXTENSION_SUPPORT_AS_SERVER},
+    Limits, MethodKind, MethodSet, Preferred, SshId, cipher,
+    client::GexParams,
+    compression,
+    kex::{
+        self, EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER, EXTENSION_SUPPORT_AS_SERVER,
+        dh::groups::{DH_GROUP15, DH_GROUP16, DhGroup},
+    },
     keys::Algorithm,
     mac, server,
 };
@@ -32,12 +37,14 @@ pub struct UnknownAlgorithm {
     name: String,
 }
 
-/// The library's settings for one gateway.
+/// The library's settings for one gateway under a policy, which may be another one than the configuration's.
 ///
 /// # Errors
 /// If the policy names an algorithm that the library does not have.
-pub(super) fn library_config(config: &ServerConfig) -> Result<server::Config, UnknownAlgorithm> {
-    let policy = &config.cipher_policy;
+pub(super) fn library_config(
+    config: &ServerConfig,
+    policy: &CipherPolicy,
+) -> Result<server::Config, UnknownAlgorithm> {
     Ok(server::Config {
         server_id: SshId::Standard(Cow::Borrowed(IDENTIFICATION)),
         methods: MethodSet::from(&[MethodKind::PublicKey, MethodKind::KeyboardInteractive][..]),
@@ -47,6 +54,7 @@ pub(super) fn library_config(config: &ServerConfig) -> Result<server::Config, Un
         keys: config
             .host_keys
             .iter()
+            .filter(|host_key| host_key.is_one_of(policy.host_keys()))
             .map(|host_key| host_key.key.clone())
             .collect(),
         certificates: Vec::new(),
@@ -98,6 +106,23 @@ fn preferred(policy: &CipherPolicy) -> Result<Preferred, UnknownAlgorithm> {
     })
 }
 
+/// The group for a group exchange (RFC 4419): the smallest that is as large as the client prefers, or else the largest, among
+/// those within its limits and ours. Less than 3072 bits are below the strength of the rest (RFC 8270), more than 4096 would
+/// let a client that has shown nothing take too much of the processor.
+pub(super) fn group(wanted: &GexParams) -> Option<DhGroup> {
+    let limits = wanted.min_group_size()..=wanted.max_group_size();
+    let fitting: Vec<_> = [DH_GROUP15, DH_GROUP16]
+        .into_iter()
+        .filter(|group| limits.contains(&group.bit_size()))
+        .collect();
+    let preferred = |group: &&DhGroup| group.bit_size() >= wanted.preferred_group_size();
+    fitting
+        .iter()
+        .find(preferred)
+        .or_else(|| fitting.last())
+        .cloned()
+}
+
 fn named<T>(
     names: &[&str],
     find: impl Fn(&str) -> Result<T, UnknownAlgorithm>,
@@ -109,6 +134,25 @@ fn named<T>(
 mod tests {
     use super::*;
     use crate::cipher_policy::PRESETS;
+
+    #[test]
+    fn a_group_has_3072_or_4096_bits_or_there_is_none() {
+        for ((least, preferred, most), bits) in [
+            ((2048, 3072, 8192), Some(3072)),
+            ((3072, 3072, 8192), Some(3072)),
+            ((2048, 4096, 8192), Some(4096)),
+            ((2048, 8192, 8192), Some(4096)),
+            ((2048, 2048, 3072), Some(3072)),
+            ((3073, 8192, 8192), Some(4096)),
+            // Only what is too small, or too large.
+            ((2048, 2048, 3071), None),
+            ((4097, 8192, 8192), None),
+        ] {
+            let wanted = GexParams::new(least, preferred, most).unwrap();
+            let group = group(&wanted).map(|group| group.bit_size());
+            assert_eq!(group, bits, "{least} to {most}, {preferred} preferred");
+        }
+    }
 
     #[test]
     fn the_library_has_every_algorithm_of_every_preset_under_the_same_name() {

@@ -17,6 +17,8 @@ use std::{
 use portcullis_journal::AppendError;
 use russh::{
     Channel, ChannelId, ChannelOpenFailure, Pty,
+    client::GexParams,
+    kex::dh::groups::DhGroup,
     keys::Certificate,
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, VerifiedPublicKey},
 };
@@ -24,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    algorithms,
     connection::{CloseReason, FAREWELL, Notice, Services},
     overheard::Overheard,
     record::Recorder,
@@ -181,6 +184,13 @@ impl server::Handler for Handler {
             .await?
             .map_err(HandlerError::Unrecorded)?;
         Ok(None)
+    }
+
+    async fn lookup_dh_gex_group(
+        &mut self,
+        wanted: &GexParams,
+    ) -> Result<Option<DhGroup>, Self::Error> {
+        Ok(algorithms::group(wanted))
     }
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::NaiveDate;
 use ipnet::IpNet;
 use russh::server;
 
@@ -11,7 +12,7 @@ use super::{
     negotiation::Negotiated,
 };
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, public_key},
     cipher_policy::CipherPolicy,
     config::{AcceptMode, Config, ScpMode},
     session::{Backends, Session},
@@ -50,23 +51,28 @@ pub(super) struct Timers {
 }
 
 impl Terms {
+    /// On `today`: the exception that a cipher policy needs may have ended.
+    ///
     /// # Errors
     /// If the cipher policy names an algorithm that the SSH library does not have.
     pub fn new(
         config: &Config,
         authenticator: Authenticator,
         backends: Backends,
+        today: NaiveDate,
     ) -> Result<Self, UnknownAlgorithm> {
         let server = &config.server;
+        let policy = server.cipher_policy.on(today).into_owned();
         Ok(Self {
-            library: Arc::new(library_config(server)?),
-            policy: server.cipher_policy.clone(),
+            library: Arc::new(library_config(server, &policy)?),
             host_keys: server
                 .host_keys
                 .iter()
+                .filter(|host_key| host_key.is_one_of(policy.host_keys()))
                 .map(|host_key| host_key.key.public_key().clone())
                 .collect(),
-            authenticator,
+            authenticator: authenticator.with_key_rules(policy.key_rules()),
+            policy,
             backends,
             extensions: config.sftp.extensions,
             scp: server.scp,
@@ -95,6 +101,10 @@ impl Terms {
             .host_keys
             .iter()
             .all(|key| self.host_keys.contains(key));
+        let takes_key = session.user.credential().is_none_or(|credential| {
+            let key = ssh_key::PublicKey::from(credential.key.clone());
+            public_key::check(&key, self.policy.key_rules()).is_ok()
+        });
         let backend = session
             .mounts
             .iter()
@@ -106,6 +116,8 @@ impl Terms {
             Some("server.host_keys".to_owned())
         } else if negotiated.is_some_and(|negotiated| !permits(&self.policy, negotiated)) {
             Some("server.algorithms".to_owned())
+        } else if !takes_key {
+            Some("server.cipher_policy".to_owned())
         } else if session.extensions != self.extensions {
             Some("sftp.extensions".to_owned())
         } else if session.scp != self.scp {
@@ -131,6 +143,7 @@ fn permits(policy: &CipherPolicy, negotiated: &Negotiated) -> bool {
     policy
         .key_exchanges()
         .contains(&negotiated.key_exchange.as_str())
+        && policy.host_keys().contains(&negotiated.host_key.as_str())
         && policy.ciphers().contains(&negotiated.cipher.as_str())
         && negotiated
             .mac

@@ -15,6 +15,7 @@ mod limits;
 mod login;
 mod peers;
 mod permissions;
+mod presets;
 mod promises;
 mod raw;
 mod reload;

@@ -19,7 +19,10 @@ use crate::{
         kind_from, kind_name, mounts,
     },
     allowance::{AccountLimits, Allowance},
-    auth::{flow::FactorPolicy, public_key},
+    auth::{
+        flow::FactorPolicy,
+        public_key::{self, KeyRules},
+    },
     exception::Exception,
     path::VirtualPath,
     policy::{Mount, PathRules, Permissions},
@@ -128,9 +131,13 @@ impl Entry {
 
     /// # Errors
     /// Every field that is wrong.
-    pub(super) fn from_fields(fields: &Map<String, Value>) -> Result<Self, Vec<FieldFault>> {
+    pub(super) fn from_fields(
+        fields: &Map<String, Value>,
+        rules: KeyRules,
+    ) -> Result<Self, Vec<FieldFault>> {
         let mut reader = Reader {
             fields,
+            rules,
             prefix: String::new(),
             faults: Vec::new(),
         };
@@ -247,6 +254,8 @@ const MOUNT_FIELDS: [&str; 10] = [
 /// Reads fields and notes what is wrong with them. `null` is as good as absent.
 struct Reader<'a> {
     fields: &'a Map<String, Value>,
+    /// Which keys an account may have.
+    rules: KeyRules,
     prefix: String,
     faults: Vec<FieldFault>,
 }
@@ -385,7 +394,7 @@ impl<'a> Reader<'a> {
     fn keys(&mut self) -> Vec<KeyLine> {
         let mut keys: Vec<KeyLine> = Vec::new();
         for text in self.texts("keys") {
-            let key = public_key::parse(text).map_err(|error| error.to_string());
+            let key = public_key::parse_under(text, self.rules).map_err(|error| error.to_string());
             let line = key.and_then(|key| {
                 let bare = ssh_key::PublicKey::from(key.key_data().clone());
                 Ok(KeyLine {
@@ -424,6 +433,7 @@ impl<'a> Reader<'a> {
         for (index, fields) in objects.into_iter().enumerate() {
             let mut reader = Reader {
                 fields,
+                rules: self.rules,
                 prefix: format!("mounts[{index}]."),
                 faults: Vec::new(),
             };

@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
-use super::{Fault, Format, entry::Entry};
+use super::{
+    Fault, Format,
+    entry::{Entry, FieldFault},
+};
+use crate::auth::public_key::KeyRules;
 
 /// An entry and where it stands in the file.
 #[derive(Debug, Clone)]
@@ -33,11 +37,11 @@ impl Located {
     }
 }
 
-/// Reads accounts, each name once.
+/// Reads accounts, each name once. `rules` say which keys they may have.
 ///
 /// # Errors
 /// Every fault, in the file's order; a syntax error alone, since nothing after it can be trusted.
-pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Located>, Vec<Fault>> {
+pub fn read(bytes: &[u8], format: Format, rules: KeyRules) -> Result<Vec<Located>, Vec<Fault>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let (line, column) = place_of(before);
@@ -51,8 +55,8 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Located>, Vec<Fault>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
     let entries = match format {
-        Format::Csv => read_csv(text, &mut faults),
-        Format::Json => read_json(text, &mut faults),
+        Format::Csv => read_csv(text, rules, &mut faults),
+        Format::Json => read_json(text, rules, &mut faults),
     };
     let mut seen: HashMap<String, u64> = HashMap::new();
     for located in &entries {
@@ -69,7 +73,7 @@ pub fn read(bytes: &[u8], format: Format) -> Result<Vec<Located>, Vec<Fault>> {
     }
 }
 
-fn read_csv(text: &str, faults: &mut Vec<Fault>) -> Vec<Located> {
+fn read_csv(text: &str, rules: KeyRules, faults: &mut Vec<Fault>) -> Vec<Located> {
     let mut reader = ReaderBuilder::new().from_reader(text.as_bytes());
     let mut entries = Vec::new();
     let headers = match reader.headers() {
@@ -97,7 +101,8 @@ fn read_csv(text: &str, faults: &mut Vec<Fault>) -> Vec<Located> {
             .filter_map(|(column, cell)| Some((column.to_owned(), cell_value(column, cell)?)))
             .collect();
         let places = Places::Columns(Arc::clone(&columns));
-        take(&fields, line, places, &mut entries, faults);
+        let entry = Entry::from_fields(&fields, rules);
+        take(entry, line, places, &mut entries, faults);
     }
     entries
 }
@@ -155,7 +160,7 @@ fn csv_fault(error: &csv::Error) -> Fault {
     }
 }
 
-fn read_json(text: &str, faults: &mut Vec<Fault>) -> Vec<Located> {
+fn read_json(text: &str, rules: KeyRules, faults: &mut Vec<Fault>) -> Vec<Located> {
     let mut entries = Vec::new();
     let objects: Vec<Map<String, Value>> = match serde_json::from_str(text) {
         Ok(objects) => objects,
@@ -170,7 +175,8 @@ fn read_json(text: &str, faults: &mut Vec<Fault>) -> Vec<Located> {
         }
     };
     for (fields, (start, names)) in objects.iter().zip(places_in(text.as_bytes())) {
-        take(fields, start, Places::Names(names), &mut entries, faults);
+        let entry = Entry::from_fields(fields, rules);
+        take(entry, start, Places::Names(names), &mut entries, faults);
     }
     entries
 }
@@ -225,13 +231,13 @@ fn places_in(text: &[u8]) -> Vec<(u64, Names)> {
 }
 
 fn take(
-    fields: &Map<String, Value>,
+    entry: Result<Entry, Vec<FieldFault>>,
     line: u64,
     places: Places,
     entries: &mut Vec<Located>,
     faults: &mut Vec<Fault>,
 ) {
-    match Entry::from_fields(fields) {
+    match entry {
         Ok(entry) => entries.push(Located {
             entry,
             line,

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     accounts::Accounts,
     auth::{
-        public_key::samples,
+        public_key::{KeyRules, samples},
         totp::{Algorithm, Authenticator, Digits},
     },
 };
@@ -41,7 +41,7 @@ fn import(
     mode: Mode,
 ) -> Result<Counts, Vec<Fault>> {
     let backends = ["b".to_owned()];
-    let entries = read(text.as_bytes(), format)?;
+    let entries = read(text.as_bytes(), format, KeyRules::default())?;
     let administration = accounts.administer("test");
     administration
         .import(&entries, mode, &backends, &mut |_| {})
@@ -211,7 +211,7 @@ fn each_fault_has_its_line_and_cell() {
         let faults = import(&accounts, header, Format::Csv, ADD).unwrap_err();
         assert_eq!(places(faults), [place], "{header:?}");
     }
-    let invalid = read(b"name\nab\xff\n", Format::Csv).unwrap_err();
+    let invalid = read(b"name\nab\xff\n", Format::Csv, KeyRules::default()).unwrap_err();
     assert_eq!(places(invalid), [(2, 3)]);
 }
 
@@ -251,7 +251,7 @@ fn ten_thousand_accounts_take_seconds() {
     }
     let begun = Instant::now();
     let mut told = Vec::new();
-    let entries = read(csv.as_bytes(), Format::Csv).unwrap();
+    let entries = read(csv.as_bytes(), Format::Csv, KeyRules::default()).unwrap();
     let counts = accounts
         .administer("test")
         .import(&entries, ADD, &["b".to_owned()], &mut |done| {

@@ -21,6 +21,7 @@ use crate::{
         Authenticated, Judges,
         flow::{Flow, FlowRules},
         password::{Hasher, PasswordError, PasswordPolicy},
+        public_key::KeyRules,
         throttle::Throttles,
         trust::Trust,
         turns::Turns,
@@ -122,6 +123,7 @@ pub(super) struct Shared {
 pub(super) struct Rules {
     pub(super) max_failures: u32,
     pub(super) flow: FlowRules,
+    pub(super) keys: KeyRules,
 }
 
 /// What an account is given at its login.
@@ -171,6 +173,7 @@ impl Authenticator {
             rules: Arc::new(Rules {
                 max_failures: settings.max_failures,
                 flow: settings.flow,
+                keys: KeyRules::default(),
             }),
             defaults: AccountDefaults::default(),
             judges: Judges::default(),
@@ -194,10 +197,28 @@ impl Authenticator {
     pub fn reconfigured(&self, max_failures: u32, flow: FlowRules) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            rules: Arc::new(Rules { max_failures, flow }),
+            rules: Arc::new(Rules {
+                max_failures,
+                flow,
+                keys: self.rules.keys,
+            }),
             defaults: self.defaults,
             judges: self.judges.clone(),
         }
+    }
+
+    /// The same with other kinds of keys, for connections that begin from now on.
+    #[must_use]
+    pub fn with_key_rules(self, keys: KeyRules) -> Self {
+        let Rules {
+            max_failures, flow, ..
+        } = *self.rules;
+        let rules = Arc::new(Rules {
+            max_failures,
+            flow,
+            keys,
+        });
+        Self { rules, ..self }
     }
 
     /// What sources pay for failures.

@@ -8,7 +8,6 @@ mod remote;
 mod token;
 
 pub(super) use both::Pair;
-pub(super) use key::acceptable_key;
 
 use std::{cell::Cell, net::IpAddr, sync::Arc};
 

@@ -32,6 +32,7 @@ use crate::{
         throttle::{ThrottleConfig, Throttles},
         totp,
     },
+    cipher_policy::CipherPolicy,
     exception::Exception,
 };
 
@@ -508,6 +509,32 @@ async fn an_offer_shows_nothing_and_a_weak_key_or_signature_is_refused_at_once()
     let step = attempt.public_key_verified("alice", &sha1, &rsa).await;
     assert!(is_rejected(&step));
     let step = attempt.public_key_verified("alice", &sha2, &rsa).await;
+    assert!(is_partial(&step));
+}
+
+#[tokio::test]
+async fn a_key_outside_the_cipher_policy_is_no_factor_although_it_is_the_accounts() {
+    let mut world = world();
+    let ecdsa = public_key::parse(samples::ECDSA_256).unwrap();
+    world.administer().add_key(&alice(), &ecdsa).unwrap();
+    let fips = CipherPolicy::preset("fips-140-3").unwrap().key_rules();
+    world.authenticator = world.authenticator.clone().with_key_rules(fips);
+    let mut attempt = world.attempt();
+    let offered = attempt
+        .public_key_offered("alice", &Algorithm::Ed25519, &world.key)
+        .await;
+    assert!(is_rejected(&offered.unwrap()));
+    let step = attempt
+        .public_key_verified("alice", &Algorithm::Ed25519, &world.key)
+        .await;
+    assert!(is_rejected(&step));
+    assert_eq!(
+        world.log.reasons(),
+        ["key_not_in_policy", "key_not_in_policy"]
+    );
+    let step = attempt
+        .public_key_verified("alice", &ecdsa.algorithm(), &ecdsa)
+        .await;
     assert!(is_partial(&step));
 }
 

@@ -10,9 +10,12 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use super::Streams;
-use crate::accounts::{
-    Accounts, Administration,
-    bulk::{self, Counts, Fault, Format, Mode},
+use crate::{
+    accounts::{
+        Accounts, Administration,
+        bulk::{self, Counts, Fault, Format, Mode},
+    },
+    auth::public_key::KeyRules,
 };
 
 /// Longest file that is read, in bytes.
@@ -63,11 +66,12 @@ impl ImportArgs {
         self,
         administration: &Administration<'_>,
         backends: &[String],
+        rules: KeyRules,
         streams: &mut Streams<'_>,
     ) -> anyhow::Result<()> {
         let format = self.format()?;
         let bytes = read_file(&self.file, streams)?;
-        let entries = bulk::read(&bytes, format).map_err(|faults| refusal(&faults))?;
+        let entries = bulk::read(&bytes, format, rules).map_err(|faults| refusal(&faults))?;
         let total = entries.len();
         let mut progress = |done: usize| {
             // Whoever can't see it does not miss it.

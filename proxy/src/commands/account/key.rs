@@ -17,7 +17,7 @@ use crate::{
         admission::{SourceError, SourceNetwork},
         keys::{SOURCES_MAX, parse_expiry},
     },
-    auth::public_key,
+    auth::public_key::{self, KeyRules},
 };
 
 /// Longest key file that is read, in bytes.
@@ -44,6 +44,7 @@ impl AddKeyArgs {
     pub(super) fn run(
         self,
         administration: &Administration<'_>,
+        rules: KeyRules,
         input: &mut dyn Read,
         output: &mut dyn Write,
     ) -> anyhow::Result<()> {
@@ -56,7 +57,7 @@ impl AddKeyArgs {
             sources: checked(self.source.into_iter().map(|network| network.0).collect())?,
             expires: self.expires,
         };
-        let key = public_key::parse(&line)?;
+        let key = public_key::parse_under(&line, rules)?;
         let fingerprint = administration.add_key_on(&self.name, &key, &terms)?;
         writeln!(output, "{fingerprint}")?;
         Ok(())

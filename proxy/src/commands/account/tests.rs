@@ -9,7 +9,10 @@ mod factors;
 use super::{factors::first_line, *};
 use crate::{
     accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
-    auth::{password::Hasher, public_key::samples},
+    auth::{
+        password::Hasher,
+        public_key::{KeyRules, samples},
+    },
     config::{AccountsConfig, AuthConfig},
 };
 
@@ -48,6 +51,7 @@ impl Shell {
             },
             backends: vec!["archive".to_owned(), "legacy".to_owned()],
             auth: Ok(AuthConfig::default()),
+            key_rules: KeyRules::default(),
         };
         let mut output = Vec::new();
         line.account.action.run(

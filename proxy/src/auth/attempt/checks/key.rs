@@ -18,16 +18,17 @@ use crate::{
     },
 };
 
-/// True type, size and signature algorithm.
-pub(in crate::auth::attempt) fn acceptable_key(
-    algorithm: &Algorithm,
-    key: &PublicKey,
-) -> Result<(), KeyError> {
-    public_key::check(key)?;
-    public_key::check_signature(algorithm, key)
-}
-
 impl Attempt {
+    /// True type, size and signature algorithm.
+    pub(in crate::auth::attempt) fn acceptable_key(
+        &self,
+        algorithm: &Algorithm,
+        key: &PublicKey,
+    ) -> Result<(), KeyError> {
+        public_key::check(key, self.rules.keys)?;
+        public_key::check_signature(algorithm, key)
+    }
+
     /// A plain key, or one in a FIDO device. The signature over this session was verified.
     pub(in crate::auth::attempt) async fn look_up_key(
         &self,
@@ -36,7 +37,7 @@ impl Attempt {
         key: &PublicKey,
     ) -> Checked {
         let fingerprint = public_key::fingerprint(key);
-        let acceptable = acceptable_key(algorithm, key);
+        let acceptable = self.acceptable_key(algorithm, key);
         let (factor, key) = (factor(key), key.key_data().clone());
         self.blocking(user, move |shared, claim| {
             let account = shared.profile(claim)?;
@@ -76,6 +77,10 @@ impl Attempt {
     ) -> Checked {
         let certificate = certificate.clone();
         let key = certificate.public_key().clone();
+        let rules = self.rules.keys;
+        let foreign = [certificate.public_key(), certificate.signature_key()]
+            .into_iter()
+            .any(|key| public_key::check(&PublicKey::from(key.clone()), rules).is_err());
         let fingerprint = public_key::fingerprint(&PublicKey::from(key.clone()));
         self.blocking(user, move |shared, claim| {
             let account = shared.profile(claim)?;
@@ -95,6 +100,7 @@ impl Attempt {
                 certificate::judge(&certificate, &trust.authorities, &trust.revoked, bearer);
             let reason = match (judged, &account) {
                 (Err(error), _) => Some(error.code()),
+                (Ok(_), _) if foreign => Some("key_not_in_policy"),
                 (Ok(_), _) if trust.is_authority(&key) => Some("authority_key"),
                 (Ok(_), None) => Some(NO_ACCOUNT),
                 (Ok(_), Some(_)) if holder.is_some_and(|holder| holder != uid) => {
@@ -145,6 +151,7 @@ fn factor(key: &PublicKey) -> Factor {
 fn key_reason(error: &KeyError) -> &'static str {
     match error {
         KeyError::RsaSize { .. } => "rsa_size",
+        KeyError::Policy { .. } => "key_not_in_policy",
         KeyError::Signature { .. } => "weak_signature",
         KeyError::Certificate => "certificate",
         KeyError::Type { .. } => "key_type",
