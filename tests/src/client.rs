@@ -24,7 +24,7 @@ pub use curl::list as curl_list;
 pub use lftp::script as lftp_script;
 pub use openssh::{Connection as OpensshConnection, Terminal, scan as ssh_answers};
 pub use paramiko::remote_digest as paramiko_digest;
-pub use psftp::pscp;
+pub use psftp::{pscp, pscp_with};
 pub use rclone::{Remote as RcloneRemote, run as rclone};
 pub use sshfs::Mounted as SshfsMount;
 
@@ -95,8 +95,8 @@ impl Client {
     /// included.
     ///
     /// # Errors
-    /// When the login or any step fails, with the client's output and what the proxy refused; and
-    /// when the client can't show these factors at all.
+    /// When the login or any step fails, with the client's output and what the proxy refused. A client that can't show these
+    /// factors tries what it can.
     pub fn session(
         self,
         place: Place<'_>,

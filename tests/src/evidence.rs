@@ -16,6 +16,8 @@ use crate::process::succeed;
 pub const PAGE: &str = "docs/clients.md";
 const BEGINNING: &str = "<!-- made by `cargo xtask clients --write` from what the tests saw -->\n";
 const END: &str = "<!-- end -->\n";
+const LOGINS_BEGIN: &str = "<!-- made by `cargo xtask clients --write`: logins -->\n";
+const LOGINS_END: &str = "<!-- end of logins -->\n";
 const POLICIES_BEGIN: &str = "<!-- made by `cargo xtask clients --write`: algorithms -->\n";
 const POLICIES_END: &str = "<!-- end of algorithms -->\n";
 
@@ -37,12 +39,6 @@ pub enum Program {
 /// What a client did, as a column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deed {
-    /// Logged in with both prompts of keyboard-interactive.
-    PasswordThenCode,
-    /// Logged in with a public key and one prompt.
-    KeyThenPassword,
-    /// Logged in with a password and then the public key.
-    PasswordThenKey,
     /// Uploaded a file that was found byte for byte.
     Upload,
     /// Downloaded a file byte for byte.
@@ -55,30 +51,17 @@ pub enum Deed {
     Rename,
     /// Copied a whole folder there and back.
     Folders,
-    /// Found no algorithm in common before it could show key and password, as it should.
-    Refused,
 }
 
 impl Program {
-    const ALL: [Self; 12] = [
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 12] = [
         Self::Session(Client::Openssh),
         Self::Scp,
         Self::Sshfs,
         Self::Session(Client::Psftp),
         Self::Pscp,
         Self::Session(Client::Lftp),
-        Self::Session(Client::Rclone),
-        Self::Session(Client::Curl),
-        Self::OldCurl,
-        Self::Session(Client::Paramiko),
-        Self::Session(Client::Asyncssh),
-        Self::Session(Client::Ssh2),
-    ];
-
-    /// Those that bring an SSH implementation of their own.
-    pub const IMPLEMENTATIONS: [Self; 8] = [
-        Self::Session(Client::Openssh),
-        Self::Session(Client::Psftp),
         Self::Session(Client::Rclone),
         Self::Session(Client::Curl),
         Self::OldCurl,
@@ -153,11 +136,8 @@ impl Program {
 }
 
 impl Deed {
-    /// The columns, each with its heading. [`Deed::Refused`] has none: it stands where the login would.
-    const COLUMNS: [(Self, &'static str); 9] = [
-        (Self::PasswordThenCode, "Password, then code"),
-        (Self::KeyThenPassword, "Key, then password"),
-        (Self::PasswordThenKey, "Password, then key"),
+    /// The columns, each with its heading.
+    const COLUMNS: [(Self, &'static str); 6] = [
         (Self::Upload, "Upload"),
         (Self::Download, "Download"),
         (Self::Resume, "Resume"),
@@ -185,34 +165,70 @@ pub fn note(program: Program, deeds: &[Deed]) -> Result<()> {
     Ok(())
 }
 
-/// Which algorithms the gateway offered.
+/// What a login was tried with: a cipher policy of the gateway, or a way to show two factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
-    /// All of the policy `hipaa-2026`.
-    Hipaa,
-    /// Of its key exchanges only the post-quantum one.
-    PostQuantum,
+pub enum Trial {
+    /// With this cipher policy.
+    Policy(&'static str),
+    /// In this way.
+    Login(Way),
 }
 
-impl Offer {
-    const COLUMNS: [(Self, &'static str); 2] = [
-        (Self::Hipaa, "`hipaa-2026`"),
-        (Self::PostQuantum, "`hipaa-2026`, post-quantum only"),
-    ];
+/// A way to show two factors, as the account's settings and the client's options have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Password and code, a prompt each.
+    TwoRounds,
+    /// Password and code, both prompts in one request.
+    OneRound,
+    /// The password with the code behind it.
+    AppendedCode,
+    /// Public key, then password.
+    KeyThenPassword,
+    /// Public key, then code, under the policy `possession-pair`.
+    KeyThenCode,
+    /// Password, then public key.
+    PasswordThenKey,
+    /// Certificate, then password.
+    CertificateThenPassword,
+    /// A public key alone, while its MFA window is open.
+    Window,
+}
 
+/// The cipher policies, in the order of the table.
+pub const POLICIES: [&str; 4] = ["hipaa-2026", "fips-140-3", "pq-only", "legacy-compat"];
+
+impl Way {
+    /// The columns, each with its heading.
+    pub const COLUMNS: [(Self, &'static str); 8] = [
+        (Self::TwoRounds, "Password, then code"),
+        (Self::OneRound, "Both in one round"),
+        (Self::AppendedCode, "Code behind the password"),
+        (Self::KeyThenPassword, "Key, then password"),
+        (Self::KeyThenCode, "Key, then code"),
+        (Self::PasswordThenKey, "Password, then key"),
+        (Self::CertificateThenPassword, "Certificate, then password"),
+        (Self::Window, "Key in its MFA window"),
+    ];
+}
+
+impl Trial {
     fn file(self) -> String {
-        format!("Offer{self:?}")
+        match self {
+            Self::Policy(name) => format!("Policy-{name}"),
+            Self::Login(way) => format!("Login{way:?}"),
+        }
     }
 }
 
-/// Notes what came of a client's login where the gateway offered these algorithms: `tested`, or what the gateway recorded.
+/// Notes what came of a client's login: `tested`, or what the gateway recorded, or what the client said.
 ///
 /// # Errors
 /// When the note can't be written.
-pub fn note_offer(program: Program, offer: Offer, found: &str) -> Result<()> {
+pub fn note_login(program: Program, trial: Trial, found: &str) -> Result<()> {
     let folder = program.folder();
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join(offer.file()), found)?;
+    fs::write(folder.join(trial.file()), found)?;
     Ok(())
 }
 
@@ -234,7 +250,10 @@ pub fn forget() -> Result<()> {
 /// When the page has no marks, or a program left no note: its tests were not run.
 pub fn page_with_table(page: &str) -> Result<String> {
     let page = between(page, BEGINNING, END, &table()?)?;
-    between(&page, POLICIES_BEGIN, POLICIES_END, &algorithms()?)
+    let ways = Way::COLUMNS.map(|(way, heading)| (Trial::Login(way), heading.to_owned()));
+    let page = between(&page, LOGINS_BEGIN, LOGINS_END, &logins(&ways)?)?;
+    let policies = POLICIES.map(|name| (Trial::Policy(name), format!("`{name}`")));
+    between(&page, POLICIES_BEGIN, POLICIES_END, &logins(&policies)?)
 }
 
 /// The page with another text between two of its lines.
@@ -269,12 +288,7 @@ fn table() -> Result<String> {
         let did = |deed: Deed| folder.join(deed.file()).exists();
         let _ = write!(table, "| {} | {version} |", program.name());
         for (deed, _) in Deed::COLUMNS {
-            let is_refused = deed == Deed::KeyThenPassword && did(Deed::Refused);
-            let cell = match (did(deed), is_refused) {
-                (true, _) => "tested",
-                (false, true) => "refused",
-                (false, false) => "-",
-            };
+            let cell = if did(deed) { "tested" } else { "-" };
             let _ = write!(table, " {cell} |");
         }
         table.push('\n');
@@ -282,18 +296,20 @@ fn table() -> Result<String> {
     Ok(table)
 }
 
-/// One row for each SSH implementation: `scp`, sshfs and lftp run OpenSSH's client, `pscp` is PuTTY's.
-fn algorithms() -> Result<String> {
+/// A row for each program, a column for each trial.
+fn logins(columns: &[(Trial, String)]) -> Result<String> {
     let mut table = "| Client |".to_owned();
-    for (_, heading) in Offer::COLUMNS {
+    for (_, heading) in columns {
         let _ = write!(table, " {heading} |");
     }
-    table.push_str("\n| --- | --- | --- |\n");
-    for program in Program::IMPLEMENTATIONS {
+    table.push('\n');
+    table.push_str(&"| --- ".repeat(1 + columns.len()));
+    table.push_str("|\n");
+    for program in Program::ALL {
         let _ = write!(table, "| {} |", program.name());
-        for (offer, _) in Offer::COLUMNS {
-            let found = fs::read_to_string(program.folder().join(offer.file()))
-                .with_context(|| format!("no test has noted what {} agrees to", program.name()))?;
+        for (trial, heading) in columns {
+            let found = fs::read_to_string(program.folder().join(trial.file()))
+                .with_context(|| format!("no test has tried {} with {heading}", program.name()))?;
             let _ = write!(table, " {found} |");
         }
         table.push('\n');

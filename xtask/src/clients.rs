@@ -10,6 +10,7 @@ use crate::{process, setup};
 /// The gateway's tests that drive partners' clients: parts of their names.
 const TESTS: &[&str] = &[
     "clients::",
+    "matrix::",
     "resumes_on_a_local_disk",
     "scp::",
     "whole_folders::",

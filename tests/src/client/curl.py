@@ -23,15 +23,17 @@ def perform(path, **options):
     options = {
         "URL": base + path,
         "USERNAME": orders["user"],
-        "PASSWORD": orders["password"],
-        "SSH_AUTH_TYPES": pycurl.SSH_AUTH_PUBLICKEY | pycurl.SSH_AUTH_KEYBOARD,
-        "SSH_PRIVATE_KEYFILE": orders["key"],
-        "SSH_PUBLIC_KEYFILE": orders["key"] + ".pub",
+        "PASSWORD": orders["password"] or orders["code"],
+        "SSH_AUTH_TYPES": pycurl.SSH_AUTH_KEYBOARD,
         "SSH_KNOWNHOSTS": known_hosts.name,
         "TIMEOUT": 60,
         "PROXY": "",
         **options,
     }
+    if orders["key"]:
+        options["SSH_AUTH_TYPES"] |= pycurl.SSH_AUTH_PUBLICKEY
+        options["SSH_PRIVATE_KEYFILE"] = orders["key"]
+        options["SSH_PUBLIC_KEYFILE"] = orders["certificate"] or orders["key"] + ".pub"
     for name, value in options.items():
         curl.setopt(getattr(pycurl, name), value)
     curl.perform()

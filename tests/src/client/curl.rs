@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::{
     Step,
@@ -20,9 +20,6 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors != Factors::KeyThenPassword {
-        bail!("libcurl shows the key first, and gives the same word to every prompt");
-    }
     script::session(
         Script::Python(include_str!("curl.py")),
         place,
@@ -33,18 +30,29 @@ pub(super) fn session(
     )
 }
 
-/// Lists a folder with the program `curl`, a key and a password.
+/// Lists a folder with the program `curl`, which shows the key first and gives the same word to every prompt.
 ///
 /// # Errors
 /// When it can't be started or doesn't end.
-pub fn list(place: Place<'_>, proxy: &Proxy, account: &Account, folder: &str) -> Result<Output> {
+pub fn list(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    factors: Factors,
+    folder: &str,
+) -> Result<Output> {
+    let words = account.words(factors)?;
     let mut command: Command = place.command("curl");
+    command.args(["--disable", "--silent", "--show-error"]);
+    if factors.have_key() {
+        let public = account
+            .certificate()
+            .unwrap_or_else(|| account.key.with_extension("pub"));
+        command.arg("--key").arg(&account.key);
+        command.arg("--pubkey").arg(public);
+    }
     command
-        .args(["--disable", "--silent", "--show-error", "--key"])
-        .arg(&account.key)
-        .arg("--pubkey")
-        .arg(account.key.with_extension("pub"))
-        .args(["--user", &format!("{}:{}", account.name, account.password)])
+        .args(["--user", &format!("{}:{}", account.name, words.only())])
         .arg("--insecure")
         .arg(format!("sftp://{}{folder}/", proxy.address))
         .env("HOME", proxy.folder());

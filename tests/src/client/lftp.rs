@@ -15,9 +15,6 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors != Factors::KeyThenPassword {
-        bail!("lftp knows one password and can't answer two prompts with different words");
-    }
     let mut commands = String::new();
     for step in steps {
         commands.push_str(&match step {
@@ -31,7 +28,8 @@ pub(super) fn session(
             Step::RemoveFolder(folder) => format!("rmdir {folder}\n"),
         });
     }
-    script(place, proxy, account, &commands)
+    let words = account.words(factors)?;
+    script_with(place, proxy, account, (factors, words.only()), &commands)
 }
 
 /// Logs in with key and password, runs the commands and returns what was printed.
@@ -44,11 +42,23 @@ pub fn script(
     account: &Account,
     commands: &str,
 ) -> Result<String> {
+    let answers = (Factors::KeyThenPassword, account.password.as_str());
+    script_with(place, proxy, account, answers, commands)
+}
+
+/// It gives the same word to every prompt.
+fn script_with(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &Account,
+    (factors, word): (Factors, &str),
+    commands: &str,
+) -> Result<String> {
     let ssh = openssh::options(
         proxy.address,
         &account.name,
         &proxy.known_hosts(),
-        Some(&account.key),
+        factors.have_key().then_some(account.key.as_path()),
     );
     let script = format!(
         "set cmd:fail-exit yes\n\
@@ -59,7 +69,7 @@ pub fn script(
          open -u {},{} -p {} sftp://{}\n{commands}",
         ssh.join(" "),
         account.name,
-        account.password,
+        word,
         proxy.address.port(),
         proxy.address.ip()
     );

@@ -35,11 +35,8 @@ impl Connection {
     /// # Errors
     /// When the phone has no code or the file system refuses.
     pub fn new(proxy: &Proxy, account: &mut Account, factors: Factors) -> Result<Self> {
-        let code = match factors {
-            Factors::PasswordThenCode => account.phone.next_code()?,
-            Factors::KeyThenPassword | Factors::PasswordThenKey => String::new(),
-        };
-        Self::with_answers(proxy, account, factors, &account.password, &code)
+        let words = account.words(factors)?;
+        Self::with_answers(proxy, account, factors, &words.password, &words.code)
     }
 
     /// A login with the given answers, right or wrong.
@@ -53,7 +50,7 @@ impl Connection {
         password: &str,
         code: &str,
     ) -> Result<Self> {
-        let key = (factors != Factors::PasswordThenCode).then_some(account.key.as_path());
+        let key = factors.have_key().then_some(account.key.as_path());
         let scratch = files::folder("openssh")?;
         let askpass = scratch.path().join("askpass");
         // The password prompt is "Password: ", the code's is "One-time password: ".

@@ -42,11 +42,9 @@ if orders["key_comes_last"]:
     if left:
         sys.exit(f"after the key the server wants {left}")
 else:
-    if orders["key"]:
-        left = show_key()
-        if "keyboard-interactive" not in left:
-            sys.exit(f"after the key the server wants {left}")
-    left = transport.auth_interactive(orders["user"], answer)
+    left = show_key() if orders["key"] else ["keyboard-interactive"]
+    if left and "keyboard-interactive" not in left:
+        sys.exit(f"after the key the server wants {left}")
     while left:
         left = transport.auth_interactive(orders["user"], answer)
 

@@ -1,5 +1,6 @@
 //! `rclone`: a key and one word for keyboard-interactive, and a login for each step.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -17,12 +18,9 @@ pub(super) fn session(
     factors: Factors,
     steps: &[Step],
 ) -> Result<String> {
-    if factors != Factors::KeyThenPassword {
-        bail!(
-            "rclone shows the key first, gives the same word to every prompt, and a code can't serve its many logins"
-        );
-    }
-    let remote = Remote::new(proxy, account)?;
+    // One word for every prompt, and a code can't serve its many logins.
+    let words = account.words(factors)?;
+    let remote = Remote::with(proxy, account, factors, words.only())?;
     let mut printed = String::new();
     for step in steps {
         let there = |path: &str| remote.path(path);
@@ -55,18 +53,28 @@ impl Remote {
     /// # Errors
     /// When rclone can't obscure the password.
     pub fn new(proxy: &Proxy, account: &Account) -> Result<Self> {
-        let obscured = succeed(Command::new("rclone").args(["obscure", &account.password]))?;
-        let remote = format!(
-            ":sftp,host=\"{}\",port={},user={},key_file=\"{}\",pass=\"{}\",known_hosts_file=\"{}\",\
-         shell_type=none,disable_hashcheck=true:",
+        Self::with(proxy, account, Factors::KeyThenPassword, &account.password)
+    }
+
+    fn with(proxy: &Proxy, account: &Account, factors: Factors, word: &str) -> Result<Self> {
+        let mut remote = format!(
+            ":sftp,host=\"{}\",port={},user={},known_hosts_file=\"{}\",shell_type=none,disable_hashcheck=true",
             proxy.address.ip(),
             proxy.address.port(),
             account.name,
-            account.key.display(),
-            obscured.trim(),
             proxy.known_hosts().display(),
         );
-        Ok(Self(remote))
+        if factors.have_key() {
+            let _ = write!(remote, ",key_file=\"{}\"", account.key.display());
+            if let Some(certificate) = account.certificate() {
+                let _ = write!(remote, ",pubkey_file=\"{}\"", certificate.display());
+            }
+        }
+        if !word.is_empty() {
+            let obscured = succeed(Command::new("rclone").args(["obscure", word]))?;
+            let _ = write!(remote, ",pass=\"{}\"", obscured.trim());
+        }
+        Ok(Self(remote + ":"))
     }
 
     /// A path there as rclone is told it.

@@ -64,17 +64,16 @@ pub(super) fn run(
     steps: Vec<Value>,
 ) -> Result<String> {
     let scratch = files::folder("orders")?;
+    let words = account.words(factors)?;
     let orders = json!({
         "host": proxy.address.ip().to_string(),
         "port": proxy.address.port(),
         "host_key": proxy.host_key()?,
         "user": account.name,
-        "password": account.password,
-        "key": (factors != Factors::PasswordThenCode).then(|| account.key.display().to_string()),
-        "code": match factors {
-            Factors::PasswordThenCode => account.phone.next_code()?,
-            Factors::KeyThenPassword | Factors::PasswordThenKey => String::new(),
-        },
+        "password": words.password,
+        "key": factors.have_key().then(|| account.key.display().to_string()),
+        "certificate": account.certificate(),
+        "code": words.code,
         "key_comes_last": factors == Factors::PasswordThenKey,
         "steps": steps,
     });

@@ -13,6 +13,7 @@ mod forwarded;
 mod keys;
 mod limits;
 mod login;
+mod matrix;
 mod peers;
 mod permissions;
 mod presets;

@@ -128,10 +128,7 @@ fn scp_copies_files_of_every_size_and_name_both_ways() -> Result<()> {
         digest == hex::encode(Sha256::digest(&large)),
         "check-file says {digest}"
     );
-    evidence::note(
-        Program::Scp,
-        &[Deed::KeyThenPassword, Deed::Upload, Deed::Download],
-    )
+    evidence::note(Program::Scp, &[Deed::Upload, Deed::Download])
 }
 
 #[test]
@@ -217,10 +214,7 @@ fn pscp_copies_both_ways_with_the_old_protocol() -> Result<()> {
     }
     ensure!(fs::read(gateway.storage.path().join("copy"))? == content);
     ensure!(fs::read(gateway.here("back"))? == content);
-    evidence::note(
-        Program::Pscp,
-        &[Deed::KeyThenPassword, Deed::Upload, Deed::Download],
-    )
+    evidence::note(Program::Pscp, &[Deed::Upload, Deed::Download])
 }
 
 #[test]

@@ -333,12 +333,7 @@ fn is_cloned_and_built(mut gateway: Gateway, stored: &Path, factors: Factors) ->
         "what make made, and nothing else"
     );
     gateway.is_on_record()?;
-    let login = match factors {
-        Factors::PasswordThenCode => Deed::PasswordThenCode,
-        Factors::KeyThenPassword => Deed::KeyThenPassword,
-        Factors::PasswordThenKey => Deed::PasswordThenKey,
-    };
-    evidence::note(Program::Sshfs, &[login, Deed::Rename])
+    evidence::note(Program::Sshfs, &[Deed::Rename])
 }
 
 // One after the other: each keeps both of a small machine's processors busy for a minute.
