@@ -80,7 +80,7 @@ pub struct ServiceAccount {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Groups {
     pub source: GroupSource,
-    /// A group of the directory, in lower case, and the gateway's group.
+    /// A group of the directory, its ASCII letters in lower case, and the gateway's group.
     pub names: BTreeMap<String, String>,
 }
 
@@ -201,7 +201,8 @@ impl Directory {
 
     /// Whether `password` is that of the person called `login` there.
     pub async fn check(&self, login: &str, password: &Secret) -> DirectoryVerdict {
-        if password.is_empty() {
+        // To a directory that reads up to the first zero, both are empty.
+        if matches!(password.expose(), [] | [0, ..]) {
             return DirectoryVerdict::Wrong(Refusal::EmptyPassword);
         }
         self.ask(&self.places, login, Some(password)).await
@@ -460,7 +461,7 @@ fn named(entries: &[Entry], attribute: &str, names: &BTreeMap<String, String>) -
     entries
         .iter()
         .flat_map(|entry| entry.values(attribute))
-        .filter_map(|group| names.get(&group.to_lowercase()).cloned())
+        .filter_map(|group| names.get(&group.to_ascii_lowercase()).cloned())
         .collect()
 }
 

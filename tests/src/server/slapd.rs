@@ -22,7 +22,7 @@ pub const SERVICE_DN: &str = "cn=gateway,dc=example,dc=org";
 /// The password of every entry that has one.
 pub const PASSWORD: &str = "correct horse battery";
 
-/// Alice and Bob are people, Carol is there twice, and Alice is in two groups.
+/// Alice, Bob and Dave are people, Carol is there twice. Alice is in two groups, Dave in one that is in one of them.
 const ENTRIES: &str = "
 dn: dc=example,dc=org
 objectClass: dcObject
@@ -58,6 +58,13 @@ cn: Bob
 sn: B
 userPassword: correct horse battery
 
+dn: uid=dave,ou=people,dc=example,dc=org
+objectClass: inetOrgPerson
+uid: dave
+cn: Dave
+sn: D
+userPassword: correct horse battery
+
 dn: uid=carol,ou=people,dc=example,dc=org
 objectClass: inetOrgPerson
 uid: carol
@@ -79,6 +86,13 @@ changetype: add
 objectClass: groupOfNames
 cn: Transfer
 member: uid=alice,ou=people,dc=example,dc=org
+member: cn=Couriers,dc=example,dc=org
+
+dn: cn=Couriers,dc=example,dc=org
+changetype: add
+objectClass: groupOfNames
+cn: Couriers
+member: uid=dave,ou=people,dc=example,dc=org
 
 dn: cn=Unrelated,dc=example,dc=org
 changetype: add

@@ -139,10 +139,13 @@ async fn by_a_template_the_right_password_alone_is_right() {
 
 #[tokio::test]
 async fn an_empty_password_is_wrong_though_the_directory_might_take_it() {
-    assert_eq!(
-        check(settings(slapd()), "alice", "").await,
-        DirectoryVerdict::Wrong(Refusal::EmptyPassword)
-    );
+    for password in ["", "\0", "\0correct horse battery"] {
+        assert_eq!(
+            check(settings(slapd()), "alice", password).await,
+            DirectoryVerdict::Wrong(Refusal::EmptyPassword),
+            "{password:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -191,7 +194,12 @@ async fn only_mapped_groups_are_told() {
                 groups: ["movers".to_owned()].into()
             }
         );
-        assert_eq!(check(settings, "bob", PASSWORD).await, right());
+        assert_eq!(check(settings.clone(), "bob", PASSWORD).await, right());
+        assert_eq!(
+            check(settings, "dave", PASSWORD).await,
+            right(),
+            "a member of a group that is a member"
+        );
     }
 }
 

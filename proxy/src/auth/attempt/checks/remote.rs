@@ -90,7 +90,8 @@ impl Attempt {
             Ok(begun) => begun,
             Err(error) => return Checked::unavailable(&error),
         };
-        let is_sendable = !is_empty && password.expose().len() <= password::MAX_BYTES;
+        let is_sendable = !matches!(password.expose(), [] | [0, ..])
+            && password.expose().len() <= password::MAX_BYTES;
         let mut groups = None;
         let judged = match (&self.judges.directory, &begun.account, &begun.tried) {
             (None, _, _) => Judged::unjudged("directory_not_configured"),
