@@ -11,6 +11,7 @@ pub mod audit;
 pub mod break_glass;
 pub mod bulk;
 pub mod codes;
+mod directory_groups;
 pub mod enrolment;
 mod error;
 pub mod groups;

@@ -88,11 +88,10 @@ impl Administration<'_> {
     pub fn remove_group(&self, name: &AccountName) -> Result<(), AccountsError> {
         self.accounts.transaction(|transaction| {
             let group = group_of(transaction, name)?;
-            for member in members(transaction, group)? {
-                end_sessions(transaction, member)?;
-            }
+            end_sessions_of_members(transaction, group)?;
             for statement in [
                 "DELETE FROM group_member WHERE account_group = ?1",
+                "DELETE FROM directory_member WHERE account_group = ?1",
                 "DELETE FROM group_mount WHERE account_group = ?1",
                 "DELETE FROM account_group WHERE id = ?1",
             ] {
@@ -155,9 +154,9 @@ impl Administration<'_> {
             let replaced = mounts::store(transaction, Holder::Group(group), mount)?;
             for member in members(transaction, group)? {
                 mounts::of_account(transaction, member)?;
-                if replaced {
-                    end_sessions(transaction, member)?;
-                }
+            }
+            if replaced {
+                end_sessions_of_members(transaction, group)?;
             }
             self.note_group(transaction, "group-mount", name, mounts::describe(mount))
         })
@@ -180,9 +179,7 @@ impl Administration<'_> {
                     at: String::from_utf8_lossy(at.as_bytes()).into_owned(),
                 });
             }
-            for member in members(transaction, group)? {
-                end_sessions(transaction, member)?;
-            }
+            end_sessions_of_members(transaction, group)?;
             let details = json!({ "at": portcullis_journal::record::untrusted(at.as_bytes()) });
             self.note_group(transaction, "group-unmount", name, details)
         })
@@ -252,6 +249,18 @@ pub(super) fn group_of(
         .query_row([name.as_str()], |row| row.get(0))
         .optional()?
         .ok_or_else(|| AccountsError::NoSuchGroup { name: name.clone() })
+}
+
+/// Those by what the directory said at a login among them.
+fn end_sessions_of_members(transaction: &Transaction<'_>, group: i64) -> Result<(), AccountsError> {
+    transaction
+        .prepare_cached(
+            "UPDATE account SET epoch = epoch + 1 WHERE id IN (
+                 SELECT account FROM group_member WHERE account_group = ?1
+                 UNION SELECT account FROM directory_member WHERE account_group = ?1)",
+        )?
+        .execute([group])?;
+    Ok(())
 }
 
 fn members(transaction: &Transaction<'_>, group: i64) -> Result<Vec<UserId>, AccountsError> {

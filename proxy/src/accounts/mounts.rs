@@ -146,6 +146,15 @@ const OF_ITS_GROUPS: &str =
      JOIN group_member ON group_member.account_group = group_mount.account_group
      JOIN account_group ON account_group.id = group_mount.account_group
      WHERE group_member.account = ?1 ORDER BY at, origin";
+/// Those that the directory named at the account's last login among them.
+const OF_ALL_ITS_GROUPS: &str =
+    "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules,
+            account_group.name AS origin
+     FROM group_mount JOIN account_group ON account_group.id = group_mount.account_group
+     WHERE account_group.id IN (
+         SELECT account_group FROM group_member WHERE account = ?1
+         UNION SELECT account_group FROM directory_member WHERE account = ?1 AND of_last_login = 1)
+     ORDER BY at, origin";
 const OF_GROUP: &str =
     "SELECT at, backend, directory, permissions, read_rate, write_rate, quota, extensions, resume, rules,
             (SELECT name FROM account_group WHERE id = account_group) AS origin
@@ -156,8 +165,24 @@ pub(super) fn of_account(
     connection: &Connection,
     uid: UserId,
 ) -> Result<Vec<Mount>, AccountsError> {
+    with_groups(connection, uid, OF_ITS_GROUPS)
+}
+
+/// As [`of_account`], with the groups that the directory named at the account's last login.
+pub(super) fn of_account_by_directory(
+    connection: &Connection,
+    uid: UserId,
+) -> Result<Vec<Mount>, AccountsError> {
+    with_groups(connection, uid, OF_ALL_ITS_GROUPS)
+}
+
+fn with_groups(
+    connection: &Connection,
+    uid: UserId,
+    of_groups: &str,
+) -> Result<Vec<Mount>, AccountsError> {
     let mut mounts = own(connection, uid)?;
-    for mount in select(connection, OF_ITS_GROUPS, uid.0)? {
+    for mount in select(connection, of_groups, uid.0)? {
         match mounts.iter().find(|other| other.at == mount.at) {
             None => mounts.push(mount),
             Some(Mount { group: None, .. }) => {}

@@ -7,8 +7,12 @@ use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension as _, Transaction, named_params};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
-use super::{AccountName, Accounts, AccountsError, Administration, FactorState, administration};
+use super::{
+    AccountName, Accounts, AccountsError, Administration, FactorState, administration,
+    directory_groups,
+};
 use crate::auth::{Secret, flow::UserId, lockout::Lockout};
 
 /// How long a code that RADIUS accepted is not accepted again, in seconds: longer than any server's window for codes
@@ -192,7 +196,7 @@ impl Accounts {
             )?;
             let digest = Sha256::new()
                 .chain_update(&salt)
-                .chain_update(code.expose())
+                .chain_update(&*without_spelling(code))
                 .finalize();
             transaction.execute(
                 "DELETE FROM radius_spent WHERE account = ?1 AND until <= ?2",
@@ -257,7 +261,10 @@ impl Administration<'_> {
         getrandom::fill(&mut salt).map_err(|_| AccountsError::NoRandomness)?;
         self.change(name, "second-factor", administration::Sessions::End, |transaction, uid| {
             transaction.execute(
-                "INSERT OR REPLACE INTO radius (account, login, salt, since) VALUES (?1, ?2, ?3, ?4)",
+                // The salt stays: what was spent stays spent.
+                "INSERT INTO radius (account, login, salt, since) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (account) DO UPDATE SET
+                     login = excluded.login, since = excluded.since, failures = 0, not_before = 0, disabled = 0",
                 (uid.0, login, salt, administration::timestamp()),
             )?;
             Ok(json!({ "second_factor": "radius", "login": login }))
@@ -296,6 +303,7 @@ impl Administration<'_> {
             "password-source",
             administration::Sessions::End,
             |transaction, uid| {
+                directory_groups::forget(transaction, uid)?;
                 transaction.execute(
                     "INSERT OR REPLACE INTO directory (account, login, since) VALUES (?1, ?2, ?3)",
                     (uid.0, login, administration::timestamp()),
@@ -315,6 +323,7 @@ impl Administration<'_> {
             "password-source",
             administration::Sessions::End,
             |transaction, uid| {
+                directory_groups::forget(transaction, uid)?;
                 transaction.execute("DELETE FROM directory WHERE account = ?1", [uid.0])?;
                 Ok(json!({ "password_source": "local" }))
             },
@@ -327,6 +336,16 @@ fn remote_factors(row: &rusqlite::Row<'_>) -> rusqlite::Result<RemoteFactors> {
         radius: row.get("radius")?,
         directory: row.get("directory")?,
     })
+}
+
+/// The code without what a server may not look at: case, spaces and other characters that can't be seen. Whatever else it
+/// takes for the same code, this is for its own replay protection to know.
+fn without_spelling(code: &Secret) -> Zeroizing<Vec<u8>> {
+    let seen = code
+        .expose()
+        .iter()
+        .filter(|byte| **byte > b' ' && **byte != 0x7f);
+    Zeroizing::new(seen.map(u8::to_ascii_lowercase).collect())
 }
 
 fn count(

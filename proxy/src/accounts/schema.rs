@@ -260,6 +260,15 @@ const MIGRATIONS: &[&str] = &["
         until INTEGER NOT NULL,
         PRIMARY KEY (account, digest)
     ) STRICT;
+", "
+    -- Groups that the directory named at a login of the account: at its last one, or at one before whose session may run.
+    CREATE TABLE directory_member (
+        account_group INTEGER NOT NULL REFERENCES account_group (id),
+        account INTEGER NOT NULL REFERENCES account (id),
+        of_last_login INTEGER NOT NULL,
+        PRIMARY KEY (account_group, account)
+    ) STRICT;
+    CREATE INDEX directory_member_account ON directory_member (account);
 "];
 
 /// Runs the steps that are missing, each in a transaction of its own. Foreign keys hold from here on.

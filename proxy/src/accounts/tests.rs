@@ -22,6 +22,7 @@ use crate::{
     policy::{Mount, PathRules, Permissions},
 };
 
+mod directory_groups;
 mod factors;
 mod recovery;
 mod store;

@@ -296,6 +296,7 @@ impl Attempt {
                 Step::Enrol(user)
             }
             Decision::Accepted(user) => {
+                let user = self.with_directory_groups(user);
                 let mut event = record::accepted(self, &user);
                 if user.kind() == AccountKind::BreakGlass {
                     let Some(opening) = self.opening(&user).await else {
@@ -316,6 +317,18 @@ impl Attempt {
                     .succeeded(self.source.ip(), asked.user);
                 Step::Accepted(user)
             }
+        }
+    }
+
+    /// What the directory said holds for whom it said it, and where its password counted.
+    fn with_directory_groups(&mut self, user: Authenticated) -> Authenticated {
+        match self.groups.take() {
+            Some((uid, groups))
+                if uid == user.uid() && user.factors().contains(&Factor::Password) =>
+            {
+                user.in_directory_groups(groups)
+            }
+            Some(_) | None => user,
         }
     }
 

@@ -142,7 +142,7 @@ pub(super) fn finding(
     deed: &Deed,
     question: &Question,
 ) -> Result<Finding, AccountsError> {
-    let mounts = accounts.mounts(account.uid)?;
+    let mounts = accounts.mounts_by_directory(account.uid)?;
     let requester = Arc::new(Requester {
         session: SessionId([0; 16]),
         user: Actor {

@@ -113,6 +113,25 @@ fn an_accepted_code_is_spent_for_its_account_and_its_time() {
 }
 
 #[test]
+fn a_spent_code_stays_spent_in_another_spelling_and_when_the_factor_is_set_again() {
+    let (_directory, accounts, uid, name) = account();
+    let administration = accounts.administer("test");
+    administration.set_radius(&name, None).unwrap();
+    let spend = |code: &str| {
+        let code = Secret::from(code);
+        accounts.spend_radius_code(uid, &code, at(0)).unwrap()
+    };
+    assert!(spend("cccjgjg1"));
+    // RADIUS pads codes with zeros, and servers cut those off; spaces and case are for each server to judge.
+    for code in ["cccjgjg1\0", "cccjgjg1\0\0", " cccj gjg1\n", "CCCJGJG1"] {
+        assert!(!spend(code), "{code:?}");
+    }
+    assert!(spend("cccjgjg2"));
+    administration.set_radius(&name, Some("alice2")).unwrap();
+    assert!(!spend("cccjgjg1"));
+}
+
+#[test]
 fn a_stranger_is_always_treated_as_the_same_account_would_be() {
     let (_directory, accounts, _, name) = account();
     let stranger = |draw| accounts.remote_factors_of_a_stranger(draw).unwrap();

@@ -253,18 +253,22 @@ impl Authenticator {
         }
     }
 
-    /// The mounts and limits of a user who is in; notes the login.
+    /// The mounts and limits of a user who is in; notes the login, and the groups that the directory named.
     ///
     /// # Errors
-    /// If the database can't be read or written.
+    /// If the database can't be read or written, or two of the user's groups have a mount at one place.
     pub async fn grants(&self, user: &Authenticated) -> Result<Grants, LookupError> {
         let (accounts, uid) = (self.shared.accounts.clone(), user.uid());
         let (now, defaults) = (self.shared.clock.now(), self.defaults);
+        let groups = user.directory_groups().cloned();
         let grants = tokio::task::spawn_blocking(move || -> Result<_, AccountsError> {
             accounts.note_login(uid, now)?;
             let limits = accounts.limits(uid)?;
             Ok(Grants {
-                mounts: accounts.mounts(uid)?,
+                mounts: match groups {
+                    Some(groups) => accounts.mounts_at_login(uid, &groups)?,
+                    None => accounts.mounts(uid)?,
+                },
                 limits: AccountLimits {
                     sessions: limits.sessions.or(defaults.sessions),
                     ..limits

@@ -100,10 +100,7 @@ pub(super) fn accepted(attempt: &Attempt, user: &Authenticated) -> Event {
         put(&mut event.body, "compensating", controls.to_vec());
     }
     put(&mut event.body, "phishing_resistant", false);
-    if let Some((uid, groups)) = &attempt.groups
-        && *uid == user.uid()
-        && user.factors().contains(&Factor::Password)
-    {
+    if let Some(groups) = user.directory_groups() {
         let groups: Vec<Value> = groups.iter().map(|group| group.as_str().into()).collect();
         put(&mut event.body, "directory_groups", groups);
     }

@@ -7,6 +7,7 @@ mod factors;
 mod keys;
 mod machine;
 mod options;
+mod remote;
 mod sessions;
 mod store;
 mod windows;

@@ -1,5 +1,7 @@
 //! The proof that somebody may come in.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use portcullis_journal::{AccountKind, Actor};
 
@@ -21,6 +23,7 @@ pub struct Authenticated {
     epoch: i64,
     window: Option<Box<Window>>,
     opens: Option<Box<Window>>,
+    directory_groups: Option<BTreeSet<String>>,
 }
 
 /// What was enough.
@@ -61,6 +64,16 @@ impl Authenticated {
             epoch: account.epoch,
             window,
             opens,
+            directory_groups: None,
+        }
+    }
+
+    /// The same, in these groups by what the directory said when it judged the password of this login.
+    #[must_use]
+    pub(in crate::auth) fn in_directory_groups(self, groups: BTreeSet<String>) -> Self {
+        Self {
+            directory_groups: Some(groups),
+            ..self
         }
     }
 
@@ -112,6 +125,11 @@ impl Authenticated {
         self.opens.as_deref()
     }
 
+    /// The gateway's groups that the directory named, if it judged the password of this login.
+    pub fn directory_groups(&self) -> Option<&BTreeSet<String>> {
+        self.directory_groups.as_ref()
+    }
+
     /// The user as records name it.
     pub fn actor(&self) -> Actor {
         Actor {
@@ -139,6 +157,7 @@ impl Authenticated {
             epoch: 0,
             window: None,
             opens: None,
+            directory_groups: None,
         }
     }
 }

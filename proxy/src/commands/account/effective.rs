@@ -21,7 +21,7 @@ pub(super) fn print(
     output: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let account = accounts.account(name)?;
-    let mounts = accounts.mounts(account.uid)?;
+    let mounts = accounts.mounts_by_directory(account.uid)?;
     let shown = match path {
         Some(path) => vec![at(&mounts, &place(path)?)],
         None => mounts.iter().flat_map(of_mount).collect(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     accounts::{
-        Account, AccountName, Accounts, FactorState,
+        Account, AccountName, Accounts, AccountsError, FactorState,
         admission::{AccountDefaults, is_expired, is_idle},
         kind_name, limits, login_options, mounts, restrictions,
     },
@@ -26,7 +26,7 @@ pub(super) fn print(
     for account in accounts.list()? {
         let mounts = accounts.mounts(account.uid)?;
         let limits = accounts.limits(account.uid)?;
-        let groups = accounts.groups_of(account.uid)?;
+        let groups = Groups::of(accounts, &account)?;
         let remote = accounts.remote_states(account.uid)?;
         listed.push((account, mounts, limits, groups, remote));
     }
@@ -74,7 +74,7 @@ pub(super) fn show(
     let account = accounts.account(name)?;
     let mounts = accounts.mounts(account.uid)?;
     let limits = accounts.limits(account.uid)?;
-    let groups = accounts.groups_of(account.uid)?;
+    let groups = Groups::of(accounts, &account)?;
     let remote = accounts.remote_states(account.uid)?;
     let shown = machine_form(&account, defaults, &mounts, &limits, &groups, &remote);
     if json {
@@ -139,12 +139,28 @@ fn state(account: &Account, defaults: &AccountDefaults) -> &'static str {
 /// RADIUS and the directory.
 type RemoteStates = (FactorState, FactorState);
 
+/// Names of the groups of an account.
+struct Groups {
+    own: Vec<String>,
+    /// At its last login that a directory judged.
+    by_directory: Vec<String>,
+}
+
+impl Groups {
+    fn of(accounts: &Accounts, account: &Account) -> Result<Self, AccountsError> {
+        Ok(Self {
+            own: accounts.groups_of(account.uid)?,
+            by_directory: accounts.directory_groups_of(account.uid)?,
+        })
+    }
+}
+
 fn machine_form(
     account: &Account,
     defaults: &AccountDefaults,
     mounts: &[Mount],
     limits: &AccountLimits,
-    groups: &[String],
+    groups: &Groups,
     remote: &RemoteStates,
 ) -> Value {
     let policy = match &account.policy {
@@ -186,7 +202,8 @@ fn machine_form(
         "keys": keys,
         "login_with": ways(account, remote),
         "login": login_options::describe(&account.login),
-        "groups": groups,
+        "groups": groups.own,
+        "directory_groups": groups.by_directory,
         "limits": limits::describe(limits),
         "mounts": mounts.iter().map(mounts::describe).collect::<Vec<_>>(),
     })

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use crate::{
+    accounts::AccountName,
     auth::ldap::{
         DnTemplate, Filter, GroupSource, Groups, LdapServer, LdapSettings, People, ServiceAccount,
     },
@@ -225,11 +226,26 @@ fn group_source(section: &mut Section<'_>) -> Option<GroupSource> {
 }
 
 fn group_names(section: &mut Section<'_>) -> Option<BTreeMap<String, String>> {
-    let names = section.text_by_name("groups", "the gateway's name of the group")?;
-    let names = names
-        .into_iter()
-        .map(|(theirs, ours)| (theirs.to_lowercase(), ours.to_owned()));
-    Some(names.collect())
+    let texts = section.text_by_name("groups", "the gateway's name of the group")?;
+    let mut names = BTreeMap::new();
+    for (theirs, ours) in texts {
+        let ours: AccountName = match ours.parse() {
+            Ok(ours) => ours,
+            Err(error) => {
+                section.fault("groups", format!("{ours:?} is no name of a group: {error}"));
+                continue;
+            }
+        };
+        // Letters beyond ASCII have to be written as the directory writes them.
+        let group = theirs.to_ascii_lowercase();
+        if names.insert(group, ours.as_str().to_owned()).is_some() {
+            section.fault(
+                "groups",
+                format!("{theirs:?} is there twice; upper and lower case do not differ"),
+            );
+        }
+    }
+    Some(names)
 }
 
 fn parse_filter(section: &Section<'_>, key: &str, text: &str) -> Option<Filter> {

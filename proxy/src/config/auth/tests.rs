@@ -202,6 +202,13 @@ fn groups_are_mapped_without_regard_to_case() {
     let groups = parse(&text, &folder).unwrap().ldap.unwrap().groups.unwrap();
     assert_eq!(groups.names["lab"], "laboratory");
     assert!(matches!(groups.source, GroupSource::OfGroup { attribute, .. } if attribute == "cn"));
+    for names in ["lab = \"other\"", "other = \"No Name\""] {
+        assert_eq!(
+            faulty(&format!("{text}{names}\n"), &folder),
+            "ldap.groups",
+            "{names}"
+        );
+    }
 }
 
 #[test]
