@@ -26,7 +26,7 @@ fn prove(log: &Written, what: &str, value: &Path) -> Result<PathBuf, String> {
         return Err(text(&output));
     }
     let path = log.key.with_file_name("proof");
-    fs::write(&path, output.stdout).unwrap();
+    fs::write(&path, output.stdout).expect("the proof is written");
     Ok(path)
 }
 
@@ -41,10 +41,10 @@ fn check(log: &Written, proof: &Path, since: Option<&Path>) -> (Option<i32>, Str
 
 /// The second checkpoint of the log, kept elsewhere: the first covers its first record only.
 fn kept_checkpoint(log: &Written) -> PathBuf {
-    let notes = fs::read_to_string(log.directory.join("checkpoints")).unwrap();
+    let notes = fs::read_to_string(log.directory.join("checkpoints")).expect("the checkpoints");
     let lines: Vec<&str> = notes.lines().skip(5).take(5).collect();
     let path = log.key.with_file_name("kept");
-    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    fs::write(&path, lines.join("\n") + "\n").expect("the kept checkpoint is written");
     path
 }
 
