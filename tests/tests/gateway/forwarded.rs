@@ -1,6 +1,6 @@
 //! Behind a load balancer: whose connection it is comes in a PROXY header, from whom it may come.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,12 +40,19 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
 /// Sends the bytes and nothing more, and tells whether the gateway spoke SSH.
 fn speaks_after(address: SocketAddr, bytes: &[u8]) -> Result<bool> {
     let mut stream = connect(address)?;
-    stream.write_all(bytes)?;
-    stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
+    let heard = stream
+        .write_all(bytes)
+        .and_then(|()| stream.shutdown(Shutdown::Write))
+        .and_then(|()| stream.read_to_end(&mut answer));
+    match heard {
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        // A gateway that has heard enough may hang up before all is sent.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+            ) => {}
         Err(error) => bail!("the gateway neither answers nor ends the connection: {error}"),
     }
     ensure!(
