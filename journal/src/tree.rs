@@ -52,12 +52,13 @@ impl Tree {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tlog_tiles::{Error, HashReader, stored_hashes, tree_hash};
 
     use super::*;
 
-    struct Stored(Vec<Hash>);
+    /// All hashes of a tree, for the reference to read.
+    pub(crate) struct Stored(pub(crate) Vec<Hash>);
 
     impl HashReader for Stored {
         fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, Error> {

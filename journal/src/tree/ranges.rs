@@ -97,19 +97,11 @@ fn split(size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use tlog_tiles::{
-        Error, HashReader, check_record, check_tree, prove_record, prove_tree, record_hash,
-        stored_hashes, tree_hash,
+        check_record, check_tree, prove_record, prove_tree, record_hash, stored_hashes, tree_hash,
     };
 
     use super::*;
-
-    struct Stored(Vec<Hash>);
-
-    impl HashReader for Stored {
-        fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Hash>, Error> {
-            Ok(indexes.iter().map(|&at| self.0[at as usize]).collect())
-        }
-    }
+    use crate::tree::tests::Stored;
 
     fn leaf(at: u64) -> Hash {
         record_hash(&at.to_be_bytes())

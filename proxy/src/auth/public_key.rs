@@ -20,19 +20,22 @@ pub struct KeyRules {
     pub rsa_bits_min: u32,
 }
 
+/// Every kind of key that users may have at all, as `server-sig-algs` has them.
+pub const USER_KEYS: &[&str] = &[
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
 impl Default for KeyRules {
     fn default() -> Self {
         Self {
-            algorithms: &[
-                "ssh-ed25519",
-                "sk-ssh-ed25519@openssh.com",
-                "ecdsa-sha2-nistp256",
-                "ecdsa-sha2-nistp384",
-                "ecdsa-sha2-nistp521",
-                "sk-ecdsa-sha2-nistp256@openssh.com",
-                "rsa-sha2-512",
-                "rsa-sha2-256",
-            ],
+            algorithms: USER_KEYS,
             rsa_bits_min: RSA_BITS_MIN,
         }
     }

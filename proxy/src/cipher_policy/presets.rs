@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::auth::public_key::USER_KEYS;
+
 /// A closed set of algorithms. What a preset does not name is never offered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Preset {
@@ -32,18 +34,6 @@ pub struct Preset {
 const HOUR: Duration = Duration::from_secs(3600);
 const MIB: usize = 1024 * 1024;
 
-/// Every kind of key that users may have at all.
-const ALL_USER_KEYS: &[&str] = &[
-    "ssh-ed25519",
-    "sk-ssh-ed25519@openssh.com",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-];
-
 const ENCRYPT_THEN_MAC: &[&str] = &[
     "hmac-sha2-512-etm@openssh.com",
     "hmac-sha2-256-etm@openssh.com",
@@ -72,7 +62,7 @@ pub(super) const HIPAA_2026: Preset = Preset {
         "curve25519-sha256@libssh.org",
     ],
     host_keys: &["ssh-ed25519"],
-    user_keys: ALL_USER_KEYS,
+    user_keys: USER_KEYS,
     user_rsa_bits_min: 3072,
     ciphers: &["aes256-gcm@openssh.com", "aes256-ctr"],
     macs: ENCRYPT_THEN_MAC,
@@ -171,7 +161,7 @@ pub(super) const LEGACY_COMPAT: Preset = Preset {
         "rsa-sha2-512",
         "rsa-sha2-256",
     ],
-    user_keys: ALL_USER_KEYS,
+    user_keys: USER_KEYS,
     user_rsa_bits_min: 2048,
     ciphers: &[
         "aes256-gcm@openssh.com",
