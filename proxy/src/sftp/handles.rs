@@ -100,7 +100,7 @@ impl Handles {
     }
 
     /// Where the client writes `path`, closing or not.
-    fn written(&self, path: &VirtualPath) -> Option<&Slot> {
+    pub fn written(&self, path: &VirtualPath) -> Option<&Slot> {
         self.open
             .values()
             .filter(|slot| slot.handle.is_written() && slot.handle.path() == path)

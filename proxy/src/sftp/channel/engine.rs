@@ -3,6 +3,7 @@
 mod compound;
 mod execution;
 mod intake;
+mod renames;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -24,6 +25,7 @@ use self::{
     compound::Underway,
     execution::{Finished, grant},
     intake::{Announced, Parked, first_durable, take_parked},
+    renames::HeldRename,
 };
 use super::{
     DRAIN_DEADLINE, Ended, MAX_REQUESTS, STALL_DEADLINE, Sink, Source, unfinished,
@@ -50,6 +52,8 @@ pub(super) struct Engine {
     running_ids: BTreeSet<OperationId>,
     /// The request that is being carried out as several.
     underway: Option<Underway>,
+    /// Those of names that are being written, oldest first.
+    renames: VecDeque<HeldRename>,
     places: Arc<Semaphore>,
     /// For the replies to READ and READDIR.
     credit: Credit,
@@ -90,6 +94,7 @@ enum Event {
     Durable(Result<Recorded<Permit>, AppendError>),
     Granted(Option<OwnedSemaphorePermit>),
     WriterGone,
+    Overdue,
     Unparked(RequestId, Operation),
     Received(Option<Bytes>),
     Stalled,
@@ -108,6 +113,7 @@ impl Engine {
             running: FuturesUnordered::new(),
             running_ids: BTreeSet::new(),
             underway: None,
+            renames: VecDeque::new(),
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
             credit: Credit::to_read(budget),
             write_credit: Credit::to_write(budget),
@@ -170,6 +176,7 @@ impl Engine {
                     running,
                     wanted,
                     parked,
+                    renames,
                     ..
                 } = &mut *self;
                 tokio::select! {
@@ -180,6 +187,7 @@ impl Engine {
                     granted = grant(wanted) => Event::Granted(granted),
                     _ = &mut *writer => Event::WriterGone,
                     (request, operation) = take_parked(parked) => Event::Unparked(request, operation),
+                    () = HeldRename::overdue(renames.front()) => Event::Overdue,
                     received = source.next(), if reads => Event::Received(received),
                     () = sleep(STALL_DEADLINE), if !reads => Event::Stalled,
                 }
@@ -191,6 +199,7 @@ impl Engine {
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
+                Event::Overdue => self.give_up_rename(outbox),
                 Event::Unparked(request, operation) => {
                     self.submit(request, operation, outbox);
                     if let Err(ended) = self.take_frames(outbox) {
@@ -222,12 +231,13 @@ impl Engine {
         source: &mut impl Source,
         cancel: &CancellationToken,
     ) {
-        while !(self.announced.is_empty() && self.schedule.is_idle()) {
+        while !(self.announced.is_empty() && self.schedule.is_idle() && self.renames.is_empty()) {
             self.start(outbox);
             let Self {
                 announced,
                 running,
                 wanted,
+                renames,
                 lost,
                 ..
             } = &mut *self;
@@ -238,8 +248,10 @@ impl Engine {
                 Some(finished) = running.next() => Event::Finished(finished),
                 durable = first_durable(announced) => Event::Durable(durable),
                 granted = grant(wanted) => Event::Granted(granted),
+                () = HeldRename::overdue(renames.front()) => Event::Overdue,
             };
             match event {
+                Event::Overdue => self.give_up_rename(outbox),
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
@@ -261,6 +273,7 @@ impl Engine {
         }
         self.running.clear();
         self.underway = None;
+        self.renames.clear();
         for id in std::mem::take(&mut self.running_ids) {
             unfinished(&self.gate, id, Verdict::Unknown, ended.code());
         }

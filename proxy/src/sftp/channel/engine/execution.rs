@@ -11,7 +11,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::{OperationId, Recorded, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, send};
+use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, renames::HeldRename, send};
 use crate::{
     gate::{Failed, Summary},
     operation::{Attributes, HandleId, Operation, Outcome},
@@ -50,6 +50,12 @@ enum After {
         path: VirtualPath,
         set: Option<Attributes>,
     },
+    /// A name was changed: this is the operation, and the name before.
+    Renamed {
+        operation: Operation,
+        from: VirtualPath,
+    },
+    Closed(HandleId),
     Read {
         handle: HandleId,
         offset: u64,
@@ -64,6 +70,12 @@ enum After {
 
 impl After {
     fn named(operation: &Operation) -> Option<Self> {
+        if let Operation::Rename { from, .. } | Operation::PosixRename { from, .. } = operation {
+            return Some(Self::Renamed {
+                operation: operation.clone(),
+                from: from.clone(),
+            });
+        }
         let (path, set) = if let Operation::Stat { path } | Operation::Lstat { path } = operation {
             (path, None)
         } else if let Operation::Setstat { path, attributes }
@@ -175,8 +187,19 @@ impl Engine {
         let mut opened = None;
         let mut listed = None;
         let mut uploading = None;
+        let mut renaming = None;
+        let mut closed = None;
         match after {
             After::Nothing => {}
+            After::Renamed { operation, from } => {
+                if let Err(failed) = &result
+                    && failed.status() == Status::NoSuchFile
+                {
+                    let upload = self.handles.written(&from);
+                    renaming = upload.map(|slot| (slot.handle.id(), operation));
+                }
+            }
+            After::Closed(handle) => closed = Some(handle),
             After::Named { path, set } => {
                 if let Err(failed) = &result
                     && failed.status() == Status::NoSuchFile
@@ -224,10 +247,18 @@ impl Engine {
                 }
             }
         }
+        if let Some(handle) = closed {
+            self.rename_after_close(handle, outbox);
+        }
         let request = match asker {
             Asker::Client(request) => request,
             Asker::Compound(part) => return self.part_ended(part, result, opened, credit, outbox),
         };
+        if let Some((upload, operation)) = renaming {
+            return self
+                .renames
+                .push_back(HeldRename::new(upload, operation, request));
+        }
         if let Some(instead) = uploading {
             // What a client is uploading is there for it, though for nobody else: sshfs looks before it writes.
             return self.submit(request, instead, outbox);
@@ -285,6 +316,7 @@ impl Engine {
             }
         } else if let Operation::Close { .. } = operation {
             summary = self.take_summary(handle);
+            after = After::Closed(handle);
         }
         (after, summary, already)
     }

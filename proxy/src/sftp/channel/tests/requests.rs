@@ -339,3 +339,47 @@ async fn a_file_is_there_for_the_client_that_uploads_it_and_for_nobody_else() {
     assert_eq!(asked, ["open", "lstat", "fstat"]);
     other.leave().await;
 }
+
+#[tokio::test]
+async fn a_rename_that_overtakes_the_close_of_its_upload_is_done_after_it_and_without_a_close_it_is_not()
+ {
+    let rename = |from: &[u8], to: &[u8]| Packet::new(18).string(from).string(to);
+    let mut client = Client::start().await;
+    // As sshfs does, which closes from another thread.
+    let handle = client.open(b"/a", REPLACE).await;
+    assert_eq!(client.status(write(handle, 0, b"hello")).await, Status::Ok);
+    let renamed = client.request(rename(b"/a", b"/b")).await;
+    let closed = client.request(close(handle)).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(client.reply(renamed).await, Reply::Status(Status::Ok));
+    assert_eq!(client.memory.file(b"b").unwrap(), b"hello");
+    assert!(client.memory.file(b"a").is_none());
+
+    let handle = client.open(b"/a", REPLACE).await;
+    assert_eq!(
+        client.status(rename(b"/a", b"/c")).await,
+        Status::NoSuchFile
+    );
+    assert_eq!(
+        client.status(rename(b"/x", b"/c")).await,
+        Status::NoSuchFile
+    );
+    assert_eq!(client.status(close(handle)).await, Status::Ok);
+    assert!(client.memory.file(b"a").is_some() && client.memory.file(b"c").is_none());
+
+    // The channel ends in between: what came in is carried out.
+    let handle = client.open(b"/d", REPLACE).await;
+    client.request(rename(b"/d", b"/e")).await;
+    client.request(close(handle)).await;
+    let memory = client.memory.clone();
+    let left = client.leave().await;
+    assert!(memory.file(b"e").is_some());
+    let renames = left.of("op.intent").into_iter();
+    let renames = renames
+        .filter(|record| record["sftp_op"] == "rename")
+        .count();
+    assert_eq!(
+        renames, 6,
+        "each that was tried once more is on record twice"
+    );
+}
