@@ -1,6 +1,7 @@
 //! The journal as its callers see it, on a disk that fails on demand.
 
 mod durability;
+mod mutations;
 mod recovery;
 mod tampering;
 

@@ -4,13 +4,16 @@
 //! which record it should be, its sequence number which one it claims to be, the `prev` of the next whether it was
 //! changed, and the signed tree heads whether the whole was.
 
+mod clock;
 pub mod directory;
 mod follow;
+mod heads;
 mod report;
 
 use std::{
     fmt,
     io::{self, BufRead},
+    mem,
     sync::Arc,
 };
 
@@ -23,6 +26,7 @@ use crate::{
     tree::checkpoint::{Judged, judge, notes},
 };
 use follow::{Follower, Line};
+use heads::Kept;
 
 /// A check under way: first all checkpoints, then all segments in order, then [`Verification::finish`].
 pub struct Verification {
@@ -32,6 +36,8 @@ pub struct Verification {
     segments: u64,
     notices: Vec<String>,
     has_judged_checkpoint: bool,
+    /// Bytes of the log's own checkpoints that were judged.
+    own_bytes: usize,
 }
 
 impl fmt::Debug for Verification {
@@ -53,26 +59,63 @@ impl Verification {
             segments: 0,
             notices: Vec::new(),
             has_judged_checkpoint: false,
+            own_bytes: 0,
         }
     }
 
-    /// Takes the checkpoints in `text`, which `file` names in findings.
+    /// Takes the log's own checkpoints in `text`, which `file` names in findings.
     pub fn checkpoints(&mut self, file: &str, text: &[u8]) {
+        self.own_bytes = text.len() - notes(text).1.len();
+        self.expect(file, text, Kept::Here);
+    }
+
+    /// Takes checkpoints of this log that were kept elsewhere: each must be one of the log, and be there.
+    pub fn checkpoints_kept_elsewhere(&mut self, file: &str, text: &[u8]) {
+        self.expect(file, text, Kept::Elsewhere);
+    }
+
+    /// Takes the log's own checkpoints as they are after the segments were read: a daemon that runs on signs meanwhile.
+    pub fn checkpoints_signed_meanwhile(&mut self, text: &[u8]) {
+        for note in notes(text.get(self.own_bytes..).unwrap_or_default()).0 {
+            if let Judged::Good(head) = judge(note, &self.keys) {
+                self.follower.heads().is_there(head.size);
+            }
+        }
+    }
+
+    fn expect(&mut self, file: &str, text: &[u8], kept: Kept) {
         let (all, torn) = notes(text);
         let mut foreign = Vec::new();
         let mut foreign_notes = 0_u64;
+        let mut foreign_from = u64::MAX;
+        let mut before = 0;
+        let mut is_damaged = false;
         for (number, note) in (1..).zip(all) {
             self.has_judged_checkpoint = true;
-            match judge(note, &self.keys) {
+            let judged = judge(note, &self.keys);
+            match &judged {
+                Judged::Good(head) | Judged::OtherKey { head, .. } => {
+                    if mem::take(&mut is_damaged) {
+                        self.follower.heads().damaged_between(before, head.size);
+                    }
+                    before = head.size;
+                }
+                Judged::BadSignature { .. } | Judged::Malformed => is_damaged = kept == Kept::Here,
+            }
+            match judged {
                 Judged::Good(head) => {
-                    if !self.follower.expect(head) {
+                    if !self.follower.expect(head, file, number, kept) {
                         self.follower.find(
                             Finding::of_checkpoint(Kind::Forked, file, number).covering(head.size),
                         );
                     }
                 }
-                Judged::OtherKey { signers, .. } => {
+                Judged::OtherKey { head, signers } => {
                     foreign_notes += 1;
+                    foreign_from = foreign_from.min(head.size);
+                    if kept == Kept::Here {
+                        self.follower.heads().is_there(head.size);
+                    }
                     foreign.extend(signers);
                     foreign.sort();
                     foreign.dedup();
@@ -90,8 +133,12 @@ impl Verification {
                 }
             }
         }
+        if is_damaged {
+            self.follower.heads().damaged_between(before, u64::MAX);
+        }
         if foreign_notes > 0 {
-            let mut finding = Finding::of_checkpoint(Kind::WrongKey, file, foreign_notes);
+            let mut finding =
+                Finding::of_checkpoint(Kind::WrongKey, file, foreign_notes).covering(foreign_from);
             finding.signers = foreign;
             self.follower.find(finding);
         }

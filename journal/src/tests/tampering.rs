@@ -14,11 +14,11 @@ use crate::{
 
 /// A log as files, open to every mischief.
 #[derive(Clone)]
-struct Log {
-    lines: Vec<(String, Vec<u8>)>,
-    checkpoints: Vec<u8>,
-    keys: Vec<StandardVerifier>,
-    outside: Option<Vec<u8>>,
+pub(super) struct Log {
+    pub(super) lines: Vec<(String, Vec<u8>)>,
+    pub(super) checkpoints: Vec<u8>,
+    pub(super) keys: Vec<StandardVerifier>,
+    pub(super) outside: Option<Vec<u8>>,
 }
 
 impl Log {
@@ -36,7 +36,7 @@ impl Log {
         Self::of(&bench)
     }
 
-    fn of(bench: &Bench) -> Self {
+    pub(super) fn of(bench: &Bench) -> Self {
         let mut lines = Vec::new();
         for name in segments(&bench.disk) {
             for line in bench.disk.content(&name).split_inclusive(|&b| b == b'\n') {
@@ -52,11 +52,11 @@ impl Log {
         }
     }
 
-    fn verify(&self) -> Report {
+    pub(super) fn verify(&self) -> Report {
         let mut verification = Verification::new(self.keys.clone());
         verification.checkpoints("checkpoints", &self.checkpoints);
         if let Some(note) = &self.outside {
-            verification.checkpoints("outside", note);
+            verification.checkpoints_kept_elsewhere("outside", note);
         }
         let mut files: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
         for (name, line) in &self.lines {
@@ -73,7 +73,7 @@ impl Log {
         verification.finish()
     }
 
-    fn last(&self) -> usize {
+    pub(super) fn last(&self) -> usize {
         self.lines.len() - 1
     }
 
@@ -85,7 +85,7 @@ impl Log {
             .count() as u64
     }
 
-    fn edit(&mut self, at: usize) {
+    pub(super) fn edit(&mut self, at: usize) {
         let text = String::from_utf8(self.lines[at].1.clone()).unwrap();
         self.lines[at].1 = text
             .replacen("\"body\":{", "\"body\":{\"a\":1,", 1)
@@ -94,7 +94,7 @@ impl Log {
     }
 
     /// Makes the chain whole again from record `at` on, as somebody would who knows the format but has no key.
-    fn chain_anew(&mut self, from: usize) {
+    pub(super) fn chain_anew(&mut self, from: usize) {
         for at in from..self.lines.len() {
             let prev = hex::encode(Sha256::digest(&self.lines[at - 1].1));
             let text = String::from_utf8(self.lines[at].1.clone()).unwrap();
@@ -117,7 +117,7 @@ fn fill(bench: &Bench) -> Journal {
     journal
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()
@@ -125,7 +125,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// The one finding, as kind, first and last record.
-fn only(report: &Report) -> (Kind, u64, u64) {
+pub(super) fn only(report: &Report) -> (Kind, u64, u64) {
     let [finding] = &report.findings[..] else {
         panic!("{report:#?}")
     };

@@ -51,7 +51,7 @@ pub fn verify(
     };
     if let Some(path) = outside {
         let text = fs::read(path).map_err(read(path))?;
-        verification.checkpoints(&path.display().to_string(), &text);
+        verification.checkpoints_kept_elsewhere(&path.display().to_string(), &text);
     }
     let segments = segment_paths(directory)?;
     if segments.is_empty() && !has_checkpoints {
@@ -66,6 +66,11 @@ pub fn verify(
         verification
             .segment(&name, &mut input, at + 1 == count)
             .map_err(read(&path))?;
+    }
+    match fs::read(&path) {
+        Ok(text) => verification.checkpoints_signed_meanwhile(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(read(&path)(error)),
     }
     Ok(verification.finish())
 }

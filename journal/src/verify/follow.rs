@@ -1,21 +1,23 @@
 //! Follows the lines of a log and names what does not fit.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
+use serde::Deserialize;
 use tlog_tiles::{Hash, record_hash};
 
-use super::report::{Finding, Kind, Report};
+use super::{
+    clock::Clock,
+    heads::{Heads, Kept},
+    report::{Finding, Kind, Report},
+};
 use crate::{
     chain::{NO_RECORD, line_hash},
-    line::Envelope,
+    line::{Envelope, integer},
     tree::{Tree, checkpoint::Head},
 };
 
 /// Findings that are kept; a log that was mixed up as a whole has no end of them.
 const MOST_FINDINGS: usize = 1000;
-
-/// Notices about the clock that are kept.
-const MOST_CLOCK_NOTICES: usize = 10;
 
 /// One line and where it stands.
 #[derive(Debug, Clone)]
@@ -30,12 +32,50 @@ pub(super) struct Line {
 
 /// What a record says about itself.
 #[derive(Debug, Clone)]
-struct Claim {
-    seq: u64,
+pub(super) struct Claim {
+    pub(super) seq: u64,
     prev: Option<[u8; 32]>,
-    time: String,
-    boot_id: String,
-    mono_ns: u64,
+    pub(super) time: String,
+    pub(super) boot_id: String,
+    pub(super) mono_ns: u64,
+    life: Life,
+}
+
+/// What a record says about the life of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Start,
+    Stop,
+    /// A segment was closed after so many records, and signed before.
+    Rotate {
+        records: u64,
+    },
+    GoesOn,
+}
+
+impl Life {
+    fn of(event: &str, text: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Record {
+            body: Body,
+        }
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(deserialize_with = "integer")]
+            records: u64,
+        }
+        match event {
+            "log.start" => Self::Start,
+            "log.stop" => Self::Stop,
+            "log.rotate" => match serde_json::from_slice::<Record>(text) {
+                Ok(Record { body }) => Self::Rotate {
+                    records: body.records,
+                },
+                Err(_) => Self::GoesOn,
+            },
+            _ => Self::GoesOn,
+        }
+    }
 }
 
 impl Line {
@@ -49,6 +89,7 @@ impl Line {
                 time: record.ts.into_owned(),
                 boot_id: record.boot_id.into_owned(),
                 mono_ns: record.mono_ns,
+                life: Life::of(&record.event, text),
             }
         });
         Self {
@@ -79,8 +120,8 @@ impl Line {
 
 #[derive(Debug, Default)]
 pub(super) struct Follower {
-    /// Signed roots by the number of records that they cover.
-    heads: BTreeMap<u64, Hash>,
+    heads: Heads,
+    clock: Clock,
     /// The record that the next place is for.
     expected: u64,
     /// Read, but not judged before the line after it is known.
@@ -100,7 +141,20 @@ pub(super) struct Follower {
     signed: u64,
     /// A root that does not fit; the next link says whether the record before it is why.
     mismatch: Option<u64>,
+    /// Roots that do not fit, though every link does: those of another log if a later one fits.
+    doubtful: Vec<Doubtful>,
+    /// Records at which the clock fell; said of those that are what was signed.
+    fallen: Vec<Finding>,
     report: Report,
+}
+
+/// A signed root that does not fit.
+#[derive(Debug)]
+struct Doubtful {
+    /// What is to be said if no later root fits.
+    rewritten: Finding,
+    /// Findings that were there before it.
+    after: usize,
 }
 
 /// Consecutive records that don't follow the line before them.
@@ -128,9 +182,15 @@ impl Mark {
 }
 
 impl Follower {
-    /// Takes a signed head into account; false if another one over as many records says something else.
-    pub(super) fn expect(&mut self, head: Head) -> bool {
-        *self.heads.entry(head.size).or_insert(head.root) == head.root
+    /// Takes a signed head into account, which the log itself keeps or somebody elsewhere; false if another one over as
+    /// many records says something else.
+    pub(super) fn expect(&mut self, head: Head, file: &str, number: u64, kept: Kept) -> bool {
+        self.heads.expect(head, file, number, kept)
+    }
+
+    /// Takes note of checkpoints of the log that say nothing about its records.
+    pub(super) fn heads(&mut self) -> &mut Heads {
+        &mut self.heads
     }
 
     pub(super) fn find(&mut self, finding: Finding) {
@@ -159,12 +219,25 @@ impl Follower {
         let is_chain_broken_at_end = self.run.is_some();
         self.end_run(true);
         if let (Some(covers), false) = (self.mismatch.take(), is_chain_broken_at_end) {
-            self.find_rewritten(covers);
+            self.doubt(covers);
         }
-        if let Some((&covers, _)) = self
+        if self.is_comparable && self.doubtful.is_empty() {
+            for finding in mem::take(&mut self.fallen) {
+                self.find(finding);
+            }
+        }
+        // No later root fits, so that it is the log and not the signed root which is another.
+        if let Some(first) = mem::take(&mut self.doubtful).into_iter().next() {
+            let place = first.after.min(self.report.findings.len());
+            self.report.findings.insert(place, first.rewritten);
+        }
+        for finding in self.heads.missing(self.expected) {
+            self.find(finding);
+        }
+        if let Some(covers) = self
             .heads
-            .last_key_value()
-            .filter(|&(&covers, _)| covers > self.expected)
+            .largest()
+            .filter(|&covers| covers > self.expected)
         {
             let finding =
                 Finding::of_records(Kind::Truncated, self.expected, covers - 1).covering(covers);
@@ -176,6 +249,8 @@ impl Follower {
         }
         self.report.records = self.expected;
         self.report.signed = self.signed;
+        self.report.notices.extend(self.clock.notices());
+        self.report.notices.extend(self.heads.notices());
         self.report.last_time = self
             .last
             .and_then(|last| last.claim)
@@ -265,14 +340,14 @@ impl Follower {
         let before = self.last.as_ref().map_or(NO_RECORD, |last| last.hash);
         let follows = is_excused || line.prev() == Some(before);
         if let (Some(covers), true) = (self.mismatch.take(), follows) {
-            self.find_rewritten(covers);
+            self.doubt(covers);
         }
         if follows {
             self.end_run(false);
         } else {
             self.extend_run(&line);
         }
-        self.look_at_clock(&line);
+        self.look_at_claim(&line, follows);
         self.tree.push_leaf(line.leaf);
         self.expected += 1;
         if self.early == Some(self.expected) {
@@ -285,13 +360,24 @@ impl Follower {
 
     fn compare_root(&mut self) {
         let size = self.tree.size();
-        if let Some(root) = self.heads.get(&size).filter(|_| self.is_comparable) {
-            if *root == self.tree.root() {
-                self.signed = size;
-            } else {
-                self.is_comparable = false;
-                self.mismatch = Some(size);
-            }
+        let Some(root) = self.heads.root(size).filter(|_| self.is_comparable) else {
+            return;
+        };
+        if root != self.tree.root() {
+            self.mismatch = Some(size);
+            return;
+        }
+        self.signed = size;
+        self.heads.fits(size);
+        for finding in mem::take(&mut self.fallen) {
+            self.find(finding);
+        }
+        // Both were signed, and the log is the one that goes on to this root.
+        for doubtful in mem::take(&mut self.doubtful) {
+            let covers = doubtful.rewritten.covers.unwrap_or_default();
+            let finding = self.heads.forked(covers, &doubtful.rewritten);
+            let place = doubtful.after.min(self.report.findings.len());
+            self.report.findings.insert(place, finding);
         }
     }
 
@@ -342,14 +428,20 @@ impl Follower {
     }
 
     /// A signed root does not fit, though every link does.
-    fn find_rewritten(&mut self, covers: u64) {
+    fn doubt(&mut self, covers: u64) {
         let finding =
             Finding::of_records(Kind::Rewritten, self.signed, covers - 1).covering(covers);
-        let finding = match &self.last {
+        let rewritten = match &self.last {
             Some(last) => finding.at(&last.segment, last.number),
             None => finding,
         };
-        self.find(finding);
+        // Somebody may have signed many; whoever made the chain anew is named by the first.
+        if self.doubtful.len() < MOST_FINDINGS {
+            self.doubtful.push(Doubtful {
+                rewritten,
+                after: self.report.findings.len(),
+            });
+        }
     }
 
     fn find_at(&mut self, kind: Kind, first: u64, last: u64, line: &Line) {
@@ -357,23 +449,18 @@ impl Follower {
         self.find(Finding::of_records(kind, first, last).at(&line.segment, line.number));
     }
 
-    fn look_at_clock(&mut self, line: &Line) {
+    fn look_at_claim(&mut self, line: &Line, follows: bool) {
         let Some(claim) = &line.claim else { return };
         if self.report.first_time.is_none() {
             self.report.first_time = Some(claim.time.clone());
         }
-        let Some(before) = self.last.as_ref().and_then(|last| last.claim.as_ref()) else {
-            return;
-        };
-        // Times of one format sort as text.
-        let went_back = claim.time < before.time
-            || (claim.boot_id == before.boot_id && claim.mono_ns < before.mono_ns);
-        if went_back && self.report.notices.len() < MOST_CLOCK_NOTICES {
-            let notice = format!(
-                "the clock went back before record {}: {} after {}",
-                claim.seq, claim.time, before.time
-            );
-            self.report.notices.push(notice);
+        self.heads.note(claim.life, self.expected);
+        let before = self.last.as_ref().and_then(|last| last.claim.as_ref());
+        let fell = self.clock.fell(claim, before);
+        // Elsewhere it is no wonder.
+        if fell && follows && self.is_comparable && self.fallen.len() < MOST_FINDINGS {
+            let finding = Finding::of_records(Kind::ClockBack, self.expected, self.expected);
+            self.fallen.push(finding.at(&line.segment, line.number));
         }
     }
 }

@@ -58,10 +58,14 @@ pub enum Kind {
     Truncated,
     /// The chain is whole, but not the one that was signed.
     Rewritten,
-    /// Two checkpoints over as many records differ.
+    /// Two signed checkpoints contradict each other.
     Forked,
     /// A checkpoint is not what its key signed.
     CheckpointEdited,
+    /// A checkpoint that was signed is not there.
+    CheckpointDropped,
+    /// The clock since boot fell from one record to the next.
+    ClockBack,
     /// Checkpoints of a key that is not trusted.
     WrongKey,
     /// Nothing signs this log.
@@ -148,6 +152,14 @@ impl Finding {
     }
 }
 
+fn one_of(records: &str) -> String {
+    if records.starts_with("records") {
+        format!("one of {records}")
+    } else {
+        records.to_owned()
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, place) = (self.records(), self.place());
@@ -186,7 +198,8 @@ impl fmt::Display for Finding {
             }
             Kind::Truncated => write!(
                 f,
-                "{records} cut off: a checkpoint covers {covers} records (log ends at {place})"
+                "{records} cut off, or as many deleted after the last checkpoint that fits and the chain made anew: a checkpoint \
+                 covers {covers} records (log ends at {place})"
             ),
             Kind::Rewritten if self.first == self.last => {
                 write!(
@@ -202,6 +215,12 @@ impl fmt::Display for Finding {
                     .map(|last| format!("record {last}"))
                     .unwrap_or_default()
             ),
+            Kind::Forked if self.first.is_some() => write!(
+                f,
+                "checkpoint {line} in {file}, signed over {covers} records, is of another log that parted from this one at \
+                 {}: there were two",
+                one_of(&records)
+            ),
             Kind::Forked => write!(
                 f,
                 "checkpoint {line} in {file} and another one, both signed over {covers} records, differ: there were two logs"
@@ -213,9 +232,28 @@ impl fmt::Display for Finding {
                 )
             }
             Kind::CheckpointEdited => write!(f, "checkpoint {line} in {file} is damaged"),
+            Kind::CheckpointDropped => match self.found {
+                Some(rotation) => write!(
+                    f,
+                    "the checkpoint over {covers} records (up to record {}) was dropped: record {rotation} says that the \
+                     log was signed there",
+                    covers.saturating_sub(1)
+                ),
+                None => write!(
+                    f,
+                    "the checkpoint over {covers} records (up to record {}) was dropped: it is number {line} in {file}, \
+                     but not in the log",
+                    covers.saturating_sub(1)
+                ),
+            },
+            Kind::ClockBack => write!(
+                f,
+                "the clock since boot fell at {records} ({place}): no journal writes that"
+            ),
             Kind::WrongKey => write!(
                 f,
-                "{line} checkpoints in {file} are signed by {}, which is none of the given keys",
+                "{line} checkpoints in {file}, the first over {covers} records, are signed by {}, which is none of the \
+                 given keys",
                 self.signers.join(", ")
             ),
             Kind::NoCheckpoint => write!(f, "there is no checkpoint: nothing signs this log"),
