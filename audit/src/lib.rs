@@ -3,3 +3,5 @@
 //! Everything here reads segments and writes none; it holds no lock and may run beside the daemon that writes.
 
 #![forbid(unsafe_code)]
+
+pub mod format;
