@@ -244,6 +244,7 @@ fn open_journal(config: &Config) -> Result<Journal> {
         max_delay: GROUP_COMMIT,
         segment_bytes: SEGMENT_BYTES,
         reserve_bytes: RESERVE_BYTES,
+        ..JournalOptions::default_in(&settings.directory)
     })
     .context("open the journal (journal.directory, journal.signing_key)")?;
     if recovery.torn_bytes > 0 {

@@ -37,6 +37,8 @@ pub struct Options {
     pub max_delay: Duration,
     /// A segment is closed once it is longer, in bytes.
     pub segment_bytes: u64,
+    /// How hard closed segments are compressed: zstd's levels, 1 to 19. `None` leaves them as they were written.
+    pub compression_level: Option<i32>,
     /// Bytes kept in reserve, so that a full disk can itself be recorded.
     pub reserve_bytes: u64,
 }
@@ -57,6 +59,7 @@ impl Options {
             signing_key: signing_key.into(),
             max_delay: Duration::from_millis(2),
             segment_bytes: 64 << 20,
+            compression_level: Some(6),
             reserve_bytes: 1 << 20,
         }
     }
@@ -206,7 +209,7 @@ impl Journal {
         disk: impl Disk + 'static,
         options: Options,
     ) -> Result<(Self, Recovery), OpenError> {
-        let (shared, recovery) = Writer::start(Box::new(disk), options)?;
+        let (shared, recovery) = Writer::start(Arc::new(disk), options)?;
         Ok((Self(Arc::new(Handle(shared))), recovery))
     }
 

@@ -3,11 +3,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tlog_tiles::Hash;
 
 use crate::{
+    OperationId, SessionId,
+    operations::OpenOperations,
     record::{Draft, Frame},
-    tree::Tree,
+    tree::{Tree, checkpoint::Head},
 };
 
 /// `prev` of the first record.
@@ -16,6 +20,39 @@ pub(crate) const NO_RECORD: [u8; 32] = [0; 32];
 /// SHA-256 of a line without its newline: the `prev` of the line after it.
 pub(crate) fn line_hash(line: &[u8]) -> [u8; 32] {
     Sha256::digest(line).into()
+}
+
+/// The log as it is behind a record: enough to go on from there without what stands before.
+///
+/// Nothing in it is believed without a signed head over as many records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// Number of records up to here.
+    pub(crate) records: u64,
+    /// Hash of the last line.
+    #[serde(with = "hex")]
+    pub(crate) prev: [u8; 32],
+    /// Right edge of the tree: base64, from left to right.
+    peaks: Vec<String>,
+    /// Operations that have an intent and no outcome yet, oldest first.
+    pub(crate) open: Vec<(SessionId, OperationId)>,
+}
+
+impl End {
+    /// The tree; `None` if the edge is not that of so many records.
+    pub(crate) fn tree(&self) -> Option<Tree> {
+        let peaks: Result<Vec<_>, _> = self
+            .peaks
+            .iter()
+            .map(|text| Hash::parse_hash(text))
+            .collect();
+        Tree::from_peaks(self.records, peaks.ok()?)
+    }
+
+    /// Whether a signed head says the same of the log.
+    pub(crate) fn is_signed(&self, head: &Head) -> bool {
+        self.records == head.size && self.tree().is_some_and(|tree| tree.root() == head.root)
+    }
 }
 
 /// The end of a log.
@@ -49,6 +86,25 @@ impl Chain {
 
     pub(crate) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Goes on behind `end`; `None` if it contradicts itself.
+    pub(crate) fn behind(end: &End) -> Option<Self> {
+        Some(Self {
+            prev: end.prev,
+            tree: end.tree()?,
+            moment: Moment::default(),
+        })
+    }
+
+    /// What it takes to go on from here.
+    pub(crate) fn end(&self, open: &OpenOperations) -> End {
+        End {
+            records: self.next(),
+            prev: self.prev,
+            peaks: self.tree.peaks().iter().map(Hash::to_string).collect(),
+            open: open.list(),
+        }
     }
 
     /// Takes in a line that stands in the log, without its newline.

@@ -16,14 +16,20 @@ use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 pub mod fault;
 
 /// A flat directory.
-pub trait Disk: Send {
+pub trait Disk: Send + Sync {
     /// Names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
 
     /// Opens a file for reading and writing, and makes it if it is not there.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Makes new names durable.
+    /// Gives a file another name, and takes that from the file that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file; one that is not there is no error.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes names durable: those that are new, and that others are gone.
     fn sync_names(&self) -> io::Result<()>;
 
     /// Takes the directory for one writer, for as long as the value lives.
@@ -77,7 +83,26 @@ pub(crate) fn write_all(file: &dyn DiskFile, mut bytes: &[u8], mut offset: u64) 
     Ok(())
 }
 
-/// Reads a file from its beginning.
+/// Fills `buffer` with what stands at `offset`.
+pub(crate) fn read_exact(file: &dyn DiskFile, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => filled += read,
+        }
+    }
+    Ok(())
+}
+
+/// The `length` bytes at `offset`.
+pub(crate) fn read_vec(file: &dyn DiskFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    read_exact(file, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a file from a place on.
 pub(crate) struct Reader<'a> {
     file: &'a dyn DiskFile,
     offset: u64,
@@ -85,7 +110,11 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(file: &'a dyn DiskFile) -> Self {
-        Self { file, offset: 0 }
+        Self::starting_at(file, 0)
+    }
+
+    pub(crate) fn starting_at(file: &'a dyn DiskFile, offset: u64) -> Self {
+        Self { file, offset }
     }
 }
 
@@ -134,6 +163,17 @@ impl Disk for Directory {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(open_private(&self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn sync_names(&self) -> io::Result<()> {

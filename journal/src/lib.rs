@@ -8,13 +8,18 @@
 
 pub mod append;
 mod chain;
+mod checked;
 pub mod disk;
+mod keeper;
 mod line;
+mod operations;
+mod position;
 pub mod proof;
 mod queue;
 pub mod read;
 pub mod record;
 pub mod recover;
+mod sealed;
 mod segment;
 pub mod tree;
 pub mod verify;

@@ -117,6 +117,13 @@ impl<'a> Envelope<'a> {
         serde_json::from_slice(line).ok()
     }
 
+    /// The hash of the line before it, as the record says it.
+    pub(crate) fn prev_hash(&self) -> Option<[u8; 32]> {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(self.prev.as_bytes(), &mut hash).ok()?;
+        Some(hash)
+    }
+
     /// Whether the record says that it follows the line with that hash.
     pub(crate) fn follows(&self, hash: &[u8; 32]) -> bool {
         let mut expected = [0; 64];

@@ -4,8 +4,7 @@
 //! its extra data; the second that of a request to a witness (C2SP tlog-witness, `add-checkpoint`).
 
 use std::{
-    fs,
-    io::{self, BufReader},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,7 @@ use tlog_tiles::{Hash, check_record, check_tree, record_hash};
 
 use crate::{
     line::{Found, read_line},
-    read::{ReadError, segment_paths},
+    read::{Input, ReadError, segment_files},
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head, Judged, judge, notes},
@@ -244,13 +243,12 @@ fn follow(
     let altered = ProofError::Altered { size: head.size };
     let mut tree = Tree::default();
     let mut line = Vec::new();
-    for (_, path) in segment_paths(directory)? {
+    for file in segment_files(directory)? {
         let read_error = |source| ProofError::Read {
-            path: path.clone(),
+            path: file.path.clone(),
             source,
         };
-        let file = fs::File::open(&path).map_err(read_error)?;
-        let mut input = BufReader::with_capacity(1 << 18, file);
+        let mut input = Input::open(&file).map_err(read_error)?.into_reader();
         while tree.size() < head.size {
             let (found, _) = read_line(&mut input, &mut line).map_err(read_error)?;
             match found {

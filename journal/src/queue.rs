@@ -15,6 +15,7 @@ use crate::{
     append::{AppendError, Done, Status, Urgency},
     chain::Moment,
     line::MAX_LINE,
+    operations::Step,
     record::{Draft, Event, Identity},
 };
 
@@ -36,6 +37,8 @@ const WORTH_A_SYNC: usize = 64;
 pub(crate) struct Entry {
     pub(crate) draft: Draft,
     pub(crate) moment: Moment,
+    /// What it says about an operation.
+    pub(crate) step: Option<Step>,
     arrived: Instant,
     urgency: Urgency,
     pub(crate) done: Done,
@@ -121,6 +124,7 @@ impl Shared {
         let entry = Entry {
             draft,
             moment: Moment::now(),
+            step: Step::of_event(event),
             arrived: Instant::now(),
             urgency,
             done,

@@ -1,8 +1,9 @@
 //! Reading a log that may be in use: no lock, no signature checked. For search, display and tests.
 
+mod lines;
+
 use std::{
-    fs, io,
-    io::BufReader,
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -10,10 +11,10 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{
-    line::{Found, integer, read_line, some_integer},
-    segment::segments,
-};
+pub(crate) use lines::{Input, segment_files};
+pub use lines::{Lines, Part, lines};
+
+use crate::line::{integer, some_integer};
 
 /// One record as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -81,110 +82,47 @@ pub enum ReadError {
     NotARecord { path: PathBuf, line: u64 },
 }
 
+impl ReadError {
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        |source| Self::Read {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
 /// All records in `directory`, oldest first. A line that the writer has not finished ends them.
 ///
 /// # Errors
 /// If the directory can't be listed. What can't be read later comes as an item, and is the last.
 pub fn records(directory: &Path) -> Result<Records, ReadError> {
-    let paths = segment_paths(directory)?
-        .into_iter()
-        .map(|(_, path)| path)
-        .rev()
-        .collect();
     Ok(Records {
-        paths,
-        open: None,
-        line: Vec::new(),
+        lines: Some(lines(directory, Part::default())?),
     })
-}
-
-/// The segments in `directory` with the number of their first record, in order.
-pub(crate) fn segment_paths(directory: &Path) -> Result<Vec<(String, PathBuf)>, ReadError> {
-    let names = fs::read_dir(directory).and_then(|entries| {
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
-    });
-    let names = names.map_err(|source| ReadError::Read {
-        path: directory.to_owned(),
-        source,
-    })?;
-    let found = segments(names).into_iter();
-    Ok(found
-        .map(|(_, name)| (name.clone(), directory.join(name)))
-        .collect())
 }
 
 /// Iterator over the records of a log.
 #[derive(Debug)]
 pub struct Records {
-    /// Segments still to read, the next one last.
-    paths: Vec<PathBuf>,
-    open: Option<Segment>,
-    line: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Segment {
-    path: PathBuf,
-    input: BufReader<fs::File>,
-    line: u64,
+    /// `None` once they are at their end.
+    lines: Option<Lines>,
 }
 
 impl Iterator for Records {
     type Item = Result<Record, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.advance();
+        let lines = self.lines.as_mut()?;
+        let item = match lines.next(&mut |_| true) {
+            Ok(Some(line)) => serde_json::from_slice(line)
+                .map(Some)
+                .map_err(|_| lines.not_a_record()),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
         if matches!(item, Err(_) | Ok(None)) {
-            self.open = None;
-            self.paths.clear();
+            self.lines = None;
         }
         item.transpose()
-    }
-}
-
-impl Records {
-    fn advance(&mut self) -> Result<Option<Record>, ReadError> {
-        loop {
-            let segment = match &mut self.open {
-                Some(segment) => segment,
-                None => {
-                    let Some(path) = self.paths.pop() else {
-                        return Ok(None);
-                    };
-                    let file = fs::File::open(&path).map_err(|source| ReadError::Read {
-                        path: path.clone(),
-                        source,
-                    })?;
-                    self.open.insert(Segment {
-                        path,
-                        input: BufReader::new(file),
-                        line: 0,
-                    })
-                }
-            };
-            let (found, _) = read_line(&mut segment.input, &mut self.line).map_err(|source| {
-                ReadError::Read {
-                    path: segment.path.clone(),
-                    source,
-                }
-            })?;
-            segment.line += 1;
-            let wrong = || ReadError::NotARecord {
-                path: segment.path.clone(),
-                line: segment.line,
-            };
-            match found {
-                Found::Whole => {
-                    return serde_json::from_slice(&self.line)
-                        .map(Some)
-                        .map_err(|_| wrong());
-                }
-                Found::Torn if self.paths.is_empty() => return Ok(None),
-                Found::Torn | Found::TooLong => return Err(wrong()),
-                Found::End => self.open = None,
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@ mod canonical;
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use canonical::{Draft, Frame, Identity};
@@ -14,11 +15,11 @@ pub(crate) use canonical::{Draft, Frame, Identity};
 pub struct RecordId(pub u64);
 
 /// One connection to a gateway, 128 random bits; written as 32 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId(pub [u8; 16]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId(#[serde(with = "hex")] pub [u8; 16]);
 
 /// One operation of a session; the intent and its outcome carry the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(pub u64);
 
 /// The kind of event, written as the dotted name beside each variant.
@@ -67,6 +68,8 @@ pub enum EventKind {
     LogDisk,
     /// `log.rotate`
     LogRotate,
+    /// `log.verify`: what a look at the log found.
+    LogVerify,
 }
 
 impl EventKind {
@@ -94,6 +97,7 @@ impl EventKind {
             Self::LogGap => "log.gap",
             Self::LogDisk => "log.disk",
             Self::LogRotate => "log.rotate",
+            Self::LogVerify => "log.verify",
         }
     }
 }

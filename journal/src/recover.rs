@@ -2,17 +2,17 @@
 //!
 //! Only a torn end is repaired. A fault before it is refused with the record named: evidence is not tidied up.
 
-use std::{
-    collections::HashMap,
-    io::{self, BufReader},
-};
+use std::io::{self, BufRead, BufReader};
 
 use crate::{
-    OperationId, SessionId,
-    chain::Chain,
+    chain::{Chain, End},
     disk::{Disk, Reader},
+    keeper::Closed,
     line::{Envelope, Found, read_line},
-    segment::segments,
+    operations::{OpenOperations, Step},
+    position::Position,
+    sealed::{SealedReader, SealedSegment},
+    segment::{plain_name, segments},
     tree::{
         checkpoint::{Head, Judged, judge, notes},
         key::SigningKey,
@@ -73,7 +73,9 @@ pub(crate) struct Scan {
     /// The segment to go on with and the length of what is good in it.
     pub(crate) last: Option<(String, u64)>,
     pub(crate) torn_bytes: u64,
-    pub(crate) unknown: Vec<(SessionId, OperationId)>,
+    pub(crate) open: OpenOperations,
+    /// Segments that are full and not sealed yet, in order.
+    pub(crate) closed: Vec<Closed>,
 }
 
 /// The last checkpoint in the text of a `checkpoints` file, and how much of that text is sound.
@@ -105,8 +107,30 @@ pub(crate) fn last_checkpoint(
     Ok((None, sound))
 }
 
-/// Reads all segments and compares them with the last checkpoint.
-pub(crate) fn scan(disk: &dyn Disk, checkpoint: Option<Head>) -> Result<Scan, RecoverError> {
+/// What the checkpoints of a log say, to one who has its key.
+pub(crate) struct Heads<'a> {
+    pub(crate) text: &'a [u8],
+    pub(crate) key: &'a SigningKey,
+    pub(crate) last: Option<Head>,
+}
+
+impl Heads<'_> {
+    /// Whether a signed head says of the log what `end` says.
+    fn sign(&self, end: &End) -> bool {
+        let public = [self.key.verifier()];
+        let size = end.records.to_string();
+        // The number of records is the second line; only a signature that matters is worth checking.
+        notes(self.text)
+            .0
+            .into_iter()
+            .rev()
+            .filter(|note| note.split(|&byte| byte == b'\n').nth(1) == Some(size.as_bytes()))
+            .any(|note| matches!(judge(note, &public), Judged::Good(head) if end.is_signed(&head)))
+    }
+}
+
+/// Finds the end of the log: goes on from the last place that is signed, and compares the rest with the last checkpoint.
+pub(crate) fn scan(disk: &dyn Disk, heads: &Heads<'_>) -> Result<Scan, RecoverError> {
     let names = disk.names().map_err(|source| RecoverError::Read {
         name: "the directory".into(),
         source,
@@ -117,65 +141,173 @@ pub(crate) fn scan(disk: &dyn Disk, checkpoint: Option<Head>) -> Result<Scan, Re
             name: name.clone(),
             source,
         };
-        let length = disk.open(&name).and_then(|file| file.len()).map_err(read)?;
-        found.push((first, name, length));
+        let file = disk.open(&name).map_err(read)?;
+        let (length, sealed) = match plain_name(&name) {
+            Some(_) => {
+                let sealed = SealedSegment::open(file).map_err(read)?;
+                (None, Some(sealed.index().end.clone()))
+            }
+            None => (Some(file.len().map_err(read)?), None),
+        };
+        found.push(Part {
+            first,
+            name,
+            length,
+            sealed,
+        });
     }
-    // A rotation that failed half-way leaves a name without records.
-    let last_filled = found.iter().rposition(|(_, _, length)| *length > 0);
-
     let mut scan = Scan::default();
-    let mut open = HashMap::new();
-    for (at, (first, name, length)) in found.into_iter().enumerate() {
-        if length == 0 && first < scan.chain.next() {
+    let from = start(disk, heads, &found, &mut scan)?;
+    // A rotation that failed half-way leaves a name without records.
+    let last_filled = found.iter().rposition(|part| part.length != Some(0));
+    for (at, part) in found.into_iter().enumerate().skip(from.part) {
+        if part.length == Some(0) && part.first < scan.chain.next() {
             continue;
         }
-        if first != scan.chain.next() {
-            return Err(RecoverError::MissingSegment {
-                from: scan.chain.next(),
-                found: first,
-                segment: name,
+        let begins_at = if at == from.part { from.offset } else { 0 };
+        if begins_at == 0 && part.first != scan.chain.next() {
+            return Err(missing(scan.chain.next(), &part));
+        }
+        if let Some((name, _)) = scan.last.take() {
+            scan.closed.push(Closed {
+                name,
+                end: scan.chain.end(&scan.open),
             });
         }
         let is_last = last_filled.is_none_or(|last| at >= last);
-        let good = segment(disk, &name, is_last, checkpoint, &mut scan.chain, &mut open)?;
-        scan.torn_bytes += length - good;
-        scan.last = Some((name, good));
+        let good = segment(disk, &part, begins_at, is_last, heads.last, &mut scan)?;
+        if let Some(length) = part.length {
+            scan.torn_bytes += length - good;
+            scan.last = Some((part.name, good));
+        }
     }
     let records = scan.chain.next();
-    if let Some(covered) = checkpoint
+    if let Some(covered) = heads
+        .last
         .map(|head| head.size)
         .filter(|&covered| covered > records)
     {
         return Err(RecoverError::Truncated { records, covered });
     }
-    let mut unknown: Vec<_> = open.into_iter().collect();
-    unknown.sort_by_key(|&(_, seq)| seq);
-    scan.unknown = unknown
-        .into_iter()
-        .map(|(operation, _)| operation)
-        .collect();
     Ok(scan)
 }
 
-/// Follows one segment; returns how many bytes of it are good.
+/// A segment in the directory.
+struct Part {
+    first: u64,
+    name: String,
+    /// Of one that is not sealed, in bytes.
+    length: Option<u64>,
+    /// Of a sealed one: the log behind it.
+    sealed: Option<End>,
+}
+
+/// Where reading begins.
+#[derive(Default)]
+struct From {
+    part: usize,
+    /// In that part, in bytes.
+    offset: u64,
+}
+
+/// Takes what needs not be read into `scan`: as much as a signed head covers.
+fn start(
+    disk: &dyn Disk,
+    heads: &Heads<'_>,
+    parts: &[Part],
+    scan: &mut Scan,
+) -> Result<From, RecoverError> {
+    let position = Position::read(disk).filter(|position| heads.sign(&position.end));
+    let mut closed = Vec::new();
+    let mut from = From::default();
+    let mut end: Option<&End> = None;
+    for (at, part) in parts.iter().enumerate() {
+        let next = end.map_or(0, |end| end.records);
+        let here = position
+            .as_ref()
+            .filter(|position| position.segment == part.name);
+        if part.length == Some(0) && here.is_none() {
+            break;
+        }
+        if part.first != next {
+            return Err(missing(next, part));
+        }
+        if let Some(position) = here.filter(|position| {
+            part.length.is_some_and(|length| length >= position.length)
+                && position.end.records >= next
+        }) {
+            end = Some(&position.end);
+            from = From {
+                part: at,
+                offset: position.length,
+            };
+            break;
+        }
+        let known = position.as_ref().and_then(|position| {
+            let mut closed = position.closed.iter();
+            closed.find(|closed| closed.name == part.name)
+        });
+        end = match (&part.sealed, known) {
+            (Some(sealed), _) => Some(sealed),
+            (None, Some(known)) => {
+                closed.push(known.clone());
+                Some(&known.end)
+            }
+            (None, None) => break,
+        };
+        from = From {
+            part: at + 1,
+            offset: 0,
+        };
+    }
+    let chain = end
+        .filter(|end| heads.sign(end))
+        .and_then(|end| Some((Chain::behind(end)?, end)));
+    // Without a signature all of it is read.
+    let Some((chain, end)) = chain else {
+        return Ok(From::default());
+    };
+    scan.chain = chain;
+    scan.open = OpenOperations::from_list(&end.open);
+    scan.closed = closed;
+    Ok(from)
+}
+
+fn missing(from: u64, part: &Part) -> RecoverError {
+    RecoverError::MissingSegment {
+        from,
+        found: part.first,
+        segment: part.name.clone(),
+    }
+}
+
+/// Follows one segment from an offset on; returns how many bytes of it are good.
 fn segment(
     disk: &dyn Disk,
-    name: &str,
+    part: &Part,
+    begins_at: u64,
     is_last: bool,
     checkpoint: Option<Head>,
-    chain: &mut Chain,
-    open: &mut HashMap<(SessionId, OperationId), u64>,
+    scan: &mut Scan,
 ) -> Result<u64, RecoverError> {
+    let name = &part.name;
     let read = |source| RecoverError::Read {
-        name: name.to_owned(),
+        name: name.clone(),
         source,
     };
     let file = disk.open(name).map_err(read)?;
-    let mut input = BufReader::with_capacity(1 << 18, Reader::new(file.as_ref()));
+    let mut input: Box<dyn BufRead + '_> = if part.sealed.is_some() {
+        let sealed = SealedSegment::open(file).map_err(read)?;
+        Box::new(SealedReader::new(sealed))
+    } else {
+        let reader = Reader::starting_at(file.as_ref(), begins_at);
+        Box::new(BufReader::with_capacity(1 << 18, reader))
+    };
     let mut line = Vec::new();
-    let mut good = 0;
-    for number in 1.. {
-        let (found, taken) = read_line(&mut input, &mut line).map_err(read)?;
+    let mut good = begins_at;
+    loop {
+        let (found, taken) = read_line(input.as_mut(), &mut line).map_err(read)?;
+        let chain = &mut scan.chain;
         let why = match found {
             Found::End => break,
             Found::Torn if is_last => break,
@@ -188,7 +320,9 @@ fn segment(
                     "does not follow the record before it"
                 }
                 Some(record) => {
-                    remember(&record, open);
+                    if let Some(step) = Step::of_record(&record) {
+                        scan.open.take(step);
+                    }
                     chain.follow(&line);
                     good += taken;
                     let head = checkpoint.filter(|head| head.size == chain.next());
@@ -204,28 +338,13 @@ fn segment(
         if is_last && line.contains(&0) {
             break;
         }
+        let seq = chain.next();
         return Err(RecoverError::Broken {
-            seq: chain.next(),
-            segment: name.to_owned(),
-            line: number,
+            seq,
+            segment: name.clone(),
+            line: seq - part.first + 1,
             why,
         });
     }
     Ok(good)
-}
-
-fn remember(record: &Envelope<'_>, open: &mut HashMap<(SessionId, OperationId), u64>) {
-    let (Some(session), Some(operation)) = (&record.session_id, record.op_id) else {
-        return;
-    };
-    let mut id = [0; 16];
-    if hex::decode_to_slice(session.as_bytes(), &mut id).is_err() {
-        return;
-    }
-    let operation = (SessionId(id), OperationId(operation));
-    match record.event.as_ref() {
-        "op.intent" => drop(open.insert(operation, record.seq)),
-        "op.outcome" => drop(open.remove(&operation)),
-        _ => {}
-    }
 }

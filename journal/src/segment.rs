@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::disk::{Disk, DiskFile, write_all};
+use crate::disk::{Disk, DiskFile, read_vec, write_all};
 
 /// Unit in which a disk may tear what was written before when it fails on what is written now.
 const BLOCK: usize = 4096;
@@ -19,13 +19,33 @@ pub(crate) fn segment_first(name: &str) -> Option<u64> {
     (segment_name(first) == name).then_some(first)
 }
 
-/// The segments among `names` in the order of their records.
+/// The file name of that segment once it is sealed.
+pub(crate) fn sealed_name(first: u64) -> String {
+    format!("{}{SEALED}", segment_name(first))
+}
+
+const SEALED: &str = ".zst";
+
+/// The name that a sealed segment had before; `None` if it is none.
+pub(crate) fn plain_name(name: &str) -> Option<&str> {
+    name.strip_suffix(SEALED)
+        .filter(|plain| segment_first(plain).is_some())
+}
+
+/// The segments among `names` in the order of their records, sealed or not.
+///
+/// One that is there in both forms is given as it was written: the other may have been made only just now.
 pub(crate) fn segments(names: Vec<String>) -> Vec<(u64, String)> {
     let mut found: Vec<_> = names
         .into_iter()
-        .filter_map(|name| Some((segment_first(&name)?, name)))
+        .filter_map(|name| {
+            let first = segment_first(plain_name(&name).unwrap_or(&name))?;
+            Some((first, name))
+        })
         .collect();
+    // The plain name is the beginning of the sealed one.
     found.sort();
+    found.dedup_by_key(|(first, _)| *first);
     found
 }
 
@@ -78,7 +98,7 @@ impl Segment {
         // A process that died between write and sync leaves whole records that are only in memory.
         file.sync()?;
         let begin = length - length % BLOCK as u64;
-        let tail = read_exact(file.as_ref(), begin, (length - begin) as usize)?;
+        let tail = read_vec(file.as_ref(), begin, (length - begin) as usize)?;
         Ok(Self {
             disk_name: name,
             file,
@@ -128,7 +148,7 @@ impl Segment {
         self.file.sync()?;
         self.file.forget_cached();
         if self.file.len()? != self.length
-            || read_exact(self.file.as_ref(), begin, self.tail.len())? != self.tail
+            || read_vec(self.file.as_ref(), begin, self.tail.len())? != self.tail
         {
             return Err(io::Error::other(format!(
                 "{} does not read back what was written to it; the disk can't be trusted",
@@ -138,18 +158,6 @@ impl Segment {
         self.state = State::Sound;
         Ok(())
     }
-}
-
-fn read_exact(file: &dyn DiskFile, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => filled += read,
-        }
-    }
-    Ok(bytes)
 }
 
 /// Space kept back, so that a full disk can itself be recorded.
@@ -193,9 +201,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_segment_in_both_forms_is_read_as_it_was_written() {
+        let names = [sealed_name(0), segment_name(5), sealed_name(5)];
+        assert_eq!(
+            segments(names.to_vec()),
+            [(0, sealed_name(0)), (5, segment_name(5))]
+        );
+    }
+
+    #[test]
     fn only_the_exact_name_is_a_segment() {
         assert_eq!(segment_first("000000001000.jsonl"), Some(1000));
         assert_eq!(segment_first(&segment_name(u64::MAX)), Some(u64::MAX));
+        assert_eq!(plain_name(&sealed_name(1000)), Some("000000001000.jsonl"));
+        assert_eq!(plain_name("1000.jsonl.zst"), None);
+        assert_eq!(plain_name("000000001000.jsonl.zst.new"), None);
         for other in [
             "1000.jsonl",
             "000000001000.jsonl.bak",

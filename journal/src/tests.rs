@@ -3,6 +3,7 @@
 mod durability;
 mod mutations;
 mod recovery;
+mod sealing;
 mod tampering;
 
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ impl Bench {
         let mut options = Options::default_in(self.keys.path().join("log"));
         options.node = "gw1".into();
         options.reserve_bytes = 4096;
+        options.compression_level = None;
         options
     }
 
@@ -131,11 +133,11 @@ fn outcome(operation: u64) -> Event {
     }
 }
 
-/// Waits until `condition` holds; fails after ten seconds.
+/// Waits until `condition` holds; fails after a minute.
 fn wait_until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "the condition never held");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

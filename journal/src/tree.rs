@@ -17,6 +17,16 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A tree of `size` leaves with that right edge; `None` if an edge of so many leaves has another length.
+    pub(crate) fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (size.count_ones() as usize == peaks.len()).then_some(Self { size, peaks })
+    }
+
+    /// Its right edge, from left to right.
+    pub(crate) fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
     /// Number of leaves.
     pub fn size(&self) -> u64 {
         self.size

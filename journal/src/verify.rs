@@ -23,6 +23,7 @@ pub use report::{Finding, Kind, Report};
 
 use crate::{
     line::{Found, read_line},
+    sealed::SealedSegment,
     tree::checkpoint::{Judged, judge, notes},
 };
 use follow::{Follower, Line};
@@ -38,6 +39,9 @@ pub struct Verification {
     has_judged_checkpoint: bool,
     /// Bytes of the log's own checkpoints that were judged.
     own_bytes: usize,
+    /// The hash of the last line, where a change before it in its frame made it another than it was: what the next line
+    /// says of it would only name the same change again.
+    after_change: Option<[u8; 32]>,
 }
 
 impl fmt::Debug for Verification {
@@ -60,6 +64,7 @@ impl Verification {
             notices: Vec::new(),
             has_judged_checkpoint: false,
             own_bytes: 0,
+            after_change: None,
         }
     }
 
@@ -173,16 +178,82 @@ impl Verification {
                          it, or it was cut off before any checkpoint covered it"
                     ));
                 }
-                Found::Whole => self
-                    .follower
-                    .push(Line::new(segment.clone(), number, &text)),
+                Found::Whole => self.push(Line::new(segment.clone(), number, &text)),
                 Found::Torn | Found::TooLong => {
-                    self.follower
-                        .push(Line::damaged(segment.clone(), number, &text))
+                    self.push(Line::damaged(segment.clone(), number, &text))
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes the next segment, which is sealed. A part that can't be read is a finding.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn sealed_segment(
+        &mut self,
+        name: &str,
+        segment: &mut SealedSegment,
+    ) -> io::Result<()> {
+        self.segments += 1;
+        let name: Arc<str> = name.into();
+        let (mut stored, mut text) = (Vec::new(), Vec::new());
+        let frames = segment.frames().to_vec();
+        let (first, end) = (segment.index().first, segment.index().end.clone());
+        let mut last_hash = None;
+        for (at, frame) in frames.into_iter().enumerate() {
+            let last = frame.first + frame.records - 1;
+            match segment.lines(at, &mut stored, &mut text) {
+                Ok(is_sound) => {
+                    let number = frame.first - first + 1;
+                    let mut is_indexed = true;
+                    let mut hash = None;
+                    for (number, line) in (number..).zip(text.split_inclusive(|&b| b == b'\n')) {
+                        let line = line.strip_suffix(b"\n").unwrap_or(line);
+                        let line = Line::new(name.clone(), number, line);
+                        is_indexed &= line
+                            .time()
+                            .is_none_or(|time| (frame.from.as_str()..=&frame.to).contains(&time));
+                        hash = Some(line.hash());
+                        self.push(line);
+                    }
+                    self.after_change = hash.filter(|_| !is_sound);
+                    last_hash = hash.filter(|_| is_sound);
+                    if !is_indexed {
+                        let finding = Finding::of_records(Kind::Misindexed, frame.first, last);
+                        self.follower.find(finding.in_segment(&name));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    (self.after_change, last_hash) = (None, None);
+                    self.follower.skip(&name, frame.first, last);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // A start may go on from there.
+        if last_hash.is_some_and(|hash| hash != end.prev) {
+            let last = end.records.saturating_sub(1);
+            let finding = Finding::of_records(Kind::Misindexed, last, last);
+            self.follower.find(finding.in_segment(&name));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, line: Line) {
+        let line = match self.after_change.take() {
+            Some(hash) => line.after(hash),
+            None => line,
+        };
+        self.follower.push(line);
+    }
+
+    /// Takes notice of a sealed segment that does not even say what it holds; `next` is the first record behind it.
+    pub(crate) fn unreadable_segment(&mut self, name: &str, first: u64, next: Option<u64>) {
+        self.segments += 1;
+        let last = next.map_or(first, |next| next.saturating_sub(1).max(first));
+        self.follower.skip(&name.into(), first, last);
     }
 
     /// What was found.

@@ -5,7 +5,7 @@
 //! behind a hole.
 
 use std::{
-    io,
+    io, mem,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -15,9 +15,12 @@ use crate::{
     append::{AppendError, OpenError, Options, Recovery, origin, refuse},
     chain::{Calendar, Chain, Moment},
     disk::Disk,
+    keeper::{Closed, Keeper, tidy},
+    operations::OpenOperations,
+    position::Position,
     queue::{Entry, Shared, Work, bytes_of},
     record::{Event, EventKind, Identity, RecordId, Verdict},
-    recover::{last_checkpoint, scan},
+    recover::{Heads, last_checkpoint, scan},
     segment::{Reserve, Segment},
     tree::{
         checkpoint::{CheckpointFile, sign},
@@ -29,11 +32,18 @@ use crate::{
 const SIGN_RECORDS: u64 = 1000;
 /// or after that time, whichever comes first.
 const SIGN_INTERVAL: Duration = Duration::from_secs(60);
+/// A start has to read that much at most, and what came since the checkpoint before.
+const POSITION_BYTES: u64 = 32 << 20;
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     segment: Segment,
+    keeper: Keeper,
+    /// Of the operations in the log.
+    open: OpenOperations,
+    /// Bytes of the segment that need not be read at the next start.
+    positioned: u64,
     chain: Chain,
     calendar: Calendar,
     buffer: Vec<u8>,
@@ -63,7 +73,7 @@ enum Health {
 impl Writer {
     /// Opens the log, writes its first record of this run, and starts the thread.
     pub(crate) fn start(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         options: Options,
     ) -> Result<(Arc<Shared>, Recovery), OpenError> {
         let directory = options.directory.clone();
@@ -88,23 +98,39 @@ impl Writer {
         let (mut checkpoints, text) = CheckpointFile::open(disk.as_ref()).map_err(prepare)?;
         let (head, sound) = last_checkpoint(&text, &key).map_err(recover)?;
         checkpoints.keep(sound as u64);
-        let found = scan(disk.as_ref(), head).map_err(recover)?;
+        tidy(disk.as_ref()).map_err(prepare)?;
+        let heads = Heads {
+            text: text.get(..sound).unwrap_or_default(),
+            key: &key,
+            last: head,
+        };
+        let found = scan(disk.as_ref(), &heads).map_err(recover)?;
         let reserve = Reserve::open(disk.as_ref(), options.reserve_bytes).map_err(prepare)?;
         let segment = match found.last {
             Some((name, length)) => Segment::resume(disk.as_ref(), name, length),
-            None => Segment::create(disk.as_ref(), 0),
+            None => Segment::create(disk.as_ref(), found.chain.next()),
         };
         let recovery = Recovery {
             records: found.chain.next(),
             torn_bytes: found.torn_bytes,
-            unknown: found.unknown,
+            unknown: found.open.list(),
         };
+        let shared = Arc::new(Shared::new(Identity {
+            node: options.node,
+            boot_id: boot_id(),
+        }));
+        let keeper = Keeper::start(
+            disk.clone(),
+            shared.clone(),
+            options.compression_level,
+            found.closed,
+        );
         let mut writer = Self {
-            shared: Arc::new(Shared::new(Identity {
-                node: options.node,
-                boot_id: boot_id(),
-            })),
+            shared: shared.clone(),
             segment: segment.map_err(prepare)?,
+            keeper: keeper.map_err(prepare)?,
+            open: found.open,
+            positioned: 0,
             disk,
             chain: found.chain,
             calendar: Calendar::default(),
@@ -125,7 +151,6 @@ impl Writer {
             source: write_error(&error),
         })?;
         writer.sign(true).map_err(prepare)?;
-        let shared = writer.shared.clone();
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -172,7 +197,9 @@ impl Writer {
                     // Nobody may be waiting for it.
                     let _ = entry.done.send(Ok(RecordId(id)));
                 }
-                if self.chain.next() - self.signed >= SIGN_RECORDS {
+                if self.segment.length() - self.positioned >= POSITION_BYTES {
+                    let _ = self.sign(true).and_then(|()| self.note_position());
+                } else if self.chain.next() - self.signed >= SIGN_RECORDS {
                     // Tried again with the next batch.
                     let _ = self.sign(false);
                 }
@@ -205,6 +232,9 @@ impl Writer {
         }
         self.segment.append(&self.buffer)?;
         self.chain = chain;
+        for step in entries.iter().filter_map(|entry| entry.step) {
+            self.open.take(step);
+        }
         self.own.clear();
         self.health = Health::Good;
         self.shared.set_durable(self.chain.next(), true);
@@ -280,8 +310,26 @@ impl Writer {
             self.chain.tree().root().to_string().into(),
         );
         self.own.insert(0, event);
-        self.segment = next;
+        let closed = mem::replace(&mut self.segment, next);
+        self.keeper.hand_over(Closed {
+            name: closed.name().to_owned(),
+            end: self.chain.end(&self.open),
+        });
+        // It spares the next start some reading; without it the start reads more.
+        let _ = self.note_position();
         Ok(())
+    }
+
+    /// Says how far the next start can trust what is signed.
+    fn note_position(&mut self) -> io::Result<()> {
+        self.positioned = self.segment.length();
+        let position = Position {
+            closed: self.keeper.unsealed(),
+            segment: self.segment.name().to_owned(),
+            length: self.positioned,
+            end: self.chain.end(&self.open),
+        };
+        position.write(self.disk.as_ref())
     }
 
     /// Signs the log as it is, unless the last checkpoint covers all of it.

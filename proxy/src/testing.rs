@@ -122,12 +122,11 @@ pub(crate) fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
 /// A journal that keeps its segments in `directory`.
 pub(crate) fn journal(directory: &std::path::Path) -> Journal {
     let (journal, _) = Journal::open(Options {
-        directory: directory.join("journal"),
         node: "test".to_owned(),
         signing_key: directory.join("journal.key"),
         max_delay: Duration::from_millis(1),
-        segment_bytes: 64 << 20,
         reserve_bytes: 64 << 10,
+        ..Options::default_in(directory.join("journal"))
     })
     .expect("a journal in a temporary directory opens");
     journal

@@ -215,6 +215,18 @@ impl Disk for FaultyDisk {
         }))
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.state().files.remove(name);
+        Ok(())
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         Ok(())
     }

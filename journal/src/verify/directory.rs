@@ -9,7 +9,7 @@ use signed_note::StandardVerifier;
 
 use super::{Report, Verification};
 use crate::{
-    read::{ReadError, segment_paths},
+    read::{Input, ReadError, segment_files},
     tree::checkpoint::CHECKPOINTS,
 };
 
@@ -53,19 +53,26 @@ pub fn verify(
         let text = fs::read(path).map_err(read(path))?;
         verification.checkpoints_kept_elsewhere(&path.display().to_string(), &text);
     }
-    let segments = segment_paths(directory)?;
+    let segments = segment_files(directory)?;
     if segments.is_empty() && !has_checkpoints {
         return Err(VerifyError::NoLog {
             directory: directory.to_owned(),
         });
     }
-    let count = segments.len();
-    for (at, (name, path)) in segments.into_iter().enumerate() {
-        let file = fs::File::open(&path).map_err(read(&path))?;
-        let mut input = io::BufReader::with_capacity(1 << 18, file);
-        verification
-            .segment(&name, &mut input, at + 1 == count)
-            .map_err(read(&path))?;
+    for (at, file) in segments.iter().enumerate() {
+        let next = segments.get(at + 1).map(|next| next.first);
+        match Input::open(file) {
+            Ok(Input::Plain(mut input)) => verification
+                .segment(&file.name, &mut input, next.is_none())
+                .map_err(read(&file.path))?,
+            Ok(Input::Sealed(mut segment)) => verification
+                .sealed_segment(&file.name, &mut segment)
+                .map_err(read(&file.path))?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                verification.unreadable_segment(&file.name, file.first, next)
+            }
+            Err(error) => return Err(read(&file.path)(error)),
+        }
     }
     match fs::read(&path) {
         Ok(text) => verification.checkpoints_signed_meanwhile(&text),

@@ -113,6 +113,23 @@ impl Line {
         self.claim.as_ref().map(|claim| claim.seq)
     }
 
+    /// `ts`, if it is a record.
+    pub(super) fn time(&self) -> Option<&str> {
+        self.claim.as_ref().map(|claim| claim.time.as_str())
+    }
+
+    pub(super) fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Believes that it follows the line with that hash, whatever it says.
+    pub(super) fn after(mut self, hash: [u8; 32]) -> Self {
+        if let Some(claim) = &mut self.claim {
+            claim.prev = Some(hash);
+        }
+        self
+    }
+
     fn prev(&self) -> Option<[u8; 32]> {
         self.claim.as_ref().and_then(|claim| claim.prev)
     }
@@ -210,6 +227,22 @@ impl Follower {
             self.place(current, Some(&line));
         }
         self.waiting = Some(line);
+    }
+
+    /// Takes notice of records that can't be read.
+    pub(super) fn skip(&mut self, segment: &Arc<str>, first: u64, last: u64) {
+        if let Some(current) = self.waiting.take() {
+            self.place(current, None);
+        }
+        self.end_run(false);
+        self.has_begun = true;
+        self.is_comparable = false;
+        self.mismatch = None;
+        self.find(Finding::of_records(Kind::Unreadable, first, last).in_segment(segment));
+        self.expected = last + 1;
+        self.last = None;
+        // Nobody knows what the next record should follow.
+        self.excused = 1;
     }
 
     pub(super) fn finish(mut self) -> Report {

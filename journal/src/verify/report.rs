@@ -70,6 +70,10 @@ pub enum Kind {
     WrongKey,
     /// Nothing signs this log.
     NoCheckpoint,
+    /// A part of a sealed segment, or its index, is damaged.
+    Unreadable,
+    /// The index of a sealed segment hides records from a search by time.
+    Misindexed,
 }
 
 /// One thing that is wrong. `first` to `last` are the records concerned.
@@ -125,6 +129,13 @@ impl Finding {
         Self {
             file: Some(file.to_owned()),
             line: Some(line),
+            ..self
+        }
+    }
+
+    pub(super) fn in_segment(self, file: &str) -> Self {
+        Self {
+            file: Some(file.to_owned()),
             ..self
         }
     }
@@ -255,6 +266,15 @@ impl fmt::Display for Finding {
                 "{line} checkpoints in {file}, the first over {covers} records, are signed by {}, which is none of the \
                  given keys",
                 self.signers.join(", ")
+            ),
+            Kind::Unreadable => write!(
+                f,
+                "{records} can't be read: {file} was damaged or changed on the disk"
+            ),
+            Kind::Misindexed => write!(
+                f,
+                "the index of {file} gives {records} another time or hash than they have: a search by time would miss them, \
+                 or a start go on wrongly"
             ),
             Kind::NoCheckpoint => write!(f, "there is no checkpoint: nothing signs this log"),
         }
