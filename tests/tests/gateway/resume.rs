@@ -311,8 +311,12 @@ fn survives_kills(mut gateway: Gateway) -> Result<()> {
     let runtime = Runtime::new()?;
     let mut tally = Tally::default();
     for round in 0..rounds {
-        one_kill(&mut gateway, &runtime, &mut random, &mut tally)
-            .with_context(|| format!("round {round} of PORTCULLIS_KILL_SEED={seed}"))?;
+        if let Err(error) = one_kill(&mut gateway, &runtime, &mut random, &mut tally) {
+            let failure = last_failure(&gateway.proxy)?;
+            return Err(error.context(format!(
+                "round {round} of PORTCULLIS_KILL_SEED={seed}; the journal's last failure: {failure}"
+            )));
+        }
     }
     println!("{rounds} kills: {tally:?}");
     ensure!(
@@ -326,6 +330,14 @@ fn survives_kills(mut gateway: Gateway) -> Result<()> {
         String::from_utf8_lossy(&verified.stdout)
     );
     Ok(())
+}
+
+fn last_failure(proxy: &Proxy) -> Result<Value> {
+    let mut records = proxy.records()?;
+    let is_failure =
+        |record: &Value| record.get("outcome").and_then(Value::as_str) == Some("failure");
+    let last = records.iter().rposition(is_failure);
+    Ok(last.map_or(Value::Null, |at| records.swap_remove(at)))
 }
 
 fn one_kill(
