@@ -235,13 +235,18 @@ impl Running {
     /// # Errors
     /// When the system refuses.
     pub fn kill_with_children(&mut self) -> Result<()> {
-        for id in self.descendants() {
+        let children = self.descendants();
+        for &id in &children {
             if let Some(id) = i32::try_from(id).ok().and_then(Pid::from_raw) {
                 // One that ended by itself meanwhile is as good.
                 let _ = kill_process(id, Signal::KILL);
             }
         }
-        self.kill()
+        self.kill()?;
+        // A signal is sent, not carried out: until then the port is taken, and looks like that of the next server.
+        wait_for("killed children to end", || {
+            children.iter().all(|&id| has_ended(id)).then_some(())
+        })
     }
 
     /// Sends a signal.
@@ -292,6 +297,16 @@ fn descendants(id: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether a process has given up all that it had; its parent may not have asked for its status yet.
+fn has_ended(id: u32) -> bool {
+    let status = read(Path::new(&format!("/proc/{id}/stat")));
+    // Behind the name, which is in parentheses and may be anything.
+    let state = status
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
+    state.is_none_or(|state| matches!(state, 'Z' | 'X'))
+}
+
 /// Whether a line of `/proc/net/tcp` is a listener on the port: `sl local_address rem_address st`,
 /// addresses in hexadecimal, state 0A.
 fn listens_on(line: &str, port: u16) -> bool {
@@ -325,6 +340,31 @@ mod tests {
         assert!(entry.exists());
         drop(running);
         assert!(!entry.exists());
+    }
+
+    #[test]
+    fn what_killed_children_held_is_free() {
+        let scratch = tempfile::tempdir().unwrap();
+        let script = "import os, socket, time
+s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+memory = bytearray(200 << 20)
+open('port', 'w').write(str(s.getsockname()[1]))
+time.sleep(600)";
+        for _ in 0..5 {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", "python3 -c \"$1\" & wait", "sh", script])
+                .current_dir(scratch.path());
+            let mut running =
+                Running::start("server", &mut shell, &scratch.path().join("log")).unwrap();
+            let port = wait_for("the port", || {
+                read(&scratch.path().join("port")).parse::<u16>().ok()
+            });
+            running.kill_with_children().unwrap();
+            let listener = std::net::TcpListener::bind(("127.0.0.1", port.unwrap()));
+            assert!(listener.is_ok(), "{listener:?}");
+            fs::remove_file(scratch.path().join("port")).unwrap();
+        }
     }
 
     #[test]
