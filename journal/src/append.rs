@@ -18,6 +18,7 @@ use crate::{
     queue::{Entry, Shared},
     record::{Event, Intent, RecordId, Recorded},
     recover::RecoverError,
+    retention::Retention,
     tree::key::KeyError,
     writer::Writer,
 };
@@ -39,6 +40,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How hard closed segments are compressed: zstd's levels, 1 to 19. `None` leaves them as they were written.
     pub compression_level: Option<i32>,
+    /// When sealed segments are deleted; `None` keeps them for ever.
+    pub retention: Option<Retention>,
     /// Bytes kept in reserve, so that a full disk can itself be recorded.
     pub reserve_bytes: u64,
 }
@@ -60,6 +63,7 @@ impl Options {
             max_delay: Duration::from_millis(2),
             segment_bytes: 64 << 20,
             compression_level: Some(6),
+            retention: None,
             reserve_bytes: 1 << 20,
         }
     }

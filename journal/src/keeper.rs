@@ -1,4 +1,4 @@
-//! The thread that seals closed segments, behind the writer and out of its way.
+//! The thread that seals closed segments and deletes those that are too old, behind the writer and out of its way.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,12 +20,15 @@ use crate::{
     disk::{Disk, Reader},
     queue::Shared,
     record::{Event, EventKind, Verdict},
+    retention::{self, Retention},
     sealed::{SealError, SealedReader, SealedSegment, seal},
     segment::{sealed_name, segment_first},
 };
 
 /// After a disk that failed.
 const RETRY: Duration = Duration::from_secs(60);
+/// How often it is looked for segments that are too old.
+const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
 /// What a sealed segment is called until it is whole.
 const UNFINISHED: &str = ".new";
 /// Of Linux: the lowest.
@@ -52,11 +55,13 @@ struct Work {
 }
 
 impl Keeper {
-    /// Starts the thread with the segments that earlier runs left. Without a level they are only counted.
+    /// Starts the thread with the segments that earlier runs left. Without a level they are only counted, without retention
+    /// nothing is deleted.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         shared: Arc<Shared>,
         level: Option<i32>,
+        retention: Option<Retention>,
         waiting: Vec<Closed>,
     ) -> io::Result<Self> {
         let work = Arc::new(Work {
@@ -64,11 +69,12 @@ impl Keeper {
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
         });
-        let thread = level.map(|level| {
+        let has_work = level.is_some() || retention.is_some();
+        let thread = has_work.then(|| {
             let work = work.clone();
             thread::Builder::new()
                 .name("journal-keeper".to_owned())
-                .spawn(move || work.run(disk.as_ref(), &shared, level))
+                .spawn(move || work.run(disk.as_ref(), &shared, level, retention.as_ref()))
         });
         Ok(Self {
             work,
@@ -102,10 +108,29 @@ impl Drop for Keeper {
 }
 
 impl Work {
-    fn run(&self, disk: &dyn Disk, shared: &Shared, level: i32) {
+    fn run(
+        &self,
+        disk: &dyn Disk,
+        shared: &Shared,
+        level: Option<i32>,
+        retention: Option<&Retention>,
+    ) {
         // Of this thread alone; without the right to it, sealing competes with the daemon.
         let _ = rustix::process::setpriority_process(None, PRIORITY);
-        while let Some(closed) = self.next() {
+        let mut look_at = Instant::now();
+        while !self.is_ending() {
+            if let Some(retention) = retention
+                && look_at <= Instant::now()
+            {
+                // A disk that failed is asked again after the interval.
+                let _ =
+                    retention::delete_expired(disk, shared, retention, &mut || !self.is_ending());
+                look_at = Instant::now() + LOOK_INTERVAL;
+            }
+            let until = retention.map(|_| look_at);
+            let (Some(level), Some(closed)) = (level, self.next(level.is_some(), until)) else {
+                continue;
+            };
             match seal_segment(disk, &closed, level, &mut || !self.is_ending()) {
                 Ok(()) => self.done(),
                 Err(SealError::Interrupted) => return,
@@ -127,17 +152,29 @@ impl Work {
         }
     }
 
-    /// Waits for a segment; `None` at the end.
-    fn next(&self) -> Option<Closed> {
-        let waiting = self.lock();
-        let waiting = self
-            .changed
-            .wait_while(waiting, |waiting| waiting.is_empty() && !self.is_ending())
-            .unwrap_or_else(PoisonError::into_inner);
-        if self.is_ending() {
-            return None;
+    /// Waits for a segment to seal; `None` at the end, or once it is time for something else.
+    fn next(&self, seals: bool, until: Option<Instant>) -> Option<Closed> {
+        let mut waiting = self.lock();
+        loop {
+            if self.is_ending() {
+                return None;
+            }
+            if let Some(closed) = waiting.front().filter(|_| seals) {
+                return Some(closed.clone());
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            waiting = match left {
+                Some(Duration::ZERO) => return None,
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(waiting, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait(waiting);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
-        waiting.front().cloned()
     }
 
     fn done(&self) {
@@ -246,6 +283,7 @@ fn first_difference(
 
 /// Removes what an interrupted run left.
 pub(crate) fn tidy(disk: &dyn Disk) -> io::Result<()> {
+    retention::tidy(disk)?;
     for name in disk.names()? {
         if name
             .strip_suffix(UNFINISHED)

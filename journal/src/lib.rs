@@ -19,6 +19,7 @@ mod queue;
 pub mod read;
 pub mod record;
 pub mod recover;
+pub mod retention;
 mod sealed;
 mod segment;
 pub mod tree;

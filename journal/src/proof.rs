@@ -14,7 +14,7 @@ use tlog_tiles::{Hash, check_record, check_tree, record_hash};
 
 use crate::{
     line::{Found, read_line},
-    read::{Input, ReadError, segment_files},
+    read::{Input, ReadError, layout},
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head, Judged, judge, notes},
@@ -48,6 +48,10 @@ pub enum ProofError {
         "the log does not have the {size} records that its checkpoint covers as they were signed; let portcullis-verify say where it was altered"
     )]
     Altered { size: u64 },
+    #[error(
+        "records up to {last} were deleted, as a tombstone says: there is no proof of one of them, nor of growth from among them; a copy that has them can give it"
+    )]
+    Deleted { last: u64 },
     #[error("not a proof: {why}")]
     NotAProof { why: &'static str },
     #[error("the proof is wrong: {what}")]
@@ -98,12 +102,16 @@ pub fn prove_record(
         directory,
         head,
         Ranges::of_inclusion(index, head.size),
-        |at, line| {
-            if at == index {
+        |tree, line| {
+            if tree.size() == index {
                 record.extend_from_slice(line);
             }
         },
     )?;
+    // The tree can be known without it.
+    if record.is_empty() {
+        return Err(ProofError::Deleted { last: index });
+    }
     let extra = BASE64.encode(record);
     Ok(format!(
         "{RECORD}\nextra {extra}\nindex {index}\n{}\n{}",
@@ -171,18 +179,18 @@ pub fn prove_growth(
             signed: new.size,
         });
     }
-    let mut before = Tree::default();
+    let mut root = None;
     let hashes = follow(
         directory,
         &new,
         Ranges::of_consistency(old.size, new.size),
-        |at, line| {
-            if at < old.size {
-                before.push(line);
+        |tree, _| {
+            if tree.size() == old.size {
+                root = Some(tree.root());
             }
         },
     )?;
-    if before.root() != old.root {
+    if root != Some(old.root) {
         return Err(ProofError::Altered { size: old.size });
     }
     Ok(format!(
@@ -233,17 +241,37 @@ pub fn is_record_proof(proof: &[u8]) -> bool {
     proof.starts_with(RECORD.as_bytes())
 }
 
-/// Reads the log once as far as `head` covers it; gives the roots that the proof lists.
+/// Reads the log once as far as `head` covers it; gives the roots that the proof lists. `look` sees the tree before each
+/// line, and in the end the whole of it, with no line.
 fn follow(
     directory: &Path,
     head: &Head,
     mut ranges: Ranges,
-    mut look: impl FnMut(u64, &[u8]),
+    mut look: impl FnMut(&Tree, &[u8]),
 ) -> Result<Vec<Hash>, ProofError> {
     let altered = ProofError::Altered { size: head.size };
     let mut tree = Tree::default();
     let mut line = Vec::new();
-    for file in segment_files(directory)? {
+    let mut layout = layout(directory)?;
+    layout.tombstones.reverse();
+    for file in layout.segments {
+        while let Some(gone) = layout.tombstones.pop_if(|gone| gone.first <= file.first) {
+            if gone.end.records > head.size {
+                return Err(ProofError::Deleted { last: gone.last() });
+            }
+            // Only a tombstone of this head's log leads to its root.
+            let edge = gone.end.tree().filter(|_| gone.first == tree.size());
+            let edge = edge.ok_or(ProofError::Altered { size: head.size })?;
+            if gone.first > 0 {
+                return Err(ProofError::Deleted { last: gone.last() });
+            }
+            for (level, root) in edge.subtrees() {
+                if !ranges.push_subtree(root, level) {
+                    return Err(ProofError::Deleted { last: gone.last() });
+                }
+            }
+            tree = edge;
+        }
         let read_error = |source| ProofError::Read {
             path: file.path.clone(),
             source,
@@ -256,12 +284,13 @@ fn follow(
                 Found::End => break,
                 Found::Torn | Found::TooLong => return Err(altered),
             }
-            look(tree.size(), &line);
+            look(&tree, &line);
             let leaf = record_hash(&line);
             ranges.push_leaf(leaf);
             tree.push_leaf(leaf);
         }
     }
+    look(&tree, &[]);
     if tree.size() == head.size && tree.root() == head.root {
         Ok(ranges.roots())
     } else {

@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::Value;
 
-pub(crate) use lines::{Input, segment_files};
+pub(crate) use lines::{Input, layout};
 pub use lines::{Lines, Part, lines};
 
 use crate::line::{integer, some_integer};

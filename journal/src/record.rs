@@ -70,6 +70,8 @@ pub enum EventKind {
     LogRotate,
     /// `log.verify`: what a look at the log found.
     LogVerify,
+    /// `log.delete`: records that are too old are about to be deleted.
+    LogDelete,
 }
 
 impl EventKind {
@@ -98,6 +100,7 @@ impl EventKind {
             Self::LogDisk => "log.disk",
             Self::LogRotate => "log.rotate",
             Self::LogVerify => "log.verify",
+            Self::LogDelete => "log.delete",
         }
     }
 }

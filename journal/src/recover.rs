@@ -11,6 +11,7 @@ use crate::{
     line::{Envelope, Found, read_line},
     operations::{OpenOperations, Step},
     position::Position,
+    retention::{covers, tombstones},
     sealed::{SealedReader, SealedSegment},
     segment::{plain_name, segments},
     tree::{
@@ -55,6 +56,11 @@ pub enum RecoverError {
          evidence, let portcullis-verify say what happened to it, and go on in a new one"
     )]
     Rewritten { covered: u64 },
+    #[error(
+        "{tombstone} says that records were deleted, but no checkpoint signs what it says; keep the directory as evidence, \
+         let portcullis-verify check it, and go on in a new one"
+    )]
+    Unsigned { tombstone: String },
     #[error(
         "the last checkpoint is signed by {signers}, not by {key}; put the signing key of this log back, or go on in a \
          new directory"
@@ -135,8 +141,15 @@ pub(crate) fn scan(disk: &dyn Disk, heads: &Heads<'_>) -> Result<Scan, RecoverEr
         name: "the directory".into(),
         source,
     })?;
+    let gone = tombstones(disk).map_err(|source| RecoverError::Read {
+        name: "a tombstone".into(),
+        source,
+    })?;
     let mut found = Vec::new();
     for (first, name) in segments(names) {
+        if covers(&gone, first) {
+            continue;
+        }
         let read = |source| RecoverError::Read {
             name: name.clone(),
             source,
@@ -154,8 +167,17 @@ pub(crate) fn scan(disk: &dyn Disk, heads: &Heads<'_>) -> Result<Scan, RecoverEr
             name,
             length,
             sealed,
+            is_gone: false,
         });
     }
+    found.extend(gone.into_iter().map(|tombstone| Part {
+        first: tombstone.first,
+        name: tombstone.name(),
+        length: None,
+        sealed: Some(tombstone.end),
+        is_gone: true,
+    }));
+    found.sort_by_key(|part| part.first);
     let mut scan = Scan::default();
     let from = start(disk, heads, &found, &mut scan)?;
     // A rotation that failed half-way leaves a name without records.
@@ -173,6 +195,14 @@ pub(crate) fn scan(disk: &dyn Disk, heads: &Heads<'_>) -> Result<Scan, RecoverEr
                 name,
                 end: scan.chain.end(&scan.open),
             });
+        }
+        if let Some(end) = part.sealed.as_ref().filter(|_| part.is_gone) {
+            let behind = Chain::behind(end).filter(|_| heads.sign(end));
+            scan.chain = behind.ok_or_else(|| RecoverError::Unsigned {
+                tombstone: part.name.clone(),
+            })?;
+            scan.open = OpenOperations::from_list(&end.open);
+            continue;
         }
         let is_last = last_filled.is_none_or(|last| at >= last);
         let good = segment(disk, &part, begins_at, is_last, heads.last, &mut scan)?;
@@ -200,6 +230,8 @@ struct Part {
     length: Option<u64>,
     /// Of a sealed one: the log behind it.
     sealed: Option<End>,
+    /// Whether only its tombstone is left.
+    is_gone: bool,
 }
 
 /// Where reading begins.

@@ -3,6 +3,7 @@
 mod durability;
 mod mutations;
 mod recovery;
+mod retention;
 mod sealing;
 mod tampering;
 

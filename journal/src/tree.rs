@@ -27,6 +27,15 @@ impl Tree {
         &self.peaks
     }
 
+    /// The same with the levels of the subtrees.
+    pub(crate) fn subtrees(&self) -> impl Iterator<Item = (u32, Hash)> {
+        let size = self.size;
+        let levels = (0..u64::BITS)
+            .rev()
+            .filter(move |level| size >> level & 1 == 1);
+        levels.zip(self.peaks.iter().copied())
+    }
+
     /// Number of leaves.
     pub fn size(&self) -> u64 {
         self.size
@@ -39,8 +48,13 @@ impl Tree {
 
     /// Adds one record by its leaf hash.
     pub fn push_leaf(&mut self, leaf: Hash) {
-        let mut node = leaf;
-        for _ in 0..self.size.trailing_ones() {
+        self.push_subtree(leaf, 0);
+    }
+
+    /// Adds a complete subtree of 2^`level` leaves; the tree holds a multiple of as many.
+    pub(crate) fn push_subtree(&mut self, root: Hash, level: u32) {
+        let mut node = root;
+        for _ in 0..(self.size >> level).trailing_ones() {
             let left = self
                 .peaks
                 .pop()
@@ -48,7 +62,7 @@ impl Tree {
             node = node_hash(left, node);
         }
         self.peaks.push(node);
-        self.size += 1;
+        self.size += 1 << level;
     }
 
     /// The root hash of RFC 6962 section 2.1.

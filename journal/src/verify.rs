@@ -23,6 +23,7 @@ pub use report::{Finding, Kind, Report};
 
 use crate::{
     line::{Found, read_line},
+    retention::Tombstone,
     sealed::SealedSegment,
     tree::checkpoint::{Judged, judge, notes},
 };
@@ -247,6 +248,12 @@ impl Verification {
             None => line,
         };
         self.follower.push(line);
+    }
+
+    /// Takes notice of records that were deleted because they were too old.
+    pub(crate) fn deleted(&mut self, tombstone: &Tombstone) {
+        self.after_change = None;
+        self.follower.jump(tombstone);
     }
 
     /// Takes notice of a sealed segment that does not even say what it holds; `next` is the first record behind it.

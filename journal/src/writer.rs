@@ -123,6 +123,7 @@ impl Writer {
             disk.clone(),
             shared.clone(),
             options.compression_level,
+            options.retention,
             found.closed,
         );
         let mut writer = Self {

@@ -9,6 +9,7 @@ use std::{
 use super::ReadError;
 use crate::{
     line::{Found, read_line},
+    retention::{Tombstone, covers, is_tombstone, outermost},
     sealed::{GROWTH, SealedReader, SealedSegment, expand},
     segment::{plain_name, sealed_name, segments},
 };
@@ -50,22 +51,45 @@ pub(crate) struct SegmentFile {
     pub(crate) path: PathBuf,
 }
 
-/// The segments in `directory` in the order of their records.
-pub(crate) fn segment_files(directory: &Path) -> Result<Vec<SegmentFile>, ReadError> {
+/// What a directory holds of a log.
+pub(crate) struct Layout {
+    /// In the order of their records.
+    pub(crate) segments: Vec<SegmentFile>,
+    pub(crate) tombstones: Vec<Tombstone>,
+}
+
+/// Lists the segments in `directory`, and what is left of those that were deleted.
+pub(crate) fn layout(directory: &Path) -> Result<Layout, ReadError> {
     let names = fs::read_dir(directory).and_then(|entries| {
         entries
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+            .collect::<io::Result<Vec<_>>>()
     });
-    let found = segments(names.map_err(ReadError::at(directory))?);
-    Ok(found
-        .into_iter()
+    let names = names.map_err(ReadError::at(directory))?;
+    let mut tombstones = Vec::new();
+    for name in names.iter().filter(|name| is_tombstone(name)) {
+        let path = directory.join(name);
+        match fs::read(&path) {
+            Ok(text) => tombstones.extend(Tombstone::parse(&text)),
+            // It became part of another meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ReadError::at(&path)(error)),
+        }
+    }
+    let tombstones = outermost(tombstones);
+    let found = segments(names).into_iter();
+    let segments = found
+        .filter(|(first, _)| !covers(&tombstones, *first))
         .map(|(first, name)| SegmentFile {
             first,
             path: directory.join(&name),
             name,
         })
-        .collect())
+        .collect();
+    Ok(Layout {
+        segments,
+        tombstones,
+    })
 }
 
 /// A segment that is open for reading.
@@ -208,7 +232,7 @@ impl Lines {
 
     /// Lists segments behind those that were read.
     fn look_for_files(&mut self) -> Result<(), ReadError> {
-        let mut files = segment_files(&self.directory)?;
+        let mut files = layout(&self.directory)?.segments;
         files.retain(|file| self.begun.is_none_or(|begun| file.first > begun));
         let before = files
             .iter()

@@ -18,18 +18,18 @@ use crate::{
 };
 
 /// A log in a directory, in segments of some 2 MB.
-struct Log {
-    folder: TempDir,
+pub(super) struct Log {
+    pub(super) folder: TempDir,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         Options {
             node: "gw1".into(),
             segment_bytes: 2 << 20,
@@ -38,16 +38,16 @@ impl Log {
         }
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
-    fn open(&self) -> (Journal, Recovery) {
+    pub(super) fn open(&self) -> (Journal, Recovery) {
         Journal::open(self.options()).unwrap()
     }
 
     /// Appends so many records, in pairs of an intent and its outcome.
-    async fn grow(&self, journal: &Journal, from: u64, pairs: u64) {
+    pub(super) async fn grow(&self, journal: &Journal, from: u64, pairs: u64) {
         for n in from..from + pairs {
             drop(journal.record_intent(Put(n), Urgency::Soon));
             let written = journal.append_soon(outcome(n));
@@ -58,7 +58,7 @@ impl Log {
         }
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.directory())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -69,7 +69,7 @@ impl Log {
     }
 
     /// A stopped log of two sealed segments and an open one.
-    async fn filled() -> Self {
+    pub(super) async fn filled() -> Self {
         let log = Self::new();
         let (journal, _) = log.open();
         log.grow(&journal, 0, 10_000).await;
@@ -78,27 +78,27 @@ impl Log {
         log
     }
 
-    fn sealed(&self) -> Vec<PathBuf> {
+    pub(super) fn sealed(&self) -> Vec<PathBuf> {
         let names = self.names().into_iter();
         let sealed = names.filter(|name| plain_name(name).is_some());
         sealed.map(|name| self.directory().join(name)).collect()
     }
 
-    fn report(&self) -> Report {
+    pub(super) fn report(&self) -> Report {
         report(&self.directory(), &self.options())
     }
 
-    fn findings(&self) -> Vec<Finding> {
+    pub(super) fn findings(&self) -> Vec<Finding> {
         self.report().findings
     }
 }
 
-fn report(directory: &Path, options: &Options) -> Report {
+pub(super) fn report(directory: &Path, options: &Options) -> Report {
     let keys = read_verifier_keys(&public_key_path(&options.signing_key)).unwrap();
     verify(directory, keys, None).unwrap()
 }
 
-fn text_of(directory: &Path) -> Vec<String> {
+pub(super) fn text_of(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut lines = lines(directory, Part::default()).unwrap();
     while let Some(line) = lines.next(&mut |_| true).unwrap() {

@@ -83,6 +83,24 @@ impl Ranges {
         self.next += 1;
     }
 
+    /// Passes over a complete subtree of 2^`level` leaves; false if a part of it would be needed.
+    pub(crate) fn push_subtree(&mut self, root: Hash, level: u32) -> bool {
+        let leaves = self.next..self.next + (1 << level);
+        self.next = leaves.end;
+        let mut touched = self
+            .parts
+            .iter_mut()
+            .filter(|part| part.leaves.0 < leaves.end && leaves.start < part.leaves.1);
+        let Some(part) = touched.next() else {
+            return true;
+        };
+        let is_inside = part.leaves.0 <= leaves.start && leaves.end <= part.leaves.1;
+        if is_inside {
+            part.tree.push_subtree(root, level);
+        }
+        is_inside
+    }
+
     /// The roots, once all leaves of the tree have passed.
     pub(crate) fn roots(self) -> Vec<Hash> {
         self.parts.iter().map(|part| part.tree.root()).collect()

@@ -9,7 +9,7 @@ use signed_note::StandardVerifier;
 
 use super::{Report, Verification};
 use crate::{
-    read::{Input, ReadError, segment_files},
+    read::{Input, ReadError, layout},
     tree::checkpoint::CHECKPOINTS,
 };
 
@@ -53,14 +53,18 @@ pub fn verify(
         let text = fs::read(path).map_err(read(path))?;
         verification.checkpoints_kept_elsewhere(&path.display().to_string(), &text);
     }
-    let segments = segment_files(directory)?;
-    if segments.is_empty() && !has_checkpoints {
+    let layout = layout(directory)?;
+    if layout.segments.is_empty() && layout.tombstones.is_empty() && !has_checkpoints {
         return Err(VerifyError::NoLog {
             directory: directory.to_owned(),
         });
     }
-    for (at, file) in segments.iter().enumerate() {
-        let next = segments.get(at + 1).map(|next| next.first);
+    let mut tombstones = layout.tombstones.into_iter().peekable();
+    for (at, file) in layout.segments.iter().enumerate() {
+        while let Some(gone) = tombstones.next_if(|gone| gone.first <= file.first) {
+            verification.deleted(&gone);
+        }
+        let next = layout.segments.get(at + 1).map(|next| next.first);
         match Input::open(file) {
             Ok(Input::Plain(mut input)) => verification
                 .segment(&file.name, &mut input, next.is_none())
@@ -74,6 +78,7 @@ pub fn verify(
             Err(error) => return Err(read(&file.path)(error)),
         }
     }
+    tombstones.for_each(|gone| verification.deleted(&gone));
     match fs::read(&path) {
         Ok(text) => verification.checkpoints_signed_meanwhile(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -1,6 +1,6 @@
 //! Follows the lines of a log and names what does not fit.
 
-use std::{mem, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use serde::Deserialize;
 use tlog_tiles::{Hash, record_hash};
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     chain::{NO_RECORD, line_hash},
     line::{Envelope, integer},
+    retention::{Tombstone, tombstone_name},
     tree::{Tree, checkpoint::Head},
 };
 
@@ -50,26 +51,45 @@ pub(super) enum Life {
     Rotate {
         records: u64,
     },
+    /// These records are about to be deleted.
+    Delete {
+        first: u64,
+        last: u64,
+    },
     GoesOn,
 }
 
 impl Life {
     fn of(event: &str, text: &[u8]) -> Self {
         #[derive(Deserialize)]
-        struct Record {
-            body: Body,
+        struct Record<B> {
+            body: B,
         }
         #[derive(Deserialize)]
-        struct Body {
+        struct Rotated {
             #[serde(deserialize_with = "integer")]
             records: u64,
+        }
+        #[derive(Deserialize)]
+        struct Deleted {
+            #[serde(deserialize_with = "integer")]
+            first: u64,
+            #[serde(deserialize_with = "integer")]
+            last: u64,
         }
         match event {
             "log.start" => Self::Start,
             "log.stop" => Self::Stop,
-            "log.rotate" => match serde_json::from_slice::<Record>(text) {
+            "log.rotate" => match serde_json::from_slice::<Record<Rotated>>(text) {
                 Ok(Record { body }) => Self::Rotate {
                     records: body.records,
+                },
+                Err(_) => Self::GoesOn,
+            },
+            "log.delete" => match serde_json::from_slice::<Record<Deleted>>(text) {
+                Ok(Record { body }) => Self::Delete {
+                    first: body.first,
+                    last: body.last,
                 },
                 Err(_) => Self::GoesOn,
             },
@@ -160,6 +180,12 @@ pub(super) struct Follower {
     mismatch: Option<u64>,
     /// Roots that do not fit, though every link does: those of another log if a later one fits.
     doubtful: Vec<Doubtful>,
+    /// What tombstones say: the first and the last record that is gone, and the number of the record that says so.
+    deletions: Vec<(u64, u64, u64)>,
+    /// What `log.delete` records say: the same.
+    announced: HashSet<(u64, u64, u64)>,
+    /// The hash of the last of the records that were deleted just before.
+    behind: Option<[u8; 32]>,
     /// Records at which the clock fell; said of those that are what was signed.
     fallen: Vec<Finding>,
     report: Report,
@@ -229,6 +255,42 @@ impl Follower {
         self.waiting = Some(line);
     }
 
+    /// Goes on behind records that were deleted, if a signed head says that they led there.
+    pub(super) fn jump(&mut self, tombstone: &Tombstone) {
+        if let Some(current) = self.waiting.take() {
+            self.place(current, None);
+        }
+        self.end_run(false);
+        let (first, last) = (tombstone.first, tombstone.last());
+        let name = tombstone.name();
+        if first > self.expected {
+            self.find(Finding::of_records(Kind::Deleted, self.expected, first - 1).at(&name, 1));
+            self.is_comparable = false;
+        }
+        let size = tombstone.end.records;
+        let edge = tombstone.end.tree();
+        let edge = edge.filter(|edge| self.heads.root(size) == Some(edge.root()));
+        match edge {
+            Some(edge) if self.is_comparable || !self.has_begun => {
+                self.is_comparable = true;
+                self.tree = edge;
+                self.signed = size;
+                self.heads.fits(size);
+            }
+            Some(_) => {}
+            None => {
+                self.is_comparable = false;
+                self.find(Finding::of_records(Kind::Deleted, first, last).in_segment(&name));
+            }
+        }
+        self.has_begun = true;
+        self.mismatch = None;
+        self.deletions.push((first, last, tombstone.record));
+        self.expected = size;
+        self.last = None;
+        self.behind = Some(tombstone.end.prev);
+    }
+
     /// Takes notice of records that can't be read.
     pub(super) fn skip(&mut self, segment: &Arc<str>, first: u64, last: u64) {
         if let Some(current) = self.waiting.take() {
@@ -263,6 +325,16 @@ impl Follower {
         if let Some(first) = mem::take(&mut self.doubtful).into_iter().next() {
             let place = first.after.min(self.report.findings.len());
             self.report.findings.insert(place, first.rewritten);
+        }
+        for (first, last, record) in mem::take(&mut self.deletions) {
+            if self.announced.contains(&(first, last, record)) {
+                self.report.notices.push(format!(
+                    "records {first} to {last} were deleted because they were too old, as record {record} says"
+                ));
+            } else {
+                let name = tombstone_name(first);
+                self.find(Finding::of_records(Kind::Deleted, first, last).in_segment(&name));
+            }
         }
         for finding in self.heads.missing(self.expected) {
             self.find(finding);
@@ -370,7 +442,8 @@ impl Follower {
     fn take(&mut self, line: Line, link: Link) {
         let is_excused = self.excused > 0 || link == Link::Known;
         self.excused = self.excused.saturating_sub(1);
-        let before = self.last.as_ref().map_or(NO_RECORD, |last| last.hash);
+        let behind = self.behind.take().unwrap_or(NO_RECORD);
+        let before = self.last.as_ref().map_or(behind, |last| last.hash);
         let follows = is_excused || line.prev() == Some(before);
         if let (Some(covers), true) = (self.mismatch.take(), follows) {
             self.doubt(covers);
@@ -486,6 +559,9 @@ impl Follower {
         let Some(claim) = &line.claim else { return };
         if self.report.first_time.is_none() {
             self.report.first_time = Some(claim.time.clone());
+        }
+        if let Life::Delete { first, last } = claim.life {
+            self.announced.insert((first, last, self.expected));
         }
         self.heads.note(claim.life, self.expected);
         let before = self.last.as_ref().and_then(|last| last.claim.as_ref());

@@ -139,7 +139,7 @@ impl Heads {
                 let witness = Witness::Rotation { record: seq };
                 self.promised.entry(records).or_insert(witness);
             }
-            Life::Rotate { .. } | Life::GoesOn => {}
+            Life::Rotate { .. } | Life::Delete { .. } | Life::GoesOn => {}
         }
     }
 

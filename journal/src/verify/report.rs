@@ -182,6 +182,10 @@ impl fmt::Display for Finding {
         match self.kind {
             Kind::Edited if self.first == self.last => write!(f, "{records} was edited ({place})"),
             Kind::Edited => write!(f, "one or more of {records} were edited (from {place})"),
+            Kind::Deleted if self.line.is_none() => write!(
+                f,
+                "{records} deleted: {file} says so, but no checkpoint or no record of the log bears it out"
+            ),
             Kind::Deleted if line == 1 => {
                 write!(
                     f,
