@@ -6,6 +6,7 @@ mod auth;
 mod backends;
 mod exception;
 mod files;
+mod journal;
 mod passwords;
 mod section;
 mod server;
@@ -30,6 +31,7 @@ pub use backends::{
     KeyPair, ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::{Secret, Stamp, revoked_keys};
+pub use journal::JournalConfig;
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
 pub use throttles::{AllowlistConfig, BansConfig};
@@ -43,12 +45,10 @@ use crate::{
     },
     cipher_policy::CipherPolicy,
     exception::Exception,
-    sftp::{Digests, request::Extensions},
+    sftp::request::Extensions,
 };
 use section::{Faults, Section};
 
-/// What `journal.digests` may say.
-const DIGESTS: &str = "\"uploads\" or \"all\"";
 /// Most days that an account may be idle, and most sessions that one may have.
 const MOST_BY_DEFAULT: u64 = 10_000;
 
@@ -95,16 +95,6 @@ pub struct AccountCommandsConfig {
     pub auth: Result<AuthConfig, ConfigError>,
     /// Which keys may be added: those of the cipher policy, and of the default one where that has a fault.
     pub key_rules: KeyRules,
-}
-
-/// `[journal]`
-#[derive(Debug, PartialEq)]
-pub struct JournalConfig {
-    pub directory: PathBuf,
-    pub signing_key: PathBuf,
-    /// Name of this machine in the records.
-    pub node: String,
-    pub digests: Digests,
 }
 
 /// `[metrics]`
@@ -207,7 +197,7 @@ impl Config {
             .section("auth")
             .map(|section| auth::auth(section, today))
             .unwrap_or_default();
-        let journal = root.required_section("journal").map(journal);
+        let journal = root.required_section("journal").map(journal::journal);
         let penalties = root
             .section("penalties")
             .map(throttles::penalties)
@@ -340,32 +330,6 @@ fn accounts(mut section: Section<'_>) -> Option<AccountsConfig> {
             hours_grace: Duration::from_secs(grace),
         },
         break_glass_longest: TimeDelta::hours(i64::try_from(hours).unwrap_or(1)),
-    })
-}
-
-fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
-    let directory = section.required_text("directory", "the journal's directory");
-    let signing_key = section.required_text("signing_key", "the path of the journal's signing key");
-    let node = section
-        .text("node", "the name of this machine in the records")
-        .map_or_else(files::host_name, str::to_owned);
-    let digests = section
-        .text("digests", DIGESTS)
-        .and_then(|text| match text {
-            "uploads" => Some(Digests::OfUploads),
-            "all" => Some(Digests::OfAll),
-            _ => {
-                section.fault("digests", format!("{text:?}: expected {DIGESTS}"));
-                None
-            }
-        })
-        .unwrap_or_default();
-    section.finish();
-    Some(JournalConfig {
-        directory: PathBuf::from(directory?),
-        signing_key: PathBuf::from(signing_key?),
-        node,
-        digests,
     })
 }
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use chrono::Utc;
-use portcullis_journal::{AppendError, Journal, OpenError, Options};
+use portcullis_journal::{AppendError, Journal, OpenError};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -228,11 +228,7 @@ fn failure_floor(cost: Cost) -> Result<Duration, PasswordError> {
 }
 
 async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
-    let (journal, recovery) = Journal::open(Options {
-        node: config.node.clone(),
-        signing_key: config.signing_key.clone(),
-        ..Options::default_in(&config.directory)
-    })?;
+    let (journal, recovery) = Journal::open(config.options())?;
     tracing::info!(records = recovery.records, directory = %config.directory.display(), "journal open");
     if recovery.torn_bytes > 0 {
         tracing::warn!(

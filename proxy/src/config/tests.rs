@@ -1,6 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
+use crate::sftp::Digests;
 
 mod auth;
 mod backends;
@@ -78,6 +79,29 @@ fn digests_are_of_uploads_unless_all_are_asked_for() {
         files.faults(&MINIMAL.replace("[journal]", "[journal]\ndigests = \"none\"")),
         ["journal.digests: \"none\": expected \"uploads\" or \"all\""]
     );
+}
+
+#[test]
+fn records_are_kept_for_ever_or_for_six_years_and_for_less_only_if_it_is_meant() {
+    let files = Files::new();
+    let with = |lines: &str| MINIMAL.replace("[journal]", &format!("[journal]\n{lines}"));
+    let keep = |lines: &str| files.parse(&with(lines)).unwrap().journal.keep;
+    assert_eq!(keep(""), None);
+    assert_eq!(keep("keep_days = 2190"), TimeDelta::try_days(2190));
+    assert_eq!(
+        files.faults(&with("keep_days = 2189")),
+        [
+            "journal.keep_days: 2189 is less than the 2190 days that records are kept at least; if that is meant, set \
+             keep_days_minimum too"
+        ]
+    );
+    assert_eq!(
+        keep("keep_days = 30\nkeep_days_minimum = 30"),
+        TimeDelta::try_days(30)
+    );
+    let journal = files.parse(&with("compression_level = 0\nsegment_mib = 1")).unwrap().journal;
+    assert_eq!((journal.compression_level, journal.segment_bytes), (None, 1 << 20));
+    assert_eq!(files.faults(&with("compression_level = 20")).len(), 1);
 }
 
 #[test]

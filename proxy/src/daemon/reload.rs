@@ -248,6 +248,15 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
             journal.signing_key == other.signing_key,
         ),
         ("journal.node", journal.node == other.node),
+        (
+            "journal.segment_mib",
+            journal.segment_bytes == other.segment_bytes,
+        ),
+        (
+            "journal.compression_level",
+            journal.compression_level == other.compression_level,
+        ),
+        ("journal.keep_days", journal.keep == other.keep),
         ("metrics", before.metrics == after.metrics),
         ("allowlist", before.allowlist == after.allowlist),
     ]

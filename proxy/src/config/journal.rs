@@ -1,0 +1,107 @@
+//! `[journal]`
+
+use std::path::PathBuf;
+
+use chrono::TimeDelta;
+use portcullis_journal::{Options, retention::Retention};
+
+use super::{files, section::Section};
+use crate::sftp::Digests;
+
+/// What `journal.digests` may say.
+const DIGESTS: &str = "\"uploads\" or \"all\"";
+/// Six years: 45 CFR 164.316(b)(2)(i) wants documentation of security kept as long.
+const LEAST_DAYS: u64 = 2190;
+/// A century.
+const MOST_DAYS: u64 = 36_525;
+/// zstd's highest level that takes no more memory than the others.
+const MOST_COMPRESSION: u64 = 19;
+const MOST_SEGMENT_MIB: u64 = 1024;
+
+/// `[journal]`
+#[derive(Debug, PartialEq)]
+pub struct JournalConfig {
+    pub directory: PathBuf,
+    pub signing_key: PathBuf,
+    /// Name of this machine in the records.
+    pub node: String,
+    pub digests: Digests,
+    /// A segment is closed once it is longer.
+    pub segment_bytes: u64,
+    /// zstd's level for closed segments; `None` leaves them as they are.
+    pub compression_level: Option<i32>,
+    /// When old records are deleted; `None` keeps them for ever.
+    pub keep: Option<TimeDelta>,
+}
+
+impl JournalConfig {
+    /// Folder of the legal holds.
+    pub fn holds(&self) -> PathBuf {
+        let mut name = self.directory.clone().into_os_string();
+        name.push(".holds");
+        name.into()
+    }
+
+    /// How the journal is opened.
+    pub fn options(&self) -> Options {
+        Options {
+            node: self.node.clone(),
+            signing_key: self.signing_key.clone(),
+            segment_bytes: self.segment_bytes,
+            compression_level: self.compression_level,
+            retention: self.keep.map(|keep| Retention {
+                keep,
+                holds: self.holds(),
+            }),
+            ..Options::default_in(&self.directory)
+        }
+    }
+}
+
+pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
+    let directory = section.required_text("directory", "the journal's directory");
+    let signing_key = section.required_text("signing_key", "the path of the journal's signing key");
+    let node = section
+        .text("node", "the name of this machine in the records")
+        .map_or_else(files::host_name, str::to_owned);
+    let digests = section
+        .text("digests", DIGESTS)
+        .and_then(|text| match text {
+            "uploads" => Some(Digests::OfUploads),
+            "all" => Some(Digests::OfAll),
+            _ => {
+                section.fault("digests", format!("{text:?}: expected {DIGESTS}"));
+                None
+            }
+        })
+        .unwrap_or_default();
+    let usual = Options::default_in("");
+    let segment_mib = section.number("segment_mib", 1..=MOST_SEGMENT_MIB, usual.segment_bytes >> 20);
+    let level = usual.compression_level.unwrap_or_default().unsigned_abs();
+    let level = section.number("compression_level", 0..=MOST_COMPRESSION, level.into());
+    let least = section.number("keep_days_minimum", 1..=MOST_DAYS, LEAST_DAYS);
+    // 0 can't be written.
+    let keep = section.number("keep_days", 1..=MOST_DAYS, 0);
+    if keep > 0 && keep < least {
+        section.fault(
+            "keep_days",
+            format!(
+                "{keep} is less than the {least} days that records are kept at least; if that is meant, set \
+                 keep_days_minimum too"
+            ),
+        );
+    }
+    section.finish();
+    Some(JournalConfig {
+        directory: PathBuf::from(directory?),
+        signing_key: PathBuf::from(signing_key?),
+        node,
+        digests,
+        segment_bytes: segment_mib << 20,
+        compression_level: i32::try_from(level).ok().filter(|&level| level > 0),
+        keep: i64::try_from(keep)
+            .ok()
+            .filter(|&days| days > 0)
+            .and_then(TimeDelta::try_days),
+    })
+}
