@@ -76,7 +76,11 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         })
         .unwrap_or_default();
     let usual = Options::default_in("");
-    let segment_mib = section.number("segment_mib", 1..=MOST_SEGMENT_MIB, usual.segment_bytes >> 20);
+    let segment_mib = section.number(
+        "segment_mib",
+        1..=MOST_SEGMENT_MIB,
+        usual.segment_bytes >> 20,
+    );
     let level = usual.compression_level.unwrap_or_default().unsigned_abs();
     let level = section.number("compression_level", 0..=MOST_COMPRESSION, level.into());
     let least = section.number("keep_days_minimum", 1..=MOST_DAYS, LEAST_DAYS);

@@ -99,8 +99,14 @@ fn records_are_kept_for_ever_or_for_six_years_and_for_less_only_if_it_is_meant()
         keep("keep_days = 30\nkeep_days_minimum = 30"),
         TimeDelta::try_days(30)
     );
-    let journal = files.parse(&with("compression_level = 0\nsegment_mib = 1")).unwrap().journal;
-    assert_eq!((journal.compression_level, journal.segment_bytes), (None, 1 << 20));
+    let journal = files
+        .parse(&with("compression_level = 0\nsegment_mib = 1"))
+        .unwrap()
+        .journal;
+    assert_eq!(
+        (journal.compression_level, journal.segment_bytes),
+        (None, 1 << 20)
+    );
     assert_eq!(files.faults(&with("compression_level = 20")).len(), 1);
 }
 
