@@ -31,7 +31,7 @@ pub use backends::{
     KeyPair, ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::{Secret, Stamp, revoked_keys};
-pub use journal::JournalConfig;
+pub use journal::{JournalConfig, RoomConfig};
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
 pub use throttles::{AllowlistConfig, BansConfig};

@@ -9,6 +9,7 @@ mod offers;
 mod records;
 mod reload;
 mod revocation;
+mod room;
 
 use std::{
     io,
@@ -125,6 +126,13 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let today = Utc::now().date_naive();
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services(), today)?;
     let server = ssh::Server::new(terms, journal.clone()).map_err(DaemonError::Workers)?;
+    let limits = server.limits();
+    background.spawn(room::watch(
+        journal.clone(),
+        config.journal.directory.clone(),
+        config.journal.room,
+        move |is_held| limits.hold(is_held),
+    ));
     let listeners = ssh::bind(&config.server.listen).await?;
     if let Some(endpoint) = &config.metrics {
         let listener = metrics::bind(endpoint.listen)

@@ -22,6 +22,7 @@ const OPERATIONS: &str = "portcullis_proxy_operations_total";
 const FAILURES: &str = "portcullis_proxy_failures_total";
 const BACKEND_HEALTHY: &str = "portcullis_proxy_backend_healthy";
 const JOURNAL_HEALTHY: &str = "portcullis_proxy_journal_healthy";
+const JOURNAL_DISK: &str = "portcullis_proxy_journal_disk_used_ratio";
 const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
 const RELOADS: &str = "portcullis_proxy_reloads_total";
@@ -116,6 +117,11 @@ pub fn backend_health(backend: &str, member: &str, is_healthy: bool) {
     gauge!(BACKEND_HEALTHY, &labels).set(if is_healthy { 1.0 } else { 0.0 });
 }
 
+/// So much of the journal's disk is used.
+pub fn journal_disk(used_percent: f64) {
+    gauge!(JOURNAL_DISK).set(used_percent / 100.0);
+}
+
 /// A record became durable after so long.
 pub fn journal_append(waited: Duration) {
     histogram!(JOURNAL_APPEND).record(waited.as_secs_f64());
@@ -190,6 +196,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         RELOADS,
         "Times that the configuration was read again, by outcome."
+    );
+    describe_gauge!(
+        JOURNAL_DISK,
+        "Share of the journal's disk that is used, from 0 to 1."
     );
     describe_counter!(BANS, "Bans asked of the agent, by outcome.");
     describe_gauge!(

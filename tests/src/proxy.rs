@@ -300,6 +300,10 @@ impl<'a> Plan<'a> {
             folder = folder.display(),
             key = journal_key.display(),
         );
+        if self.journal_disk.is_none() {
+            // How full this machine's disk is says nothing about the proxy.
+            text.push_str("warn_percent = 100\nrefuse_sessions_percent = 100\n");
+        }
         if let Some(bans) = &self.bans {
             let _ = write!(
                 text,

@@ -32,6 +32,16 @@ pub struct JournalConfig {
     pub compression_level: Option<i32>,
     /// When old records are deleted; `None` keeps them for ever.
     pub keep: Option<TimeDelta>,
+    pub room: RoomConfig,
+}
+
+/// What happens before the journal's disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomConfig {
+    /// Percentage of use from which on it is warned of.
+    pub warn_percent: u8,
+    /// Percentage of use from which on no new sessions begin.
+    pub refuse_sessions_percent: u8,
 }
 
 impl JournalConfig {
@@ -83,6 +93,14 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
     );
     let level = usual.compression_level.unwrap_or_default().unsigned_abs();
     let level = section.number("compression_level", 0..=MOST_COMPRESSION, level.into());
+    let mut percent = |key, usual| {
+        let percent = section.number(key, 1..=100, usual);
+        u8::try_from(percent).unwrap_or(100)
+    };
+    let room = RoomConfig {
+        warn_percent: percent("warn_percent", 80),
+        refuse_sessions_percent: percent("refuse_sessions_percent", 90),
+    };
     let least = section.number("keep_days_minimum", 1..=MOST_DAYS, LEAST_DAYS);
     // 0 can't be written.
     let keep = section.number("keep_days", 1..=MOST_DAYS, 0);
@@ -107,5 +125,6 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
             .ok()
             .filter(|&days| days > 0)
             .and_then(TimeDelta::try_days),
+        room,
     })
 }

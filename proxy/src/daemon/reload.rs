@@ -257,6 +257,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
             journal.compression_level == other.compression_level,
         ),
         ("journal.keep_days", journal.keep == other.keep),
+        ("journal.warn_percent", journal.room == other.room),
         ("metrics", before.metrics == after.metrics),
         ("allowlist", before.allowlist == after.allowlist),
     ]

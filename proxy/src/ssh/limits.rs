@@ -49,6 +49,7 @@ impl From<&ServerConfig> for Most {
 
 #[derive(Debug)]
 struct Used {
+    is_held: bool,
     most: Most,
     connections: usize,
     /// Those that are not yet authenticated, in the order in which they came.
@@ -70,6 +71,7 @@ struct Waiting {
 /// Which limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    JournalDisk,
     Connections,
     Unauthenticated,
     UnauthenticatedFromSource,
@@ -79,6 +81,7 @@ impl Refusal {
     /// The code in records and metrics.
     pub fn code(self) -> &'static str {
         match self {
+            Self::JournalDisk => "journal_disk_short",
             Self::Connections => "too_many_connections",
             Self::Unauthenticated => "too_many_unauthenticated",
             Self::UnauthenticatedFromSource => "too_many_unauthenticated_from_source",
@@ -117,6 +120,7 @@ impl Limits {
         Arc::new(Self {
             used: Mutex::new(Used {
                 most,
+                is_held: false,
                 connections: 0,
                 waiting: BTreeMap::new(),
                 next: 0,
@@ -128,6 +132,11 @@ impl Limits {
     /// Sets other limits. Connections that are beyond them stay, and no other is admitted in their place.
     pub fn set(&self, most: Most) {
         self.used().most = most;
+    }
+
+    /// Whether no connection is admitted for now, because the journal's disk is short of room. Those that are there stay.
+    pub fn hold(&self, is_held: bool) {
+        self.used().is_held = is_held;
     }
 
     /// Takes a place for a connection from `source`. Where all places of those that are not yet authenticated are taken, one
@@ -143,6 +152,9 @@ impl Limits {
     ) -> Result<(Slot, UnauthenticatedSlot), Refusal> {
         let source = source_network(source);
         let mut used = self.used();
+        if used.is_held {
+            return Err(Refusal::JournalDisk);
+        }
         let from_source = used.waiting_from(source);
         // The narrowest limit first: it names the source that is to blame.
         if from_source >= used.most.unauthenticated_per_source {

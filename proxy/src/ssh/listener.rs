@@ -84,6 +84,11 @@ impl Server {
         self.services.terms.send_replace(Arc::new(terms));
     }
 
+    /// What keeps new connections out for a time.
+    pub fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits)
+    }
+
     /// Accepts connections on `listener` until [`drain`](Self::drain).
     pub fn accept_on(&self, listener: TcpListener) {
         let acceptor = Acceptor {

@@ -394,6 +394,54 @@ fn nothing_reaches_the_backend_while_the_journals_disk_is_full_and_service_retur
     Ok(())
 }
 
+#[test]
+fn new_sessions_wait_while_the_journals_disk_is_nearly_full_and_old_ones_go_on() -> Result<()> {
+    const DISK: u64 = 12 << 20;
+    let stored = files::folder("stored")?;
+    let proxy = Plan::new(Place::Loopback)?
+        .journal_disk(DISK)
+        .backend("peer", Backend::local(stored.path()))
+        .start()?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", ".")])?;
+    let reasons = || -> Result<Vec<String>> {
+        let records = proxy.records()?;
+        let of_disk = records
+            .iter()
+            .filter(|record| record["event"] == "log.disk");
+        Ok(of_disk
+            .map(|record| record["reason"].as_str().unwrap_or_default().to_owned())
+            .collect())
+    };
+    Runtime::new()?.block_on(async {
+        let connection = log_in(proxy.address, &alice).await?;
+        let mut wire = connection.sftp().await?;
+        let filler = proxy.journal.join("filler");
+        for (share, reason) in [(84, "space_low"), (93, "space_short")] {
+            fs::write(&filler, vec![0; (DISK * share / 100) as usize - (1 << 20)])?;
+            wait_for("the record of the disk", || {
+                reasons()
+                    .ok()?
+                    .iter()
+                    .any(|told| told == reason)
+                    .then_some(())
+            })?;
+            let path = format!("/inbox/{reason}");
+            let made = wire
+                .ask(kind::MKDIR, |frame| frame.string(path.as_bytes()).u32(0))
+                .await?;
+            ensure!(made.status() == Some(status::OK), "{made:?}");
+            ensure!(log_in(proxy.address, &alice).await.is_ok() == (share == 84));
+        }
+        fs::remove_file(&filler)?;
+        wait_for("the room to be seen", || {
+            (reasons().ok()?.last()? == "space_enough").then_some(())
+        })?;
+        log_in(proxy.address, &alice).await.map(drop)
+    })?;
+    ensure!(reasons()? == ["space_low", "space_short", "space_enough"]);
+    Ok(())
+}
+
 /// A server that says what it is told to for each line that it reads, and nothing after that.
 fn scripted_ftp(
     greeting: Option<&'static str>,
