@@ -5,7 +5,7 @@ mod bans;
 mod exception;
 mod judges;
 mod offers;
-
+mod reconcile;
 mod records;
 mod reload;
 mod revocation;
@@ -19,7 +19,7 @@ use std::{
 };
 
 use chrono::Utc;
-use portcullis_journal::{AppendError, Journal, OpenError};
+use portcullis_journal::{AppendError, Journal, OpenError, Recovery};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -86,7 +86,7 @@ pub enum DaemonError {
 pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
-    let journal = open_journal(&config.journal).await?;
+    let (journal, recovery) = open_journal(&config.journal)?;
     let built = backends::build(&config.backends, &config.journal.node, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
@@ -97,6 +97,22 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
     built.probe_new().await;
+    if !recovery.unknown.is_empty() {
+        tracing::warn!(
+            operations = recovery.unknown.len(),
+            "operations were under way at the last crash: whether they were done is unknown, and the journal says so"
+        );
+        let services = built.services();
+        reconcile::left_unknown(
+            &journal,
+            &config.journal.directory,
+            &recovery,
+            &accounts,
+            &services,
+        )
+        .await
+        .map_err(DaemonError::Unrecorded)?;
+    }
     let bans = config
         .bans
         .as_ref()
@@ -235,7 +251,7 @@ fn failure_floor(cost: Cost) -> Result<Duration, PasswordError> {
         .max(hash.saturating_mul(HASHES)))
 }
 
-async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
+fn open_journal(config: &JournalConfig) -> Result<(Journal, Recovery), DaemonError> {
     let (journal, recovery) = Journal::open(config.options())?;
     tracing::info!(records = recovery.records, directory = %config.directory.display(), "journal open");
     if recovery.torn_bytes > 0 {
@@ -244,16 +260,7 @@ async fn open_journal(config: &JournalConfig) -> Result<Journal, DaemonError> {
             "the last record was torn by a crash and dropped; the journal says so"
         );
     }
-    if !recovery.unknown.is_empty() {
-        tracing::warn!(
-            operations = recovery.unknown.len(),
-            "operations were under way at the last crash: whether they were done is unknown, and the journal says so"
-        );
-        records::left_unknown(&journal, &recovery.unknown)
-            .await
-            .map_err(DaemonError::Unrecorded)?;
-    }
-    Ok(journal)
+    Ok((journal, recovery))
 }
 
 /// The signals that the daemon knows.

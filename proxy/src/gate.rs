@@ -3,6 +3,7 @@
 //! What can't be recorded isn't done, and what was done but can't be recorded isn't acknowledged.
 
 mod measure;
+pub mod reconcile;
 
 use std::{
     collections::BTreeMap,

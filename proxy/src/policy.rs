@@ -78,7 +78,8 @@ pub struct Requester {
     pub mfa_window: Option<Value>,
 }
 
-/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`] for the gateway.
+/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`] and
+/// [`Permit::reconciling`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -96,6 +97,8 @@ enum Decision {
     WithoutOverwrite,
     /// Nobody asked: the gateway looks what lies on a mount that has a quota.
     Measuring,
+    /// Nobody asked: the gateway looks what became of an operation that was under way when it crashed.
+    Reconciling,
 }
 
 /// A step of the gateway's own look at a directory.
@@ -268,6 +271,32 @@ impl Permit {
                 second: None,
             },
             decision: Decision::Measuring,
+            requester: Arc::clone(requester),
+        })
+    }
+
+    /// For a look at one path of an account's mounts after a crash, which needs no permission of the account: it learns nothing
+    /// by it. `None` if no mount holds the path.
+    pub fn reconciling(
+        requester: &Arc<Requester>,
+        mounts: &[Mount],
+        id: OperationId,
+        path: &VirtualPath,
+    ) -> Option<Self> {
+        let (mount, target) = mounts
+            .iter()
+            .enumerate()
+            .filter_map(|(at, mount)| Some((at, path.below(&mount.at)?)))
+            .min_by_key(|(_, target)| target.components().count())?;
+        Some(Self {
+            id,
+            operation: Operation::Lstat { path: path.clone() },
+            route: Route::Mount {
+                mount: MountId(mount),
+                target,
+                second: None,
+            },
+            decision: Decision::Reconciling,
             requester: Arc::clone(requester),
         })
     }

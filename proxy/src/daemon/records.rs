@@ -2,9 +2,7 @@
 
 use std::{io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::Path};
 
-use portcullis_journal::{
-    AppendError, Event, EventKind, Journal, OperationId, SessionId, Verdict, record::untrusted,
-};
+use portcullis_journal::{AppendError, Event, EventKind, Journal, Verdict, record::untrusted};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -191,29 +189,6 @@ fn exceptions(config: &Config) -> Value {
         .chain(lifetimes)
         .chain(algorithms)
         .collect()
-}
-
-/// The outcome of operations that were under way when the gateway died, durable when this returns: nobody knows whether
-/// the backend did them.
-pub(super) async fn left_unknown(
-    journal: &Journal,
-    operations: &[(SessionId, OperationId)],
-) -> Result<(), AppendError> {
-    let appends: Vec<_> = operations
-        .iter()
-        .map(|&(session, operation)| {
-            let mut event = Event::new(EventKind::OperationOutcome);
-            event.session = Some(session);
-            event.operation = Some(operation);
-            event.outcome = Some(Verdict::Unknown);
-            event.reason = Some("gateway_crashed".to_owned());
-            journal.append(event)
-        })
-        .collect();
-    for append in appends {
-        append.await?;
-    }
-    Ok(())
 }
 
 /// `app.stop`, durable when this returns.

@@ -22,6 +22,7 @@ impl Intent for Permit {
                     Decision::AsAsked => "as_asked",
                     Decision::WithoutOverwrite => "without_overwrite",
                     Decision::Measuring => "measuring",
+                    Decision::Reconciling => "reconciling",
                 }
                 .into(),
             );
