@@ -15,6 +15,7 @@ mod read_back;
 mod records;
 mod requests;
 mod tree;
+mod write_ahead;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
