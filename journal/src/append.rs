@@ -250,6 +250,17 @@ impl Journal {
         self.0.0.status()
     }
 
+    /// Lets the signing key that [`SigningKey::prepare_next`](crate::tree::key::SigningKey::prepare_next) made take over;
+    /// false if none was made. An open does so too.
+    ///
+    /// # Errors
+    /// If the record, the checkpoint or the key can't be written; the old key signs on.
+    pub async fn change_key(&self) -> Result<bool, AppendError> {
+        let (done, resolved) = oneshot::channel();
+        self.0.0.change_key(done);
+        resolved.await.unwrap_or(Err(AppendError::Closed))
+    }
+
     /// Writes `log.stop` and a last checkpoint, syncs, and ends the writer. Clones can't append any more.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::{
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head, Judged, judge, notes},
+        keyring::Keyring,
         ranges::Ranges,
     },
 };
@@ -305,12 +306,13 @@ fn read(path: &Path) -> Result<Vec<u8>, ProofError> {
     })
 }
 
-/// The checkpoints that one of the keys signed, without those of an empty log.
+/// The checkpoints that one of the keys signed, or one that it handed over to, without those of an empty log.
 fn good_notes<'a>(text: &'a [u8], keys: &[StandardVerifier]) -> Vec<(Head, &'a [u8])> {
+    let mut keyring = Keyring::new(keys.to_vec());
     notes(text)
         .0
         .into_iter()
-        .filter_map(|note| match judge(note, keys) {
+        .filter_map(|note| match keyring.judge(note) {
             Judged::Good(head) if head.size > 0 => Some((head, note)),
             Judged::Good(_)
             | Judged::OtherKey { .. }
@@ -370,7 +372,7 @@ fn signed(note: &[u8], keys: &[StandardVerifier]) -> Result<Head, ProofError> {
     match judge(note, keys) {
         Judged::Good(head) => Ok(head),
         Judged::OtherKey { .. } => Err(ProofError::Wrong {
-            what: "its checkpoint is signed with none of these keys",
+            what: "its checkpoint is signed with none of these keys; if the log's key was changed, `portcullis-verify keys` gives the new one",
         }),
         Judged::BadSignature { .. } => Err(ProofError::Wrong {
             what: "its checkpoint is not what its key signed",

@@ -59,9 +59,14 @@ pub(crate) enum Work {
     Write(Vec<Entry>),
     /// The time for a checkpoint has come.
     Sign,
+    /// Somebody asks for another key.
+    ChangeKey(KeyChanged),
     /// The queue is empty and takes no more.
     End(Vec<oneshot::Sender<Result<(), AppendError>>>),
 }
+
+/// Tells whether another key took over.
+pub(crate) type KeyChanged = oneshot::Sender<Result<bool, AppendError>>;
 
 /// What handles and the writer share.
 pub(crate) struct Shared {
@@ -82,6 +87,7 @@ struct Queue {
     /// The writer is gone.
     is_over: bool,
     closers: Vec<oneshot::Sender<Result<(), AppendError>>>,
+    key_change: Option<KeyChanged>,
     /// Whether the writer has to be woken.
     is_writer_asleep: bool,
 }
@@ -153,6 +159,15 @@ impl Shared {
         self.wake(queue);
     }
 
+    /// Asks for another key. If the writer is ending, `done` is dropped.
+    pub(crate) fn change_key(&self, done: KeyChanged) {
+        let mut queue = self.lock();
+        if !queue.is_ending {
+            queue.key_change = Some(done);
+            self.wake(queue);
+        }
+    }
+
     /// Nobody can append any more.
     pub(crate) fn abandon(&self) {
         let mut queue = self.lock();
@@ -167,6 +182,7 @@ impl Shared {
         queue.is_over = true;
         queue.entries.clear();
         queue.closers.clear();
+        queue.key_change = None;
         self.healthy.store(false, Ordering::Relaxed);
     }
 
@@ -174,6 +190,9 @@ impl Shared {
     pub(crate) fn next(&self, max_delay: Duration, sign_at: Option<Instant>) -> Work {
         let mut queue = self.lock();
         loop {
+            if let Some(done) = queue.key_change.take() {
+                return Work::ChangeKey(done);
+            }
             let now = Instant::now();
             let mut until = sign_at;
             if let Some(first) = queue.entries.first() {

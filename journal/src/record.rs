@@ -70,6 +70,8 @@ pub enum EventKind {
     LogRotate,
     /// `log.verify`: what a look at the log found.
     LogVerify,
+    /// `log.key`: another key signs the log from here on.
+    LogKey,
     /// `log.delete`: records that are too old are about to be deleted.
     LogDelete,
 }
@@ -100,6 +102,7 @@ impl EventKind {
             Self::LogDisk => "log.disk",
             Self::LogRotate => "log.rotate",
             Self::LogVerify => "log.verify",
+            Self::LogKey => "log.key",
             Self::LogDelete => "log.delete",
         }
     }

@@ -4,6 +4,8 @@
 
 use std::io::{self, BufRead, BufReader};
 
+use signed_note::StandardVerifier;
+
 use crate::{
     chain::{Chain, End},
     disk::{Disk, Reader},
@@ -113,17 +115,17 @@ pub(crate) fn last_checkpoint(
     Ok((None, sound))
 }
 
-/// What the checkpoints of a log say, to one who has its key.
+/// What the checkpoints of a log say, to one who has its keys.
 pub(crate) struct Heads<'a> {
     pub(crate) text: &'a [u8],
-    pub(crate) key: &'a SigningKey,
+    /// All that the log had.
+    pub(crate) keys: Vec<StandardVerifier>,
     pub(crate) last: Option<Head>,
 }
 
 impl Heads<'_> {
     /// Whether a signed head says of the log what `end` says.
     fn sign(&self, end: &End) -> bool {
-        let public = [self.key.verifier()];
         let size = end.records.to_string();
         // The number of records is the second line; only a signature that matters is worth checking.
         notes(self.text)
@@ -131,7 +133,7 @@ impl Heads<'_> {
             .into_iter()
             .rev()
             .filter(|note| note.split(|&byte| byte == b'\n').nth(1) == Some(size.as_bytes()))
-            .any(|note| matches!(judge(note, &public), Judged::Good(head) if end.is_signed(&head)))
+            .any(|note| matches!(judge(note, &self.keys), Judged::Good(head) if end.is_signed(&head)))
     }
 }
 

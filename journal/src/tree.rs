@@ -4,6 +4,7 @@
 
 pub mod checkpoint;
 pub mod key;
+pub mod keyring;
 pub(crate) mod ranges;
 
 use tlog_tiles::{EMPTY_HASH, Hash, node_hash, record_hash};

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use signed_note::{StandardVerifier, Verifier as _};
+use signed_note::StandardVerifier;
 
 pub use report::{Finding, Kind, Report};
 
@@ -25,16 +25,18 @@ use crate::{
     line::{Found, read_line},
     retention::Tombstone,
     sealed::SealedSegment,
-    tree::checkpoint::{Judged, judge, notes},
+    tree::{
+        checkpoint::{Judged, notes},
+        keyring::Keyring,
+    },
 };
 use follow::{Follower, Line};
 use heads::Kept;
 
 /// A check under way: first all checkpoints, then all segments in order, then [`Verification::finish`].
 pub struct Verification {
-    keys: Vec<StandardVerifier>,
+    keys: Keyring,
     follower: Follower,
-    signers: Vec<String>,
     segments: u64,
     notices: Vec<String>,
     has_judged_checkpoint: bool,
@@ -55,11 +57,7 @@ impl Verification {
     /// Begins a check for somebody who trusts `keys`.
     pub fn new(keys: Vec<StandardVerifier>) -> Self {
         Self {
-            signers: keys
-                .iter()
-                .map(|key| format!("{}+{:08x}", key.name(), key.key_id()))
-                .collect(),
-            keys,
+            keys: Keyring::new(keys),
             follower: Follower::default(),
             segments: 0,
             notices: Vec::new(),
@@ -83,7 +81,7 @@ impl Verification {
     /// Takes the log's own checkpoints as they are after the segments were read: a daemon that runs on signs meanwhile.
     pub fn checkpoints_signed_meanwhile(&mut self, text: &[u8]) {
         for note in notes(text.get(self.own_bytes..).unwrap_or_default()).0 {
-            if let Judged::Good(head) = judge(note, &self.keys) {
+            if let Judged::Good(head) = self.keys.judge(note) {
                 self.follower.heads().is_there(head.size);
             }
         }
@@ -98,7 +96,7 @@ impl Verification {
         let mut is_damaged = false;
         for (number, note) in (1..).zip(all) {
             self.has_judged_checkpoint = true;
-            let judged = judge(note, &self.keys);
+            let judged = self.keys.judge(note);
             match &judged {
                 Judged::Good(head) | Judged::OtherKey { head, .. } => {
                     if mem::take(&mut is_damaged) {
@@ -270,7 +268,7 @@ impl Verification {
         }
         let mut report = self.follower.finish();
         report.segments = self.segments;
-        report.keys = self.signers;
+        report.keys = self.keys.names();
         report.notices.splice(0..0, self.notices);
         report
     }

@@ -6,6 +6,7 @@
 
 use std::{
     io, mem,
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -23,8 +24,8 @@ use crate::{
     recover::{Heads, last_checkpoint, scan},
     segment::{Reserve, Segment},
     tree::{
-        checkpoint::{CheckpointFile, sign},
-        key::SigningKey,
+        checkpoint::{CheckpointFile, sign, sign_over},
+        key::{SigningKey, public_key_path, read_verifier_keys},
     },
 };
 
@@ -51,6 +52,7 @@ pub(crate) struct Writer {
     own: Vec<Event>,
     reserve: Reserve,
     key: SigningKey,
+    key_path: PathBuf,
     checkpoints: CheckpointFile,
     /// Records that the last checkpoint covers, and when it was signed.
     signed: u64,
@@ -99,9 +101,12 @@ impl Writer {
         let (head, sound) = last_checkpoint(&text, &key).map_err(recover)?;
         checkpoints.keep(sound as u64);
         tidy(disk.as_ref()).map_err(prepare)?;
+        let mut keys = vec![key.verifier()];
+        // Those that it took over from.
+        keys.extend(read_verifier_keys(&public_key_path(&options.signing_key)).unwrap_or_default());
         let heads = Heads {
             text: text.get(..sound).unwrap_or_default(),
-            key: &key,
+            keys,
             last: head,
         };
         let found = scan(disk.as_ref(), &heads).map_err(recover)?;
@@ -139,6 +144,7 @@ impl Writer {
             own: first_records(&recovery, &key),
             reserve,
             key,
+            key_path: options.signing_key,
             checkpoints,
             signed: head.map_or(0, |head| head.size),
             signed_at: Instant::now(),
@@ -152,6 +158,7 @@ impl Writer {
             source: write_error(&error),
         })?;
         writer.sign(true).map_err(prepare)?;
+        writer.change_key().map_err(prepare)?;
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -173,6 +180,11 @@ impl Writer {
                     // Tried again after the next interval; what is on record stays chained meanwhile.
                     let _ = self.sign(true);
                     self.signed_at = Instant::now();
+                }
+                Work::ChangeKey(done) => {
+                    let changed = self.change_key().map_err(|error| write_error(&error));
+                    // Nobody may be waiting for it.
+                    let _ = done.send(changed);
                 }
                 Work::End(closers) => break closers,
             }
@@ -331,6 +343,32 @@ impl Writer {
             end: self.chain.end(&self.open),
         };
         position.write(self.disk.as_ref())
+    }
+
+    /// Lets the key that was prepared take over, if there is one: on record first, and then with both signatures.
+    fn change_key(&mut self) -> io::Result<bool> {
+        let Some(next) = self.key.next(&self.key_path).map_err(io::Error::other)? else {
+            return Ok(false);
+        };
+        let mut event = Event::new(EventKind::LogKey);
+        event
+            .body
+            .insert("old".to_owned(), self.key.public_text().into());
+        event
+            .body
+            .insert("new".to_owned(), next.public_text().into());
+        self.own.push(event);
+        self.commit(&[])?;
+        self.checkpoints
+            .append(&sign_over(self.chain.tree(), &self.key, &next), true)?;
+        self.signed = self.chain.next();
+        self.signed_at = Instant::now();
+        self.shared.set_signed(self.signed);
+        next.replace(&self.key_path).map_err(io::Error::other)?;
+        self.key = next;
+        // The next start knows the old key by its public half only.
+        let _ = self.note_position();
+        Ok(true)
     }
 
     /// Signs the log as it is, unless the last checkpoint covers all of it.

@@ -8,7 +8,7 @@ use std::io;
 use signed_note::{Note, NoteError, StandardVerifier, VerificationError, Verifier, Verifiers};
 use tlog_tiles::{Checkpoint, Hash};
 
-use super::{Tree, key::SigningKey};
+use super::{Tree, key::SigningKey, keyring::SUCCESSOR};
 use crate::disk::{Disk, DiskFile, write_all};
 
 /// Name of the file that keeps all checkpoints of a log.
@@ -45,6 +45,17 @@ pub(crate) fn sign(tree: &Tree, key: &SigningKey) -> Vec<u8> {
         .expect("a key name is a valid origin");
     let mut note = Note::new(&head.to_bytes(), &[]).expect("a checkpoint is a valid note text");
     note.add_sigs(&[key.signer()])
+        .expect("signing with Ed25519 does not fail");
+    note.to_bytes()
+}
+
+/// Signs the head of `tree` with two keys: the second takes over from the first.
+pub(crate) fn sign_over(tree: &Tree, key: &SigningKey, next: &SigningKey) -> Vec<u8> {
+    let extension = format!("{SUCCESSOR}{}\n", next.public_text());
+    let head = Checkpoint::new(key.name(), tree.size(), tree.root(), &extension)
+        .expect("a key name is a valid origin");
+    let mut note = Note::new(&head.to_bytes(), &[]).expect("a checkpoint is a valid note text");
+    note.add_sigs(&[key.signer(), next.signer()])
         .expect("signing with Ed25519 does not fail");
     note.to_bytes()
 }

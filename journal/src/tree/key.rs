@@ -32,6 +32,8 @@ pub enum KeyError {
         line: usize,
         why: String,
     },
+    #[error("{} is there already: reload the daemon, so that it takes that key over, or remove it", path.display())]
+    AlreadyThere { path: PathBuf },
     #[error("{} holds no verifier key", path.display())]
     NoVerifierKey { path: PathBuf },
     #[error("no randomness from the operating system: {0}")]
@@ -42,6 +44,7 @@ pub enum KeyError {
 pub struct SigningKey {
     signer: StandardSigner,
     verifier: StandardVerifier,
+    public_text: String,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -64,6 +67,63 @@ impl SigningKey {
                 source,
             }),
         }
+    }
+
+    /// Makes the key that is to follow the one in `path`, in `<path>.next`; the daemon takes it over.
+    ///
+    /// # Errors
+    /// If there is no key yet, or the next one can't be written, or is there already.
+    pub fn prepare_next(path: &Path) -> Result<String, KeyError> {
+        let text = fs::read_to_string(path).map_err(|source| KeyError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let key = Self::parse(text.trim()).map_err(|why| KeyError::NotASigningKey {
+            path: path.to_owned(),
+            why,
+        })?;
+        let next = next_key_path(path);
+        if next.exists() {
+            return Err(KeyError::AlreadyThere { path: next });
+        }
+        Ok(Self::generate(&next, key.name())?.public_text)
+    }
+
+    /// The key that is to follow the one in `path`, if one was prepared.
+    pub(crate) fn next(&self, path: &Path) -> Result<Option<Self>, KeyError> {
+        let path = next_key_path(path);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let next = Self::open(&path, self.name())?;
+        if next.name() != self.name() || next.public_text == self.public_text {
+            return Err(KeyError::NotASigningKey {
+                path,
+                why: format!("it is not another key with the name {}", self.name()),
+            });
+        }
+        Ok(Some(next))
+    }
+
+    /// Puts this key in the place of the one in `path`; the public halves of both stay known.
+    pub(crate) fn replace(&self, path: &Path) -> Result<(), KeyError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| KeyError::Write { path, source }
+        };
+        let public = public_key_path(path);
+        // Once the signing key is replaced, nobody else knows the old public one.
+        let known = fs::read_to_string(&public).unwrap_or_default();
+        if !known.lines().any(|line| line.trim() == self.public_text) {
+            let all = format!("{}\n{}", known.trim_end(), self.public_text);
+            write_new(&public, all.trim_start(), 0o644).map_err(failed(&public))?;
+        }
+        let next = next_key_path(path);
+        fs::rename(&next, path).map_err(failed(path))?;
+        sync_folder(path).map_err(failed(path))?;
+        // Its contents are in the other file.
+        let _ = fs::remove_file(public_key_path(&next));
+        Ok(())
     }
 
     fn generate(path: &Path, origin: &str) -> Result<Self, KeyError> {
@@ -111,14 +171,30 @@ impl SigningKey {
             .and_then(|seed| seed.try_into().ok())
             .ok_or_else(|| "the key is not 32 bytes".to_owned())?;
         let public = ed25519_dalek::SigningKey::from_bytes(seed).verifying_key();
-        let verifier = StandardVerifier::new(&new_ed25519_verifier_key(signer.name(), &public))
-            .map_err(|error| error.to_string())?;
-        Ok(Self { signer, verifier })
+        let public_text = new_ed25519_verifier_key(signer.name(), &public);
+        let verifier = StandardVerifier::new(&public_text).map_err(|error| error.to_string())?;
+        Ok(Self {
+            signer,
+            verifier,
+            public_text,
+        })
     }
 
     /// The name of the key and the origin of its checkpoints.
     pub fn name(&self) -> &str {
         self.signer.name()
+    }
+
+    /// The public half, as auditors hold it.
+    pub(crate) fn public_text(&self) -> &str {
+        &self.public_text
+    }
+
+    #[cfg(test)]
+    pub(crate) fn signature_prefix(&self) -> String {
+        use signed_note::Verifier as _;
+        BASE64.encode([self.verifier.key_id().to_be_bytes().as_slice(), &[0; 2]].concat())[..5]
+            .to_owned()
     }
 
     pub(crate) fn signer(&self) -> &StandardSigner {
@@ -134,6 +210,13 @@ impl SigningKey {
 pub fn public_key_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".pub");
+    PathBuf::from(name)
+}
+
+/// Where the key is prepared that is to follow the one in `path`.
+fn next_key_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".next");
     PathBuf::from(name)
 }
 
@@ -198,6 +281,10 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     file.write_all(format!("{text}\n").as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

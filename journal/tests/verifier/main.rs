@@ -9,7 +9,9 @@ use std::{
 };
 
 use portcullis_journal::{
-    Event, EventKind, Journal, Options, read, record::untrusted, tree::key::public_key_path,
+    Event, EventKind, Journal, Options, read,
+    record::untrusted,
+    tree::key::{SigningKey, public_key_path},
 };
 use serde_json::Value;
 
@@ -33,6 +35,8 @@ fn written(records: u64) -> Written {
     let directory = home.path().join("log");
     let options = Options {
         segment_bytes: 20_000,
+        // The tests change what stands in the segments.
+        compression_level: None,
         ..Options::default_in(&directory)
     };
     let key = public_key_path(&options.signing_key);
@@ -222,4 +226,37 @@ fn a_program_of_its_own_finds_the_log_sound_and_an_edit_unsound() {
     assert!(!check(&log).status.success(), "an edited root passed");
     fs::write(&path, notes).unwrap();
     assert!(check(&log).status.success());
+}
+
+#[test]
+fn the_key_of_the_first_day_leads_to_all_later_ones() {
+    let home = tempfile::tempdir().unwrap();
+    let options = Options::default_in(home.path().join("log"));
+    let first_day = home.path().join("first-day.pub");
+    let mut announced = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (journal, _) = Journal::open(options.clone()).unwrap();
+        fs::copy(public_key_path(&options.signing_key), &first_day).unwrap();
+        for n in 0..2 {
+            announced.push(SigningKey::prepare_next(&options.signing_key).unwrap());
+            assert!(journal.change_key().await.unwrap());
+            journal.append(event(n)).await.unwrap();
+        }
+        journal.close().await.unwrap();
+    });
+    let key = [Path::new("--key"), &first_day];
+    let sound = verify(&[&[options.directory.as_path()][..], &key].concat());
+    assert_eq!(sound.status.code(), Some(0), "{}", text(&sound));
+    let keys = verify(&[&[Path::new("keys"), &options.directory][..], &key].concat());
+    assert_eq!(text(&keys), announced.join("\n") + "\n");
+    // Somebody else's key leads nowhere, and the log is not sound to its owner.
+    let other = written(5);
+    let key = [Path::new("--key"), &other.key];
+    let keys = verify(&[&[Path::new("keys"), &options.directory][..], &key].concat());
+    assert_eq!((keys.status.code(), text(&keys)), (Some(0), String::new()));
+    let foreign = verify(&[&[options.directory.as_path()][..], &key].concat());
+    assert_eq!(foreign.status.code(), Some(1));
 }

@@ -138,6 +138,11 @@ impl Reloader<'_> {
             .collect();
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&reloading);
+        match self.journal.change_key().await {
+            Ok(true) => tracing::info!("another key signs the journal from here on"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the journal's next key did not take over"),
+        }
         let status = match self.try_reload().await {
             Ok(changed) => {
                 metrics::reload("applied");

@@ -7,13 +7,14 @@ mod proofs;
 use std::{
     error::Error,
     ffi::OsString,
+    fs,
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use portcullis_journal::{
-    tree::key::read_verifier_keys,
+    tree::{checkpoint::CHECKPOINTS, key::read_verifier_keys, keyring::successors},
     verify::{Report, directory::verify},
 };
 
@@ -24,11 +25,13 @@ Only reads, and needs nothing but the log and the public key. The daemon may be 
 Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
        portcullis-verify prove DIR --key FILE (--record NUMBER | --since FILE)
        portcullis-verify check PROOF --key FILE [--since FILE] [--json]
+       portcullis-verify keys DIR --key FILE
 
-  DIR                directory of the log (*.jsonl and checkpoints)
+  DIR                directory of the log (*.jsonl, *.jsonl.zst and checkpoints)
   prove              print a proof that one record is in the log, or that the log has only grown since a checkpoint
   check              check such a proof without the log, and print the record
-  --key FILE         public keys of the log, one a line (<signing key>.pub)
+  keys               print the keys that the log's key handed over to, one a line, for proofs of later records
+  --key FILE         public keys of the log, one a line (<signing key>.pub); that of the first day is enough
   --checkpoint FILE  a checkpoint that was kept elsewhere; finds a log that was cut or replaced as a whole
   --record NUMBER    the record to prove, by its `seq`
   --since FILE       the checkpoint to prove growth from; to check that, the one that was kept
@@ -43,6 +46,7 @@ enum Call {
     Verify(Arguments),
     Prove(proofs::Prove),
     Check(proofs::Check),
+    Keys { directory: PathBuf, key: PathBuf },
     Print(String),
 }
 
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Ok(Call::Verify(arguments)) => run(&arguments),
         Ok(Call::Prove(arguments)) => proofs::prove(&arguments),
         Ok(Call::Check(arguments)) => proofs::check(&arguments),
+        Ok(Call::Keys { directory, key }) => keys(&directory, &key),
         Err(error) => Err(format!("{error}; see portcullis-verify --help").into()),
     };
     done.unwrap_or_else(|error| {
@@ -96,6 +101,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn keys(directory: &Path, key: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let keys = read_verifier_keys(key)?;
+    let path = directory.join(CHECKPOINTS);
+    let text = fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let mut out = io::stdout().lock();
+    for successor in successors(&text, keys) {
+        writeln!(out, "{successor}")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
@@ -141,6 +157,7 @@ enum Verb {
     Verify,
     Prove,
     Check,
+    Keys,
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::Error> {
@@ -155,8 +172,10 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             Long("key") => key = Some(parser.value()?.into()),
             Long("checkpoint") if verb == Verb::Verify => checkpoint = Some(parser.value()?.into()),
             Long("record") if verb == Verb::Prove => record = Some(parser.value()?.parse()?),
-            Long("since") if verb != Verb::Verify => since = Some(parser.value()?.into()),
-            Long("json") if verb != Verb::Prove => json = true,
+            Long("since") if matches!(verb, Verb::Prove | Verb::Check) => {
+                since = Some(parser.value()?.into())
+            }
+            Long("json") if matches!(verb, Verb::Verify | Verb::Check) => json = true,
             Long("help") | Short('h') => return Ok(Call::Print(USAGE.to_owned())),
             Long("version") => {
                 return Ok(Call::Print(format!(
@@ -166,13 +185,14 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             }
             Value(word) if is_first && word == "prove" => verb = Verb::Prove,
             Value(word) if is_first && word == "check" => verb = Verb::Check,
+            Value(word) if is_first && word == "keys" => verb = Verb::Keys,
             Value(word) if path.is_none() => path = Some(word.into()),
             Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
         }
         is_first = false;
     }
     let path = path.ok_or(match verb {
-        Verb::Verify | Verb::Prove => "the directory of the log is missing",
+        Verb::Verify | Verb::Prove | Verb::Keys => "the directory of the log is missing",
         Verb::Check => "the file of the proof is missing",
     })?;
     let key = key.ok_or("--key is missing: without a public key nothing is proved")?;
@@ -194,6 +214,10 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
                 }
             },
         }),
+        Verb::Keys => Call::Keys {
+            directory: path,
+            key,
+        },
         Verb::Check => Call::Check(proofs::Check {
             proof: path,
             key,
