@@ -56,6 +56,8 @@ pub enum EventKind {
     AdminAccount,
     /// `admin.break_glass`: a sealed account was opened, closed or reviewed, or someone was refused as its custodian.
     AdminBreakGlass,
+    /// `admin.review`: someone signed for what he saw of a period.
+    AdminReview,
     /// `config.change`: another configuration came into force, or was refused.
     ConfigChange,
     /// `log.start`
@@ -74,6 +76,8 @@ pub enum EventKind {
     LogKey,
     /// `log.delete`: records that are too old are about to be deleted.
     LogDelete,
+    /// `log.read`: someone asked the log a question.
+    LogRead,
 }
 
 impl EventKind {
@@ -95,6 +99,7 @@ impl EventKind {
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",
             Self::AdminBreakGlass => "admin.break_glass",
+            Self::AdminReview => "admin.review",
             Self::ConfigChange => "config.change",
             Self::LogStart => "log.start",
             Self::LogStop => "log.stop",
@@ -104,6 +109,7 @@ impl EventKind {
             Self::LogVerify => "log.verify",
             Self::LogKey => "log.key",
             Self::LogDelete => "log.delete",
+            Self::LogRead => "log.read",
         }
     }
 }

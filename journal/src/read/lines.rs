@@ -222,7 +222,13 @@ impl Lines {
         self.open.as_ref()?.next.checked_sub(1)
     }
 
-    pub(super) fn not_a_record(&self) -> ReadError {
+    /// Whether there is any segment: without one, the directory is no log.
+    pub fn have_segments(&self) -> bool {
+        self.begun.is_some() || !self.files.is_empty()
+    }
+
+    /// The line that [`next`](Self::next) gave last is not what it should be.
+    pub fn not_a_record(&self) -> ReadError {
         let (path, line) = match &self.open {
             Some(open) => (open.path.clone(), (open.next - open.first).max(1)),
             None => (self.directory.clone(), 0),
