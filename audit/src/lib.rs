@@ -4,4 +4,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coverage;
+pub mod file;
+pub mod filter;
 pub mod format;
+pub mod merge;
+pub mod operations;
+pub mod pattern;
+mod ranges;
+mod raw;
+pub mod report;
+pub mod search;
+pub mod session;
+pub mod text;
+pub mod time;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,645 @@
+//! The story of one session: what its records say, folded into chapters.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use portcullis_journal::{
+    EventKind,
+    read::Record,
+    record::{untrusted, untrusted_bytes},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    operations::{Deed, Operations, integer, text},
+    ranges::Ranges,
+    text::{quoted, seconds, sentence, size, word},
+};
+
+/// Open files of a session that are folded at a time; a gateway lets a channel have 256.
+const OPEN_FILES: usize = 4096;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Chapter {
+    /// When it began, as records write it.
+    pub at: String,
+    /// Number of the first record that tells it.
+    pub seq: u64,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// The connection came, with what was negotiated.
+    Connected {
+        source: Option<String>,
+        outcome: String,
+        details: Map<String, Value>,
+    },
+    /// One step of the login, or its end.
+    Login {
+        event: String,
+        user: Option<String>,
+        outcome: String,
+        reason: Option<String>,
+        details: Map<String, Value>,
+    },
+    /// A file from OPEN to CLOSE.
+    File(FileUse),
+    /// A directory was listed.
+    Listed {
+        path: Value,
+        packets: u64,
+        outcome: String,
+    },
+    /// Another operation, and others of the same kind right after it.
+    Operation {
+        operation: String,
+        count: u64,
+        /// Of the first.
+        path: Option<Value>,
+        path2: Option<Value>,
+        /// Of the last, where there are several.
+        last_path: Option<Value>,
+        outcome: String,
+        reason: Option<String>,
+    },
+    /// Refused by policy or parser.
+    Denied {
+        operation: Option<String>,
+        path: Option<Value>,
+        path2: Option<Value>,
+        reason: Option<String>,
+        details: Option<String>,
+    },
+    /// A channel or a request of one was refused.
+    ChannelRefused {
+        request: Value,
+        detail: Option<Value>,
+    },
+    /// The connection's end.
+    Ended {
+        reason: Option<String>,
+        bytes_in: u64,
+        bytes_out: u64,
+        duration_ms: u64,
+    },
+    /// Anything else that names the session.
+    Other {
+        event: String,
+        outcome: Option<String>,
+        reason: Option<String>,
+    },
+}
+
+/// What went through one open file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct FileUse {
+    pub path: Value,
+    pub flags: String,
+    pub reads: u64,
+    pub read_bytes: u64,
+    /// READs began at 0 and left out nothing up to the furthest.
+    pub read_without_gaps: bool,
+    pub writes: u64,
+    pub written_bytes: u64,
+    pub written_without_gaps: bool,
+    pub failed: u64,
+    /// `closed`, `not_opened`, `not_closed`, or what a failed CLOSE said.
+    pub end: String,
+    pub sha256: Option<String>,
+    /// Why there is none.
+    pub sha256_reason: Option<String>,
+}
+
+/// A file under way.
+#[derive(Debug, Default)]
+struct Open {
+    at: String,
+    seq: u64,
+    is_directory: bool,
+    packets: u64,
+    failed_open: Option<String>,
+    file: FileUse,
+    read: Ranges,
+    written: Ranges,
+    has_summary: bool,
+}
+
+/// Tells the chapters of one session as their records come. Memory is bounded.
+#[derive(Debug, Default)]
+pub struct Story {
+    operations: Operations,
+    open: BTreeMap<u64, Open>,
+    /// Operations of the same kind, not told yet.
+    run: Option<Chapter>,
+    told: VecDeque<Chapter>,
+}
+
+impl Story {
+    /// Takes the next record of the session, and gives what it completes.
+    pub fn hear(&mut self, record: &Record) -> impl Iterator<Item = Chapter> + '_ {
+        let deed = self.operations.observe(record, |_| true);
+        self.take(record, &deed);
+        self.told.drain(..)
+    }
+
+    /// What is left when there are no more records.
+    pub fn end(&mut self) -> impl Iterator<Item = Chapter> + '_ {
+        self.end_run();
+        while let Some((_, open)) = self.open.pop_first() {
+            self.close(open, "not_closed");
+        }
+        self.told.drain(..)
+    }
+
+    fn take(&mut self, record: &Record, deed: &Deed) {
+        let is = |kind: EventKind| record.event == kind.name();
+        if is(EventKind::OperationIntent) {
+            self.intent(record, deed);
+        } else if is(EventKind::OperationOutcome) {
+            self.outcome(record, deed);
+        } else if is(EventKind::TransferSummary) {
+            self.summary(record, deed);
+        } else {
+            self.end_run();
+            if is(EventKind::ConnectionClose) {
+                while let Some((_, open)) = self.open.pop_first() {
+                    self.close(open, "not_closed");
+                }
+            }
+            self.tell(record, other(record, deed));
+        }
+    }
+
+    fn intent(&mut self, record: &Record, deed: &Deed) {
+        let operation = deed.operation.as_deref().unwrap_or_default();
+        let (Some(handle), "open" | "opendir") = (deed.handle, operation) else {
+            return;
+        };
+        if self.open.len() >= OPEN_FILES
+            && let Some((_, oldest)) = self.open.pop_first()
+        {
+            self.close(oldest, "not_closed");
+        }
+        let open = Open {
+            at: record.time.clone(),
+            seq: record.seq,
+            is_directory: operation == "opendir",
+            file: FileUse {
+                path: shown(deed.path.as_deref()),
+                flags: text(&record.body, "flags").unwrap_or_default().to_owned(),
+                ..FileUse::default()
+            },
+            ..Open::default()
+        };
+        self.open.insert(handle, open);
+    }
+
+    fn outcome(&mut self, record: &Record, deed: &Deed) {
+        let operation = deed.operation.clone().unwrap_or_default();
+        let outcome = record.outcome.clone().unwrap_or_default();
+        let succeeded = outcome == "success";
+        let handle = deed.handle;
+        let Some(open) = handle.and_then(|handle| self.open.get_mut(&handle)) else {
+            return self.single(record, deed, operation, outcome);
+        };
+        let bytes = integer(record.body.get("bytes")).unwrap_or(0);
+        match operation.as_str() {
+            "open" | "opendir" if succeeded => {}
+            "open" | "opendir" => {
+                open.failed_open = Some(record.reason.clone().unwrap_or(outcome));
+                self.end_handle(handle, "not_opened");
+            }
+            "read" if succeeded => {
+                open.file.reads += 1;
+                open.file.read_bytes += bytes;
+                open.read.add(deed.offset.unwrap_or(0), bytes);
+            }
+            "write" if succeeded => {
+                open.file.writes += 1;
+                open.file.written_bytes += bytes;
+                open.written.add(deed.offset.unwrap_or(0), bytes);
+            }
+            "read" | "write" => open.file.failed += 1,
+            "readdir" if succeeded => open.packets += 1,
+            "readdir" => {}
+            "close" => {
+                let reason = record.reason.clone().unwrap_or(outcome);
+                let end = if succeeded { "closed" } else { &reason };
+                self.end_handle(handle, end);
+            }
+            "fstat" => {}
+            _ => self.single(record, deed, operation, outcome),
+        }
+    }
+
+    fn end_handle(&mut self, handle: Option<u64>, end: &str) {
+        let ended = handle.and_then(|handle| self.open.remove(&handle));
+        if let Some(open) = ended {
+            self.close(open, end);
+        }
+    }
+
+    fn close(&mut self, open: Open, end: &str) {
+        self.end_run();
+        let what = if open.is_directory {
+            What::Listed {
+                path: open.file.path,
+                packets: open.packets,
+                outcome: open.failed_open.unwrap_or_else(|| end.to_owned()),
+            }
+        } else {
+            let mut file = open.file;
+            file.read_without_gaps |= file.reads > 0 && open.read.is_whole();
+            file.written_without_gaps = file.writes > 0 && open.written.is_whole();
+            end.clone_into(&mut file.end);
+            if let Some(reason) = open.failed_open {
+                file.end = format!("not_opened: {reason}");
+            }
+            What::File(file)
+        };
+        self.told.push_back(Chapter {
+            at: open.at,
+            seq: open.seq,
+            what,
+        });
+    }
+
+    fn summary(&mut self, record: &Record, deed: &Deed) {
+        let Some(open) = deed.handle.and_then(|handle| self.open.get_mut(&handle)) else {
+            return;
+        };
+        open.has_summary = true;
+        open.file.sha256 = text(&record.body, "sha256").map(str::to_owned);
+        open.file.sha256_reason = text(&record.body, "sha256_reason").map(str::to_owned);
+        if record.reason.as_deref() == Some("not_closed") {
+            self.end_handle(deed.handle, "not_closed");
+        }
+    }
+
+    fn single(&mut self, record: &Record, deed: &Deed, operation: String, outcome: String) {
+        if let Some(Chapter {
+            what:
+                What::Operation {
+                    operation: before,
+                    count,
+                    last_path,
+                    outcome: before_outcome,
+                    reason,
+                    ..
+                },
+            ..
+        }) = &mut self.run
+            && *before == operation
+            && *before_outcome == outcome
+            && *reason == record.reason
+            && is_look(&operation)
+        {
+            *count += 1;
+            *last_path = deed.path.as_deref().map(untrusted);
+            return;
+        }
+        self.end_run();
+        self.run = Some(Chapter {
+            at: record.time.clone(),
+            seq: deed.intent.unwrap_or(record.seq),
+            what: What::Operation {
+                operation,
+                count: 1,
+                path: deed.path.as_deref().map(untrusted),
+                path2: deed.path2.as_deref().map(untrusted),
+                last_path: None,
+                outcome,
+                reason: record.reason.clone(),
+            },
+        });
+    }
+
+    fn end_run(&mut self) {
+        self.told.extend(self.run.take());
+    }
+
+    fn tell(&mut self, record: &Record, what: What) {
+        self.told.push_back(Chapter {
+            at: record.time.clone(),
+            seq: record.seq,
+            what,
+        });
+    }
+}
+
+/// Operations that change nothing: many in a row are one chapter.
+fn is_look(operation: &str) -> bool {
+    matches!(
+        operation,
+        "stat" | "lstat" | "fstat" | "realpath" | "readlink" | "statvfs" | "fstatvfs" | "limits"
+    )
+}
+
+fn shown(path: Option<&[u8]>) -> Value {
+    path.map_or(Value::Null, untrusted)
+}
+
+fn other(record: &Record, deed: &Deed) -> What {
+    let details = || record.body.as_object().cloned().unwrap_or_default();
+    let is = |kind: EventKind| record.event == kind.name();
+    let outcome = record.outcome.clone();
+    let reason = record.reason.clone();
+    let number = |field| integer(record.body.get(field)).unwrap_or(0);
+    if is(EventKind::ConnectionOpen) {
+        What::Connected {
+            source: record.source.map(|source| source.ip.to_string()),
+            outcome: outcome.unwrap_or_default(),
+            details: details(),
+        }
+    } else if is(EventKind::AuthStep) || is(EventKind::AuthResult) {
+        What::Login {
+            event: record.event.clone(),
+            user: record.user.as_ref().map(|user| user.name.clone()),
+            outcome: outcome.unwrap_or_default(),
+            reason,
+            details: details(),
+        }
+    } else if is(EventKind::OperationDenied) {
+        What::Denied {
+            operation: deed.operation.clone(),
+            path: deed.path.as_deref().map(untrusted),
+            path2: deed.path2.as_deref().map(untrusted),
+            reason,
+            details: text(&record.body, "error").map(str::to_owned),
+        }
+    } else if is(EventKind::ChannelRefused) {
+        What::ChannelRefused {
+            request: record.body.get("request").cloned().unwrap_or_default(),
+            detail: record.body.get("detail").cloned(),
+        }
+    } else if is(EventKind::ConnectionClose) {
+        What::Ended {
+            reason,
+            bytes_in: number("bytes_in"),
+            bytes_out: number("bytes_out"),
+            duration_ms: number("duration_ms"),
+        }
+    } else {
+        What::Other {
+            event: record.event.clone(),
+            outcome,
+            reason,
+        }
+    }
+}
+
+impl Chapter {
+    /// As a line for people.
+    pub fn line(&self) -> String {
+        format!("{}  {}", seconds(&self.at), self.what.sentence())
+    }
+}
+
+impl What {
+    fn sentence(&self) -> String {
+        match self {
+            Self::Connected {
+                source,
+                outcome,
+                details,
+            } => {
+                let source = source.as_deref().unwrap_or("an unknown address");
+                let verb = if outcome == "allow" {
+                    "connected"
+                } else {
+                    "was refused"
+                };
+                format!("{source} {verb}{}", fields(details, &NEGOTIATED))
+            }
+            Self::Login {
+                event,
+                user,
+                outcome,
+                reason,
+                details,
+            } => {
+                let user = word(user.as_deref().unwrap_or_default());
+                let because = because(reason.as_deref());
+                if event == EventKind::AuthResult.name() {
+                    let result = if outcome == "success" {
+                        "is in"
+                    } else {
+                        "did not get in"
+                    };
+                    return format!("{user} {result}{because}{}", fields(details, &RESULT));
+                }
+                format!(
+                    "login step of {user}: {outcome}{because}{}",
+                    fields(details, &STEP)
+                )
+            }
+            Self::File(file) => file.sentence(),
+            Self::Listed {
+                path,
+                packets,
+                outcome,
+            } => {
+                let ended = if outcome == "closed" {
+                    String::new()
+                } else {
+                    format!(", {}", word(outcome))
+                };
+                format!("listed {} ({packets} packets){ended}", path_word(path))
+            }
+            Self::Operation {
+                operation,
+                count,
+                path,
+                path2,
+                last_path,
+                outcome,
+                reason,
+            } => {
+                let mut out = word(operation);
+                if let Some(path) = path {
+                    out.push_str(&format!(" {}", path_word(path)));
+                }
+                if let Some(path) = path2 {
+                    out.push_str(&format!(" to {}", path_word(path)));
+                }
+                if *count > 1 {
+                    let last = last_path.as_ref().map(path_word).unwrap_or_default();
+                    out.push_str(&format!(" and {} more, last {last}", count - 1));
+                }
+                if outcome != "success" {
+                    out.push_str(&format!(
+                        ": {}{}",
+                        word(outcome),
+                        because(reason.as_deref())
+                    ));
+                }
+                out
+            }
+            Self::Denied {
+                operation,
+                path,
+                path2,
+                reason,
+                details,
+            } => {
+                let mut out = format!("DENIED {}", word(operation.as_deref().unwrap_or("request")));
+                for (before, path) in [("", path), ("to ", path2)] {
+                    if let Some(path) = path {
+                        out.push_str(&format!(" {before}{}", path_word(path)));
+                    }
+                }
+                out.push_str(&because(reason.as_deref()));
+                if let Some(details) = details {
+                    out.push_str(&format!(": {}", sentence(details)));
+                }
+                out
+            }
+            Self::ChannelRefused { request, detail } => {
+                let detail = detail.as_ref().map(path_word).unwrap_or_default();
+                format!("REFUSED channel request {} {detail}", path_word(request))
+            }
+            Self::Ended {
+                reason,
+                bytes_in,
+                bytes_out,
+                duration_ms,
+            } => format!(
+                "ended{} after {}.{:03} s, {} in, {} out",
+                because(reason.as_deref()),
+                duration_ms / 1000,
+                duration_ms % 1000,
+                size(*bytes_in),
+                size(*bytes_out)
+            ),
+            Self::Other {
+                event,
+                outcome,
+                reason,
+            } => format!(
+                "{} {}{}",
+                word(event),
+                outcome.as_deref().unwrap_or_default(),
+                because(reason.as_deref())
+            ),
+        }
+    }
+}
+
+impl FileUse {
+    fn sentence(&self) -> String {
+        let path = path_word(&self.path);
+        let mut out = String::new();
+        let mut add = |text: String| {
+            if !out.is_empty() {
+                out.push_str(", ");
+            }
+            out.push_str(&text);
+        };
+        if self.writes > 0 {
+            let gaps = if self.written_without_gaps {
+                "without gaps"
+            } else {
+                "with gaps"
+            };
+            let (bytes, writes) = (size(self.written_bytes), self.writes);
+            add(format!("wrote {path}: {bytes} in {writes} writes, {gaps}"));
+        }
+        if self.reads > 0 {
+            let gaps = if self.read_without_gaps {
+                "without gaps"
+            } else {
+                "in part"
+            };
+            let (bytes, reads) = (size(self.read_bytes), self.reads);
+            add(format!("read {path}: {bytes} in {reads} reads, {gaps}"));
+        }
+        if self.writes + self.reads == 0 {
+            add(format!("opened {path} ({})", word(&self.flags)));
+        }
+        if self.failed > 0 {
+            add(format!("{} failed", self.failed));
+        }
+        if self.end != "closed" {
+            add(sentence(&self.end));
+        }
+        if let Some(sha256) = &self.sha256 {
+            add(format!("SHA-256 {}", word(sha256)));
+        }
+        out
+    }
+}
+
+const NEGOTIATED: [&str; 8] = [
+    "client_version",
+    "kex",
+    "hostkey",
+    "cipher",
+    "mac",
+    "strict_kex",
+    "pq",
+    "no_common",
+];
+const STEP: [&str; 6] = [
+    "method",
+    "factor",
+    "key_fp",
+    "fail_count",
+    "locked",
+    "alert",
+];
+const RESULT: [&str; 6] = [
+    "factors",
+    "is_mfa",
+    "policy",
+    "key_fp",
+    "mfa_window",
+    "break_glass",
+];
+
+fn fields(details: &Map<String, Value>, names: &[&str]) -> String {
+    let mut out = String::new();
+    for name in names {
+        let Some(value) = details.get(*name).filter(|value| !value.is_null()) else {
+            continue;
+        };
+        let value = match value {
+            Value::Array(list) => {
+                let words: Vec<String> = list.iter().map(path_word).collect();
+                words.join("+")
+            }
+            Value::String(_)
+            | Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Object(_) => path_word(value),
+        };
+        out.push_str(&format!(", {name} {value}"));
+    }
+    out
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason
+        .map(|reason| format!(" ({})", word(reason)))
+        .unwrap_or_default()
+}
+
+/// A peer's text, in quotes if it is a path.
+pub(crate) fn path_word(value: &Value) -> String {
+    match value {
+        Value::String(text) => match untrusted_bytes(text) {
+            Some(bytes) if text.starts_with('/') || text.starts_with("b64:") => quoted(&bytes),
+            Some(_) | None => word(text),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(_) | Value::Object(_) => sentence(&value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
