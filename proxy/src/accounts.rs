@@ -25,6 +25,7 @@ pub mod mounts;
 pub mod passwords;
 pub mod remote;
 pub mod restrictions;
+pub mod review;
 mod schema;
 pub mod sources;
 

@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     accounts::AccountName,
-    commands::{account::AccountCommand, break_glass::BreakGlassCommand, group::GroupCommand},
+    commands::{
+        account::AccountCommand, audit::AuditCommand, break_glass::BreakGlassCommand,
+        group::GroupCommand,
+    },
     explain::Verb,
     path::{PathError, VirtualPath},
 };
@@ -34,6 +37,8 @@ pub enum Command {
     Group(GroupArgs),
     /// Open a sealed account in an emergency, close it, and review what was done.
     BreakGlass(BreakGlassArgs),
+    /// Ask the log who did what, and sign for what was seen.
+    Audit(AuditArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -79,6 +84,15 @@ pub struct BreakGlassArgs {
     pub config: PathBuf,
     #[command(flatten)]
     pub command: BreakGlassCommand,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Configuration file; only its accounts database and the journal's directory are used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub command: AuditCommand,
 }
 
 #[derive(Debug, Args)]

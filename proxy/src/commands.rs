@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod account;
+pub mod audit;
 pub mod break_glass;
 mod check;
 mod explain;
@@ -35,6 +36,10 @@ pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::BreakGlass(arguments) => {
             let config = Config::load_accounts(&arguments.config)?;
+            arguments.command.run(config)
+        }
+        Command::Audit(arguments) => {
+            let config = Config::load_audit(&arguments.config);
             arguments.command.run(config)
         }
         Command::HostKey {

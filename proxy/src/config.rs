@@ -97,6 +97,13 @@ pub struct AccountCommandsConfig {
     pub key_rules: KeyRules,
 }
 
+/// What the commands on logs need of a configuration; each part may have a fault where it isn't used.
+#[derive(Debug)]
+pub struct AuditCommandsConfig {
+    pub accounts: Result<AccountsConfig, ConfigError>,
+    pub journal: Result<JournalConfig, ConfigError>,
+}
+
 /// `[metrics]`
 #[derive(Debug, PartialEq)]
 pub struct MetricsConfig {
@@ -178,6 +185,35 @@ impl Config {
             },
             key_rules: key_rules(&table),
         })
+    }
+
+    /// What the commands on logs need. Logs may be read where there is no configuration at all.
+    pub fn load_audit(path: &Path) -> AuditCommandsConfig {
+        let config_error = |faults| ConfigError {
+            path: path.to_owned(),
+            sha256: None,
+            faults,
+        };
+        fn part<T>(
+            path: &Path,
+            key: &'static str,
+            parse: impl FnOnce(Section<'_>) -> Option<T>,
+        ) -> Result<T, Vec<Fault>> {
+            let table = parse_table(&read(path)?)?;
+            let faults = Faults::default();
+            let parsed = Section::root(&table, &faults)
+                .required_section(key)
+                .and_then(parse);
+            let faults = faults.into_vec();
+            match parsed {
+                Some(parsed) if faults.is_empty() => Ok(parsed),
+                Some(_) | None => Err(faults),
+            }
+        }
+        AuditCommandsConfig {
+            accounts: part(path, "accounts", accounts).map_err(config_error),
+            journal: part(path, "journal", journal::journal).map_err(config_error),
+        }
     }
 
     /// As [`load`](Self::load), for text that is already read.

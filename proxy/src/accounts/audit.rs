@@ -19,6 +19,10 @@ const NO_ACCOUNT: i64 = 0;
 
 /// What the actions about break-glass accounts begin with.
 const BREAK_GLASS: &str = "break-glass-";
+/// The action of someone who asks the log a question.
+pub(super) const READING: &str = "log-read";
+/// The action of someone who signs for a period.
+pub(super) const ATTESTATION: &str = "activity-review";
 /// Notes moved at a time.
 const BATCH: u32 = 256;
 
@@ -65,12 +69,7 @@ impl Accounts {
                     body.insert("account_uid".to_owned(), uid.into());
                 }
                 let action: String = row.get("action")?;
-                let is_loud = action.starts_with(BREAK_GLASS);
-                let mut event = Event::new(if is_loud {
-                    EventKind::AdminBreakGlass
-                } else {
-                    EventKind::AdminAccount
-                });
+                let mut event = Event::new(kind_of(&action));
                 event.outcome = Some(if body.contains_key("refused") {
                     Verdict::Deny
                 } else {
@@ -98,6 +97,15 @@ impl Accounts {
             transaction.execute("DELETE FROM audit_pending WHERE id <= ?1", [id])?;
             Ok(())
         })
+    }
+}
+
+fn kind_of(action: &str) -> EventKind {
+    match action {
+        READING => EventKind::LogRead,
+        ATTESTATION => EventKind::AdminReview,
+        action if action.starts_with(BREAK_GLASS) => EventKind::AdminBreakGlass,
+        _ => EventKind::AdminAccount,
     }
 }
 

@@ -21,7 +21,7 @@ pub struct OpeningId(pub i64);
 
 /// A change whose record has to be durable before what it changes holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoteId(i64);
+pub struct NoteId(pub(super) i64);
 
 /// Why a break-glass account stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -29,8 +29,8 @@ use crate::{
     config::AccountCommandsConfig,
 };
 
-/// How long the daemon gets to put an opening on record; it looks every second.
-const RECORD_DEADLINE: Duration = Duration::from_secs(15);
+/// How long the daemon gets to put a note on record; it looks every second.
+pub(super) const RECORD_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is looked whether it did.
 const RECORD_CHECK: Duration = Duration::from_millis(100);
 
@@ -228,7 +228,12 @@ fn ask_custodian(
     })
 }
 
-fn becomes_durable(accounts: &Accounts, note: NoteId, patience: Duration) -> anyhow::Result<bool> {
+/// True once the daemon has the note on record; false if that takes longer.
+pub(super) fn becomes_durable(
+    accounts: &Accounts,
+    note: NoteId,
+    patience: Duration,
+) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
         if accounts.is_on_record(note)? {

@@ -1,0 +1,293 @@
+use std::path::Path;
+
+use clap::{CommandFactory as _, Parser};
+use portcullis_journal::{Event, EventKind, Journal, Options};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Config;
+
+#[derive(Debug, Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    audit: AuditCommand,
+}
+
+/// A log, a configuration that names it, and accounts with their outbox.
+struct Shell {
+    directory: TempDir,
+    config: PathBuf,
+}
+
+impl Shell {
+    fn new(events: Vec<Event>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, database) = (
+            directory.path().join("log"),
+            directory.path().join("accounts.db"),
+        );
+        drop(Accounts::open(&database).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (journal, _) = Journal::open(Options::default_in(&log)).unwrap();
+            for event in events {
+                journal.append(event).await.unwrap();
+            }
+            journal.close().await.unwrap();
+        });
+        let config = directory.path().join("proxy.toml");
+        let text = format!(
+            "[accounts]\ndatabase = \"{}\"\n[journal]\ndirectory = \"{}\"\nsigning_key = \"unused\"\n",
+            database.display(),
+            log.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        Self { directory, config }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn run_with(&self, config: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+        let line = CommandLine::try_parse_from([&["audit"], arguments].concat())?;
+        let mut logs = Logs::of(line.audit.reading, Config::load_audit(config))?;
+        logs.patience = Duration::from_millis(200);
+        let mut output = Vec::new();
+        line.audit.question.answer(&logs, &mut output)?;
+        Ok(String::from_utf8(output)?)
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run_with(&self.config, arguments)
+    }
+
+    /// What waits for the daemon.
+    fn notes(&self) -> Vec<Event> {
+        let accounts = Accounts::open(&self.path("accounts.db")).unwrap();
+        let notes = accounts.pending_changes().unwrap();
+        notes.into_iter().map(|note| note.event).collect()
+    }
+}
+
+fn stat(path: &str) -> Event {
+    let mut event = Event::new(EventKind::OperationDenied);
+    event
+        .body
+        .insert("path".to_owned(), untrusted(path.as_bytes()));
+    event
+}
+
+#[test]
+fn the_commands_are_well_formed() {
+    CommandLine::command().debug_assert();
+}
+
+#[test]
+fn a_search_is_on_record_with_who_asked_for_what() {
+    let shell = Shell::new(vec![stat("/inbox/a"), stat("/outbox/b")]);
+    let found = shell
+        .run(&["search", "--path", "/inbox", "--limit", "5"])
+        .unwrap();
+    assert_eq!(found.lines().count(), 1, "{found}");
+    assert!(found.contains("\"/inbox/a\""), "{found}");
+    let [note] = shell.notes().try_into().unwrap();
+    assert_eq!(note.kind, EventKind::LogRead);
+    assert_eq!(note.user.unwrap().name, actor());
+    assert_eq!(note.body["command"], "search");
+    assert_eq!(note.body["filters"], json!({ "path": "/inbox" }));
+}
+
+#[test]
+fn nobody_reads_unrecorded_without_saying_why() {
+    let shell = Shell::new(vec![stat("/inbox/a")]);
+    let log = shell.path("log").display().to_string();
+    std::fs::remove_file(shell.path("accounts.db")).unwrap();
+    let nowhere = shell.path("nothing.toml");
+    let search = ["search", "--log", &log];
+    for config in [&shell.config, &nowhere] {
+        let refused = shell.run_with(config, &search).unwrap_err();
+        assert!(
+            format!("{refused:#}").contains("--unrecorded REASON"),
+            "{refused:#}"
+        );
+        assert!(
+            shell
+                .run_with(config, &["search", "--log", &log, "--unrecorded", " "])
+                .is_err()
+        );
+        let search = [
+            "search",
+            "--log",
+            &log,
+            "--unrecorded",
+            "a copy, on my laptop",
+        ];
+        let found = shell.run_with(config, &search).unwrap();
+        assert!(found.contains("/inbox/a"), "{found}");
+    }
+    assert!(!shell.path("accounts.db").exists(), "made one");
+}
+
+#[test]
+fn wrong_criteria_are_refused_before_anything_is_read() {
+    let shell = Shell::new(Vec::new());
+    for wrong in [
+        &["search", "--outcome", "fine"][..],
+        &["search", "--session", "xyz"],
+        &["search", "--path", "inbox"],
+        &["search", "--source", "host.example"],
+        &["search", "--since", "yesterday"],
+        &["search", "--since", "1h", "--until", "2h"],
+        &["search", "--op", "OPEN"],
+    ] {
+        assert!(shell.run(wrong).is_err(), "{wrong:?}");
+    }
+    assert!(shell.notes().is_empty());
+}
+
+#[test]
+fn a_session_and_a_file_that_nobody_knows_are_an_error_that_says_so() {
+    let mut event = stat("/inbox/a");
+    event.outcome = Some(portcullis_journal::Verdict::Deny);
+    event.session = Some(portcullis_journal::SessionId([0xab; 16]));
+    let mut other = event.clone();
+    other.session = Some(portcullis_journal::SessionId([0xac; 16]));
+    let mut again = other.clone();
+    again.session = Some(portcullis_journal::SessionId([0xad; 16]));
+    if let Some(portcullis_journal::SessionId(bytes)) = &mut again.session {
+        *bytes = [0xac, 0xac, 0xac, 0xac, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+    }
+    let shell = Shell::new(vec![event, other, again]);
+    let told = shell.run(&["session", "abab"]).unwrap();
+    assert!(
+        told.starts_with("session abababab") && told.contains("DENIED"),
+        "{told}"
+    );
+    let ambiguous = shell.run(&["session", "acac"]).unwrap_err();
+    assert!(
+        ambiguous.to_string().contains("give more digits"),
+        "{ambiguous}"
+    );
+    let nobody = shell.run(&["session", "beef"]).unwrap_err();
+    assert!(nobody.to_string().contains("no session"), "{nobody}");
+    let touched = shell.run(&["file", "/inbox/a", "--json"]).unwrap();
+    assert_eq!(touched.lines().count(), 1 + 3, "{touched}");
+    let nobody = shell.run(&["file", "/inbox/b"]).unwrap_err();
+    assert!(nobody.to_string().contains("no record names"), "{nobody}");
+    assert_eq!(shell.notes().len(), 5);
+}
+
+#[test]
+fn a_report_is_written_for_people_and_programs() {
+    let shell = Shell::new(vec![stat("/inbox/<script>")]);
+    let (html, json) = (shell.path("r.html"), shell.path("r.json"));
+    let files = [html.display().to_string(), json.display().to_string()];
+    let said = shell
+        .run(&[
+            "report", "--period", "1d", "--html", &files[0], "--json", &files[1],
+        ])
+        .unwrap();
+    assert!(said.contains("denials               1\n"), "{said}");
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(
+        page.contains("/inbox/&lt;script&gt;") && !page.contains("<script"),
+        "{page}"
+    );
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report["totals"]["denials"], 1);
+    assert_eq!(report["logs"][0]["coverage"]["first_seq"], 0);
+    for wrong in [
+        &["report", "--period", "november"][..],
+        &["report", "--period", "1d", "--zone", "Mars/Olympus"],
+        &["report", "--period", "1d", "--hours", "daily"],
+    ] {
+        assert!(shell.run(wrong).is_err(), "{wrong:?}");
+    }
+    assert_eq!(shell.notes().len(), 1);
+}
+
+#[test]
+fn a_review_is_signed_once_it_is_on_record_and_otherwise_not_at_all() {
+    let shell = Shell::new(vec![stat("/inbox/a")]);
+    let report = shell.path("r.html");
+    std::fs::write(&report, "abc").unwrap();
+    let file = report.display().to_string();
+    let sign = [
+        "review",
+        "sign",
+        "--period",
+        "1d",
+        "--reviewer",
+        "Dora",
+        "--note",
+        "nothing odd",
+        "--report",
+        &file,
+    ];
+    let refused = shell.run(&sign).unwrap_err();
+    assert!(
+        refused.to_string().contains("nothing is signed"),
+        "{refused}"
+    );
+    assert!(shell.notes().is_empty(), "withdrawn");
+
+    shell.run(&[&sign[..], &["--no-wait"]].concat()).unwrap();
+    let [note] = shell.notes().try_into().unwrap();
+    assert_eq!(note.kind, EventKind::AdminReview);
+    assert_eq!(note.body["reviewer"], "Dora");
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(note.body["report_sha256"], abc);
+    assert_eq!(note.body["covered"][0]["first_seq"], 0);
+    assert_eq!(note.body["covered"][0]["last_seq"], 2);
+
+    // A daemon takes the notes.
+    let accounts = Accounts::open(&shell.path("accounts.db")).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for change in accounts.pending_changes().unwrap() {
+                    accounts.forget_changes(change.id).unwrap();
+                }
+                std::thread::yield_now();
+            }
+        });
+        let said = shell.run(&sign);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(said.unwrap().contains("is on record"));
+    });
+}
+
+#[test]
+fn nobody_signs_for_what_is_not_over_not_there_or_not_said() {
+    let shell = Shell::new(vec![stat("/inbox/a")]);
+    let sign = |period: &str, reviewer: &str| {
+        let words = [
+            "review",
+            "sign",
+            "--period",
+            period,
+            "--reviewer",
+            reviewer,
+            "--note",
+            "fine",
+            "--no-wait",
+        ];
+        shell.run(&words)
+    };
+    for (period, reviewer, why) in [
+        ("2999-01", "Dora", "not over"),
+        ("2001-01", "Dora", "nothing to sign for"),
+        ("1d", " ", "must say something"),
+    ] {
+        let refused = sign(period, reviewer).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert!(shell.notes().is_empty());
+    sign("1d", "Dora").unwrap();
+}
