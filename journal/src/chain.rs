@@ -34,9 +34,12 @@ pub(crate) struct End {
     pub(crate) prev: [u8; 32],
     /// Right edge of the tree: base64, from left to right.
     peaks: Vec<String>,
-    /// Operations that have an intent and no outcome yet, oldest first.
-    pub(crate) open: Vec<(SessionId, OperationId)>,
+    /// Operations that have an intent and no outcome yet, oldest first; `None` if they are too many to be listed.
+    open: Option<Vec<(SessionId, OperationId)>>,
 }
+
+/// More open operations are not listed: they are no sign of a log that a start can go on with quickly.
+const MOST_OPEN: usize = 1 << 16;
 
 impl End {
     /// The tree; `None` if the edge is not that of so many records.
@@ -47,6 +50,11 @@ impl End {
             .map(|text| Hash::parse_hash(text))
             .collect();
         Tree::from_peaks(self.records, peaks.ok()?)
+    }
+
+    /// The operations that are open here.
+    pub(crate) fn open(&self) -> Option<OpenOperations> {
+        self.open.as_deref().map(OpenOperations::from_list)
     }
 
     /// Whether a signed head says the same of the log.
@@ -103,7 +111,7 @@ impl Chain {
             records: self.next(),
             prev: self.prev,
             peaks: self.tree.peaks().iter().map(Hash::to_string).collect(),
-            open: open.list(),
+            open: (open.len() <= MOST_OPEN).then(|| open.list()),
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn read_line(input: &mut dyn BufRead, text: &mut Vec<u8>) -> io::Resu
             };
             return Ok((found, taken));
         }
-        let newline = available.iter().position(|&b| b == b'\n');
+        let newline = memchr::memchr(b'\n', available);
         let part = available
             .get(..newline.unwrap_or(available.len()))
             .unwrap_or_default();

@@ -63,6 +63,10 @@ impl OpenOperations {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.begun.len()
+    }
+
     /// All of them, oldest first.
     pub(crate) fn list(&self) -> Vec<Name> {
         let mut all: Vec<_> = self.begun.iter().collect();

@@ -203,7 +203,8 @@ pub(crate) fn scan(disk: &dyn Disk, heads: &Heads<'_>) -> Result<Scan, RecoverEr
             scan.chain = behind.ok_or_else(|| RecoverError::Unsigned {
                 tombstone: part.name.clone(),
             })?;
-            scan.open = OpenOperations::from_list(&end.open);
+            // Those that were too many to be listed are as old as the records that are gone.
+            scan.open = end.open().unwrap_or_default();
             continue;
         }
         let is_last = last_filled.is_none_or(|last| at >= last);
@@ -296,13 +297,13 @@ fn start(
     }
     let chain = end
         .filter(|end| heads.sign(end))
-        .and_then(|end| Some((Chain::behind(end)?, end)));
+        .and_then(|end| Some((Chain::behind(end)?, end.open()?)));
     // Without a signature all of it is read.
-    let Some((chain, end)) = chain else {
+    let Some((chain, open)) = chain else {
         return Ok(From::default());
     };
     scan.chain = chain;
-    scan.open = OpenOperations::from_list(&end.open);
+    scan.open = open;
     scan.closed = closed;
     Ok(from)
 }

@@ -13,7 +13,7 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use read::{SealedReader, SealedSegment, expand};
+pub(crate) use read::{Lines, SealedReader, SealedSegment, expand};
 #[cfg(test)]
 pub(crate) use write::rewrite;
 pub(crate) use write::{SealError, seal};
@@ -72,10 +72,13 @@ pub(crate) struct Frame {
 
 /// Where the value of a line's `prev` begins.
 fn place_of_prev(line: &[u8]) -> Option<usize> {
-    let before = line
-        .windows(BEFORE_PREV.len())
-        .rposition(|part| part == BEFORE_PREV)?;
-    Some(before + BEFORE_PREV.len())
+    // It is one of the last fields.
+    memchr::memrchr_iter(b',', line)
+        .find(|&comma| {
+            line.get(comma..)
+                .is_some_and(|rest| rest.starts_with(BEFORE_PREV))
+        })
+        .map(|comma| comma + BEFORE_PREV.len())
 }
 
 /// The digits that stand for `prev` in a line behind `stored`.

@@ -24,7 +24,7 @@ pub use report::{Finding, Kind, Report};
 use crate::{
     line::{Found, read_line},
     retention::Tombstone,
-    sealed::SealedSegment,
+    sealed::{Lines, SealedSegment},
     tree::{
         checkpoint::{Judged, notes},
         keyring::Keyring,
@@ -197,28 +197,26 @@ impl Verification {
     ) -> io::Result<()> {
         self.segments += 1;
         let name: Arc<str> = name.into();
-        let (mut stored, mut text) = (Vec::new(), Vec::new());
+        let (mut stored, mut lines) = (Vec::new(), Lines::default());
         let frames = segment.frames().to_vec();
         let (first, end) = (segment.index().first, segment.index().end.clone());
         let mut last_hash = None;
         for (at, frame) in frames.into_iter().enumerate() {
             let last = frame.first + frame.records - 1;
-            match segment.lines(at, &mut stored, &mut text) {
-                Ok(is_sound) => {
+            match segment.lines(at, &mut stored, &mut lines) {
+                Ok(()) => {
                     let number = frame.first - first + 1;
                     let mut is_indexed = true;
-                    let mut hash = None;
-                    for (number, line) in (number..).zip(text.split_inclusive(|&b| b == b'\n')) {
-                        let line = line.strip_suffix(b"\n").unwrap_or(line);
-                        let line = Line::new(name.clone(), number, line);
+                    for (number, (line, hash)) in (number..).zip(lines.iter()) {
+                        let line = Line::hashed(name.clone(), number, line, hash);
                         is_indexed &= line
                             .time()
                             .is_none_or(|time| (frame.from.as_str()..=&frame.to).contains(&time));
-                        hash = Some(line.hash());
                         self.push(line);
                     }
-                    self.after_change = hash.filter(|_| !is_sound);
-                    last_hash = hash.filter(|_| is_sound);
+                    let hash = lines.hashes.last().copied();
+                    self.after_change = hash.filter(|_| !lines.is_sound);
+                    last_hash = hash.filter(|_| lines.is_sound);
                     if !is_indexed {
                         let finding = Finding::of_records(Kind::Misindexed, frame.first, last);
                         self.follower.find(finding.in_segment(&name));

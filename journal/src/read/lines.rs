@@ -10,7 +10,7 @@ use super::ReadError;
 use crate::{
     line::{Found, read_line},
     retention::{Tombstone, covers, is_tombstone, outermost},
-    sealed::{GROWTH, SealedReader, SealedSegment, expand},
+    sealed::{self, GROWTH, SealedReader, SealedSegment, expand},
     segment::{plain_name, sealed_name, segments},
 };
 
@@ -170,7 +170,7 @@ enum Text {
 struct Stored {
     text: Vec<u8>,
     /// The same lines as they were written, once one of them was asked for.
-    written: Vec<u8>,
+    written: sealed::Lines,
     /// Where the next line begins in `text`, and how many came before it.
     at: usize,
     taken: usize,
@@ -382,7 +382,7 @@ impl Stored {
 
     /// Makes sure that the lines are there as they were written; false if they can't have been.
     fn restore(&mut self) -> bool {
-        !self.written.is_empty() || expand(&self.text, &mut self.written).is_some()
+        !self.written.hashes.is_empty() || expand(&self.text, &mut self.written).is_some()
     }
 
     /// The line that [`next`](Self::next) gave last, as it was written.
@@ -390,7 +390,7 @@ impl Stored {
         // Every line but the first is longer by the same amount.
         let growth = |lines: usize| lines.saturating_sub(1) * GROWTH;
         let end = (self.at + growth(self.taken)).checked_sub(1)?;
-        let text = self.written.get(..end)?;
+        let text = self.written.text.get(..end)?;
         let begin = memchr::memrchr(b'\n', text).map_or(0, |newline| newline + 1);
         text.get(begin..)
     }

@@ -141,7 +141,7 @@ impl SealedSegment {
         }
     }
 
-    /// Reads the lines of frame `number` as they were written; false if their checks say that one was changed.
+    /// Reads the lines of frame `number` as they were written.
     ///
     /// # Errors
     /// As [`stored`](Self::stored), and if they are not the records that the index names.
@@ -149,15 +149,15 @@ impl SealedSegment {
         &mut self,
         number: usize,
         stored: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) -> io::Result<bool> {
+        out: &mut Lines,
+    ) -> io::Result<()> {
         self.stored(number, stored)?;
         let Some(frame) = self.index.frames.get(number) else {
             return Err(FrameError::Index.into());
         };
         match expand(stored, out) {
-            Some((records, is_sound)) if records == frame.records => Ok(is_sound),
-            Some(_) | None => Err(FrameError::Mixed {
+            Some(()) if out.hashes.len() as u64 == frame.records => Ok(()),
+            Some(()) | None => Err(FrameError::Mixed {
                 first: frame.first,
                 last: frame.first + frame.records - 1,
             }
@@ -181,21 +181,50 @@ fn is_gapless(index: &Index) -> bool {
     index.v == Index::VERSION && next == index.end.records
 }
 
-/// Gives lines their hashes back; says how many there are, and whether their checks fit. `None` if a line has no `prev`.
+/// Lines of a frame as they were written.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// Each with its newline.
+    pub(crate) text: Vec<u8>,
+    /// SHA-256 of each, without its newline.
+    pub(crate) hashes: Vec<[u8; 32]>,
+    /// Whether the checks fit: otherwise a line was changed, and the hashes behind it are not those that were written.
+    pub(crate) is_sound: bool,
+}
+
+impl Lines {
+    /// Each line without its newline, and its hash.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], [u8; 32])> {
+        let mut begin = 0;
+        let texts = memchr::memchr_iter(b'\n', &self.text).map(move |newline| {
+            let line = self.text.get(begin..newline).unwrap_or_default();
+            begin = newline + 1;
+            line
+        });
+        texts.zip(self.hashes.iter().copied())
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.hashes.clear();
+    }
+}
+
+/// Gives lines their hashes back; `None` if one has no `prev`.
 ///
 /// A line that its check does not fit gets a `prev` that can't be, so that who follows the chain names the line before it.
-/// The hashes behind it are not those that were written.
-pub(crate) fn expand(stored: &[u8], out: &mut Vec<u8>) -> Option<(u64, bool)> {
+pub(crate) fn expand(stored: &[u8], out: &mut Lines) -> Option<()> {
     out.clear();
-    out.reserve(stored.len() + stored.len() / 4);
-    let mut before: Option<(&[u8], [u8; 32])> = None;
-    let mut records = 0;
-    let mut is_sound = true;
-    for line in stored.split_inclusive(|&byte| byte == b'\n') {
-        let line = line.strip_suffix(b"\n")?;
-        let begin = out.len();
-        match before {
-            None => out.extend_from_slice(line),
+    out.is_sound = true;
+    out.text.reserve(stored.len() + stored.len() / 4);
+    let mut before: Option<&[u8]> = None;
+    let mut begin = 0;
+    for newline in memchr::memchr_iter(b'\n', stored) {
+        let line = stored.get(begin..newline)?;
+        begin = newline + 1;
+        let from = out.text.len();
+        match before.zip(out.hashes.last()) {
+            None => out.text.extend_from_slice(line),
             Some((text, hash)) => {
                 let (head, rest) = line.split_at_checked(place_of_prev(line)?)?;
                 let (check, tail) = rest.split_at_checked(CHECK_DIGITS)?;
@@ -203,18 +232,18 @@ pub(crate) fn expand(stored: &[u8], out: &mut Vec<u8>) -> Option<(u64, bool)> {
                 if check == check_of(text) {
                     hex::encode_to_slice(hash, &mut digits).ok()?;
                 } else {
-                    is_sound = false;
+                    out.is_sound = false;
                 }
-                out.extend_from_slice(head);
-                out.extend_from_slice(&digits);
-                out.extend_from_slice(tail);
+                out.text.extend_from_slice(head);
+                out.text.extend_from_slice(&digits);
+                out.text.extend_from_slice(tail);
             }
         }
-        before = Some((line, line_hash(out.get(begin..)?)));
-        out.push(b'\n');
-        records += 1;
+        out.hashes.push(line_hash(out.text.get(from..)?));
+        out.text.push(b'\n');
+        before = Some(line);
     }
-    Some((records, is_sound))
+    (begin == stored.len()).then_some(())
 }
 
 /// A `prev` that no line has.
@@ -225,8 +254,8 @@ pub(crate) struct SealedReader {
     segment: SealedSegment,
     next: usize,
     stored: Vec<u8>,
-    text: Vec<u8>,
-    /// What of `text` was taken.
+    lines: Lines,
+    /// What of their text was taken.
     taken: usize,
 }
 
@@ -236,7 +265,7 @@ impl SealedReader {
             segment,
             next: 0,
             stored: Vec::new(),
-            text: Vec::new(),
+            lines: Lines::default(),
             taken: 0,
         }
     }
@@ -244,14 +273,14 @@ impl SealedReader {
 
 impl BufRead for SealedReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.taken >= self.text.len() && self.next < self.segment.frames().len() {
+        if self.taken >= self.lines.text.len() && self.next < self.segment.frames().len() {
             self.taken = 0;
             self.segment
-                .lines(self.next, &mut self.stored, &mut self.text)
-                .inspect_err(|_| self.text.clear())?;
+                .lines(self.next, &mut self.stored, &mut self.lines)
+                .inspect_err(|_| self.lines.clear())?;
             self.next += 1;
         }
-        Ok(self.text.get(self.taken..).unwrap_or_default())
+        Ok(self.lines.text.get(self.taken..).unwrap_or_default())
     }
 
     fn consume(&mut self, amount: usize) {

@@ -100,21 +100,25 @@ impl Life {
 
 impl Line {
     pub(super) fn new(segment: Arc<str>, number: u64, text: &[u8]) -> Self {
-        let claim = Envelope::parse(text).map(|record| {
-            let mut prev = [0; 32];
-            let decoded = hex::decode_to_slice(record.prev.as_bytes(), &mut prev);
-            Claim {
-                seq: record.seq,
-                prev: decoded.is_ok().then_some(prev),
-                time: record.ts.into_owned(),
-                boot_id: record.boot_id.into_owned(),
-                mono_ns: record.mono_ns,
-                life: Life::of(&record.event, text),
-            }
+        Self::hashed(segment, number, text, line_hash(text))
+    }
+
+    /// A line whose SHA-256 is known.
+    pub(super) fn hashed(segment: Arc<str>, number: u64, text: &[u8], hash: [u8; 32]) -> Self {
+        let claim = Envelope::parse(text).map(|record| Claim {
+            seq: record.seq,
+            prev: record.prev_hash(),
+            life: Life::of(&record.event, text),
+            time: record.ts.into_owned(),
+            boot_id: record.boot_id.into_owned(),
+            mono_ns: record.mono_ns,
         });
         Self {
+            segment,
+            number,
+            hash,
+            leaf: record_hash(text),
             claim,
-            ..Self::damaged(segment, number, text)
         }
     }
 
@@ -136,10 +140,6 @@ impl Line {
     /// `ts`, if it is a record.
     pub(super) fn time(&self) -> Option<&str> {
         self.claim.as_ref().map(|claim| claim.time.as_str())
-    }
-
-    pub(super) fn hash(&self) -> [u8; 32] {
-        self.hash
     }
 
     /// Believes that it follows the line with that hash, whatever it says.
