@@ -16,6 +16,7 @@ mod raw;
 pub mod report;
 pub mod search;
 pub mod session;
+pub mod sink;
 pub mod text;
 pub mod time;
 

@@ -217,6 +217,19 @@ impl Lines {
         Ok(self.open.as_ref().and_then(Open::line))
     }
 
+    /// Forgets what was read of the open segment behind the line that [`next`](Self::next) gave last. For a reader that stops
+    /// at what is durable: the writer may cut off the rest and write something else there.
+    ///
+    /// # Errors
+    /// If the segment's file can't be positioned.
+    pub fn forget_ahead(&mut self) -> io::Result<()> {
+        match self.open.as_mut().map(|open| &mut open.text) {
+            Some(Text::Plain { input, at, .. }) => input.seek(SeekFrom::Start(*at)).map(|_| ()),
+            // A sealed segment changes no more.
+            Some(Text::Sealed { .. }) | None => Ok(()),
+        }
+    }
+
     /// Number of the line that [`next`](Self::next) gave last.
     pub fn seq(&self) -> Option<u64> {
         self.open.as_ref()?.next.checked_sub(1)
