@@ -78,6 +78,8 @@ pub enum EventKind {
     LogDelete,
     /// `log.read`: someone asked the log a question.
     LogRead,
+    /// `log.sink`: records were not sent to a collector, or are sent again.
+    LogSink,
 }
 
 impl EventKind {
@@ -110,6 +112,7 @@ impl EventKind {
             Self::LogKey => "log.key",
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",
+            Self::LogSink => "log.sink",
         }
     }
 }

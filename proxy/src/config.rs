@@ -10,6 +10,7 @@ mod journal;
 mod passwords;
 mod section;
 mod server;
+mod sinks;
 mod throttles;
 mod trust;
 
@@ -34,6 +35,7 @@ pub use files::{Secret, Stamp, revoked_keys};
 pub use journal::{JournalConfig, RoomConfig};
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
+pub use sinks::{ClientIdentity, SinkConfig, SinkTarget, SinkTls, SinkTransport};
 pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
 
@@ -65,6 +67,7 @@ pub struct Config {
     pub allowlist: Option<AllowlistConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
+    pub sinks: Vec<SinkConfig>,
     /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
@@ -246,6 +249,7 @@ impl Config {
             .into_iter()
             .map(|(name, section)| (name.to_owned(), backends::backend(section, today)))
             .collect::<Vec<_>>();
+        let sinks = sinks::sinks(root.tables("sink"), today);
         root.finish();
         for (key, problem) in backends::member_faults(&backends) {
             faults.note(key, problem);
@@ -273,6 +277,7 @@ impl Config {
                         .into_iter()
                         .filter_map(|(name, backend)| backend.map(|backend| (name, backend)))
                         .collect(),
+                    sinks,
                     sha256: Sha256::digest(text.as_bytes()).into(),
                 })
             }
@@ -293,6 +298,13 @@ impl Config {
         self.backends
             .iter()
             .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))
+    }
+
+    /// The sinks that send in clear, and who allowed it.
+    pub fn plaintext_sinks(&self) -> impl Iterator<Item = (&str, &Exception)> {
+        self.sinks
+            .iter()
+            .filter_map(|sink| Some((sink.name.as_str(), sink.plaintext_exception()?)))
     }
 }
 

@@ -10,6 +10,7 @@ mod records;
 mod reload;
 mod revocation;
 mod room;
+mod sinks;
 
 use std::{
     io,
@@ -27,7 +28,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reload::{InForce, Reloader};
+use self::{
+    reload::{InForce, Reloader},
+    sinks::Sinks,
+};
 use crate::{
     accounts::{Accounts, AccountsError},
     auth::{
@@ -43,6 +47,7 @@ use crate::{
 };
 
 pub use backends::BuildError;
+pub use sinks::SinkError;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,8 @@ pub enum DaemonError {
     Backend(#[from] BuildError),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
     #[error(transparent)]
     Algorithms(#[from] ssh::UnknownAlgorithm),
     #[error("start the threads of connections")]
@@ -175,6 +182,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .await
         .map_err(DaemonError::Unrecorded)?;
     exception::announce(&config);
+    let sinks = Sinks::start(sinks::settings(&config)?, &config.journal, &journal);
+    background.spawn(sinks::measure(sinks.clone(), stop.clone()));
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -200,6 +209,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         revoked_keys,
         server: &server,
         journal: journal.clone(),
+        sinks: &sinks,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();
@@ -238,6 +248,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .await
         .map_err(DaemonError::Unrecorded)?;
     journal.close().await.map_err(DaemonError::Unrecorded)?;
+    sinks.drain().await;
     tracing::info!("stopped");
     Ok(())
 }

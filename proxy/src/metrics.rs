@@ -7,6 +7,7 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use portcullis_audit::sink::Reading;
 use portcullis_journal::Journal;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,12 @@ const BANS: &str = "portcullis_proxy_bans_total";
 const ALLOWLIST_OFFERED: &str = "portcullis_proxy_allowlist_offered";
 const THROTTLES_STORED: &str = "portcullis_proxy_throttles_stored";
 const BREAK_GLASS: &str = "portcullis_proxy_break_glass_total";
+const SINK_LAG_RECORDS: &str = "portcullis_proxy_sink_lag_records";
+const SINK_LAG_SECONDS: &str = "portcullis_proxy_sink_lag_seconds";
+const SINK_CONNECTED: &str = "portcullis_proxy_sink_connected";
+const SINK_SENT: &str = "portcullis_proxy_sink_sent_total";
+const SINK_LOST: &str = "portcullis_proxy_sink_lost_total";
+const SINK_RECONNECTS: &str = "portcullis_proxy_sink_reconnects_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -142,6 +149,21 @@ pub fn allowlist_offered(is_taken: bool) {
     gauge!(ALLOWLIST_OFFERED).set(if is_taken { 1.0 } else { 0.0 });
 }
 
+/// How far a sink is. Counters are since the sink was last configured.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to 2^53 records, which no disk holds"
+)]
+pub fn sink(name: &str, reading: Reading) {
+    let labels = [("sink", name.to_owned())];
+    gauge!(SINK_LAG_RECORDS, &labels).set(reading.lag_records as f64);
+    gauge!(SINK_LAG_SECONDS, &labels).set(reading.lag_seconds as f64);
+    gauge!(SINK_CONNECTED, &labels).set(if reading.is_connected { 1.0 } else { 0.0 });
+    counter!(SINK_SENT, &labels).absolute(reading.sent);
+    counter!(SINK_LOST, &labels).absolute(reading.lost);
+    counter!(SINK_RECONNECTS, &labels).absolute(reading.reconnects);
+}
+
 /// Counts of failures were written, or could not be.
 pub fn throttles_stored(is_stored: bool) {
     gauge!(THROTTLES_STORED).set(if is_stored { 1.0 } else { 0.0 });
@@ -209,6 +231,25 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         THROTTLES_STORED,
         "0 while counts of failures are in memory only, because they can't be written."
+    );
+    describe_gauge!(
+        SINK_LAG_RECORDS,
+        "Durable records that a sink's collector has not."
+    );
+    describe_gauge!(
+        SINK_LAG_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest of them."
+    );
+    describe_gauge!(SINK_CONNECTED, "1 while a sink has a way to its collector.");
+    describe_counter!(SINK_SENT, "Records that a sink's collector took.");
+    describe_counter!(
+        SINK_LOST,
+        "Records that were removed from the log before they were sent."
+    );
+    describe_counter!(
+        SINK_RECONNECTS,
+        "Connections of a sink that broke or could not be made."
     );
     Ok(handle)
 }

@@ -38,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(super) use self::tls::client_config;
+pub(crate) use self::tls::client_config_as;
 use self::{
     fault::Fault,
     handle::{HandleRequest, OpenAs},

@@ -8,11 +8,12 @@ use crate::{
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config, super::today())?;
     super::print(&format!(
-        "{} is good: {} address(es), policy {}, {} backend(s)",
+        "{} is good: {} address(es), policy {}, {} backend(s), {} sink(s)",
         arguments.config.display(),
         config.server.listen.len(),
         config.server.cipher_policy.name(),
         config.backends.len(),
+        config.sinks.len(),
     ));
     let policy = &config.server.cipher_policy;
     if let Some(exception) = policy.exception() {
@@ -28,6 +29,12 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
     for (name, exception) in config.plaintext_exceptions() {
         super::print(&format!(
             "backend {name} sends in clear until {}: {} (approved by {})",
+            exception.expires, exception.reason, exception.approver
+        ));
+    }
+    for (name, exception) in config.plaintext_sinks() {
+        super::print(&format!(
+            "sink {name} sends in clear until {}: {} (approved by {})",
             exception.expires, exception.reason, exception.approver
         ));
     }

@@ -13,7 +13,7 @@ use std::{
 
 use chrono::NaiveDate;
 
-pub(super) use self::server::parse_server_address;
+pub(super) use self::server::{parse_server_address, trust_anchor};
 use self::sftp::SftpPool;
 pub use self::{
     bucket::{BucketAccess, BucketConfig, BucketTransport},

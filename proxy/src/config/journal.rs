@@ -33,6 +33,8 @@ pub struct JournalConfig {
     /// When old records are deleted; `None` keeps them for ever.
     pub keep: Option<TimeDelta>,
     pub room: RoomConfig,
+    /// Where sinks keep how far they are.
+    pub sinks: PathBuf,
 }
 
 /// What happens before the journal's disk is full.
@@ -113,9 +115,15 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
             ),
         );
     }
+    let sinks = section.text("sinks_directory", "where sinks keep how far they are");
     section.finish();
+    let directory = directory?;
     Some(JournalConfig {
-        directory: PathBuf::from(directory?),
+        sinks: sinks.map_or_else(
+            || PathBuf::from(format!("{directory}.sinks")),
+            PathBuf::from,
+        ),
+        directory: PathBuf::from(directory),
         signing_key: PathBuf::from(signing_key?),
         node,
         digests,

@@ -6,6 +6,7 @@ use crate::sftp::Digests;
 mod auth;
 mod backends;
 mod presets;
+mod sinks;
 mod trust;
 
 fn today() -> NaiveDate {

@@ -363,7 +363,7 @@ fn credential(access: &BucketAccess) -> object::Credential {
     }
 }
 
-fn trusted(anchor: &TrustAnchor) -> Result<TlsTrust, AuthoritiesError> {
+pub(super) fn trusted(anchor: &TrustAnchor) -> Result<TlsTrust, AuthoritiesError> {
     Ok(match anchor {
         TrustAnchor::WebRoots => TlsTrust::WebRoots,
         TrustAnchor::Authorities { file, .. } => TlsTrust::authorities_in(file)?,

@@ -75,6 +75,7 @@ pub(super) async fn refused(
         | ReloadError::Algorithms(_)
         | ReloadError::Unrecorded(_)
         | ReloadError::Directory(_)
+        | ReloadError::Sink(_)
         | ReloadError::Interrupted(_) => (vec![super::bans::chain(error)], None),
     };
     let shown: Vec<Value> = faults
@@ -175,6 +176,15 @@ fn exceptions(config: &Config) -> Value {
                 "expires": exception.expires.to_string(),
             }))
         });
+    let sinks = config.plaintext_sinks().map(|(sink, exception)| {
+        json!({
+            "sink": sink,
+            "what": "plaintext",
+            "reason": exception.reason,
+            "approver": exception.approver,
+            "expires": exception.expires.to_string(),
+        })
+    });
     config
         .plaintext_exceptions()
         .map(|(backend, exception)| {
@@ -186,6 +196,7 @@ fn exceptions(config: &Config) -> Value {
                 "expires": exception.expires.to_string(),
             })
         })
+        .chain(sinks)
         .chain(lifetimes)
         .chain(algorithms)
         .collect()

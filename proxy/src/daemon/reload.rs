@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backends::{self, BuildError, Built},
     bans, judges, records, revocation,
+    sinks::{self, SinkError, Sinks},
 };
 use crate::{
     auth::{Authenticator, Judges, ldap::DirectoryError, throttle::BanRequest},
@@ -44,6 +45,8 @@ pub(super) enum ReloadError {
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
     Algorithms(#[from] UnknownAlgorithm),
     #[error("the change can't be recorded")]
     Unrecorded(#[from] AppendError),
@@ -57,7 +60,9 @@ impl ReloadError {
         match self {
             Self::Faulty(_) => "faulty",
             Self::NeedsRestart { .. } => "needs_restart",
-            Self::Backend(_) | Self::Directory(_) | Self::Algorithms(_) => "unusable",
+            Self::Backend(_) | Self::Directory(_) | Self::Sink(_) | Self::Algorithms(_) => {
+                "unusable"
+            }
             Self::Unrecorded(_) => "unrecorded",
             Self::Interrupted(_) => "interrupted",
         }
@@ -82,6 +87,7 @@ pub(super) struct Reloader<'a> {
     pub(super) revoked_keys: watch::Sender<Option<RevokedKeysFile>>,
     pub(super) server: &'a ssh::Server,
     pub(super) journal: Journal,
+    pub(super) sinks: &'a Sinks,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -186,6 +192,7 @@ impl Reloader<'_> {
             after.built.services(),
             Utc::now().date_naive(),
         )?;
+        let sinks = sinks::settings(&after.config)?;
         let changed = changes(&before.config, &after.config);
         records::reloaded(&self.journal, &before.config, &after.config, &changed).await?;
         self.authenticator
@@ -196,6 +203,7 @@ impl Reloader<'_> {
             .throttles()
             .configure(after.config.throttles(), after.bans.clone());
         self.server.change_terms(terms);
+        self.sinks.change(sinks, &before.config, &after.config);
         super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -263,6 +271,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
         ),
         ("journal.keep_days", journal.keep == other.keep),
         ("journal.warn_percent", journal.room == other.room),
+        ("journal.sinks_directory", journal.sinks == other.sinks),
         ("metrics", before.metrics == after.metrics),
         ("allowlist", before.allowlist == after.allowlist),
     ]
@@ -281,6 +290,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("journal", before.journal == after.journal),
         ("penalties", before.penalties == after.penalties),
         ("bans", before.bans == after.bans),
+        ("sink", before.sinks == after.sinks),
     ];
     let sections = sections
         .into_iter()

@@ -17,7 +17,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     version::{TLS12, TLS13},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
@@ -36,7 +36,12 @@ pub enum TlsSettingsError {
     Root { source: rustls::Error },
     #[error("TLS can't be set up")]
     Setup { source: rustls::Error },
+    #[error("the gateway's own certificate is not usable")]
+    Identity { source: rustls::Error },
 }
+
+/// The gateway's own certificate, with what vouches for it, and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Makes the connectors of one server.
 #[derive(Debug)]
@@ -94,6 +99,15 @@ pub(in crate::backend) fn client_config(
     trust: &TlsTrust,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<ClientConfig, TlsSettingsError> {
+    client_config_as(None, trust, versions)
+}
+
+/// As [`client_config`], for a client that shows a certificate.
+pub(crate) fn client_config_as(
+    identity: Option<Identity>,
+    trust: &TlsTrust,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ClientConfig, TlsSettingsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
@@ -123,7 +137,12 @@ pub(in crate::backend) fn client_config(
                 }))
         }
     };
-    Ok(config.with_no_client_auth())
+    match identity {
+        None => Ok(config.with_no_client_auth()),
+        Some((certificates, key)) => config
+            .with_client_auth_cert(certificates, key)
+            .map_err(|source| TlsSettingsError::Identity { source }),
+    }
 }
 
 /// Accepts one certificate and no other. The handshake's signature is checked as always, so that its key is proven.

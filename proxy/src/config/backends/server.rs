@@ -91,7 +91,7 @@ pub(in crate::config) fn parse_server_address(
     })
 }
 
-pub(super) fn trust_anchor(
+pub(in crate::config) fn trust_anchor(
     section: &Section<'_>,
     authorities: Option<&str>,
     pin: Option<&str>,

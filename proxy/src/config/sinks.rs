@@ -1,0 +1,444 @@
+//! `[[sink]]`: collectors that the log goes to.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono::NaiveDate;
+use portcullis_audit::{
+    format::{Format, syslog},
+    sink::{Begin, Token, Url, server_name},
+};
+use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+
+use super::{
+    backends::{ServerAddress, TrustAnchor, parse_server_address, trust_anchor},
+    exception::exception,
+    files::{self, Secret},
+    section::Section,
+};
+use crate::exception::Exception;
+
+/// RFC 5425 section 4.1.
+const SYSLOG_PORT: u16 = 6514;
+/// A collector that is silent for so long is tried anew; syslog counts a message as delivered a second later.
+const TIMEOUT_SECONDS: u64 = 10;
+/// Most records in one request.
+const BATCH_RECORDS: u64 = 500;
+/// Longest syslog message that may be asked for: a record has at most 1 MiB.
+const MESSAGE_BYTES_MAX: u64 = 2 << 20;
+/// Private enterprise numbers have 32 bits at most.
+const ENTERPRISE_MAX: u64 = u32::MAX as u64;
+
+/// One sink.
+#[derive(Debug, PartialEq)]
+pub struct SinkConfig {
+    /// Unique; part of file names.
+    pub name: String,
+    pub target: SinkTarget,
+    pub checkpoints: bool,
+    pub begin: Begin,
+    pub timeout: Duration,
+}
+
+/// Where records go, and how.
+#[derive(Debug, PartialEq)]
+pub enum SinkTarget {
+    Syslog {
+        address: ServerAddress,
+        transport: SinkTransport,
+        format: Format,
+        facility: u8,
+        enterprise: u32,
+        app_name: String,
+        message_bytes: usize,
+    },
+    File {
+        path: PathBuf,
+        format: Format,
+    },
+    Https {
+        url: Url,
+        tls: SinkTls,
+        token: Option<Secret>,
+        format: Format,
+        batch: usize,
+    },
+}
+
+/// How a connection for syslog is protected.
+#[derive(Debug, PartialEq)]
+pub enum SinkTransport {
+    Tls(SinkTls),
+    /// In clear, for as long as the exception lasts.
+    Plaintext(Exception),
+}
+
+/// How collector and gateway prove themselves to each other.
+#[derive(Debug, PartialEq)]
+pub struct SinkTls {
+    /// Name that the certificate must have.
+    pub server_name: String,
+    pub trust: TrustAnchor,
+    pub identity: Option<ClientIdentity>,
+}
+
+/// The gateway's own certificate.
+#[derive(Debug, PartialEq)]
+pub struct ClientIdentity {
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// PEM.
+    pub key: Secret,
+}
+
+impl SinkConfig {
+    /// Who allowed it to send in clear.
+    pub fn plaintext_exception(&self) -> Option<&Exception> {
+        match &self.target {
+            SinkTarget::Syslog {
+                transport: SinkTransport::Plaintext(exception),
+                ..
+            } => Some(exception),
+            SinkTarget::Syslog {
+                transport: SinkTransport::Tls(_),
+                ..
+            }
+            | SinkTarget::File { .. }
+            | SinkTarget::Https { .. } => None,
+        }
+    }
+}
+
+/// All sinks. One with a fault is left out, and so is the second of a name.
+pub(super) fn sinks(sections: Vec<Section<'_>>, today: NaiveDate) -> Vec<SinkConfig> {
+    let mut found: Vec<SinkConfig> = Vec::new();
+    for mut section in sections {
+        let name = name(&mut section);
+        if let Some(name) = &name
+            && found.iter().any(|other| other.name == *name)
+        {
+            section.fault("name", format!("{name:?} names another sink too"));
+        }
+        found.extend(sink(section, name, today));
+    }
+    found
+}
+
+fn name(section: &mut Section<'_>) -> Option<String> {
+    const EXPECTED: &str = "up to 32 small letters, digits, - and _, such as \"siem\"";
+    let text = section.required_text("name", EXPECTED)?;
+    let is_name = text.len() <= 32
+        && text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)
+        });
+    if !is_name {
+        section.fault("name", format!("expected {EXPECTED}, found {text:?}"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn sink(mut section: Section<'_>, name: Option<String>, today: NaiveDate) -> Option<SinkConfig> {
+    const KINDS: &str = "\"syslog\", \"file\" or \"https\"";
+    let kind = section.required_text("kind", KINDS);
+    let format = format(&mut section);
+    let checkpoints = section.flag("checkpoints", true);
+    let begin = begin(&mut section);
+    let timeout = section.number("timeout_seconds", 1..=600, TIMEOUT_SECONDS);
+    let target = match kind {
+        Some("syslog") => syslog(&mut section, format, today),
+        Some("file") => file(&mut section, format),
+        Some("https") => https(&mut section, format),
+        Some(other) => {
+            section.fault("kind", format!("expected {KINDS}, found {other:?}"));
+            return None;
+        }
+        // What belongs to which kind can't be told.
+        None => return None,
+    };
+    section.finish();
+    Some(SinkConfig {
+        name: name?,
+        target: target?,
+        checkpoints,
+        begin: begin?,
+        timeout: Duration::from_secs(timeout),
+    })
+}
+
+fn format(section: &mut Section<'_>) -> Option<Format> {
+    const CHOICE: &str = "\"json\", \"ocsf\" or \"cef\"";
+    if !section.has("format") {
+        // Known even where it is left out.
+        let _ = section.text("format", CHOICE);
+        return Some(Format::Json);
+    }
+    let text = section.text("format", CHOICE)?;
+    let format = [Format::Json, Format::Ocsf, Format::Cef]
+        .into_iter()
+        .find(|format| format.name() == text);
+    if format.is_none() {
+        section.fault("format", format!("expected {CHOICE}, found {text:?}"));
+    }
+    format
+}
+
+fn begin(section: &mut Section<'_>) -> Option<Begin> {
+    const CHOICE: &str = "\"oldest\" or \"now\"";
+    if !section.has("begin") {
+        // Known even where it is left out.
+        let _ = section.text("begin", CHOICE);
+        return Some(Begin::Oldest);
+    }
+    match section.text("begin", CHOICE)? {
+        "oldest" => Some(Begin::Oldest),
+        "now" => Some(Begin::Now),
+        other => {
+            section.fault("begin", format!("expected {CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn syslog(
+    section: &mut Section<'_>,
+    format: Option<Format>,
+    today: NaiveDate,
+) -> Option<SinkTarget> {
+    const EXPECTED: &str = "a host with a port, such as \"siem.example.org:6514\"";
+    const APP: &str = "up to 48 visible ASCII characters";
+    let text = section.required_text("address", EXPECTED);
+    let address = text.and_then(|text| parse_server_address(text, SYSLOG_PORT));
+    if let (Some(text), None) = (text, &address) {
+        section.fault("address", format!("expected {EXPECTED}, found {text:?}"));
+    }
+    let host = address.as_ref().map(|address| address.host.clone());
+    let transport = transport(section, host, today);
+    let facility = section.number("facility", 0..=23, syslog::FACILITY.into());
+    let enterprise = section.number(
+        "enterprise_number",
+        1..=ENTERPRISE_MAX,
+        syslog::ENTERPRISE.into(),
+    );
+    let app_name = section.text("app_name", APP).unwrap_or("portcullis-proxy");
+    let is_app_name = app_name.len() <= 48 && app_name.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_app_name {
+        section.fault("app_name", format!("expected {APP}, found {app_name:?}"));
+    }
+    let least = u64::try_from(syslog::LEAST_MESSAGE_BYTES).unwrap_or(u64::MAX);
+    let usual = u64::try_from(syslog::MESSAGE_BYTES).unwrap_or(u64::MAX);
+    let message_bytes = section.number("max_message_bytes", least..=MESSAGE_BYTES_MAX, usual);
+    Some(SinkTarget::Syslog {
+        address: address?,
+        transport: transport?,
+        format: format?,
+        facility: u8::try_from(facility).ok()?,
+        enterprise: u32::try_from(enterprise).ok()?,
+        app_name: app_name.to_owned(),
+        message_bytes: usize::try_from(message_bytes).ok()?,
+    })
+}
+
+fn transport(
+    section: &mut Section<'_>,
+    host: Option<String>,
+    today: NaiveDate,
+) -> Option<SinkTransport> {
+    const CHOICE: &str = "\"required\", or \"none\" with a plaintext_exception";
+    let mode = section.text("tls", CHOICE).unwrap_or("required");
+    let allowed = section.section("plaintext_exception").map(|section| {
+        exception(
+            section,
+            "why the collector can't use TLS",
+            "give the collector a certificate",
+            today,
+        )
+    });
+    match mode {
+        "required" => {
+            if allowed.is_some() {
+                section.fault(
+                    "plaintext_exception",
+                    "has no use with tls = \"required\"; remove it",
+                );
+            }
+            tls(section, host).map(SinkTransport::Tls)
+        }
+        "none" => {
+            for key in [
+                "server_name",
+                "ca_file",
+                "pinned_certificate_sha256",
+                "client_certificate_file",
+                "client_key_file",
+            ] {
+                if section.has(key) {
+                    section.fault(key, "has no use with tls = \"none\"; remove it");
+                    // Known, though of no use.
+                    let _ = section.text(key, "a text");
+                }
+            }
+            if allowed.is_none() {
+                section.fault(
+                    "plaintext_exception",
+                    "missing; tls = \"none\" sends names of users and files in clear and needs { reason, approver, expires }",
+                );
+            }
+            allowed.flatten().map(SinkTransport::Plaintext)
+        }
+        other => {
+            section.fault("tls", format!("expected {CHOICE}, found {other:?}"));
+            None
+        }
+    }
+}
+
+fn tls(section: &mut Section<'_>, host: Option<String>) -> Option<SinkTls> {
+    let name = section.text("server_name", "the name in the collector's certificate");
+    let authorities = section.text("ca_file", "the path of a PEM file");
+    let pin = section.text(
+        "pinned_certificate_sha256",
+        "64 hexadecimal digits: `openssl x509 -in cert.pem -outform DER | sha256sum`",
+    );
+    let identity = identity(section);
+    let trust = trust_anchor(section, authorities, pin);
+    if let Some(TrustAnchor::Authorities { file, .. }) = &trust
+        && let Err(problem) = certificates(file)
+    {
+        section.fault("ca_file", problem);
+    }
+    let name = name.map(str::to_owned).or(host)?;
+    if server_name(&name).is_err() {
+        section.fault(
+            "server_name",
+            format!("{name:?} is neither a host name nor an IP address"),
+        );
+        return None;
+    }
+    Some(SinkTls {
+        server_name: name,
+        trust: trust?,
+        identity: identity?,
+    })
+}
+
+/// The gateway's own certificate; `Some(None)` if it has none.
+fn identity(section: &mut Section<'_>) -> Option<Option<ClientIdentity>> {
+    const PAIR: &str = "missing; a client certificate needs its key, and a key its certificate";
+    let chain = section.text("client_certificate_file", "the path of a PEM file");
+    let key = section.text("client_key_file", "the path of a PEM file with the key");
+    let (chain, key) = match (chain, key) {
+        (None, None) => {
+            let is_wrong = section.has("client_certificate_file") || section.has("client_key_file");
+            return (!is_wrong).then_some(None);
+        }
+        (Some(chain), Some(key)) => (chain, key),
+        (Some(_), None) => {
+            section.fault("client_key_file", PAIR);
+            return None;
+        }
+        (None, Some(_)) => {
+            section.fault("client_certificate_file", PAIR);
+            return None;
+        }
+    };
+    let chain = certificates(Path::new(chain))
+        .map_err(|problem| section.fault("client_certificate_file", problem))
+        .ok();
+    let path = key;
+    let key = files::secret(Path::new(path))
+        .map_err(|problem| section.fault("client_key_file", problem))
+        .ok();
+    let (chain, key) = (chain?, key?);
+    let Ok(parsed) = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()) else {
+        section.fault(
+            "client_key_file",
+            format!("{path} is not a private key in PEM format without a passphrase"),
+        );
+        return None;
+    };
+    if let Err(error) =
+        CertifiedKey::from_der(chain.clone(), parsed, &aws_lc_rs::default_provider())
+    {
+        section.fault(
+            "client_key_file",
+            format!("does not go with client_certificate_file: {error}"),
+        );
+        return None;
+    }
+    Some(Some(ClientIdentity {
+        certificates: chain,
+        key,
+    }))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| format!("{}: can't be read: {error}", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("there is no certificate in {}", path.display()));
+    }
+    Ok(certificates)
+}
+
+fn file(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget> {
+    let path = section.required_text("path", "the file that lines are appended to");
+    let path = path.map(PathBuf::from);
+    if let Some(path) = &path
+        && !path.is_absolute()
+    {
+        section.fault("path", format!("{} is not absolute", path.display()));
+    }
+    Some(SinkTarget::File {
+        path: path?,
+        format: format?,
+    })
+}
+
+fn https(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget> {
+    let text = section.required_text(
+        "url",
+        "an address such as \"https://collector.example.org/ingest\"",
+    );
+    let url = text.and_then(|text| {
+        Url::parse(text)
+            .map_err(|error| section.fault("url", error.to_string()))
+            .ok()
+    });
+    if section.has("server_name") {
+        section.fault("server_name", "has no use here: the name is that in url");
+        let _ = section.text("server_name", "a text");
+    }
+    let tls = tls(section, url.as_ref().map(|url| url.host().to_owned()));
+    let path = section.text(
+        "token_file",
+        "the path of a file whose first line is the bearer token",
+    );
+    let token = path.map(|path| {
+        let token = files::password(Path::new(path))
+            .map_err(|problem| section.fault("token_file", problem))
+            .ok()?;
+        if Token::new(token.expose()).is_none() {
+            section.fault(
+                "token_file",
+                format!("{path} has a token that no header can carry"),
+            );
+            return None;
+        }
+        Some(token)
+    });
+    let batch = section.number("batch_records", 1..=10_000, BATCH_RECORDS);
+    Some(SinkTarget::Https {
+        url: url?,
+        tls: tls?,
+        token: match token {
+            None => None,
+            Some(token) => Some(token?),
+        },
+        format: format?,
+        batch: usize::try_from(batch).ok()?,
+    })
+}

@@ -1,0 +1,300 @@
+//! Sinks as the configuration has them: begun, changed and ended while the gateway runs.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use portcullis_audit::{
+    format::{Product, syslog::Syslog},
+    sink::{self, Log, Meter, Notice, Running, Settings, Target, Tls, Token},
+};
+use portcullis_journal::{Event, EventKind, Journal, Verdict, record::untrusted};
+use rustls::{
+    ClientConfig,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::backends::trusted;
+use crate::{
+    backend::ftp::{TlsSettingsError, client_config_as, settings::AuthoritiesError},
+    config::{Config, JournalConfig, SinkConfig, SinkTarget, SinkTls, SinkTransport},
+    metrics,
+};
+
+/// How long the gateway's last records may take to their collectors.
+const DRAIN: Duration = Duration::from_secs(3);
+/// How often lags are looked at.
+const MEASURE: Duration = Duration::from_secs(5);
+/// Longest part of an error that goes into a record, in bytes.
+const LONGEST_ERROR: usize = 512;
+
+/// Why a sink can't be begun.
+#[derive(Debug, thiserror::Error)]
+#[error("prepare sink {name}")]
+pub struct SinkError {
+    name: String,
+    #[source]
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    #[error(transparent)]
+    Tls(#[from] TlsSettingsError),
+    #[error("its certificate's name is not usable")]
+    Name(#[from] rustls_pki_types::InvalidDnsNameError),
+    #[error("its client key is not usable")]
+    Key(#[from] rustls_pki_types::pem::Error),
+    #[error("its token is not usable")]
+    Token,
+}
+
+/// What the sinks of a configuration need.
+pub(super) fn settings(config: &Config) -> Result<Vec<Settings>, SinkError> {
+    config
+        .sinks
+        .iter()
+        .map(|sink| {
+            of(sink, &config.journal).map_err(|cause| SinkError {
+                name: sink.name.clone(),
+                cause,
+            })
+        })
+        .collect()
+}
+
+fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let product = Product {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: version.clone(),
+    };
+    let target = match &config.target {
+        SinkTarget::Syslog {
+            address,
+            transport,
+            format,
+            facility,
+            enterprise,
+            app_name,
+            message_bytes,
+        } => Target::Syslog {
+            host: address.host.clone(),
+            port: address.port,
+            tls: match transport {
+                SinkTransport::Plaintext(_) => None,
+                SinkTransport::Tls(tls) => Some(Tls {
+                    server_name: sink::server_name(&tls.server_name)?,
+                    config: client(tls)?,
+                }),
+            },
+            syslog: Syslog {
+                facility: *facility,
+                enterprise: *enterprise,
+                message_bytes: *message_bytes,
+                format: *format,
+                is_synced: None,
+                product: Product {
+                    name: app_name.clone(),
+                    version,
+                },
+            },
+        },
+        SinkTarget::File { path, format } => Target::File {
+            path: path.clone(),
+            format: *format,
+        },
+        SinkTarget::Https {
+            url,
+            tls,
+            token,
+            format,
+            batch,
+        } => Target::Https {
+            url: url.clone(),
+            tls: client(tls)?,
+            token: match token {
+                None => None,
+                Some(token) => Some(Token::new(token.expose()).ok_or(Cause::Token)?),
+            },
+            format: *format,
+            batch: *batch,
+        },
+    };
+    Ok(Settings {
+        name: config.name.clone(),
+        target,
+        checkpoints: config.checkpoints,
+        begin: config.begin,
+        timeout: config.timeout,
+        cursor: journal.sinks.join(format!("{}.cursor", config.name)),
+        product,
+    })
+}
+
+fn client(tls: &SinkTls) -> Result<Arc<ClientConfig>, Cause> {
+    let identity = match &tls.identity {
+        None => None,
+        Some(identity) => Some((
+            identity.certificates.clone(),
+            PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())?,
+        )),
+    };
+    let trust = trusted(&tls.trust)?;
+    Ok(Arc::new(client_config_as(
+        identity,
+        &trust,
+        &[&TLS13, &TLS12],
+    )?))
+}
+
+/// The sinks at work. Clones share them.
+#[derive(Clone)]
+pub(super) struct Sinks(Arc<Shared>);
+
+struct Shared {
+    log: Log,
+    journal: Journal,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+impl Sinks {
+    pub(super) fn start(
+        settings: Vec<Settings>,
+        config: &JournalConfig,
+        journal: &Journal,
+    ) -> Self {
+        let status = journal.clone();
+        let sinks = Self(Arc::new(Shared {
+            log: Log {
+                directory: config.directory.clone(),
+                node: config.node.clone(),
+                durable: Arc::new(move || status.status().durable),
+            },
+            journal: journal.clone(),
+            running: Mutex::default(),
+        }));
+        for settings in settings {
+            sinks.begin(settings, None);
+        }
+        sinks
+    }
+
+    /// Ends what is gone or different, and begins what is new or different. Waits for none of them.
+    pub(super) fn change(&self, settings: Vec<Settings>, before: &Config, after: &Config) {
+        let find =
+            |config: &Config, name: &str| config.sinks.iter().position(|sink| sink.name == name);
+        let is_same = |name: &str| match (find(before, name), find(after, name)) {
+            (Some(old), Some(new)) => before.sinks.get(old) == after.sinks.get(new),
+            _ => false,
+        };
+        let names: Vec<String> = self.running().keys().cloned().collect();
+        let mut ended = BTreeMap::new();
+        for name in names.into_iter().filter(|name| !is_same(name)) {
+            let running = self.running().remove(&name);
+            ended.insert(name, running.and_then(Running::end));
+        }
+        for settings in settings {
+            if !self.running().contains_key(&settings.name) {
+                let before = ended.remove(&settings.name).flatten();
+                self.begin(settings, before);
+            }
+        }
+    }
+
+    /// Gives the collectors the last records, if they take them soon.
+    pub(super) async fn drain(&self) {
+        for running in self.running().values() {
+            running.drain();
+        }
+        let deadline = Instant::now() + DRAIN;
+        while !self.running().values().all(Running::is_over) {
+            if Instant::now() >= deadline {
+                tracing::warn!(
+                    "a collector has not the last records; they are sent at the next start"
+                );
+                return;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn begin(&self, settings: Settings, before: Option<JoinHandle<()>>) {
+        let name = settings.name.clone();
+        let (told, journal) = (name.clone(), self.0.journal.clone());
+        let started = sink::start(settings, self.0.log.clone(), before, move |notice| {
+            // The append goes on by itself.
+            drop(journal.append_soon(event(&told, &notice)));
+        });
+        match started {
+            Ok(running) => {
+                self.running().insert(name, running);
+            }
+            Err(error) => tracing::error!(sink = name, %error, "a sink has no thread"),
+        }
+    }
+
+    fn meters(&self) -> Vec<(String, Arc<Meter>)> {
+        self.running()
+            .iter()
+            .map(|(name, running)| (name.clone(), running.meter()))
+            .collect()
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Running>> {
+        self.0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the gauges of the sinks true until `stop`.
+pub(super) async fn measure(sinks: Sinks, stop: CancellationToken) {
+    let mut interval = time::interval(MEASURE);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let now = Utc::now().timestamp_millis();
+        for (name, meter) in sinks.meters() {
+            metrics::sink(&name, meter.read((sinks.0.log.durable)(), now));
+        }
+    }
+}
+
+/// `log.sink`
+fn event(sink: &str, notice: &Notice) -> Event {
+    let mut event = Event::new(EventKind::LogSink);
+    let mut put = |key: &str, value: serde_json::Value| event.body.insert(key.to_owned(), value);
+    put("sink", sink.into());
+    let (outcome, reason) = match notice {
+        Notice::Lost { first, last } => {
+            put("first", (*first).into());
+            put("last", (*last).into());
+            (Verdict::Failure, "lost")
+        }
+        Notice::Down { next, error } => {
+            put("next", (*next).into());
+            let bytes = error.as_bytes();
+            put(
+                "error",
+                untrusted(bytes.get(..LONGEST_ERROR).unwrap_or(bytes)),
+            );
+            (Verdict::Failure, "down")
+        }
+        Notice::Up { next } => {
+            put("next", (*next).into());
+            (Verdict::Success, "up")
+        }
+    };
+    event.outcome = Some(outcome);
+    event.reason = Some(reason.to_owned());
+    event
+}
