@@ -10,6 +10,7 @@ pub mod openssh;
 pub mod proftpd;
 pub mod pure_ftpd;
 pub mod pyftpdlib;
+pub mod rsyslog;
 pub mod seaweed;
 pub mod slapd;
 pub mod vsftpd;

@@ -26,6 +26,7 @@ mod resume;
 mod russh_client;
 mod scp;
 mod sessions;
+mod sinks;
 mod ssh_audit;
 mod stalls;
 mod tree;

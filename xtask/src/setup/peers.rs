@@ -33,7 +33,7 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "usr/lib/openssh/sftp-server",
     ),
     ("haproxy", "haproxy", "usr/sbin/haproxy"),
-    // These two come with the libraries that nothing else needs.
+    // These three come with the libraries that nothing else needs.
     ("freeradius", "freeradius", "usr/sbin/freeradius"),
     (
         "freeradius-common",
@@ -54,6 +54,22 @@ const SERVERS: &[(&str, &str, &str)] = &[
         "libpcre3",
         "freeradius",
         "lib/x86_64-linux-gnu/libpcre.so.3",
+    ),
+    ("rsyslog", "rsyslog", "usr/sbin/rsyslogd"),
+    (
+        "rsyslog-openssl",
+        "rsyslog",
+        "usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_ossl.so",
+    ),
+    (
+        "libestr0",
+        "rsyslog",
+        "usr/lib/x86_64-linux-gnu/libestr.so.0",
+    ),
+    (
+        "libfastjson4",
+        "rsyslog",
+        "usr/lib/x86_64-linux-gnu/libfastjson.so.4",
     ),
     ("slapd", "slapd", "usr/sbin/slapd"),
     ("ldap-utils", "slapd", "usr/bin/ldapmodify"),
