@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    chain::Clock,
     disk::{Directory, Disk},
     queue::{Entry, Shared},
     record::{Event, Intent, RecordId, Recorded},
@@ -213,7 +214,31 @@ impl Journal {
         disk: impl Disk + 'static,
         options: Options,
     ) -> Result<(Self, Recovery), OpenError> {
-        let (shared, recovery) = Writer::start(Arc::new(disk), options)?;
+        Self::start(disk, options, Clock::default())
+    }
+
+    /// Opens the log in `options.directory` with clocks of the caller's making, so that months pass in minutes.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    #[cfg(any(test, feature = "fault-injection"))]
+    pub fn open_at(
+        options: Options,
+        now: impl Fn() -> crate::Moment + Send + Sync + 'static,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let disk = Directory::open(&options.directory).map_err(|source| OpenError::Directory {
+            directory: options.directory.clone(),
+            source,
+        })?;
+        Self::start(disk, options, Clock(Some(Arc::new(now))))
+    }
+
+    fn start(
+        disk: impl Disk + 'static,
+        options: Options,
+        clock: Clock,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let (shared, recovery) = Writer::start(Arc::new(disk), options, clock)?;
         Ok((Self(Arc::new(Handle(shared))), recovery))
     }
 

@@ -1,6 +1,9 @@
 //! Where a log stands: what the next record must follow.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -155,9 +158,21 @@ impl Chain {
 
 /// When something was appended.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Moment {
-    unix_micros: i64,
-    mono_ns: u64,
+pub struct Moment {
+    /// Since 1970, in microseconds.
+    pub unix_micros: i64,
+    /// Since boot.
+    pub mono_ns: u64,
+}
+
+/// Says when it is: the host's clocks, or others in a simulation.
+#[derive(Clone, Default)]
+pub(crate) struct Clock(pub(crate) Option<Arc<dyn Fn() -> Moment + Send + Sync>>);
+
+impl Clock {
+    pub(crate) fn now(&self) -> Moment {
+        self.0.as_ref().map_or_else(Moment::now, |now| now())
+    }
 }
 
 impl Moment {

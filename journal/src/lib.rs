@@ -29,6 +29,8 @@ mod writer;
 pub use append::{
     AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency,
 };
+#[cfg(any(test, feature = "fault-injection"))]
+pub use chain::Moment;
 pub use record::{
     AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId,
     Verdict,

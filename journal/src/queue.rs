@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     append::{AppendError, Done, Status, Urgency},
-    chain::Moment,
+    chain::{Clock, Moment},
     line::MAX_LINE,
     operations::Step,
     record::{Draft, Event, Identity},
@@ -71,6 +71,7 @@ pub(crate) type KeyChanged = oneshot::Sender<Result<bool, AppendError>>;
 /// What handles and the writer share.
 pub(crate) struct Shared {
     identity: Identity,
+    clock: Clock,
     queue: Mutex<Queue>,
     changed: Condvar,
     durable: AtomicU64,
@@ -93,15 +94,20 @@ struct Queue {
 }
 
 impl Shared {
-    pub(crate) fn new(identity: Identity) -> Self {
+    pub(crate) fn new(identity: Identity, clock: Clock) -> Self {
         Self {
             identity,
+            clock,
             queue: Mutex::default(),
             changed: Condvar::new(),
             durable: AtomicU64::new(0),
             signed: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
         }
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     pub(crate) fn draft(&self, event: &Event) -> Draft {
@@ -129,7 +135,7 @@ impl Shared {
         // Under the lock, so that times rise with sequence numbers.
         let entry = Entry {
             draft,
-            moment: Moment::now(),
+            moment: self.now(),
             step: Step::of_event(event),
             arrived: Instant::now(),
             urgency,

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     append::{AppendError, OpenError, Options, Recovery, origin, refuse},
-    chain::{Calendar, Chain, Moment},
+    chain::{Calendar, Chain, Clock},
     disk::Disk,
     keeper::{Closed, Keeper, tidy},
     operations::OpenOperations,
@@ -77,6 +77,7 @@ impl Writer {
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         options: Options,
+        clock: Clock,
     ) -> Result<(Arc<Shared>, Recovery), OpenError> {
         let directory = options.directory.clone();
         let lock = disk.lock().map_err(|source| {
@@ -120,10 +121,13 @@ impl Writer {
             torn_bytes: found.torn_bytes,
             unknown: found.open.list(),
         };
-        let shared = Arc::new(Shared::new(Identity {
-            node: options.node,
-            boot_id: boot_id(),
-        }));
+        let shared = Arc::new(Shared::new(
+            Identity {
+                node: options.node,
+                boot_id: boot_id(),
+            },
+            clock,
+        ));
         let keeper = Keeper::start(
             disk.clone(),
             shared.clone(),
@@ -232,7 +236,7 @@ impl Writer {
         let mut chain = self.chain.clone();
         for event in &self.own {
             let draft = self.shared.draft(event);
-            chain.extend(&draft, Moment::now(), &mut self.calendar, &mut self.buffer);
+            chain.extend(&draft, self.shared.now(), &mut self.calendar, &mut self.buffer);
         }
         let first = chain.next();
         for entry in entries {
@@ -295,7 +299,7 @@ impl Writer {
         self.buffer.clear();
         chain.extend(
             &self.shared.draft(&event),
-            Moment::now(),
+            self.shared.now(),
             &mut self.calendar,
             &mut self.buffer,
         );

@@ -3,6 +3,7 @@
 //! A new suite is a file below this module, a variant of [`Suite`] and one line in [`run`].
 
 mod auth;
+mod journal;
 mod parts;
 mod sftp;
 mod xdp;
@@ -24,7 +25,7 @@ pub(crate) struct Arguments {
     picture: Option<PathBuf>,
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
     /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
-    /// memory, drop)
+    /// memory, drop; journal: append, verify, start, size)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
@@ -41,6 +42,8 @@ enum Suite {
     Sftp,
     /// Logins and attacks on them: what time tells, one code for many, against sshd with PAM, under a flood of guesses
     Auth,
+    /// The journal: what a record costs, checks, starts, sizes
+    Journal,
     /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
     Xdp,
 }
@@ -48,6 +51,7 @@ enum Suite {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match arguments.suite {
         Suite::Auth => auth::run(arguments),
+        Suite::Journal => journal::run(arguments),
         Suite::Sftp => sftp::run(arguments),
         // A program of its own: xtask itself must build fast on a new machine.
         Suite::Xdp => xdp::run(arguments),

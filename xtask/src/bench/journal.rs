@@ -1,0 +1,259 @@
+//! The journal by itself: what a record costs, how fast a log is checked, how long a start takes after a kill, and how large
+//! records are once they lie sealed. What it costs a transfer is a matter of the proxy.
+//!
+//! The measuring is done in `bench/journal`, built with optimisation. Appends are pinned to one core and go to a file system in
+//! memory, so that they show the processor's part; the disk's own part stands beside them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use portcullis_tests::report::{Measure, Report, median};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Arguments, parts};
+use crate::process;
+
+const APPENDED: u64 = 1_000_000;
+const DAY: u64 = 1_000_000;
+/// At some 450 bytes each more than a GiB.
+const UNSEALED: u64 = 2_600_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Records a second from 64 writers, and what one costs
+    Append,
+    /// Records a second that a check takes
+    Verify,
+    /// Opening a log after a kill, with one segment of a GiB
+    Start,
+    /// Bytes of a record in sealed segments
+    Size,
+}
+
+struct Bench {
+    rounds: u32,
+    /// On the disk that is measured.
+    disk: TempDir,
+    /// In memory.
+    memory: TempDir,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let parts = parts::chosen::<Part>(&arguments.only)?;
+    process::run(process::cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "portcullis-bench-journal",
+    ]))?;
+    let bench = Bench {
+        rounds: arguments.rounds,
+        disk: tempfile::tempdir_in(portcullis_tests::locate::target_folder())
+            .context("a folder on the disk")?,
+        memory: tempfile::tempdir_in("/dev/shm").context("a folder in memory")?,
+    };
+    let mut report = Report::default();
+    report.condition(
+        "records",
+        "an intent and an outcome of a WRITE each, or the days of bench/journal/src/day.rs",
+    );
+    parts::measure(parts, arguments, report, |part: Part, report| match part {
+        Part::Append => bench.append(report),
+        Part::Verify => bench.verify(report),
+        Part::Start => bench.start(report),
+        Part::Size => bench.size(report),
+    })
+}
+
+impl Bench {
+    fn append(&self, report: &mut Report) -> Result<()> {
+        report.condition(
+            "append",
+            format!(
+                "{APPENDED} records from 64 writers; `memory` is /dev/shm and one core, `disk` the target folder's; \
+                 `one` is a single writer that waits for each intent, beside an fdatasync of the same disk"
+            ),
+        );
+        let records = APPENDED.to_string();
+        let (mut rates, mut costs, mut on_disk, mut waits, mut syncs) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.rounds {
+            let memory = self.memory.path().join(format!("append{round}"));
+            let said = say(
+                &memory,
+                &["append", &records, "--under-way", "32"],
+                Pinned::Yes,
+            )?;
+            rates.push(number(&said, "rate")?);
+            costs.push(number(&said, "cpu_us")?);
+            std::fs::remove_dir_all(&memory)?;
+            let disk = self.disk.path().join(format!("append{round}"));
+            let said = say(
+                &disk,
+                &["append", &records, "--under-way", "32"],
+                Pinned::No,
+            )?;
+            on_disk.push(number(&said, "rate")?);
+            let one = self.disk.path().join(format!("one{round}"));
+            let said = say(&one, &["append", "1000", "--writers", "1"], Pinned::No)?;
+            waits.push(number(&said, "wait_us")?);
+            syncs.push(number(
+                &say(&one, &["sync", "500"], Pinned::No)?,
+                "wait_us",
+            )?);
+            std::fs::remove_dir_all(disk)?;
+        }
+        report.results.extend([
+            Measure::at_least(
+                "journal.append.memory.rate",
+                median(rates),
+                "records/s",
+                200_000.0,
+                400_000.0,
+            ),
+            Measure::plain("journal.append.memory.cpu", median(costs), "us/record"),
+            Measure::plain("journal.append.disk.rate", median(on_disk), "records/s"),
+            Measure::plain("journal.append.disk.one", median(waits), "us"),
+            Measure::plain("journal.append.disk.fdatasync", median(syncs), "us"),
+        ]);
+        Ok(())
+    }
+
+    fn verify(&self, report: &mut Report) -> Result<()> {
+        report.condition(
+            "verify",
+            format!("a day of {DAY} records in segments of 64 MiB, from memory"),
+        );
+        let records = DAY.to_string();
+        for (id, plain) in [("plain", true), ("sealed", false)] {
+            let log = self.memory.path().join(format!("verify-{id}"));
+            let mut arguments = vec!["days", &records];
+            arguments.extend(plain.then_some("--plain"));
+            say(&log, &arguments, Pinned::No)?;
+            let (mut rates, mut costs) = (Vec::new(), Vec::new());
+            for _ in 0..self.rounds {
+                let said = say(&log, &["verify"], Pinned::No)?;
+                rates.push(number(&said, "rate")?);
+                costs.push(number(&said, "cpu_us")?);
+            }
+            std::fs::remove_dir_all(log)?;
+            report.results.push(Measure::at_least(
+                format!("journal.verify.{id}.rate"),
+                median(rates),
+                "records/s",
+                500_000.0,
+                1_000_000.0,
+            ));
+            report.results.push(Measure::plain(
+                format!("journal.verify.{id}.cpu"),
+                median(costs),
+                "us/record",
+            ));
+        }
+        Ok(())
+    }
+
+    fn start(&self, report: &mut Report) -> Result<()> {
+        let mut seconds = Vec::new();
+        let mut bytes = 0.0;
+        for round in 0..self.rounds.min(3) {
+            let log = self.disk.path().join(format!("start{round}"));
+            let mut command = program()?;
+            command
+                .arg(&log)
+                .args(["days", &UNSEALED.to_string(), "--one-segment", "--killed"]);
+            let status = command.status().context("write a long segment")?;
+            anyhow::ensure!(!status.success(), "the writer was to be killed");
+            let said = say(&log, &["open"], Pinned::No)?;
+            seconds.push(number(&said, "seconds")?);
+            bytes = number(&said, "bytes")?;
+            std::fs::remove_dir_all(log)?;
+        }
+        report.condition(
+            "start",
+            format!(
+                "one open segment of {:.2} GiB, its writer killed",
+                bytes / f64::from(1 << 30)
+            ),
+        );
+        report.results.push(Measure::at_most(
+            "journal.start.seconds",
+            median(seconds),
+            "s",
+            2.0,
+            0.5,
+        ));
+        Ok(())
+    }
+
+    fn size(&self, report: &mut Report) -> Result<()> {
+        report.condition(
+            "size",
+            format!(
+                "{DAY} records, compressed as by default, without the last segment, which is open"
+            ),
+        );
+        for (mix, gate, stretch) in [("data", 40.0, 30.0), ("others", 120.0, 80.0)] {
+            let log = self.disk.path().join(format!("size-{mix}"));
+            let said = say(&log, &["days", &DAY.to_string(), "--mix", mix], Pinned::No)?;
+            let sealed = number(&said, "sealed_bytes")?;
+            let records = number(&said, "sealed_records")?;
+            anyhow::ensure!(records > 0.0, "no segment was sealed");
+            report.results.push(Measure::at_most(
+                format!("journal.size.{mix}"),
+                sealed / records,
+                "bytes/record",
+                gate,
+                stretch,
+            ));
+            std::fs::remove_dir_all(log)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pinned {
+    Yes,
+    No,
+}
+
+fn program() -> Result<Command> {
+    Ok(Command::new(portcullis_tests::locate::release_binary(
+        "portcullis-bench-journal",
+    )?))
+}
+
+/// Runs the program, on one core if so, and returns what it says.
+fn say(log: &Path, arguments: &[&str], pinned: Pinned) -> Result<Value> {
+    let mut command = match pinned {
+        Pinned::Yes => {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", "0"]);
+            command.arg(program()?.get_program());
+            command
+        }
+        Pinned::No => program()?,
+    };
+    let output = command
+        .arg(log)
+        .args(arguments)
+        .output()
+        .context("run the journal's benchmark")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).context("read what the benchmark says")
+}
+
+fn number(said: &Value, field: &str) -> Result<f64> {
+    said.get(field)
+        .and_then(Value::as_f64)
+        .with_context(|| format!("{said} has no {field}"))
+}
