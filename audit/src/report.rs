@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chrono::{DateTime, Datelike as _, NaiveDate, Timelike as _, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Timelike as _, Utc};
 use chrono_tz::Tz;
 use portcullis_journal::{EventKind, read::Record};
 use serde::Serialize;
@@ -34,6 +34,9 @@ pub use tally::Tally;
 const LISTED: usize = 200;
 /// People who are counted one by one.
 const PEOPLE: usize = 10_000;
+
+/// Days of a period that are shown though nothing happened.
+const DAYS_FILLED: usize = 400;
 
 /// What is asked for.
 pub struct Scope<'a> {
@@ -252,7 +255,21 @@ impl<'a> Counting<'a> {
             self.bulk(&user, day);
         }
         self.report.relaxations.finish();
+        self.fill_days();
         self.report
+    }
+
+    /// A day on which nothing happened is a day of the period, too.
+    fn fill_days(&mut self) {
+        let Period { from, until } = self.scope.period;
+        let local = |at: DateTime<Utc>| at.with_timezone(&self.scope.zone).date_naive();
+        let last = local(until - TimeDelta::microseconds(1));
+        for day in local(from).iter_days().take(DAYS_FILLED) {
+            if day > last {
+                break;
+            }
+            self.report.days.entry(day.to_string()).or_default();
+        }
     }
 
     fn count(&mut self, log: usize, record: &Record, at: DateTime<Utc>) {
