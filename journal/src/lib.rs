@@ -22,6 +22,7 @@ pub mod recover;
 pub mod retention;
 mod sealed;
 mod segment;
+pub mod tiles;
 pub mod tree;
 pub mod verify;
 mod writer;

@@ -13,6 +13,7 @@ use crate::{
     proof::{ProofError, check_record_proof, prove_growth, prove_record},
     read::records,
     retention::{Hold, Retention},
+    tiles::{TilesError, publish},
     tree::{
         checkpoint::{CHECKPOINTS, notes},
         key::{public_key_path, read_verifier_keys},
@@ -139,6 +140,49 @@ async fn a_log_without_its_old_segments_is_sound_and_provable() {
         journal.close().await.unwrap();
     }
     assert!(log.report().is_sound());
+}
+
+#[tokio::test]
+async fn tiles_go_on_behind_deleted_records_where_they_were_made_before() {
+    let log = Log::filled().await;
+    let keys = || read_verifier_keys(&public_key_path(&log.options().signing_key)).unwrap();
+    let folder = log.folder.path().join("tiles");
+    let whole = publish(&log.directory(), &folder, keys(), true).unwrap();
+    let (journal, _) = Journal::open(keeping(&log, TimeDelta::zero())).unwrap();
+    wait_until(|| log.sealed().is_empty());
+    log.grow(&journal, 50_000, 500).await;
+    journal.close().await.unwrap();
+    let more = publish(&log.directory(), &folder, keys(), true).unwrap();
+    assert!(
+        more.size > whole.size + 1_000 && more.files < 50,
+        "{more:?}"
+    );
+    let empty = log.folder.path().join("empty");
+    let none = publish(&log.directory(), &empty, keys(), false);
+    assert!(matches!(none, Err(TilesError::Deleted { .. })), "{none:?}");
+    // A part of a tile that is not what it was leads to another root.
+    let first = records(&log.directory())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .seq;
+    let parts = fs::read_dir(folder.join(format!("tile/0/{:03}.p", first / 256)));
+    for entry in parts.into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let mut hashes = fs::read(&path).unwrap();
+        hashes[3] ^= 1;
+        fs::write(&path, hashes).unwrap();
+    }
+    let full = folder.join(format!("tile/0/{:03}", first / 256));
+    let mut hashes = fs::read(&full).unwrap();
+    hashes[3] ^= 1;
+    fs::write(&full, hashes).unwrap();
+    let other = publish(&log.directory(), &folder, keys(), false);
+    assert!(
+        matches!(other, Err(TilesError::OtherLog { .. })),
+        "{other:?}"
+    );
 }
 
 #[tokio::test]

@@ -260,3 +260,46 @@ fn the_key_of_the_first_day_leads_to_all_later_ones() {
     let foreign = verify(&[&[options.directory.as_path()][..], &key].concat());
     assert_eq!(foreign.status.code(), Some(1));
 }
+
+#[test]
+fn tiles_are_those_of_the_specification_and_grow_with_the_log() {
+    let log = written(70_000);
+    let folder = log.key.with_file_name("tiles");
+    let tiles = |log: &Written| {
+        let key = [Path::new("--key"), &log.key, Path::new("--entries")];
+        verify(&[&[Path::new("tiles"), &log.directory, &folder][..], &key].concat())
+    };
+    // First a part of the log, as if it had been signed so far only.
+    let path = log.directory.join("checkpoints");
+    let all = fs::read_to_string(&path).unwrap();
+    let part: Vec<&str> = all.split_inclusive('\n').take(5 * 20).collect();
+    fs::write(&path, part.concat()).unwrap();
+    for text_of in [part.concat(), all.clone()] {
+        fs::write(&path, &text_of).unwrap();
+        let made = tiles(&log);
+        assert_eq!(made.status.code(), Some(0), "{}", text(&made));
+        let checked = independent("tiles.py", &[&folder, &log.key]);
+        assert!(checked.status.success(), "{}", text(&checked));
+    }
+    assert!(folder.join("tile/2/000.p/1").exists());
+    let again = tiles(&log);
+    assert!(text(&again).contains("0 files are new"), "{}", text(&again));
+    // Another log does not get among them, and a tile that was changed is noticed.
+    let other = tiles(&written(300));
+    assert_eq!(other.status.code(), Some(1), "{}", text(&other));
+    let tile = folder.join("tile/0/007");
+    let mut hashes = fs::read(&tile).unwrap();
+    hashes[40] ^= 1;
+    fs::write(&tile, hashes).unwrap();
+    let changed = tiles(&log);
+    assert!(
+        text(&changed).contains("tile/0/007 differs"),
+        "{}",
+        text(&changed)
+    );
+    assert!(
+        !independent("tiles.py", &[&folder, &log.key])
+            .status
+            .success()
+    );
+}

@@ -14,6 +14,7 @@ use std::{
 };
 
 use portcullis_journal::{
+    tiles::{TilesError, publish},
     tree::{checkpoint::CHECKPOINTS, key::read_verifier_keys, keyring::successors},
     verify::{Report, directory::verify},
 };
@@ -26,11 +27,14 @@ Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
        portcullis-verify prove DIR --key FILE (--record NUMBER | --since FILE)
        portcullis-verify check PROOF --key FILE [--since FILE] [--json]
        portcullis-verify keys DIR --key FILE
+       portcullis-verify tiles DIR FOLDER --key FILE [--entries]
 
   DIR                directory of the log (*.jsonl, *.jsonl.zst and checkpoints)
   prove              print a proof that one record is in the log, or that the log has only grown since a checkpoint
   check              check such a proof without the log, and print the record
   keys               print the keys that the log's key handed over to, one a line, for proofs of later records
+  tiles              write the log's tree as static files (C2SP tlog-tiles) into FOLDER, or what they lack there
+  --entries          the records too
   --key FILE         public keys of the log, one a line (<signing key>.pub); that of the first day is enough
   --checkpoint FILE  a checkpoint that was kept elsewhere; finds a log that was cut or replaced as a whole
   --record NUMBER    the record to prove, by its `seq`
@@ -46,7 +50,16 @@ enum Call {
     Verify(Arguments),
     Prove(proofs::Prove),
     Check(proofs::Check),
-    Keys { directory: PathBuf, key: PathBuf },
+    Keys {
+        directory: PathBuf,
+        key: PathBuf,
+    },
+    Tiles {
+        directory: PathBuf,
+        folder: PathBuf,
+        key: PathBuf,
+        entries: bool,
+    },
     Print(String),
 }
 
@@ -67,6 +80,12 @@ fn main() -> ExitCode {
         Ok(Call::Prove(arguments)) => proofs::prove(&arguments),
         Ok(Call::Check(arguments)) => proofs::check(&arguments),
         Ok(Call::Keys { directory, key }) => keys(&directory, &key),
+        Ok(Call::Tiles {
+            directory,
+            folder,
+            key,
+            entries,
+        }) => write_tiles(&directory, &folder, &key, entries),
         Err(error) => Err(format!("{error}; see portcullis-verify --help").into()),
     };
     done.unwrap_or_else(|error| {
@@ -114,6 +133,31 @@ fn keys(directory: &Path, key: &Path) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn write_tiles(
+    directory: &Path,
+    folder: &Path,
+    key: &Path,
+    entries: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let published = match publish(directory, folder, read_verifier_keys(key)?, entries) {
+        Ok(published) => published,
+        Err(error @ (TilesError::Altered { .. } | TilesError::OtherLog { .. })) => {
+            // Nothing is left to say it with if stderr is closed.
+            let _ = writeln!(io::stderr(), "NOT SOUND: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    writeln!(
+        io::stdout(),
+        "OK: {} holds the tiles of {} records; {} files are new",
+        folder.display(),
+        published.size,
+        published.files
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     let verdict = if report.is_sound() { "OK" } else { "NOT SOUND" };
     writeln!(
@@ -158,6 +202,7 @@ enum Verb {
     Prove,
     Check,
     Keys,
+    Tiles,
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::Error> {
@@ -165,12 +210,14 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
     let mut verb = Verb::Verify;
     let (mut path, mut key, mut checkpoint, mut json) = (None::<PathBuf>, None, None, false);
     let (mut record, mut since) = (None::<u64>, None);
+    let (mut folder, mut entries) = (None::<PathBuf>, false);
     let mut parser = lexopt::Parser::from_iter(arguments);
     let mut is_first = true;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("key") => key = Some(parser.value()?.into()),
             Long("checkpoint") if verb == Verb::Verify => checkpoint = Some(parser.value()?.into()),
+            Long("entries") if verb == Verb::Tiles => entries = true,
             Long("record") if verb == Verb::Prove => record = Some(parser.value()?.parse()?),
             Long("since") if matches!(verb, Verb::Prove | Verb::Check) => {
                 since = Some(parser.value()?.into())
@@ -186,13 +233,17 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             Value(word) if is_first && word == "prove" => verb = Verb::Prove,
             Value(word) if is_first && word == "check" => verb = Verb::Check,
             Value(word) if is_first && word == "keys" => verb = Verb::Keys,
+            Value(word) if is_first && word == "tiles" => verb = Verb::Tiles,
             Value(word) if path.is_none() => path = Some(word.into()),
+            Value(word) if verb == Verb::Tiles && folder.is_none() => folder = Some(word.into()),
             Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
         }
         is_first = false;
     }
     let path = path.ok_or(match verb {
-        Verb::Verify | Verb::Prove | Verb::Keys => "the directory of the log is missing",
+        Verb::Verify | Verb::Prove | Verb::Keys | Verb::Tiles => {
+            "the directory of the log is missing"
+        }
         Verb::Check => "the file of the proof is missing",
     })?;
     let key = key.ok_or("--key is missing: without a public key nothing is proved")?;
@@ -214,6 +265,12 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
                 }
             },
         }),
+        Verb::Tiles => Call::Tiles {
+            directory: path,
+            folder: folder.ok_or("the folder for the tiles is missing")?,
+            key,
+            entries,
+        },
         Verb::Keys => Call::Keys {
             directory: path,
             key,
