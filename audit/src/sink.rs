@@ -193,15 +193,40 @@ impl Running {
         self.phase.send_replace(Phase::Drain);
     }
 
-    /// Asks it to end, and gives the thread to wait for.
-    pub fn end(mut self) -> Option<JoinHandle<()>> {
+    /// Asks it to end.
+    pub fn end(mut self) -> Ended {
         self.phase.send_replace(Phase::End);
-        self.thread.take()
+        Ended {
+            thread: self.thread.take(),
+            meter: Arc::clone(&self.meter),
+        }
     }
 
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// A sink that ends soon, for another of its name to go on with.
+#[derive(Debug)]
+pub struct Ended {
+    thread: Option<JoinHandle<()>>,
+    meter: Arc<Meter>,
+}
+
+impl Ended {
+    /// What it has done.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Waits until it has ended.
+    pub fn join(self) {
+        if let Some(thread) = self.thread {
+            // Its panic was its own.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -211,26 +236,27 @@ impl Drop for Running {
     }
 }
 
-/// Begins to send. A sink of the same name that still ends is waited for, so that one cursor has one writer. `tell` is called
-/// from the sink's thread and must not wait.
+/// Begins to send. A sink of the same name that still ends is waited for, so that one cursor has one writer, and its counts
+/// go on. `tell` is called from the sink's thread and must not wait.
 ///
 /// # Errors
 /// If there can't be another thread.
 pub fn start(
     settings: Settings,
     log: Log,
-    before: Option<JoinHandle<()>>,
+    before: Option<Ended>,
     tell: impl Fn(Notice) + Send + 'static,
 ) -> io::Result<Running> {
     let (phase, watched) = watch::channel(Phase::Run);
-    let meter = Arc::new(Meter::default());
+    let meter = before
+        .as_ref()
+        .map_or_else(Arc::default, |before| Arc::clone(&before.meter));
     let counted = Arc::clone(&meter);
     let thread = thread::Builder::new()
         .name(format!("sink {}", settings.name))
         .spawn(move || {
             if let Some(before) = before {
-                // Its panic was its own.
-                let _ = before.join();
+                before.join();
             }
             // Sessions come first; without the right to it, all are equal.
             let _ = rustix::process::nice(NICENESS);

@@ -149,7 +149,7 @@ pub fn allowlist_offered(is_taken: bool) {
     gauge!(ALLOWLIST_OFFERED).set(if is_taken { 1.0 } else { 0.0 });
 }
 
-/// How far a sink is. Counters are since the sink was last configured.
+/// How far a sink is.
 #[expect(
     clippy::cast_precision_loss,
     reason = "exact up to 2^53 records, which no disk holds"

@@ -136,7 +136,7 @@ fn is_taken(written: &Written, records: u64) {
 }
 
 fn end(running: Running) {
-    running.end().unwrap().join().unwrap();
+    running.end().join();
 }
 
 /// What a collector does with one connection.
@@ -351,6 +351,42 @@ fn a_file_gets_what_is_durable_and_nothing_else_and_goes_on_after_a_restart() {
     is_taken(&written, 4);
     end(running);
     assert_eq!(fs::read_to_string(&path).unwrap(), expected(4));
+}
+
+#[test]
+fn a_sink_that_takes_the_place_of_another_goes_on_with_its_cursor_and_counts() {
+    let written = Written::new();
+    written.grow(3);
+    let path = written.folder.path().join("out");
+    let target = |format| Target::File {
+        path: path.clone(),
+        format,
+    };
+    let first = start(
+        written.settings(target(Format::Json)),
+        written.log(),
+        None,
+        quiet,
+    )
+    .unwrap();
+    is_taken(&written, 3);
+    let second = start(
+        written.settings(target(Format::Cef)),
+        written.log(),
+        Some(first.end()),
+        quiet,
+    )
+    .unwrap();
+    written.grow(5);
+    is_taken(&written, 5);
+    wait_until("the count", || second.meter().read(5, 0).sent == 5);
+    end(second);
+    let text = fs::read_to_string(&path).unwrap();
+    let kinds: Vec<_> = text
+        .lines()
+        .map(|line| line.starts_with("CEF:0|"))
+        .collect();
+    assert_eq!(kinds, [false, false, false, true, true]);
 }
 
 #[test]

@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use chrono::Utc;
 use portcullis_audit::{
     format::{Product, syslog::Syslog},
-    sink::{self, Log, Meter, Notice, Running, Settings, Target, Tls, Token},
+    sink::{self, Ended, Log, Meter, Notice, Running, Settings, Target, Tls, Token},
 };
 use portcullis_journal::{Event, EventKind, Journal, Verdict, record::untrusted};
 use rustls::{
@@ -200,14 +199,18 @@ impl Sinks {
         let names: Vec<String> = self.running().keys().cloned().collect();
         let mut ended = BTreeMap::new();
         for name in names.into_iter().filter(|name| !is_same(name)) {
-            let running = self.running().remove(&name);
-            ended.insert(name, running.and_then(Running::end));
+            if let Some(running) = self.running().remove(&name) {
+                ended.insert(name, running.end());
+            }
         }
         for settings in settings {
             if !self.running().contains_key(&settings.name) {
-                let before = ended.remove(&settings.name).flatten();
+                let before = ended.remove(&settings.name);
                 self.begin(settings, before);
             }
+        }
+        for (name, gone) in ended {
+            metrics::sink(&name, gone.meter().last());
         }
     }
 
@@ -228,7 +231,7 @@ impl Sinks {
         }
     }
 
-    fn begin(&self, settings: Settings, before: Option<JoinHandle<()>>) {
+    fn begin(&self, settings: Settings, before: Option<Ended>) {
         let name = settings.name.clone();
         let (told, journal) = (name.clone(), self.0.journal.clone());
         let started = sink::start(settings, self.0.log.clone(), before, move |notice| {
