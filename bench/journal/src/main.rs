@@ -22,6 +22,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use portcullis_audit::{
+    filter::{Criteria, Filter},
+    pattern::PathPattern,
+    search::Results,
+    time,
+};
 use portcullis_journal::{
     Event, EventKind, Intent, Journal, Moment, OperationId, Options, SessionId, Urgency, Verdict,
     tree::key::{public_key_path, read_verifier_keys},
@@ -52,6 +58,19 @@ enum Command {
     },
     /// Checks the log as portcullis-verify does
     Verify,
+    /// Asks the log as `portcullis-proxy audit search` does
+    Search {
+        #[arg(long)]
+        user: Option<String>,
+        #[arg(long)]
+        path: Option<PathPattern>,
+        /// The first day, as 2026-11-22
+        #[arg(long)]
+        since: Option<time::Moment>,
+        /// The last day
+        #[arg(long)]
+        until: Option<time::Moment>,
+    },
     /// Opens the log and closes it
     Open,
     /// Writes so many records of a gateway's days
@@ -87,6 +106,24 @@ fn main() -> Result<()> {
             under_way,
         } => append(&directory, records, writers, under_way)?,
         Command::Verify => verified(&directory)?,
+        Command::Search {
+            user,
+            path,
+            since,
+            until,
+        } => {
+            let now = chrono::Utc::now();
+            searched(
+                directory,
+                Criteria {
+                    user,
+                    path,
+                    since: since.map(|since| since.begin(now)),
+                    until: until.map(|until| until.end(now)),
+                    ..Criteria::default()
+                },
+            )?
+        }
         Command::Open => opened(&directory)?,
         Command::Days {
             records,
@@ -212,6 +249,28 @@ async fn write_all(
         drop(journal.append_soon(recorded.intent().outcome()));
     }
     Ok(waits)
+}
+
+fn searched(directory: PathBuf, criteria: Criteria) -> Result<Value> {
+    let filter = Filter::from(criteria);
+    let (began, cpu) = (Instant::now(), cpu_time());
+    let mut found = 0_u64;
+    for record in Results::of(&[directory], &filter)? {
+        record?;
+        found += 1;
+    }
+    let (took, cpu) = (began.elapsed(), cpu_time() - cpu);
+    let status = fs::read_to_string("/proc/self/status")?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(json!({
+        "found": found,
+        "seconds": took.as_secs_f64(),
+        "cpu_seconds": cpu.as_secs_f64(),
+        "peak_rss_kib": peak,
+    }))
 }
 
 fn verified(directory: &Path) -> Result<Value> {
