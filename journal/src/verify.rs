@@ -8,12 +8,14 @@ mod clock;
 pub mod directory;
 mod follow;
 mod heads;
+mod parallel;
 mod report;
 
 use std::{
     fmt,
     io::{self, BufRead},
     mem,
+    ops::Range,
     sync::Arc,
 };
 
@@ -32,6 +34,17 @@ use crate::{
 };
 use follow::{Follower, Line};
 use heads::Kept;
+
+/// Bytes of lines that are worked on at once.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A line as it was read.
+struct Raw {
+    number: u64,
+    /// In the batch.
+    place: Range<usize>,
+    is_whole: bool,
+}
 
 /// A check under way: first all checkpoints, then all segments in order, then [`Verification::finish`].
 pub struct Verification {
@@ -167,6 +180,7 @@ impl Verification {
         self.segments += 1;
         let segment: Arc<str> = name.into();
         let mut text = Vec::new();
+        let (mut batch, mut raw) = (Vec::new(), Vec::new());
         for number in 1.. {
             let (found, taken) = read_line(input, &mut text)?;
             match found {
@@ -177,13 +191,38 @@ impl Verification {
                          it, or it was cut off before any checkpoint covered it"
                     ));
                 }
-                Found::Whole => self.push(Line::new(segment.clone(), number, &text)),
-                Found::Torn | Found::TooLong => {
-                    self.push(Line::damaged(segment.clone(), number, &text))
+                Found::Whole | Found::Torn | Found::TooLong => {
+                    let begin = batch.len();
+                    batch.extend_from_slice(&text);
+                    raw.push(Raw {
+                        number,
+                        place: begin..batch.len(),
+                        is_whole: found == Found::Whole,
+                    });
                 }
             }
+            if batch.len() >= BATCH_BYTES {
+                self.push_all(&segment, &batch, &raw);
+                batch.clear();
+                raw.clear();
+            }
         }
+        self.push_all(&segment, &batch, &raw);
         Ok(())
+    }
+
+    fn push_all(&mut self, segment: &Arc<str>, batch: &[u8], raw: &[Raw]) {
+        let lines = parallel::map(raw, |raw| {
+            let text = batch.get(raw.place.clone()).unwrap_or_default();
+            if raw.is_whole {
+                Line::new(Arc::clone(segment), raw.number, text)
+            } else {
+                Line::damaged(Arc::clone(segment), raw.number, text)
+            }
+        });
+        for line in lines {
+            self.push(line);
+        }
     }
 
     /// Takes the next segment, which is sealed. A part that can't be read is a finding.
@@ -207,8 +246,11 @@ impl Verification {
                 Ok(()) => {
                     let number = frame.first - first + 1;
                     let mut is_indexed = true;
-                    for (number, (line, hash)) in (number..).zip(lines.iter()) {
-                        let line = Line::hashed(name.clone(), number, line, hash);
+                    let raw: Vec<_> = (number..).zip(lines.iter()).collect();
+                    let read = parallel::map(&raw, |&(number, (line, hash))| {
+                        Line::hashed(Arc::clone(&name), number, line, hash)
+                    });
+                    for line in read {
                         is_indexed &= line
                             .time()
                             .is_none_or(|time| (frame.from.as_str()..=&frame.to).contains(&time));

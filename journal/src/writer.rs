@@ -236,7 +236,12 @@ impl Writer {
         let mut chain = self.chain.clone();
         for event in &self.own {
             let draft = self.shared.draft(event);
-            chain.extend(&draft, self.shared.now(), &mut self.calendar, &mut self.buffer);
+            chain.extend(
+                &draft,
+                self.shared.now(),
+                &mut self.calendar,
+                &mut self.buffer,
+            );
         }
         let first = chain.next();
         for entry in entries {
