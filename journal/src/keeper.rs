@@ -19,7 +19,7 @@ use crate::{
     chain::End,
     disk::{Disk, Reader},
     queue::Shared,
-    record::{Event, EventKind, Verdict},
+    record::{Event, EventKind, Verdict, untrusted},
     retention::{self, Retention},
     sealed::{SealError, SealedReader, SealedSegment, seal},
     segment::{sealed_name, segment_first},
@@ -122,9 +122,17 @@ impl Work {
             if let Some(retention) = retention
                 && look_at <= Instant::now()
             {
-                // A disk that failed is asked again after the interval.
-                let _ =
+                let looked =
                     retention::delete_expired(disk, shared, retention, &mut || !self.is_ending());
+                // It is looked again after the interval; until then nothing is lost but room.
+                if let Err(error) = looked {
+                    let mut event = Event::new(EventKind::LogDelete);
+                    event.outcome = Some(Verdict::Failure);
+                    event.reason = Some("not_possible".to_owned());
+                    let message = untrusted(error.to_string().as_bytes());
+                    event.body.insert("error".to_owned(), message);
+                    tell(shared, &event);
+                }
                 look_at = Instant::now() + LOOK_INTERVAL;
             }
             let until = retention.map(|_| look_at);
@@ -143,8 +151,7 @@ impl Work {
                         .insert("segment".to_owned(), closed.name.clone().into());
                     event.body.insert("record".to_owned(), seq.into());
                     // The segment stays as it is, for portcullis-verify.
-                    let (done, _) = oneshot::channel();
-                    let _ = shared.push(&event, Urgency::Soon, done);
+                    tell(shared, &event);
                     self.done();
                 }
                 Err(SealError::Disk(_)) => self.rest(),
@@ -196,6 +203,13 @@ impl Work {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Closed>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Puts an event on record that nobody waits for.
+fn tell(shared: &Shared, event: &Event) {
+    let (done, _) = oneshot::channel();
+    // A journal that can't be written says so itself.
+    let _ = shared.push(event, Urgency::Soon, done);
 }
 
 /// Puts the sealed form of a segment in its place, once it is on the disk and reads back as what was written.

@@ -74,6 +74,8 @@ pub enum EventKind {
     LogVerify,
     /// `log.key`: another key signs the log from here on.
     LogKey,
+    /// `log.hold`: a legal hold was laid or released.
+    LogHold,
     /// `log.delete`: records that are too old are about to be deleted.
     LogDelete,
     /// `log.read`: someone asked the log a question.
@@ -110,6 +112,7 @@ impl EventKind {
             Self::LogRotate => "log.rotate",
             Self::LogVerify => "log.verify",
             Self::LogKey => "log.key",
+            Self::LogHold => "log.hold",
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",
             Self::LogSink => "log.sink",

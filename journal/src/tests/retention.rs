@@ -218,7 +218,10 @@ async fn only_what_is_old_and_not_held_goes() {
     hold(&log, &case);
     let after = run(keeping(&log, TimeDelta::zero())).await;
     assert!(sealed.iter().all(|path| after.contains(path)));
-    assert!(text_of(&log.directory()).len() > all);
+    let text = text_of(&log.directory());
+    assert!(text.len() > all);
+    let is_told = |line: &String| line.contains("log.delete") && line.contains("other.hold.json");
+    assert!(text.iter().any(is_told), "nobody is told");
     // A hold on another time holds nothing.
     fs::remove_file(log.folder.path().join("holds/other.hold.json")).unwrap();
     let (journal, _) = Journal::open(keeping(&log, TimeDelta::zero())).unwrap();

@@ -23,6 +23,8 @@ const BREAK_GLASS: &str = "break-glass-";
 pub(super) const READING: &str = "log-read";
 /// The action of someone who signs for a period.
 pub(super) const ATTESTATION: &str = "activity-review";
+/// A legal hold was laid or released.
+pub(super) const HOLD: &str = "legal-hold";
 /// Notes moved at a time.
 const BATCH: u32 = 256;
 
@@ -104,6 +106,7 @@ fn kind_of(action: &str) -> EventKind {
     match action {
         READING => EventKind::LogRead,
         ATTESTATION => EventKind::AdminReview,
+        HOLD => EventKind::LogHold,
         action if action.starts_with(BREAK_GLASS) => EventKind::AdminBreakGlass,
         _ => EventKind::AdminAccount,
     }

@@ -1,11 +1,11 @@
-//! What those did who look at the log and change nothing: that they read it, and what they signed for.
+//! What those did who look at the log: that they read it, what they signed for, and what of it they want kept.
 
 use serde_json::{Map, Value};
 
 use super::{
     AccountsError, Administration,
     administration::timestamp,
-    audit::{self, ATTESTATION, READING},
+    audit::{self, ATTESTATION, HOLD, READING},
     break_glass::NoteId,
 };
 
@@ -33,10 +33,30 @@ impl Administration<'_> {
     /// # Errors
     /// If the database can't be written.
     pub fn withdraw_attestation(&self, note: NoteId) -> Result<bool, AccountsError> {
+        self.withdraw(ATTESTATION, note)
+    }
+
+    /// Puts on record that a legal hold was laid or released.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub fn note_hold(&self, details: Map<String, Value>) -> Result<NoteId, AccountsError> {
+        self.note_look(HOLD, details)
+    }
+
+    /// Takes back the release of a hold that is not on record; false if it is on record by now.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub fn withdraw_hold(&self, note: NoteId) -> Result<bool, AccountsError> {
+        self.withdraw(HOLD, note)
+    }
+
+    fn withdraw(&self, action: &'static str, note: NoteId) -> Result<bool, AccountsError> {
         self.accounts.transaction(|transaction| {
             let withdrawn = transaction.execute(
                 "DELETE FROM audit_pending WHERE id = ?1 AND action = ?2",
-                (note.0, ATTESTATION),
+                (note.0, action),
             )?;
             Ok(withdrawn > 0)
         })

@@ -4,6 +4,7 @@
 //! journal.
 
 mod file;
+mod hold;
 mod report;
 mod review;
 mod search;
@@ -17,15 +18,18 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use portcullis_journal::record::untrusted;
+use portcullis_journal::{record::untrusted, tree::key::SigningKey};
 use serde_json::{Map, Value};
 
 use self::{
-    file::FileArgs, report::ReportArgs, review::ReviewArgs, search::SearchArgs,
+    file::FileArgs, hold::HoldArgs, report::ReportArgs, review::ReviewArgs, search::SearchArgs,
     session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
-use crate::{accounts::Accounts, config::AuditCommandsConfig};
+use crate::{
+    accounts::Accounts,
+    config::{AccountsConfig, AuditCommandsConfig, ConfigError, JournalConfig},
+};
 
 /// Ask the log who did what, and sign for what was seen
 #[derive(Debug, Args)]
@@ -58,6 +62,10 @@ enum Question {
     Report(Box<ReportArgs>),
     /// Sign for what was seen of a period
     Review(Box<ReviewArgs>),
+    /// Keep records beyond their time for a legal case, and let them go again
+    Hold(HoldArgs),
+    /// Make the key that is to sign the journal next; the daemon takes it over at its next reload or start
+    ChangeKey,
 }
 
 impl AuditCommand {
@@ -86,6 +94,8 @@ impl Question {
             Self::File(arguments) => arguments.run(logs, output),
             Self::Report(arguments) => arguments.run(logs, output),
             Self::Review(arguments) => arguments.run(logs, output),
+            Self::Hold(arguments) => arguments.run(logs, output),
+            Self::ChangeKey => change_key(logs, output),
         }
     }
 }
@@ -100,6 +110,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 struct Logs {
     directories: Vec<PathBuf>,
     outbox: anyhow::Result<Accounts>,
+    /// Folder of the legal holds, and file of the signing key.
+    holds: anyhow::Result<PathBuf>,
+    signing_key: anyhow::Result<PathBuf>,
     unrecorded: Option<String>,
     /// How long the daemon gets to put an attestation on record.
     patience: Duration,
@@ -107,12 +120,20 @@ struct Logs {
 
 impl Logs {
     fn of(reading: ReadingArgs, config: AuditCommandsConfig) -> anyhow::Result<Self> {
+        let unknown = |error: &ConfigError| anyhow::anyhow!("{error}");
+        let journal = config.journal.as_ref();
+        let holds = journal.map(JournalConfig::holds).map_err(unknown);
+        let signing_key = journal
+            .map(|journal| journal.signing_key.clone())
+            .map_err(unknown);
         let directories = if reading.log.is_empty() {
             vec![config.journal?.directory]
         } else {
             reading.log
         };
         Ok(Self {
+            holds,
+            signing_key,
             directories,
             outbox: outbox(config.accounts),
             unrecorded: reading.unrecorded,
@@ -161,9 +182,21 @@ impl Logs {
     }
 }
 
-fn outbox(
-    config: Result<crate::config::AccountsConfig, crate::config::ConfigError>,
-) -> anyhow::Result<Accounts> {
+fn change_key(logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
+    let path = match &logs.signing_key {
+        Ok(path) => path,
+        Err(error) => anyhow::bail!("which key signs the journal is not known: {error:#}"),
+    };
+    let public = SigningKey::prepare_next(path)?;
+    writeln!(
+        output,
+        "The next key is ready; reload the daemon, and it takes over. Its public half, for those who check proofs without the \
+         log:\n{public}"
+    )?;
+    Ok(())
+}
+
+fn outbox(config: Result<AccountsConfig, ConfigError>) -> anyhow::Result<Accounts> {
     let database = config?.database;
     // One that is made only now belongs to no daemon.
     std::fs::metadata(&database)

@@ -291,3 +291,74 @@ fn nobody_signs_for_what_is_not_over_not_there_or_not_said() {
     assert!(shell.notes().is_empty());
     sign("1d", "Dora").unwrap();
 }
+
+#[test]
+fn a_hold_is_laid_at_once_and_released_only_on_record() {
+    let shell = Shell::new(Vec::new());
+    let add = |name: &str, more: &[&str]| {
+        let arguments = ["hold", "add", name, "--reason", "case 7", "--by", "counsel"];
+        shell.run(&[&arguments[..], more].concat())
+    };
+    assert!(shell.run(&["hold", "list"]).unwrap().contains("no holds"));
+    let said = add(
+        "case-7",
+        &["--since", "2026-01-01", "--until", "2026-01-31"],
+    )
+    .unwrap();
+    assert!(said.contains("2026-01-01T00:00:00"), "{said}");
+    // The name is taken, or none, or the time is.
+    for (name, more) in [
+        ("case-7", vec![]),
+        ("../case", vec![]),
+        (
+            "case-8",
+            vec!["--since", "2026-02-01", "--until", "2026-01-31"],
+        ),
+    ] {
+        assert!(add(name, &more).is_err(), "{name}");
+    }
+    let listed = shell.run(&["hold", "list", "--json"]).unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["name"], "case-7");
+    assert_eq!(listed[0]["hold"]["until"], "2026-02-01T00:00:00Z");
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
+    let notes = shell.notes();
+    assert_eq!(notes.len(), 1);
+    assert_eq!(notes[0].kind, EventKind::LogHold);
+
+    // Without a daemon nothing is released.
+    let release = [
+        "hold", "release", "case-7", "--reason", "over", "--by", "counsel",
+    ];
+    let error = shell.run(&release).unwrap_err();
+    assert!(format!("{error:#}").contains("the hold stays"), "{error:#}");
+    assert_eq!(shell.notes().len(), 1);
+    assert!(
+        shell
+            .run(&["hold", "list"])
+            .unwrap()
+            .contains("case-7: records")
+    );
+    let unknown = [
+        "hold", "release", "case-9", "--reason", "over", "--by", "counsel",
+    ];
+    assert!(shell.run(&unknown).is_err());
+}
+
+#[test]
+fn the_next_key_is_made_once() {
+    let shell = Shell::new(Vec::new());
+    let key = shell.path("log.key");
+    let text = std::fs::read_to_string(&shell.config)
+        .unwrap()
+        .replace("\"unused\"", &format!("{key:?}"));
+    std::fs::write(&shell.config, text).unwrap();
+    let said = shell.run(&["change-key"]).unwrap();
+    let public = std::fs::read_to_string(shell.path("log.key.next.pub")).unwrap();
+    assert!(said.contains(public.trim()), "{said}");
+    let error = shell.run(&["change-key"]).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("reload the daemon"),
+        "{error:#}"
+    );
+}
