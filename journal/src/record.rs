@@ -74,6 +74,8 @@ pub enum EventKind {
     LogVerify,
     /// `log.key`: another key signs the log from here on.
     LogKey,
+    /// `log.begin_anew`: the log before can't be gone on with and was put aside.
+    LogBeginAnew,
     /// `log.hold`: a legal hold was laid or released.
     LogHold,
     /// `log.delete`: records that are too old are about to be deleted.
@@ -112,6 +114,7 @@ impl EventKind {
             Self::LogRotate => "log.rotate",
             Self::LogVerify => "log.verify",
             Self::LogKey => "log.key",
+            Self::LogBeginAnew => "log.begin_anew",
             Self::LogHold => "log.hold",
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",

@@ -3,6 +3,7 @@
 //! Whoever reads a log is on record: the command leaves a note in the accounts database, and the daemon puts it into the
 //! journal.
 
+mod begin_anew;
 mod file;
 mod hold;
 mod report;
@@ -22,8 +23,8 @@ use portcullis_journal::{record::untrusted, tree::key::SigningKey};
 use serde_json::{Map, Value};
 
 use self::{
-    file::FileArgs, hold::HoldArgs, report::ReportArgs, review::ReviewArgs, search::SearchArgs,
-    session::SessionArgs,
+    begin_anew::BeginAnewArgs, file::FileArgs, hold::HoldArgs, report::ReportArgs,
+    review::ReviewArgs, search::SearchArgs, session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
 use crate::{
@@ -64,6 +65,8 @@ enum Question {
     Review(Box<ReviewArgs>),
     /// Keep records beyond their time for a legal case, and let them go again
     Hold(HoldArgs),
+    /// In an emergency, put a journal that can't be gone on with aside as evidence, and begin another
+    BeginAnew(BeginAnewArgs),
     /// Make the key that is to sign the journal next; the daemon takes it over at its next reload or start
     ChangeKey,
 }
@@ -95,6 +98,7 @@ impl Question {
             Self::Report(arguments) => arguments.run(logs, output),
             Self::Review(arguments) => arguments.run(logs, output),
             Self::Hold(arguments) => arguments.run(logs, output),
+            Self::BeginAnew(arguments) => arguments.run(logs, output),
             Self::ChangeKey => change_key(logs, output),
         }
     }
@@ -110,9 +114,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 struct Logs {
     directories: Vec<PathBuf>,
     outbox: anyhow::Result<Accounts>,
-    /// Folder of the legal holds, and file of the signing key.
-    holds: anyhow::Result<PathBuf>,
-    signing_key: anyhow::Result<PathBuf>,
+    journal: Result<JournalConfig, ConfigError>,
     unrecorded: Option<String>,
     /// How long the daemon gets to put an attestation on record.
     patience: Duration,
@@ -120,25 +122,25 @@ struct Logs {
 
 impl Logs {
     fn of(reading: ReadingArgs, config: AuditCommandsConfig) -> anyhow::Result<Self> {
-        let unknown = |error: &ConfigError| anyhow::anyhow!("{error}");
-        let journal = config.journal.as_ref();
-        let holds = journal.map(JournalConfig::holds).map_err(unknown);
-        let signing_key = journal
-            .map(|journal| journal.signing_key.clone())
-            .map_err(unknown);
-        let directories = if reading.log.is_empty() {
-            vec![config.journal?.directory]
-        } else {
-            reading.log
+        let directories = match &config.journal {
+            Ok(journal) if reading.log.is_empty() => vec![journal.directory.clone()],
+            Err(error) if reading.log.is_empty() => anyhow::bail!("{error}"),
+            Ok(_) | Err(_) => reading.log,
         };
         Ok(Self {
-            holds,
-            signing_key,
+            journal: config.journal,
             directories,
             outbox: outbox(config.accounts),
             unrecorded: reading.unrecorded,
             patience: RECORD_DEADLINE,
         })
+    }
+
+    /// The gateway's own journal.
+    fn journal(&self) -> anyhow::Result<&JournalConfig> {
+        self.journal
+            .as_ref()
+            .map_err(|error| anyhow::anyhow!("{error}"))
     }
 
     /// Puts on record that the logs are about to be read, by which command and for what.
@@ -183,11 +185,7 @@ impl Logs {
 }
 
 fn change_key(logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
-    let path = match &logs.signing_key {
-        Ok(path) => path,
-        Err(error) => anyhow::bail!("which key signs the journal is not known: {error:#}"),
-    };
-    let public = SigningKey::prepare_next(path)?;
+    let public = SigningKey::prepare_next(&logs.journal()?.signing_key)?;
     writeln!(
         output,
         "The next key is ready; reload the daemon, and it takes over. Its public half, for those who check proofs without the \

@@ -90,14 +90,11 @@ fn name(text: &str) -> Result<String, String> {
 
 impl HoldArgs {
     pub(super) fn run(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
-        let folder = match &logs.holds {
-            Ok(folder) => folder,
-            Err(error) => bail!("where the holds are is not known: {error:#}"),
-        };
+        let folder = logs.journal()?.holds();
         match self.action {
-            Action::Add(arguments) => arguments.run(folder, outbox(logs)?, output),
-            Action::Release(arguments) => arguments.run(folder, outbox(logs)?, logs, output),
-            Action::List { json } => list(folder, json, output),
+            Action::Add(arguments) => arguments.run(&folder, outbox(logs)?, output),
+            Action::Release(arguments) => arguments.run(&folder, outbox(logs)?, logs, output),
+            Action::List { json } => list(&folder, json, output),
         }
     }
 }

@@ -362,3 +362,69 @@ fn the_next_key_is_made_once() {
         "{error:#}"
     );
 }
+
+#[test]
+fn a_journal_is_begun_anew_only_when_it_can_not_be_gone_on_with() {
+    let shell = Shell::new(vec![stat("/inbox/a"), stat("/inbox/b")]);
+    let key = shell.path("log.key");
+    let text = std::fs::read_to_string(&shell.config)
+        .unwrap()
+        .replace("\"unused\"", &format!("{key:?}"));
+    std::fs::write(&shell.config, text).unwrap();
+    let call = [
+        "begin-anew",
+        "--reason",
+        "disk replaced",
+        "--by",
+        "Dr. Grün",
+    ];
+    let refused = |expected: &str| {
+        let error = shell.run(&call).unwrap_err();
+        assert!(format!("{error:#}").contains(expected), "{error:#}");
+    };
+    refused("can be gone on with");
+    let options = Options {
+        signing_key: key.clone(),
+        ..Options::default_in(shell.path("log"))
+    };
+    let (held, _) = Journal::open(options.clone()).unwrap();
+    refused("stop it first");
+    drop(held);
+
+    // One record is changed: nothing can be appended to that.
+    let segment = shell.path("log/000000000000.jsonl");
+    let open = || Journal::open(options.clone());
+    while matches!(open(), Err(portcullis_journal::OpenError::Locked { .. })) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let text = std::fs::read_to_string(&segment).unwrap();
+    std::fs::write(&segment, text.replacen("/inbox/a", "/inbox/c", 1)).unwrap();
+    let old_key = std::fs::read(&key).unwrap();
+    let said = shell.run(&call).unwrap();
+    let first: Vec<_> = portcullis_journal::read::records(&shell.path("log"))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let begun = &first[1];
+    assert_eq!((begun.event.as_str(), begun.seq), ("log.begin_anew", 1));
+    assert_eq!(begun.body["by"], "Dr. Grün");
+    assert!(
+        begun.body["fault"]
+            .as_str()
+            .unwrap()
+            .contains("does not follow")
+    );
+    assert!(begun.body["signed_records"].as_u64() > Some(2));
+    let evidence = PathBuf::from(begun.body["evidence"].as_str().unwrap());
+    assert!(said.contains(&evidence.display().to_string()), "{said}");
+    let kept = std::fs::read_to_string(evidence.join("000000000000.jsonl")).unwrap();
+    assert!(kept.contains("/inbox/c"));
+    assert_ne!(std::fs::read(&key).unwrap(), old_key);
+    assert!(
+        said.contains(
+            std::fs::read_to_string(shell.path("log.key.pub"))
+                .unwrap()
+                .trim()
+        )
+    );
+}
