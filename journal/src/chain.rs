@@ -158,6 +158,13 @@ impl Chain {
 
 /// When something was appended.
 #[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(
+    not(any(test, feature = "fault-injection")),
+    expect(
+        unreachable_pub,
+        reason = "callers name it only where they set the clock"
+    )
+)]
 pub struct Moment {
     /// Since 1970, in microseconds.
     pub unix_micros: i64,

@@ -13,6 +13,7 @@ pub mod disk;
 mod keeper;
 mod line;
 mod operations;
+mod passage;
 mod position;
 pub mod proof;
 mod queue;

@@ -13,8 +13,9 @@ use signed_note::StandardVerifier;
 use tlog_tiles::{Hash, check_record, check_tree, record_hash};
 
 use crate::{
-    line::{Found, read_line},
-    read::{Input, ReadError, layout},
+    passage::{PassageError, Visitor, pass},
+    read::ReadError,
+    retention::Tombstone,
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head, Judged, judge, notes},
@@ -180,7 +181,8 @@ pub fn prove_growth(
             signed: new.size,
         });
     }
-    let mut root = None;
+    // A log that has not grown has the root that was just compared.
+    let mut root = (old.size == new.size).then_some(new.root);
     let hashes = follow(
         directory,
         &new,
@@ -242,60 +244,72 @@ pub fn is_record_proof(proof: &[u8]) -> bool {
     proof.starts_with(RECORD.as_bytes())
 }
 
-/// Reads the log once as far as `head` covers it; gives the roots that the proof lists. `look` sees the tree before each
-/// line, and in the end the whole of it, with no line.
+/// Reads the log once as far as `head` covers it; gives the roots that the proof lists. `look` sees the tree before each line.
 fn follow(
     directory: &Path,
     head: &Head,
-    mut ranges: Ranges,
-    mut look: impl FnMut(&Tree, &[u8]),
+    ranges: Ranges,
+    look: impl FnMut(&Tree, &[u8]),
 ) -> Result<Vec<Hash>, ProofError> {
-    let altered = ProofError::Altered { size: head.size };
-    let mut tree = Tree::default();
-    let mut line = Vec::new();
-    let mut layout = layout(directory)?;
-    layout.tombstones.reverse();
-    for file in layout.segments {
-        while let Some(gone) = layout.tombstones.pop_if(|gone| gone.first <= file.first) {
-            if gone.end.records > head.size {
-                return Err(ProofError::Deleted { last: gone.last() });
-            }
-            // Only a tombstone of this head's log leads to its root.
-            let edge = gone.end.tree().filter(|_| gone.first == tree.size());
-            let edge = edge.ok_or(ProofError::Altered { size: head.size })?;
-            if gone.first > 0 {
-                return Err(ProofError::Deleted { last: gone.last() });
-            }
-            for (level, root) in edge.subtrees() {
-                if !ranges.push_subtree(root, level) {
-                    return Err(ProofError::Deleted { last: gone.last() });
-                }
-            }
-            tree = edge;
+    let mut collector = Collector {
+        size: head.size,
+        ranges,
+        look,
+    };
+    match pass(directory, head, &mut collector) {
+        Ok(()) => Ok(collector.ranges.roots()),
+        Err(Stopped::Passage(PassageError::List(error))) => Err(error.into()),
+        Err(Stopped::Passage(PassageError::Read { path, source })) => {
+            Err(ProofError::Read { path, source })
         }
-        let read_error = |source| ProofError::Read {
-            path: file.path.clone(),
-            source,
-        };
-        let mut input = Input::open(&file).map_err(read_error)?.into_reader();
-        while tree.size() < head.size {
-            let (found, _) = read_line(&mut input, &mut line).map_err(read_error)?;
-            match found {
-                Found::Whole => {}
-                Found::End => break,
-                Found::Torn | Found::TooLong => return Err(altered),
-            }
-            look(&tree, &line);
-            let leaf = record_hash(&line);
-            ranges.push_leaf(leaf);
-            tree.push_leaf(leaf);
+        Err(Stopped::Passage(PassageError::Altered)) => {
+            Err(ProofError::Altered { size: head.size })
+        }
+        Err(Stopped::Deleted { last }) => Err(ProofError::Deleted { last }),
+    }
+}
+
+struct Collector<L> {
+    /// Records that the head covers.
+    size: u64,
+    ranges: Ranges,
+    look: L,
+}
+
+enum Stopped {
+    Passage(PassageError),
+    Deleted { last: u64 },
+}
+
+impl From<PassageError> for Stopped {
+    fn from(error: PassageError) -> Self {
+        Self::Passage(error)
+    }
+}
+
+impl<L: FnMut(&Tree, &[u8])> Visitor for Collector<L> {
+    type Error = Stopped;
+
+    fn gone(&mut self, tombstone: &Tombstone, edge: &Tree) -> Result<(), Stopped> {
+        // The edge is that of the log from its beginning.
+        let is_known = tombstone.first == 0
+            && tombstone.end.records <= self.size
+            && edge
+                .subtrees()
+                .all(|(level, root)| self.ranges.push_subtree(root, level));
+        if is_known {
+            Ok(())
+        } else {
+            Err(Stopped::Deleted {
+                last: tombstone.last(),
+            })
         }
     }
-    look(&tree, &[]);
-    if tree.size() == head.size && tree.root() == head.root {
-        Ok(ranges.roots())
-    } else {
-        Err(altered)
+
+    fn line(&mut self, before: &Tree, line: &[u8], leaf: Hash) -> Result<(), Stopped> {
+        (self.look)(before, line);
+        self.ranges.push_leaf(leaf);
+        Ok(())
     }
 }
 

@@ -10,11 +10,12 @@ use std::{
 };
 
 use signed_note::StandardVerifier;
-use tlog_tiles::{Hash, record_hash};
+use tlog_tiles::Hash;
 
 use crate::{
-    line::{Found, read_line},
-    read::{Input, ReadError, layout},
+    passage::{PassageError, Visitor, pass},
+    read::ReadError,
+    retention::Tombstone,
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head, Judged, notes},
@@ -90,47 +91,13 @@ pub fn publish(
         bundle: entries.then(Vec::new),
         files: 0,
     };
-    let mut tree = Tree::default();
-    let mut layout = layout(directory)?;
-    layout.tombstones.reverse();
-    let mut line = Vec::new();
-    for file in layout.segments {
-        while let Some(gone) = layout.tombstones.pop_if(|gone| gone.first <= file.first) {
-            let edge = gone.end.tree().filter(|_| gone.first == tree.size());
-            tree = edge.ok_or(TilesError::Altered { size: head.size })?;
-            tiles
-                .resume(&tree)
-                .ok_or(TilesError::Deleted { last: gone.last() })?;
-            if tiles.root() != tree.root() {
-                return Err(TilesError::OtherLog {
-                    folder: folder.to_owned(),
-                    what: format!("its tiles over {} records have another root", tree.size()),
-                });
-            }
-        }
-        let read = |source| TilesError::Read {
-            path: file.path.clone(),
-            source,
-        };
-        let mut input = Input::open(&file).map_err(read)?.into_reader();
-        while tree.size() < head.size {
-            match read_line(input.as_mut(), &mut line).map_err(read)?.0 {
-                Found::Whole => {}
-                Found::End => break,
-                Found::Torn | Found::TooLong => {
-                    return Err(TilesError::Altered { size: head.size });
-                }
-            }
-            let leaf = record_hash(&line);
-            tiles.entry(tree.size(), &line)?;
-            tree.push_leaf(leaf);
-            tiles.push(0, leaf)?;
-        }
-    }
-    if tree.size() != head.size || tree.root() != head.root {
-        return Err(TilesError::Altered { size: head.size });
-    }
-    tiles.finish(tree.size())?;
+    pass(directory, &head, &mut tiles).map_err(|stopped| match stopped {
+        Stopped::Passage(PassageError::List(error)) => error.into(),
+        Stopped::Passage(PassageError::Read { path, source }) => TilesError::Read { path, source },
+        Stopped::Passage(PassageError::Altered) => TilesError::Altered { size: head.size },
+        Stopped::Tiles(error) => error,
+    })?;
+    tiles.finish(head.size)?;
     // Last: whoever reads it finds what it covers.
     let files = tiles.files + u64::from(tiles.replace(Path::new(CHECKPOINT), &note)?);
     Ok(Published {
@@ -169,6 +136,47 @@ struct Level {
     /// Number of the tile.
     index: u64,
     hashes: Vec<Hash>,
+}
+
+enum Stopped {
+    Passage(PassageError),
+    Tiles(TilesError),
+}
+
+impl From<PassageError> for Stopped {
+    fn from(error: PassageError) -> Self {
+        Self::Passage(error)
+    }
+}
+
+impl From<TilesError> for Stopped {
+    fn from(error: TilesError) -> Self {
+        Self::Tiles(error)
+    }
+}
+
+impl Visitor for Tiles<'_> {
+    type Error = Stopped;
+
+    fn gone(&mut self, tombstone: &Tombstone, edge: &Tree) -> Result<(), Stopped> {
+        self.resume(edge).ok_or(TilesError::Deleted {
+            last: tombstone.last(),
+        })?;
+        if self.root() == edge.root() {
+            return Ok(());
+        }
+        Err(TilesError::OtherLog {
+            folder: self.folder.to_owned(),
+            what: format!("its tiles over {} records have another root", edge.size()),
+        }
+        .into())
+    }
+
+    fn line(&mut self, before: &Tree, line: &[u8], leaf: Hash) -> Result<(), Stopped> {
+        self.entry(before.size(), line)?;
+        self.push(0, leaf)?;
+        Ok(())
+    }
 }
 
 impl Tiles<'_> {
