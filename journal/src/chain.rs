@@ -17,6 +17,11 @@ use crate::{
     tree::{Tree, checkpoint::Head},
 };
 
+/// A clock that is off by more was set, in microseconds;
+const STEP_MICROS: i64 = 500_000;
+/// a clock that is pulled right gains or loses at most one part in 2,000 (adjtimex(2)): twice that is no drift.
+const DRIFT: i64 = 1000;
+
 /// `prev` of the first record.
 pub(crate) const NO_RECORD: [u8; 32] = [0; 32];
 
@@ -106,6 +111,16 @@ impl Chain {
             tree: end.tree()?,
             moment: Moment::default(),
         })
+    }
+
+    /// By how much the clock was set since the last record of this run, in microseconds, if it was.
+    pub(crate) fn clock_step(&self, now: Moment) -> Option<i64> {
+        if self.moment.mono_ns == 0 || now.mono_ns < self.moment.mono_ns {
+            return None;
+        }
+        let passed = ((now.mono_ns - self.moment.mono_ns) / 1000) as i64;
+        let step = now.unix_micros - self.moment.unix_micros - passed;
+        (step.abs() > STEP_MICROS + passed / DRIFT).then_some(step)
     }
 
     /// What it takes to go on from here.

@@ -74,6 +74,8 @@ pub enum EventKind {
     LogVerify,
     /// `log.key`: another key signs the log from here on.
     LogKey,
+    /// `log.clock`: the host's clock was set.
+    LogClock,
     /// `log.begin_anew`: the log before can't be gone on with and was put aside.
     LogBeginAnew,
     /// `log.hold`: a legal hold was laid or released.
@@ -115,6 +117,7 @@ impl EventKind {
             Self::LogVerify => "log.verify",
             Self::LogKey => "log.key",
             Self::LogBeginAnew => "log.begin_anew",
+            Self::LogClock => "log.clock",
             Self::LogHold => "log.hold",
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",

@@ -232,6 +232,7 @@ impl Writer {
     fn commit(&mut self, entries: &[Entry]) -> io::Result<u64> {
         self.return_to_service()?;
         self.rotate()?;
+        self.notice_clock();
         self.buffer.clear();
         let mut chain = self.chain.clone();
         for event in &self.own {
@@ -261,6 +262,20 @@ impl Writer {
         self.health = Health::Good;
         self.shared.set_durable(self.chain.next(), true);
         Ok(first)
+    }
+
+    /// Says in the log that the clock was set, since times of records on both sides can't be compared any more.
+    fn notice_clock(&mut self) {
+        let is_told = |event: &Event| event.kind == EventKind::LogClock;
+        if let Some(step) = self.chain.clock_step(self.shared.now())
+            && !self.own.iter().any(is_told)
+        {
+            let mut event = Event::new(EventKind::LogClock);
+            event
+                .body
+                .insert("step_ms".to_owned(), (step / 1000).into());
+            self.own.push(event);
+        }
     }
 
     /// After a failure: nothing is written before the end of the log is sound and the reserve is back, because the

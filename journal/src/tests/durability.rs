@@ -299,3 +299,41 @@ async fn time_rises_with_the_number_though_the_journal_puts_records_of_its_own_i
             .is_sorted()
     );
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_is_on_record_and_one_that_drifts_is_not() {
+    use std::sync::{Arc, Mutex};
+    let folder = tempfile::tempdir().unwrap();
+    let now = Arc::new(Mutex::new(crate::Moment {
+        unix_micros: 1_700_000_000_000_000,
+        mono_ns: 1_000_000_000,
+    }));
+    let of_journal = now.clone();
+    let options = Options::default_in(folder.path().join("log"));
+    let (journal, _) = Journal::open_at(options, move || *of_journal.lock().unwrap()).unwrap();
+    // Seconds that pass, and seconds by which the clock is then off.
+    for (passed, off) in [
+        (1, 0.4),
+        (1, -0.4),
+        (3600, 1.8),
+        (3600, -1.8),
+        (1, 0.6),
+        (1, -3600.0),
+        (3600, 5.0),
+    ] {
+        {
+            let mut now = now.lock().unwrap();
+            now.mono_ns += passed * 1_000_000_000;
+            now.unix_micros += (passed as f64 * 1e6 + off * 1e6) as i64;
+        }
+        journal.append(named("x")).await.unwrap();
+    }
+    journal.close().await.unwrap();
+    let steps: Vec<_> = crate::read::records(&folder.path().join("log"))
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|record| record.event == "log.clock")
+        .map(|record| record.body["step_ms"].as_i64().unwrap())
+        .collect();
+    assert_eq!(steps, [600, -3_600_000, 5_000]);
+}
