@@ -11,6 +11,7 @@ mod reload;
 mod revocation;
 mod room;
 mod sinks;
+mod verification;
 
 use std::{
     io,
@@ -149,6 +150,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let today = Utc::now().date_naive();
     let terms = ssh::Terms::new(&config, authenticator.clone(), built.services(), today)?;
     let server = ssh::Server::new(terms, journal.clone()).map_err(DaemonError::Workers)?;
+    let (checked, journal_config) = (journal.clone(), config.journal.clone());
+    background.spawn(async move { verification::watch(checked, &journal_config).await });
     let limits = server.limits();
     background.spawn(room::watch(
         journal.clone(),

@@ -23,6 +23,7 @@ const OPERATIONS: &str = "portcullis_proxy_operations_total";
 const FAILURES: &str = "portcullis_proxy_failures_total";
 const BACKEND_HEALTHY: &str = "portcullis_proxy_backend_healthy";
 const JOURNAL_HEALTHY: &str = "portcullis_proxy_journal_healthy";
+const JOURNAL_SOUND: &str = "portcullis_proxy_journal_sound";
 const JOURNAL_DISK: &str = "portcullis_proxy_journal_disk_used_ratio";
 const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
@@ -129,6 +130,11 @@ pub fn journal_disk(used_percent: f64) {
     gauge!(JOURNAL_DISK).set(used_percent / 100.0);
 }
 
+/// What the last check of the whole journal found.
+pub fn journal_sound(is_sound: bool) {
+    gauge!(JOURNAL_SOUND).set(if is_sound { 1.0 } else { 0.0 });
+}
+
 /// A record became durable after so long.
 pub fn journal_append(waited: Duration) {
     histogram!(JOURNAL_APPEND).record(waited.as_secs_f64());
@@ -218,6 +224,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         RELOADS,
         "Times that the configuration was read again, by outcome."
+    );
+    describe_gauge!(
+        JOURNAL_SOUND,
+        "0 since the last check of the whole journal found something."
     );
     describe_gauge!(
         JOURNAL_DISK,

@@ -1,6 +1,6 @@
 //! `[journal]`
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use chrono::TimeDelta;
 use portcullis_journal::{Options, retention::Retention};
@@ -17,9 +17,10 @@ const MOST_DAYS: u64 = 36_525;
 /// zstd's highest level that takes no more memory than the others.
 const MOST_COMPRESSION: u64 = 19;
 const MOST_SEGMENT_MIB: u64 = 1024;
+const MOST_VERIFY_DAYS: u64 = 366;
 
 /// `[journal]`
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct JournalConfig {
     pub directory: PathBuf,
     pub signing_key: PathBuf,
@@ -33,6 +34,8 @@ pub struct JournalConfig {
     /// When old records are deleted; `None` keeps them for ever.
     pub keep: Option<TimeDelta>,
     pub room: RoomConfig,
+    /// How often all of it is checked; `None` never.
+    pub verify_every: Option<Duration>,
     /// Where sinks keep how far they are.
     pub sinks: PathBuf,
 }
@@ -103,6 +106,7 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         warn_percent: percent("warn_percent", 80),
         refuse_sessions_percent: percent("refuse_sessions_percent", 90),
     };
+    let verify_days = section.number("verify_days", 0..=MOST_VERIFY_DAYS, 7);
     let least = section.number("keep_days_minimum", 1..=MOST_DAYS, LEAST_DAYS);
     // 0 can't be written.
     let keep = section.number("keep_days", 1..=MOST_DAYS, 0);
@@ -134,5 +138,7 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
             .filter(|&days| days > 0)
             .and_then(TimeDelta::try_days),
         room,
+        verify_every: Some(Duration::from_secs(verify_days * 24 * 60 * 60))
+            .filter(|every| !every.is_zero()),
     })
 }

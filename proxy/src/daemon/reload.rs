@@ -271,6 +271,10 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
         ),
         ("journal.keep_days", journal.keep == other.keep),
         ("journal.warn_percent", journal.room == other.room),
+        (
+            "journal.verify_days",
+            journal.verify_every == other.verify_every,
+        ),
         ("journal.sinks_directory", journal.sinks == other.sinks),
         ("metrics", before.metrics == after.metrics),
         ("allowlist", before.allowlist == after.allowlist),
