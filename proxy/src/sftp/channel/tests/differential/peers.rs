@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
+use portcullis_tests::locate;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -18,8 +19,6 @@ use crate::{
     sftp::request::Extensions,
     testing,
 };
-
-const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 
 /// A server that answers one request after the other.
 pub(super) trait Peer {
@@ -77,14 +76,15 @@ pub(super) struct SftpServer {
 
 impl SftpServer {
     pub(super) async fn start(directory: &Path) -> Self {
-        let mut process = Command::new(SFTP_SERVER)
+        let program = locate::peer("openssh", "usr/lib/openssh/sftp-server").unwrap();
+        let mut process = Command::new(&program)
             .arg("-d")
             .arg(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("{SFTP_SERVER}: {error}; run `cargo xtask setup`"));
+            .unwrap();
         let mut server = Self {
             input: process.stdin.take().unwrap(),
             output: process.stdout.take().unwrap(),
