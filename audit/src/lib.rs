@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod coverage;
 pub mod file;
 pub mod filter;

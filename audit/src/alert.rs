@@ -1,0 +1,293 @@
+//! Rules that say which records somebody has to hear of soon.
+//!
+//! Pure: records in, alerts out. Time is that of the records, and of [`Engine::tick`] for what comes with time alone: the same
+//! records give the same alerts again.
+
+mod recent;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Timelike as _, Utc};
+use chrono_tz::Tz;
+use portcullis_journal::{EventKind, read::Record};
+use serde_json::Value;
+
+use crate::operations::{integer, text};
+use recent::{Recent, Seen};
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    pub name: String,
+    pub watched: Watched,
+    /// Time within which the threshold has to be reached.
+    pub window: TimeDelta,
+    /// At most one alert of a subject in this time.
+    pub quiet: TimeDelta,
+    /// Sinks that the alerts go to.
+    pub to: Vec<String>,
+}
+
+/// What a rule looks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Watched {
+    /// Failed steps of logins.
+    BruteForce { failures: u64, per: Per },
+    /// Downloads of a user; either threshold is enough.
+    MassDownload {
+        bytes: Option<u64>,
+        files: Option<u64>,
+    },
+    /// A login outside these hours.
+    OffHours(Hours),
+    /// Operations that policy refused.
+    DenialBurst { denials: u64, per: Per },
+    /// An exception of the configuration that ends within so many days.
+    RelaxationExpiring { days: u64 },
+    /// The log differs from what was written.
+    VerifyFailed,
+    /// A sink whose collector takes nothing, or that lost records.
+    SinkBehind,
+    /// The log's disk has no room, or fails.
+    Disk,
+}
+
+impl Watched {
+    /// The word in configurations and records.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BruteForce { .. } => "brute_force",
+            Self::MassDownload { .. } => "mass_download",
+            Self::OffHours(_) => "off_hours",
+            Self::DenialBurst { .. } => "denial_burst",
+            Self::RelaxationExpiring { .. } => "relaxation_expiring",
+            Self::VerifyFailed => "verify_failed",
+            Self::SinkBehind => "sink_behind",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// Whose events are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    User,
+    /// The address without its port.
+    Source,
+}
+
+/// Working hours in a time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hours {
+    pub zone: Tz,
+    /// Minutes since midnight; the end is excluded. An end that is not after the beginning is on the next day.
+    pub from: u32,
+    pub until: u32,
+    /// Whether Saturday and Sunday count. What begins on Friday goes on after midnight.
+    pub weekend: bool,
+}
+
+impl Hours {
+    pub fn has(&self, at: DateTime<Utc>) -> bool {
+        let local = at.with_timezone(&self.zone);
+        let minute = local.hour() * 60 + local.minute();
+        let is_work = |days_ago: u32| {
+            let day = (local.weekday().num_days_from_monday() + 7 - days_ago) % 7;
+            self.weekend || day < 5
+        };
+        if self.from < self.until {
+            return is_work(0) && (self.from..self.until).contains(&minute);
+        }
+        (minute >= self.from && is_work(0)) || (minute < self.until && is_work(1))
+    }
+}
+
+/// What somebody has to hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    pub rule: String,
+    pub kind: &'static str,
+    /// A user, an address, a sink or the like.
+    pub subject: String,
+    /// Events, or bytes where `unit` says so.
+    pub count: u64,
+    pub unit: &'static str,
+    pub window: TimeDelta,
+    /// The records that it is about.
+    pub first: u64,
+    pub last: u64,
+    /// Alerts of this subject since the one before that were not given.
+    pub held_back: u64,
+    pub to: Vec<String>,
+}
+
+/// Judges records.
+#[derive(Debug)]
+pub struct Engine {
+    rules: Vec<(Rule, Recent)>,
+    /// What was said of exceptions last, with the record that did.
+    exceptions: Vec<(String, NaiveDate, u64)>,
+}
+
+/// Exceptions that are looked at.
+const EXCEPTIONS: usize = 1000;
+/// Longest subject in bytes: names in failed logins are the peer's.
+const SUBJECT_BYTES: usize = 256;
+
+impl Engine {
+    pub fn new(rules: Vec<Rule>) -> Self {
+        Self {
+            rules: rules
+                .into_iter()
+                .map(|rule| (rule, Recent::default()))
+                .collect(),
+            exceptions: Vec::new(),
+        }
+    }
+
+    /// How far back records matter.
+    pub fn horizon(&self) -> TimeDelta {
+        self.rules
+            .iter()
+            .map(|(rule, _)| rule.window.max(rule.quiet))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether records of this kind can matter.
+    pub fn hears(event: &[u8]) -> bool {
+        [
+            EventKind::AuthStep,
+            EventKind::AuthResult,
+            EventKind::TransferSummary,
+            EventKind::OperationDenied,
+            EventKind::AppStart,
+            EventKind::ConfigChange,
+            EventKind::LogVerify,
+            EventKind::LogSink,
+            EventKind::LogDisk,
+        ]
+        .iter()
+        .any(|kind| kind.name().as_bytes() == event)
+    }
+
+    /// Takes the next record.
+    pub fn hear(&mut self, record: &Record) -> Vec<Alert> {
+        let Ok(at) = DateTime::parse_from_rfc3339(&record.time) else {
+            return Vec::new();
+        };
+        let at = at.to_utc();
+        self.remember(record);
+        let mut alerts = Vec::new();
+        for (rule, recent) in &mut self.rules {
+            let Some((subject, seen)) = judged(rule, record, at) else {
+                continue;
+            };
+            alerts.extend(recent.add(rule, &subject, seen));
+        }
+        alerts.extend(self.tick(at));
+        alerts
+    }
+
+    /// What has come with time alone.
+    pub fn tick(&mut self, now: DateTime<Utc>) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for (rule, recent) in &mut self.rules {
+            let Watched::RelaxationExpiring { days } = rule.watched else {
+                continue;
+            };
+            for (of, ends, seq) in &self.exceptions {
+                let left = ends.signed_duration_since(now.date_naive()).num_days();
+                if left > i64::try_from(days).unwrap_or(i64::MAX) || !recent.is_due(rule, of, now) {
+                    continue;
+                }
+                alerts.extend(recent.add(rule, of, Seen::once(now, *seq)));
+            }
+        }
+        alerts
+    }
+
+    /// A configuration always names all exceptions that it has.
+    fn remember(&mut self, record: &Record) {
+        let is = |kind: EventKind| record.event == kind.name();
+        let is_in_force = is(EventKind::AppStart)
+            || (is(EventKind::ConfigChange) && record.outcome.as_deref() == Some("success"));
+        let listed = record.body.get("exceptions").and_then(Value::as_array);
+        let (true, Some(listed)) = (is_in_force, listed) else {
+            return;
+        };
+        self.exceptions = listed
+            .iter()
+            .take(EXCEPTIONS)
+            .filter_map(|exception| {
+                let ends = text(exception, "expires")?.parse().ok()?;
+                Some((named(exception), ends, record.seq))
+            })
+            .collect();
+    }
+}
+
+/// What an exception is for, such as `sink siem: plaintext`.
+fn named(exception: &Value) -> String {
+    let what = text(exception, "what").unwrap_or("exception");
+    let of = ["backend", "sink", "certificate_authority"]
+        .iter()
+        .find_map(|key| Some(format!("{key} {}: {what}", text(exception, key)?)));
+    of.unwrap_or_else(|| what.to_owned())
+}
+
+/// The subject of a record that counts for a rule, and how much it counts.
+fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Seen)> {
+    let is = |kind: EventKind| record.event == kind.name();
+    let outcome = record.outcome.as_deref();
+    let once = Seen::once(at, record.seq);
+    match &rule.watched {
+        Watched::BruteForce { per, .. } => {
+            (is(EventKind::AuthStep) && outcome == Some("failure")).then_some(())?;
+            Some((subject(record, *per)?, once))
+        }
+        Watched::MassDownload { .. } => {
+            (is(EventKind::TransferSummary) && text(&record.body, "direction") != Some("upload"))
+                .then_some(())?;
+            let bytes = integer(record.body.get("bytes")).unwrap_or(0);
+            Some((subject(record, Per::User)?, Seen { bytes, ..once }))
+        }
+        Watched::OffHours(hours) => {
+            (is(EventKind::AuthResult) && outcome == Some("success") && !hours.has(at))
+                .then_some(())?;
+            Some((subject(record, Per::User)?, once))
+        }
+        Watched::DenialBurst { per, .. } => {
+            is(EventKind::OperationDenied).then_some(())?;
+            Some((subject(record, *per)?, once))
+        }
+        Watched::RelaxationExpiring { .. } => None,
+        Watched::VerifyFailed => {
+            (is(EventKind::LogVerify) && outcome == Some("failure")).then_some(())?;
+            let segment = text(&record.body, "segment").unwrap_or(&record.node);
+            Some((segment.to_owned(), once))
+        }
+        Watched::SinkBehind => {
+            (is(EventKind::LogSink) && outcome == Some("failure")).then_some(())?;
+            Some((text(&record.body, "sink")?.to_owned(), once))
+        }
+        Watched::Disk => {
+            (is(EventKind::LogDisk) && outcome == Some("failure")).then_some(())?;
+            Some((record.reason.clone().unwrap_or_default(), once))
+        }
+    }
+}
+
+fn subject(record: &Record, per: Per) -> Option<String> {
+    match per {
+        Per::Source => Some(record.source?.ip.to_string()),
+        Per::User => {
+            let name = match &record.user {
+                Some(user) => user.name.as_str(),
+                None => text(&record.body, "user")?,
+            };
+            let end = name.floor_char_boundary(SUBJECT_BYTES);
+            Some(name.get(..end)?.to_owned())
+        }
+    }
+}

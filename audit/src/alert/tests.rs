@@ -1,0 +1,251 @@
+use chrono::TimeZone as _;
+use portcullis_journal::record::untrusted;
+use serde_json::json;
+
+use super::*;
+
+fn rule(watched: Watched) -> Rule {
+    Rule {
+        name: "rule".to_owned(),
+        watched,
+        window: TimeDelta::minutes(10),
+        quiet: TimeDelta::minutes(60),
+        to: vec!["pager".to_owned()],
+    }
+}
+
+fn at(second: i64) -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 23, 8, 0, 0).unwrap() + TimeDelta::seconds(second)
+}
+
+fn record(second: i64, event: EventKind, outcome: &str, user: &str, body: Value) -> Record {
+    let time = at(second).format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    serde_json::from_value(json!({
+        "v": 1, "seq": second, "ts": time, "mono_ns": 1, "node": "gw1", "boot_id": "b", "prev": "00",
+        "event": event.name(), "outcome": outcome, "reason": "why",
+        "user": { "name": user, "type": "human", "uid": 3 },
+        "src": { "ip": "192.0.2.7", "port": 5000 },
+        "body": body,
+    }))
+    .unwrap()
+}
+
+fn failure(second: i64, user: &str) -> Record {
+    record(second, EventKind::AuthStep, "failure", user, json!({}))
+}
+
+/// Alerts of records, in order.
+fn alerts(watched: Watched, records: &[Record]) -> Vec<Alert> {
+    let mut engine = Engine::new(vec![rule(watched)]);
+    records
+        .iter()
+        .flat_map(|record| engine.hear(record))
+        .collect()
+}
+
+fn brute(per: Per) -> Watched {
+    Watched::BruteForce { failures: 3, per }
+}
+
+#[test]
+fn the_third_failure_of_three_is_an_alert_and_the_second_is_none() {
+    let two = [failure(1, "alice"), failure(2, "alice")];
+    assert_eq!(alerts(brute(Per::User), &two), []);
+    let three = [
+        failure(1, "alice"),
+        failure(2, "alice"),
+        failure(3, "alice"),
+    ];
+    let found = alerts(brute(Per::User), &three);
+    assert_eq!(found.len(), 1);
+    let alert = &found[0];
+    assert_eq!((alert.subject.as_str(), alert.count), ("alice", 3));
+    assert_eq!((alert.first, alert.last, alert.held_back), (1, 3, 0));
+    assert_eq!((alert.kind, alert.unit), ("brute_force", "failures"));
+}
+
+#[test]
+fn a_right_password_is_no_failure() {
+    let mut records = vec![failure(1, "alice"), failure(2, "alice")];
+    records.push(record(
+        3,
+        EventKind::AuthStep,
+        "success",
+        "alice",
+        json!({}),
+    ));
+    assert_eq!(alerts(brute(Per::User), &records), []);
+}
+
+#[test]
+fn the_window_includes_its_last_second_and_nothing_after() {
+    let within = [
+        failure(0, "alice"),
+        failure(1, "alice"),
+        failure(600, "alice"),
+    ];
+    assert_eq!(alerts(brute(Per::User), &within).len(), 1);
+    let beyond = [
+        failure(0, "alice"),
+        failure(1, "alice"),
+        failure(601, "alice"),
+    ];
+    assert_eq!(alerts(brute(Per::User), &beyond), []);
+}
+
+#[test]
+fn users_are_counted_apart_and_sources_across_users() {
+    let records = [failure(1, "alice"), failure(2, "bob"), failure(3, "carol")];
+    assert_eq!(alerts(brute(Per::User), &records), []);
+    let found = alerts(brute(Per::Source), &records);
+    assert_eq!(found[0].subject, "192.0.2.7");
+}
+
+#[test]
+fn a_subject_is_quiet_for_its_time_and_the_next_alert_says_what_was_held_back() {
+    let mut records: Vec<Record> = (1..=9).map(|second| failure(second, "alice")).collect();
+    let last = 3 + 60 * 60;
+    // The window begins anew: what was held back has been counted.
+    records.extend((last - 3..last).map(|second| failure(second, "alice")));
+    let found = alerts(brute(Per::User), &records);
+    assert_eq!(found.len(), 1, "one second before the hour is over");
+    records.extend((last..last + 3).map(|second| failure(second, "alice")));
+    let found = alerts(brute(Per::User), &records);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[1].held_back, 3);
+}
+
+#[test]
+fn quiet_of_one_subject_is_not_that_of_another() {
+    let mut records: Vec<Record> = (1..=3).map(|second| failure(second, "alice")).collect();
+    records.extend((4..=6).map(|second| failure(second, "bob")));
+    assert_eq!(alerts(brute(Per::User), &records).len(), 2);
+}
+
+#[test]
+fn subjects_without_end_push_out_the_oldest_and_no_other() {
+    let mut engine = Engine::new(vec![rule(brute(Per::User))]);
+    engine.hear(&failure(1, "first"));
+    engine.hear(&failure(1, "first"));
+    for name in 0..10_000 {
+        if name == 5_000 {
+            engine.hear(&failure(2, "kept"));
+            engine.hear(&failure(2, "kept"));
+        }
+        engine.hear(&failure(2, &format!("name{name}")));
+    }
+    assert_eq!(engine.hear(&failure(3, "first")), [], "forgotten");
+    assert_eq!(engine.hear(&failure(3, "kept")).len(), 1);
+}
+
+fn transfer(second: i64, direction: &str, bytes: u64) -> Record {
+    let body = json!({ "direction": direction, "bytes": bytes });
+    record(second, EventKind::TransferSummary, "success", "alice", body)
+}
+
+#[test]
+fn downloads_alert_by_bytes_or_by_files() {
+    let watched = Watched::MassDownload {
+        bytes: Some(1000),
+        files: Some(3),
+    };
+    let less = [transfer(1, "download", 500), transfer(2, "download", 499)];
+    assert_eq!(alerts(watched.clone(), &less), []);
+    let bytes = [transfer(1, "download", 500), transfer(2, "download", 500)];
+    assert_eq!(alerts(watched.clone(), &bytes)[0].unit, "bytes");
+    let files = [1, 2, 3].map(|second| transfer(second, "download", 1));
+    assert_eq!(alerts(watched.clone(), &files)[0].unit, "files");
+    let uploads = [1, 2, 3].map(|second| transfer(second, "upload", 1000));
+    assert_eq!(alerts(watched, &uploads), []);
+}
+
+#[test]
+fn hours_are_those_of_the_time_zone() {
+    let hours = Hours {
+        zone: chrono_tz::Europe::Berlin,
+        from: 9 * 60,
+        until: 17 * 60,
+        weekend: false,
+    };
+    let login = |second| record(second, EventKind::AuthResult, "success", "alice", json!({}));
+    // 08:00 UTC is 09:00 in Berlin in November, on a Monday.
+    assert_eq!(alerts(Watched::OffHours(hours), &[login(0)]), []);
+    assert!(!hours.has(at(-1)) && hours.has(at(8 * 3600 - 1)) && !hours.has(at(8 * 3600)));
+    assert!(!hours.has(at(-2 * 86_400)), "a Saturday");
+    assert_eq!(
+        alerts(Watched::OffHours(hours), &[login(8 * 3600)])[0].subject,
+        "alice"
+    );
+    let night = Hours {
+        from: 22 * 60,
+        until: 6 * 60,
+        ..hours
+    };
+    assert!(night.has(at(13 * 3600)) && !night.has(at(0)));
+}
+
+#[test]
+fn denials_alert_at_their_threshold() {
+    let watched = Watched::DenialBurst {
+        denials: 2,
+        per: Per::User,
+    };
+    let denied = |second| {
+        let body = json!({ "path": untrusted(b"/x") });
+        record(second, EventKind::OperationDenied, "deny", "alice", body)
+    };
+    assert_eq!(alerts(watched.clone(), &[denied(1)]), []);
+    assert_eq!(alerts(watched, &[denied(1), denied(2)]).len(), 1);
+}
+
+#[test]
+fn an_exception_alerts_once_its_end_is_near_and_again_after_the_quiet_time() {
+    let start = |expires: &str| {
+        let body =
+            json!({ "exceptions": [{ "sink": "siem", "what": "plaintext", "expires": expires }] });
+        record(0, EventKind::AppStart, "success", "root", body)
+    };
+    let watched = Watched::RelaxationExpiring { days: 14 };
+    assert_eq!(alerts(watched.clone(), &[start("2026-12-08")]), []);
+    let found = alerts(watched.clone(), &[start("2026-12-07")]);
+    assert_eq!(found[0].subject, "sink siem: plaintext");
+
+    let mut engine = Engine::new(vec![rule(watched)]);
+    assert_eq!(engine.hear(&start("2026-12-08")), []);
+    assert_eq!(engine.tick(at(86_400)).len(), 1, "a day later");
+    assert_eq!(engine.tick(at(86_400 + 3599)), []);
+    assert_eq!(engine.tick(at(86_400 + 3600)).len(), 1);
+    let gone = record(
+        1,
+        EventKind::ConfigChange,
+        "success",
+        "root",
+        json!({ "exceptions": [] }),
+    );
+    engine.hear(&gone);
+    assert_eq!(engine.tick(at(10 * 86_400)), []);
+}
+
+#[test]
+fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
+    for (watched, event, body, subject) in [
+        (
+            Watched::VerifyFailed,
+            EventKind::LogVerify,
+            json!({ "segment": "000000000000.jsonl" }),
+            "000000000000.jsonl",
+        ),
+        (
+            Watched::SinkBehind,
+            EventKind::LogSink,
+            json!({ "sink": "siem" }),
+            "siem",
+        ),
+        (Watched::Disk, EventKind::LogDisk, json!({}), "why"),
+    ] {
+        let bad = record(1, event, "failure", "root", body.clone());
+        assert_eq!(alerts(watched.clone(), &[bad])[0].subject, subject);
+        let good = record(1, event, "success", "root", body);
+        assert_eq!(alerts(watched, &[good]), []);
+    }
+}
