@@ -25,12 +25,16 @@ pub(crate) struct Arguments {
     picture: Option<PathBuf>,
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
     /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
-    /// memory, drop; journal: append, verify, start, size)
+    /// memory, drop; journal: append, verify, start, size, search,
+    /// transfer)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// Records of the log that is searched (journal)
+    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(100_000..))]
+    records: u64,
     /// Check the suite itself: the debug build and few samples, whose figures mean nothing (auth)
     #[arg(long)]
     reduced: bool,
@@ -42,7 +46,7 @@ enum Suite {
     Sftp,
     /// Logins and attacks on them: what time tells, one code for many, against sshd with PAM, under a flood of guesses
     Auth,
-    /// The journal: what a record costs, checks, starts, sizes
+    /// The journal: what a record costs, checks, starts, sizes, searches, and what it costs a transfer
     Journal,
     /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
     Xdp,

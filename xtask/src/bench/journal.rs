@@ -1,5 +1,5 @@
-//! The journal by itself: what a record costs, how fast a log is checked, how long a start takes after a kill, and how large
-//! records are once they lie sealed. What it costs a transfer is a matter of the proxy.
+//! The journal by itself: what a record costs, how fast a log is checked, how long a start takes after a kill, how large
+//! records are once they lie sealed, how long questions take, and what all that costs a transfer through the proxy.
 //!
 //! The measuring is done in `bench/journal`, built with optimisation. Appends are pinned to one core and go to a file system in
 //! memory, so that they show the processor's part; the disk's own part stands beside them.
@@ -13,7 +13,7 @@ use portcullis_tests::report::{Measure, Report, median};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Arguments, parts};
+use super::{Arguments, parts, sftp};
 use crate::process;
 
 const APPENDED: u64 = 1_000_000;
@@ -31,10 +31,16 @@ enum Part {
     Start,
     /// Bytes of a record in sealed segments
     Size,
+    /// Searches of a sealed log, and their memory
+    Search,
+    /// Transfers with the journal on the disk, against the same proxy with its journal in memory
+    Transfer,
 }
 
 struct Bench {
     rounds: u32,
+    /// Records that are searched.
+    records: u64,
     /// On the disk that is measured.
     disk: TempDir,
     /// In memory.
@@ -52,6 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     ]))?;
     let bench = Bench {
         rounds: arguments.rounds,
+        records: arguments.records,
         disk: tempfile::tempdir_in(portcullis_tests::locate::target_folder())
             .context("a folder on the disk")?,
         memory: tempfile::tempdir_in("/dev/shm").context("a folder in memory")?,
@@ -66,6 +73,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Part::Verify => bench.verify(report),
         Part::Start => bench.start(report),
         Part::Size => bench.size(report),
+        Part::Search => bench.search(report),
+        Part::Transfer => bench.transfer(report),
     })
 }
 
@@ -212,6 +221,88 @@ impl Bench {
             ));
             std::fs::remove_dir_all(log)?;
         }
+        Ok(())
+    }
+
+    fn search(&self, report: &mut Report) -> Result<()> {
+        const USER: &str = "user007";
+        /// The days begin on 2026-01-05.
+        const DAY_OF_MONTH: &str = "2026-01-06";
+        const PREFIX: &str = "/outbox/03";
+        report.condition(
+            "search",
+            format!(
+                "{} records, {DAY} a day, sealed but for the last segment, on the disk, read before; `user` is {USER} on \
+                 {DAY_OF_MONTH}, `path` is {PREFIX} over all days; each search is a process of its own",
+                self.records
+            ),
+        );
+        let log = self.disk.path().join("search");
+        let records = self.records.to_string();
+        say(
+            &log,
+            &["days", &records, "--records-a-day", &DAY.to_string()],
+            Pinned::No,
+        )?;
+        let of_a_day = [
+            "search",
+            "--user",
+            USER,
+            "--since",
+            DAY_OF_MONTH,
+            "--until",
+            DAY_OF_MONTH,
+        ];
+        let questions: [(&str, &[&str], f64, f64); 2] = [
+            ("user", &of_a_day, 2.0, 0.5),
+            ("path", &["search", "--path", PREFIX], 20.0, 5.0),
+        ];
+        let mut peak = 0.0_f64;
+        for (id, question, gate, stretch) in questions {
+            let (mut seconds, mut found) = (Vec::new(), 0.0);
+            for _ in 0..self.rounds {
+                let said = say(&log, question, Pinned::No)?;
+                seconds.push(number(&said, "seconds")?);
+                found = number(&said, "found")?;
+                peak = peak.max(number(&said, "peak_rss_kib")? * 1024.0 / 1e6);
+            }
+            anyhow::ensure!(
+                found > 0.0,
+                "{question:?} finds nothing; take more --records"
+            );
+            report.results.push(Measure::at_most(
+                format!("journal.search.{id}.seconds"),
+                median(seconds),
+                "s",
+                gate,
+                stretch,
+            ));
+            report.results.push(Measure::plain(
+                format!("journal.search.{id}.found"),
+                found,
+                "records",
+            ));
+        }
+        report.results.push(Measure::at_most(
+            "journal.search.memory",
+            peak,
+            "MB",
+            200.0,
+            50.0,
+        ));
+        std::fs::remove_dir_all(log)?;
+        Ok(())
+    }
+
+    fn transfer(&self, report: &mut Report) -> Result<()> {
+        sftp::journalled(self.rounds, report)?;
+        let folder = self.disk.path().join("sync");
+        let said = say(&folder, &["sync", "500"], Pinned::No)?;
+        report.results.push(Measure::plain(
+            "journal.transfer.fdatasync",
+            number(&said, "wait_us")?,
+            "us",
+        ));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 mod client;
 mod figures;
 mod ftp;
+mod journalled;
 mod lab;
 mod listing;
 mod local;
@@ -81,6 +82,24 @@ impl Group {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let groups = parts::chosen::<Group>(&arguments.only)?;
     setup::ensure(setup::For::Bench)?;
+    build()?;
+    let lab = Lab::new(arguments.rounds)?;
+    let mut report = Report::default();
+    lab.conditions(&mut report);
+    parts::measure(groups, arguments, report, |group: Group, report| {
+        group.run(&lab, report)
+    })
+}
+
+/// What the journal costs transfers; a part of another suite, with this one's clients.
+pub(super) fn journalled(rounds: u32, report: &mut Report) -> Result<()> {
+    build()?;
+    let lab = Lab::new(rounds)?;
+    lab.conditions(report);
+    journalled::run(&lab, report)
+}
+
+fn build() -> Result<()> {
     process::run(process::cargo().args([
         "build",
         "--release",
@@ -91,12 +110,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "portcullis-journal",
         "--package",
         "portcullis-bench-client",
-    ]))?;
-
-    let lab = Lab::new(arguments.rounds)?;
-    let mut report = Report::default();
-    lab.conditions(&mut report);
-    parts::measure(groups, arguments, report, |group: Group, report| {
-        group.run(&lab, report)
-    })
+    ]))
 }
