@@ -6,6 +6,7 @@
 mod recent;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Timelike as _, Utc};
 use chrono_tz::Tz;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use crate::operations::{integer, text};
 use recent::{Recent, Seen};
+pub use watch::{Recorder, Watching, watch};
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq)]

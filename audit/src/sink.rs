@@ -4,8 +4,8 @@
 //! Each sink has a thread of its own. Nothing that a collector does, or leaves undone, reaches those who write the log.
 
 mod connection;
-mod cursor;
-mod follow;
+pub(crate) mod cursor;
+pub(crate) mod follow;
 mod meter;
 mod sender;
 
@@ -18,8 +18,10 @@ use std::{
     time::Duration,
 };
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use sha2::Sha256;
 use tokio::sync::watch;
 
 pub use connection::SendError;
@@ -39,6 +41,7 @@ pub struct Settings {
     /// Whether the log's signed checkpoints go out too.
     pub checkpoints: bool,
     pub begin: Begin,
+    pub selection: Selection,
     /// Longest wait for a connection, for an answer, and for a write to move.
     pub timeout: Duration,
     /// The file that says how far it has got.
@@ -53,6 +56,14 @@ pub enum Begin {
     Oldest,
     /// With the next record.
     Now,
+}
+
+/// Which records a sink sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    All,
+    /// `log.alert` where `to` has the sink's name.
+    Alerts,
 }
 
 /// Where records go, and how.
@@ -77,6 +88,8 @@ pub enum Target {
         format: Format,
         /// Most records in one request.
         batch: usize,
+        /// Signs each request.
+        signing: Option<Signing>,
     },
 }
 
@@ -135,6 +148,31 @@ impl Token {
 }
 
 impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+/// The secret of HMAC-SHA-256 over requests; prints as `<secret>`.
+#[derive(Clone, PartialEq)]
+pub struct Signing(Vec<u8>);
+
+impl Signing {
+    pub fn new(secret: &str) -> Self {
+        Self(secret.as_bytes().to_vec())
+    }
+
+    /// `v1=` and hexadecimal digits over `timestamp.body`; the timestamp is in seconds since 1970.
+    fn sign(&self, timestamp: &str, body: &[u8]) -> Option<String> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
+        mac.update(timestamp.as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        Some(format!("v1={}", hex::encode(mac.finalize().into_bytes())))
+    }
+}
+
+impl fmt::Debug for Signing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
     }

@@ -86,6 +86,8 @@ pub enum EventKind {
     LogRead,
     /// `log.sink`: records were not sent to a collector, or are sent again.
     LogSink,
+    /// `log.alert`: a rule says that somebody should hear of records.
+    LogAlert,
 }
 
 impl EventKind {
@@ -122,6 +124,7 @@ impl EventKind {
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",
             Self::LogSink => "log.sink",
+            Self::LogAlert => "log.alert",
         }
     }
 }

@@ -6,8 +6,14 @@ mod syslog;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use super::{Settings, Target};
-use crate::format::{Entry, Format, checkpoint_line, checkpoint_size};
+use portcullis_journal::EventKind;
+use serde_json::Value;
+
+use super::{Selection, Settings, Target};
+use crate::{
+    format::{Entry, Format, checkpoint_line, checkpoint_size},
+    raw,
+};
 use file::Appender;
 use https::Poster;
 use syslog::Stream;
@@ -56,6 +62,8 @@ pub(super) struct Batch {
     /// Messages or lines, one after the other.
     bytes: Vec<u8>,
     pub(super) records: usize,
+    /// Those that go out.
+    pub(super) chosen: usize,
     /// Time of the first record, in milliseconds since 1970.
     pub(super) oldest: Option<i64>,
     /// Checkpoints, where they do not go between records.
@@ -70,6 +78,11 @@ pub(super) struct NotARecord;
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
+        self.records == 0 && self.is_hollow()
+    }
+
+    /// There is nothing to send.
+    pub(super) fn is_hollow(&self) -> bool {
         self.bytes.is_empty() && self.notes.is_empty()
     }
 
@@ -81,12 +94,23 @@ impl Batch {
         self.bytes.clear();
         self.notes.clear();
         self.records = 0;
+        self.chosen = 0;
         self.oldest = None;
         self.checkpoint = None;
     }
 
     pub(super) fn add(&mut self, settings: &Settings, line: &[u8]) -> Result<(), NotARecord> {
+        if settings.selection == Selection::Alerts
+            && raw::EVENT.of(line) != Some(EventKind::LogAlert.name().as_bytes())
+        {
+            self.records += 1;
+            return Ok(());
+        }
         let entry = Entry::parse(line).ok_or(NotARecord)?;
+        if settings.selection == Selection::Alerts && !is_for(&settings.name, &entry) {
+            self.records += 1;
+            return Ok(());
+        }
         if self.oldest.is_none() {
             self.oldest = entry.milliseconds();
         }
@@ -109,6 +133,7 @@ impl Batch {
             }
         }
         self.records += 1;
+        self.chosen += 1;
         Ok(())
     }
 
@@ -129,6 +154,11 @@ impl Batch {
     }
 }
 
+fn is_for(sink: &str, alert: &Entry<'_>) -> bool {
+    let to = alert.record.body.get("to").and_then(Value::as_array);
+    to.is_some_and(|to| to.iter().any(|name| name == sink))
+}
+
 impl Target {
     /// Most records in a batch, where the target has an opinion.
     pub(super) fn batch(&self) -> Option<usize> {
@@ -147,7 +177,7 @@ pub(super) struct Receipt {
 }
 
 impl Receipt {
-    const CERTAIN: Self = Self {
+    pub(super) const CERTAIN: Self = Self {
         settles_after: Duration::ZERO,
     };
 }
@@ -173,11 +203,13 @@ impl Connection {
                 tls,
                 token,
                 format,
+                signing,
                 ..
             } => Self::Https(Box::new(Poster::new(
                 url,
                 tls,
                 token.as_ref(),
+                signing.clone(),
                 *format,
                 settings.timeout,
             ))),

@@ -10,22 +10,22 @@ use serde_json::{Value, json};
 
 /// What a collector has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Position {
+pub(crate) struct Position {
     /// The first record that it has not.
-    pub(super) next: u64,
+    pub(crate) next: u64,
     /// Records that the last checkpoint covers which it has.
-    pub(super) checkpoint: Option<u64>,
+    pub(crate) checkpoint: Option<u64>,
 }
 
 /// The file that keeps a position.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     path: PathBuf,
     kept: Option<Position>,
 }
 
 impl Cursor {
-    pub(super) fn at(path: PathBuf) -> Self {
+    pub(crate) fn at(path: PathBuf) -> Self {
         Self { path, kept: None }
     }
 
@@ -33,7 +33,7 @@ impl Cursor {
     ///
     /// # Errors
     /// If the file can't be read, or is none.
-    pub(super) fn load(&mut self) -> io::Result<Option<Position>> {
+    pub(crate) fn load(&mut self) -> io::Result<Option<Position>> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -58,7 +58,7 @@ impl Cursor {
     ///
     /// # Errors
     /// If the file can't be written; what was kept before stays.
-    pub(super) fn keep(&mut self, position: Position) -> io::Result<()> {
+    pub(crate) fn keep(&mut self, position: Position) -> io::Result<()> {
         if self.kept == Some(position) {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Cursor {
         Ok(())
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

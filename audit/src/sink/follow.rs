@@ -15,7 +15,7 @@ const NOTES_AT_ONCE: u64 = 1 << 20;
 
 /// What a look at the log found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The next line is in the buffer.
     Line,
     /// The log was cut at its beginning: records before this one are gone.
@@ -24,14 +24,14 @@ pub(super) enum Found {
 
 /// Reads lines one after the other. What is not durable yet may still be cut off: the caller says how far it may read.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(crate) struct Follower {
     directory: PathBuf,
     next: u64,
     open: Option<Lines>,
 }
 
 impl Follower {
-    pub(super) fn new(directory: &Path, next: u64) -> Self {
+    pub(crate) fn new(directory: &Path, next: u64) -> Self {
         Self {
             directory: directory.to_owned(),
             next,
@@ -40,12 +40,12 @@ impl Follower {
     }
 
     /// The record that comes next.
-    pub(super) fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
     /// Goes on with another record.
-    pub(super) fn seek(&mut self, next: u64) {
+    pub(crate) fn seek(&mut self, next: u64) {
         if self.next != next {
             self.next = next;
             self.open = None;
@@ -53,7 +53,7 @@ impl Follower {
     }
 
     /// Forgets what was read ahead: it may not have been durable, and stand differently now.
-    pub(super) fn forget_ahead(&mut self) {
+    pub(crate) fn forget_ahead(&mut self) {
         if let Some(lines) = &mut self.open
             && lines.forget_ahead().is_err()
         {
@@ -65,7 +65,7 @@ impl Follower {
     ///
     /// # Errors
     /// If the log can't be read there. It may be asked again.
-    pub(super) fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Found> {
+    pub(crate) fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Found> {
         let found = self.advance(line);
         if !matches!(found, Ok(Found::Line)) {
             self.open = None;
@@ -108,14 +108,14 @@ impl Follower {
 
 /// The signed tree heads of a log, oldest first.
 #[derive(Debug)]
-pub(super) struct Checkpoints {
+pub(crate) struct Checkpoints {
     path: PathBuf,
     /// Bytes of the file that were read.
     read: u64,
 }
 
 impl Checkpoints {
-    pub(super) fn in_log(directory: &Path) -> Self {
+    pub(crate) fn in_log(directory: &Path) -> Self {
         Self {
             path: directory.join("checkpoints"),
             read: 0,
@@ -123,12 +123,12 @@ impl Checkpoints {
     }
 
     /// How far the file was read, in bytes.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.read
     }
 
     /// Goes back to where it was: notes since then come again.
-    pub(super) fn seek(&mut self, position: u64) {
+    pub(crate) fn seek(&mut self, position: u64) {
         self.read = position;
     }
 
@@ -136,7 +136,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// If the file can't be read. Where there is none yet, there are no notes.
-    pub(super) fn look(&mut self, from: u64) -> io::Result<Vec<Vec<u8>>> {
+    pub(crate) fn look(&mut self, from: u64) -> io::Result<Vec<Vec<u8>>> {
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -18,6 +18,8 @@ use super::{
 
 /// Most records in a batch, where the target has no limit of its own.
 const BATCH_RECORDS: usize = 512;
+/// Most records that are read for a batch; not all may be chosen.
+const PASSED: usize = 10_000;
 /// Most bytes of lines in a batch; one line may be longer.
 const BATCH_BYTES: usize = 1 << 20;
 /// How often a sink that has caught up looks for more.
@@ -187,7 +189,11 @@ impl Sender<'_> {
                     () = time::sleep(LOOK) => {}
                 }
             } else {
-                let receipt = connection.send(&self.batch).await.map_err(Failure::Send)?;
+                let receipt = if self.batch.is_hollow() {
+                    Receipt::CERTAIN
+                } else {
+                    connection.send(&self.batch).await.map_err(Failure::Send)?
+                };
                 self.on_the_way.push_back(self.batch_sent(receipt));
                 self.batch.clear();
             }
@@ -240,7 +246,8 @@ impl Sender<'_> {
         let most = self.settings.target.batch().unwrap_or(BATCH_RECORDS);
         let mut line = Vec::new();
         while self.follower.next() < durable
-            && self.batch.records < most
+            && self.batch.chosen < most
+            && self.batch.records < PASSED
             && self.batch.bytes() < BATCH_BYTES
         {
             let next = self.follower.next();
@@ -292,7 +299,7 @@ impl Sender<'_> {
         let records = self.batch.records as u64;
         let last = self.on_the_way.back().map_or(self.taken, |last| last.then);
         OnTheWay {
-            records,
+            records: self.batch.chosen as u64,
             then: Position {
                 next: last.next + records,
                 checkpoint: self.batch.checkpoint.or(last.checkpoint),

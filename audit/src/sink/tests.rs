@@ -77,6 +77,7 @@ impl Written {
             target,
             checkpoints: true,
             begin: Begin::Oldest,
+            selection: Selection::All,
             timeout: Duration::from_millis(500),
             cursor: self.folder.path().join("sinks/test.cursor"),
             product: product(),
@@ -683,6 +684,7 @@ fn posts_are_repeated_until_the_collector_says_that_it_has_them() {
         token: Token::new("t0ken"),
         format: Format::Json,
         batch: 3,
+        signing: None,
     };
     let running = start(written.settings(target), written.log(), None, quiet).unwrap();
     let lines = |from: u64, to: u64| (from..to).map(|seq| record(seq) + "\n").collect::<String>();
@@ -698,6 +700,57 @@ fn posts_are_repeated_until_the_collector_says_that_it_has_them() {
     }
     is_taken(&written, 5);
     end(running);
+}
+
+#[test]
+fn a_webhook_gets_its_own_alerts_signed_and_nothing_else() {
+    let (written, identity) = (Written::new(), identity());
+    let alert = |seq: u64, to: &str| {
+        record(seq).replace("op.intent", "log.alert").replace(
+            &format!("\"path\":\"/inbox/{seq}\""),
+            &format!("\"to\":[\"{to}\"]"),
+        )
+    };
+    let lines = [record(0), alert(1, "other"), alert(2, "test"), record(3)];
+    fs::write(
+        written.directory().join("000000000000.jsonl"),
+        lines.join("\n") + "\n",
+    )
+    .unwrap();
+    written.durable.store(4, Ordering::SeqCst);
+    let (address, requests) = web_server(&identity, &[503, 200]);
+    let target = Target::Https {
+        url: Url::parse(&format!("https://{address}/hook")).unwrap(),
+        tls: trusting(&identity.authority),
+        token: None,
+        format: Format::Json,
+        batch: 1,
+        signing: Some(Signing::new("key")),
+    };
+    let settings = Settings {
+        selection: Selection::Alerts,
+        checkpoints: false,
+        ..written.settings(target)
+    };
+    let running = start(settings, written.log(), None, quiet).unwrap();
+    for _ in 0..2 {
+        let (head, body) = requests.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(body, alert(2, "test") + "\n");
+        assert!(head.contains("x-portcullis-timestamp: "), "{head}");
+        assert!(head.contains("x-portcullis-signature: v1="), "{head}");
+    }
+    is_taken(&written, 4);
+    assert_eq!(running.meter().read(4, 0).sent, 1);
+    end(running);
+}
+
+#[test]
+fn a_signature_is_hmac_over_timestamp_and_body() {
+    // printf '1700000000.{}' | openssl dgst -sha256 -hmac key
+    assert_eq!(
+        Signing::new("key").sign("1700000000", b"{}").unwrap(),
+        "v1=9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae"
+    );
 }
 
 #[test]

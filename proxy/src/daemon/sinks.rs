@@ -9,7 +9,7 @@ use std::{
 use chrono::Utc;
 use portcullis_audit::{
     format::{Product, syslog::Syslog},
-    sink::{self, Ended, Log, Meter, Notice, Running, Settings, Target, Tls, Token},
+    sink::{self, Ended, Log, Meter, Notice, Running, Selection, Settings, Target, Tls, Token},
 };
 use portcullis_journal::{Event, EventKind, Journal, Verdict, record::untrusted};
 use rustls::{
@@ -127,6 +127,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
             },
             format: *format,
             batch: *batch,
+            signing: None,
         },
     };
     Ok(Settings {
@@ -134,6 +135,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
         target,
         checkpoints: config.checkpoints,
         begin: config.begin,
+        selection: Selection::All,
         timeout: config.timeout,
         cursor: journal.sinks.join(format!("{}.cursor", config.name)),
         product,

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{Receipt, SendError, syslog::objection};
 use crate::{
     format::Format,
-    sink::{Token, Url},
+    sink::{Signing, Token, Url},
 };
 
 /// An idle connection is closed before the collector does it.
@@ -34,6 +34,7 @@ pub(in crate::sink) struct Poster {
     uri: hyper::Uri,
     token: Option<HeaderValue>,
     content_type: HeaderValue,
+    signing: Option<Signing>,
     limit: Duration,
 }
 
@@ -42,6 +43,7 @@ impl Poster {
         url: &Url,
         tls: &Arc<ClientConfig>,
         token: Option<&Token>,
+        signing: Option<Signing>,
         format: Format,
         limit: Duration,
     ) -> Self {
@@ -66,6 +68,7 @@ impl Poster {
                 Format::Json | Format::Ocsf => "application/x-ndjson",
                 Format::Cef => "text/plain; charset=utf-8",
             }),
+            signing,
             limit,
         }
     }
@@ -79,6 +82,15 @@ impl Poster {
         headers.insert(CONTENT_TYPE, self.content_type.clone());
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token.clone());
+        }
+        if let Some(signing) = &self.signing {
+            let timestamp = chrono::Utc::now().timestamp().to_string();
+            let signature = signing.sign(&timestamp, body);
+            let signature = signature.and_then(|text| HeaderValue::from_str(&text).ok());
+            if let (Some(signature), Ok(time)) = (signature, HeaderValue::from_str(&timestamp)) {
+                headers.insert("x-portcullis-timestamp", time);
+                headers.insert("x-portcullis-signature", signature);
+            }
         }
         let exchange = async {
             let answer = self.client.request(request).await?;
