@@ -249,3 +249,71 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
         assert_eq!(alerts(watched, &[good]), []);
     }
 }
+
+/// Starts a watch over `log`, lets it see everything and gives what it recorded.
+fn watched(
+    folder: &std::path::Path,
+    durable: &std::sync::Arc<std::sync::atomic::AtomicU64>,
+) -> (Watching, std::sync::mpsc::Receiver<Alert>) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let durable = std::sync::Arc::clone(durable);
+    let log = crate::sink::Log {
+        directory: folder.join("log"),
+        node: "gw1".to_owned(),
+        durable: std::sync::Arc::new(move || durable.load(std::sync::atomic::Ordering::SeqCst)),
+    };
+    let record: Recorder = Box::new(move |alert| tell.send(alert.clone()).is_ok());
+    let rules = vec![rule(brute(Per::User))];
+    let watching = watch(rules, log, folder.join("alerts.cursor"), None, record).unwrap();
+    (watching, told)
+}
+
+#[test]
+fn what_was_counted_before_a_restart_counts_and_no_alert_is_repeated() {
+    use std::{
+        io::Write as _,
+        sync::atomic::Ordering::SeqCst,
+        time::{Duration, Instant},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("log")).unwrap();
+    let mut file = std::fs::File::create(folder.path().join("log/000000000000.jsonl")).unwrap();
+    let durable = std::sync::Arc::default();
+    let mut fail = |seq: u64| {
+        let time = crate::time::as_recorded(Utc::now());
+        writeln!(file, r#"{{"body":{{}},"boot_id":"b","event":"auth.step","mono_ns":1,"node":"gw1","outcome":"failure","prev":"00","seq":{seq},"ts":"{time}","user":{{"name":"alice","type":"human","uid":3}},"v":1}}"#).unwrap();
+    };
+    let cursor_is = |next: u64| {
+        let begun = Instant::now();
+        let wanted = format!("\"next\":{next}}}");
+        while !std::fs::read_to_string(folder.path().join("alerts.cursor"))
+            .is_ok_and(|text| text.contains(&wanted))
+        {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{wanted}");
+            std::thread::yield_now();
+        }
+    };
+    let (watching, told) = watched(folder.path(), &durable);
+    cursor_is(0);
+    fail(0);
+    fail(1);
+    durable.store(2, SeqCst);
+    cursor_is(2);
+    watching.join();
+    assert!(told.try_recv().is_err(), "two of three");
+
+    let (watching, told) = watched(folder.path(), &durable);
+    fail(2);
+    durable.store(3, SeqCst);
+    let alert = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!((alert.first, alert.last), (0, 2));
+    cursor_is(3);
+    watching.join();
+
+    let (watching, told) = watched(folder.path(), &durable);
+    fail(3);
+    durable.store(4, SeqCst);
+    cursor_is(4);
+    watching.join();
+    assert!(told.try_recv().is_err(), "repeated");
+}
