@@ -255,7 +255,7 @@ fn watched(
     folder: &std::path::Path,
     durable: &std::sync::Arc<std::sync::atomic::AtomicU64>,
 ) -> (Watching, std::sync::mpsc::Receiver<Alert>) {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(64);
     let durable = std::sync::Arc::clone(durable);
     let log = crate::sink::Log {
         directory: folder.join("log"),
