@@ -691,7 +691,7 @@ impl Proxy {
     }
 }
 
-/// Every record below a journal folder, oldest first.
+/// Every record below a journal folder, oldest first. A line that is being written is none yet.
 ///
 /// # Errors
 /// When a line isn't JSON.
@@ -708,7 +708,9 @@ pub fn records(journal: &Path) -> Result<Vec<Value>> {
     segments.sort();
     let mut records = Vec::new();
     for segment in segments {
-        for line in fs::read_to_string(&segment)?.lines() {
+        let text = fs::read_to_string(&segment)?;
+        let whole = text.rfind('\n').map_or("", |end| text.split_at(end).0);
+        for line in whole.lines() {
             records.push(
                 serde_json::from_str(line)
                     .with_context(|| format!("read a record of {}", segment.display()))?,
