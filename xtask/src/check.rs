@@ -90,7 +90,15 @@ mod tests {
     fn every_test_that_the_threat_model_names_exists() {
         let root = process::workspace();
         let mut found = BTreeSet::new();
-        for package in ["agent", "agent-ebpf", "journal", "proxy", "tests", "xtask"] {
+        for package in [
+            "agent",
+            "agent-ebpf",
+            "audit",
+            "journal",
+            "proxy",
+            "tests",
+            "xtask",
+        ] {
             functions(&root.join(package), &mut found);
         }
         let text = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();

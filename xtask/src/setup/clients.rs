@@ -7,6 +7,7 @@ use super::{Requirement, apt};
 const CLIENTS: &[&str] = &[
     // Namespaces and veth pairs.
     "iproute2",
+    "iputils-ping",
     // `unshare` and `nsenter`: servers under test see their own accounts.
     "util-linux",
     "mount",
