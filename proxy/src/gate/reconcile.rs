@@ -43,7 +43,9 @@ pub async fn look(
         .record_intent(permit, Urgency::Now)
         .await
         .map_err(|error| gateway_error(error.to_string()))?;
-    let backend = service.session(&mount.directory, &requester.owner());
+    // Not what the account would see: an upload that is kept to be resumed has no name yet.
+    let owner = requester.owner().resuming(Some(false));
+    let backend = service.session(&mount.directory, &owner);
     let result = backend.execute(recorded).await;
     backend.end().await;
     let event = outcome_event(requester, id, &result, None, begun.elapsed());

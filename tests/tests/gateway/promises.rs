@@ -1,5 +1,7 @@
 //! The promises of the proxy, each with a count of violations.
 
+mod changes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

@@ -230,14 +230,14 @@ struct Tally {
 }
 
 /// How many kills: `PORTCULLIS_KILL_ROUNDS`, else few enough for every run.
-fn rounds() -> Result<usize> {
+pub(crate) fn rounds() -> Result<usize> {
     match std::env::var("PORTCULLIS_KILL_ROUNDS") {
         Ok(rounds) => rounds.parse().context("PORTCULLIS_KILL_ROUNDS"),
         Err(_) => Ok(20),
     }
 }
 
-fn seed() -> Result<u64> {
+pub(crate) fn seed() -> Result<u64> {
     match std::env::var("PORTCULLIS_KILL_SEED") {
         Ok(seed) => seed.parse().context("PORTCULLIS_KILL_SEED"),
         Err(_) => Ok(fastrand::u64(..)),
