@@ -134,8 +134,10 @@ fn a_packet_of_length_zero_or_four_gigabytes_ends_its_connection_and_costs_no_me
         let mut stream = connect(proxy.address)?;
         stream.write_all(b"SSH-2.0-Test\r\n")?;
         stream.write_all(&length.to_be_bytes())?;
-        stream.write_all(&[0; 64])?;
-        stream.shutdown(std::net::Shutdown::Write)?;
+        // The length may have been enough for it to hang up.
+        let _ = stream
+            .write_all(&[0; 64])
+            .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         assert!(is_closed(&mut stream), "length {length}");
     }
     // Those that announce the longest packet which is read, and then send nothing.
