@@ -225,8 +225,9 @@ pub(crate) fn delete_expired(
         ) else {
             continue;
         };
+        // Those behind it are younger still; a clock that was set back makes some stay a while longer.
         if *to >= cutoff {
-            continue;
+            break;
         }
         // Asked for each segment, so that a hold that was just laid counts.
         let held = holds(&retention.holds).map_err(io::Error::other)?;
