@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -630,6 +630,20 @@ impl Proxy {
                 .arg(self.folder().join("journal.key.pub")),
             PATIENCE,
         )
+    }
+
+    /// Checks the journal as an auditor would.
+    ///
+    /// # Errors
+    /// With the report, when something is found.
+    pub fn journal_is_sound(&self) -> Result<()> {
+        let verified = self.verify(&self.journal)?;
+        ensure!(
+            verified.status.success(),
+            "{}",
+            String::from_utf8_lossy(&verified.stdout)
+        );
+        Ok(())
     }
 
     /// The `known_hosts` file that names this proxy.
