@@ -1,6 +1,7 @@
 //! What is done with a log after it was written: questions to it, and its way to other systems.
 //!
-//! Everything here reads segments and writes none; it holds no lock and may run beside the daemon that writes.
+//! Everything here reads segments and writes none; it holds no lock and may run beside the daemon that writes. [`hidden`] also
+//! hides what the daemon must not write.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +10,7 @@ pub mod coverage;
 pub mod file;
 pub mod filter;
 pub mod format;
+pub mod hidden;
 pub mod merge;
 pub mod operations;
 pub mod pattern;

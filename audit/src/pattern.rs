@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use globset::{Candidate, GlobBuilder, GlobMatcher};
 
-use crate::raw;
+use crate::{
+    hidden::{PathKey, base, is_token},
+    raw,
+};
 
 /// Characters that make a glob of a text.
 const META: [char; 5] = ['*', '?', '[', '{', '\\'];
@@ -63,10 +66,17 @@ impl PathPattern {
     }
 }
 
-/// True if `path` is `prefix` or lies below it, by component.
+/// True if `path` is `prefix` or lies below it, by component. Both are in clear, or tokens.
 pub fn is_at_or_below(path: &[u8], prefix: &[u8]) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    path == prefix
+        || path
+            .strip_prefix(base(prefix))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// True if a text describes paths by more than their names.
+pub fn is_glob(text: &[u8]) -> bool {
+    text.iter().any(|&byte| META.contains(&char::from(byte)))
 }
 
 fn quoted(begin: &str) -> Vec<u8> {

@@ -45,6 +45,13 @@ pub struct Options {
     pub retention: Option<Retention>,
     /// Bytes kept in reserve, so that a full disk can itself be recorded.
     pub reserve_bytes: u64,
+    /// Hides what the log must not say in clear; `None` writes events as they come.
+    pub veil: Option<Arc<dyn Veil>>,
+}
+
+/// What is done to each event that is appended, before anything of it is kept.
+pub trait Veil: fmt::Debug + Send + Sync {
+    fn cover(&self, event: &mut Event);
 }
 
 impl Options {
@@ -66,6 +73,7 @@ impl Options {
             compression_level: Some(6),
             retention: None,
             reserve_bytes: 1 << 20,
+            veil: None,
         }
     }
 }
@@ -157,11 +165,14 @@ pub enum AppendError {
 #[derive(Clone)]
 pub struct Journal(Arc<Handle>);
 
-struct Handle(Arc<Shared>);
+struct Handle {
+    shared: Arc<Shared>,
+    veil: Option<Arc<dyn Veil>>,
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.abandon();
+        self.shared.abandon();
     }
 }
 
@@ -238,24 +249,28 @@ impl Journal {
         options: Options,
         clock: Clock,
     ) -> Result<(Self, Recovery), OpenError> {
+        let veil = options.veil.clone();
         let (shared, recovery) = Writer::start(Arc::new(disk), options, clock)?;
-        Ok((Self(Arc::new(Handle(shared))), recovery))
+        Ok((Self(Arc::new(Handle { shared, veil })), recovery))
     }
 
     /// Puts `event` at the end of the log: in the order of the calls, at once; the result says when it is durable.
     pub fn append(&self, event: Event) -> Pending {
-        self.put(&event, Urgency::Now)
+        self.put(event, Urgency::Now)
     }
 
     /// As [`append`](Self::append), for an event that nobody waits for, or not for it alone: it is durable with the next
     /// urgent one, or within [`Options::max_delay`].
     pub fn append_soon(&self, event: Event) -> Pending {
-        self.put(&event, Urgency::Soon)
+        self.put(event, Urgency::Soon)
     }
 
-    fn put(&self, event: &Event, urgency: Urgency) -> Pending {
+    fn put(&self, mut event: Event, urgency: Urgency) -> Pending {
+        if let Some(veil) = &self.0.veil {
+            veil.cover(&mut event);
+        }
         let (done, resolved) = oneshot::channel();
-        match self.0.0.push(event, urgency, done) {
+        match self.0.shared.push(&event, urgency, done) {
             Ok(()) => Pending(State::Queued(resolved)),
             Err(error) => Pending(State::Refused(error)),
         }
@@ -263,7 +278,7 @@ impl Journal {
 
     /// Puts the intent on record. The proof comes when the record is durable; if it can't be, the intent is lost.
     pub fn record_intent<I: Intent>(&self, intent: I, urgency: Urgency) -> PendingIntent<I> {
-        let pending = self.put(&intent.event(), urgency);
+        let pending = self.put(intent.event(), urgency);
         PendingIntent {
             intent: Some(intent),
             pending,
@@ -272,7 +287,7 @@ impl Journal {
 
     /// The journal's state.
     pub fn status(&self) -> Status {
-        self.0.0.status()
+        self.0.shared.status()
     }
 
     /// Lets the signing key that [`SigningKey::prepare_next`](crate::tree::key::SigningKey::prepare_next) made take over;
@@ -282,7 +297,7 @@ impl Journal {
     /// If the record, the checkpoint or the key can't be written; the old key signs on.
     pub async fn change_key(&self) -> Result<bool, AppendError> {
         let (done, resolved) = oneshot::channel();
-        self.0.0.change_key(done);
+        self.0.shared.change_key(done);
         resolved.await.unwrap_or(Err(AppendError::Closed))
     }
 
@@ -292,7 +307,7 @@ impl Journal {
     /// If the last records can't be made durable.
     pub async fn close(self) -> Result<(), AppendError> {
         let (done, resolved) = oneshot::channel();
-        self.0.0.close(done);
+        self.0.shared.close(done);
         resolved.await.unwrap_or(Err(AppendError::Closed))
     }
 }

@@ -29,7 +29,7 @@ pub mod verify;
 mod writer;
 
 pub use append::{
-    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency,
+    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency, Veil,
 };
 #[cfg(any(test, feature = "fault-injection"))]
 pub use chain::Moment;

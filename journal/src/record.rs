@@ -216,12 +216,16 @@ impl Event {
 
 /// Bytes from a peer as a JSON string: UTF-8 as it is, anything else as `b64:` and base64.
 ///
-/// A UTF-8 string is encoded too when it begins with `b64:`, so that the two forms can't be confused, or when it holds
+/// A UTF-8 string is encoded too when it begins with `b64:` or [`HIDDEN`], so that no form can be taken for another, or when it holds
 /// what JSON leaves unescaped and a terminal, a line reader or an eye could misread: DEL, C1 controls, line and
 /// paragraph separators, bidirectional overrides. [`untrusted_bytes`] is the way back.
 pub fn untrusted(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.starts_with(ENCODED) && !text.contains(is_deceptive) => {
+        Ok(text)
+            if !text.starts_with(ENCODED)
+                && !text.starts_with(HIDDEN)
+                && !text.contains(is_deceptive) =>
+        {
             Value::String(text.to_owned())
         }
         Ok(_) | Err(_) => Value::String(format!("{ENCODED}{}", BASE64.encode(bytes))),
@@ -237,6 +241,9 @@ pub fn untrusted_bytes(text: &str) -> Option<Vec<u8>> {
 }
 
 const ENCODED: &str = "b64:";
+
+/// Stands before what a log says in place of a path that it must not say in clear.
+pub const HIDDEN: &str = "hmac:";
 
 fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -293,6 +300,7 @@ mod tests {
         for bytes in [
             &b"\xff\xfe"[..],
             b"b64:AAAA",
+            b"hmac:/AAAA",
             "a\u{2028}b".as_bytes(),
             "\u{9b}31m".as_bytes(),
             "\u{202e}fdp".as_bytes(),
