@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use portcullis_journal::{EventKind, read::Record, record::untrusted};
+use portcullis_journal::{EventKind, read::Record};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    hidden::{PathKey, as_recorded, base, is_token},
     operations::{Deed, Operations, integer, text},
     pattern::is_at_or_below,
     raw,
@@ -61,15 +62,18 @@ impl Renames {
         }
     }
 
-    /// The names that the file had and got; the first is the one that was asked for.
-    pub fn lineage(mut self, path: &[u8]) -> Lineage {
+    /// The names that the file had and got; the first is the one that was asked for. With `key`, records that hide names
+    /// count too.
+    pub fn lineage(mut self, path: &[u8], key: Option<&PathKey>) -> Lineage {
         // Several logs are heard one after the other.
         self.done.make_contiguous().sort_by(|a, b| a.at.cmp(&b.at));
-        let mut names = vec![Name {
+        let mut names = Vec::new();
+        let asked = Name {
             path: path.to_vec(),
             from: None,
             until: None,
-        }];
+        };
+        push(&mut names, asked, key);
         let mut next = 0;
         while let Some(name) = names.get(next).cloned() {
             next += 1;
@@ -86,6 +90,7 @@ impl Renames {
                             from: since,
                             until: Some(rename.at.clone()),
                         },
+                        key,
                     );
                 }
                 if let Some(new) = moved(&name.path, &rename.from, &rename.to) {
@@ -97,6 +102,7 @@ impl Renames {
                             from: Some(rename.at.clone()),
                             until,
                         },
+                        key,
                     );
                 }
             }
@@ -129,12 +135,24 @@ impl Renames {
 
 /// What becomes of `path` when `from` becomes `to`.
 fn moved(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
-    is_at_or_below(path, from).then(|| [to, path.get(from.len()..).unwrap_or_default()].concat())
+    if path == from {
+        return Some(to.to_vec());
+    }
+    let rest = path.get(base(from).len()..).unwrap_or_default();
+    is_at_or_below(path, from).then(|| [base(to), rest].concat())
 }
 
-fn push(names: &mut Vec<Name>, name: Name) {
-    if names.len() < NAMES && !names.contains(&name) {
-        names.push(name);
+/// With the key of hidden paths, the token of a name is a name of the same time.
+fn push(names: &mut Vec<Name>, name: Name, key: Option<&PathKey>) {
+    let key = key.filter(|_| !is_token(&name.path));
+    let token = key.map(|key| Name {
+        path: key.token(&name.path).into_bytes(),
+        ..name.clone()
+    });
+    for name in std::iter::once(name).chain(token) {
+        if names.len() < NAMES && !names.contains(&name) {
+            names.push(name);
+        }
     }
 }
 
@@ -154,7 +172,7 @@ pub struct Name {
 }
 
 fn peer_text<S: serde::Serializer>(path: &[u8], output: S) -> Result<S::Ok, S::Error> {
-    untrusted(path).serialize(output)
+    as_recorded(path).serialize(output)
 }
 
 impl Name {
@@ -295,7 +313,7 @@ impl<'a> History<'a> {
 
     fn touch(&mut self, record: &Record, deed: &Deed) -> Option<Touch> {
         let is = |kind: EventKind| record.event == kind.name();
-        let path = |path: &Option<Vec<u8>>| path.as_deref().map(untrusted);
+        let path = |path: &Option<Vec<u8>>| path.as_deref().map(as_recorded);
         let user = record.user.as_ref().or(deed.user.as_ref());
         let source = record.source.map(|source| source.ip).or(deed.source);
         let mut touch = Touch {
@@ -468,7 +486,7 @@ impl Needles {
         paths.sort_unstable();
         paths.dedup();
         let names = paths.into_iter().map(|path| {
-            let quoted = serde_json::to_vec(&untrusted(path)).unwrap_or_default();
+            let quoted = serde_json::to_vec(&as_recorded(path)).unwrap_or_default();
             memchr::memmem::Finder::new(&quoted).into_owned()
         });
         Self {

@@ -1,6 +1,12 @@
 //! Which records are asked for, with a test of a line's bytes that comes before it is read as JSON.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
@@ -8,6 +14,7 @@ use memchr::memmem::Finder;
 use portcullis_journal::{
     EventKind, Verdict,
     read::{Part, Record},
+    record::HIDDEN,
 };
 
 use crate::{
@@ -37,11 +44,27 @@ pub struct Criteria {
     pub until: Option<DateTime<Utc>>,
 }
 
+/// Whether a record was met that may be about the path, and hides it.
+#[derive(Debug, Clone)]
+struct PassedOver {
+    mark: Finder<'static>,
+    is_met: Arc<AtomicBool>,
+}
+
+impl PassedOver {
+    fn look(&self, line: &[u8]) {
+        if !self.is_met.load(Ordering::Relaxed) && self.mark.find(line).is_some() {
+            self.is_met.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Criteria, ready to be asked of many records.
 #[derive(Debug, Clone)]
 pub struct Filter {
     user: Option<(String, Finder<'static>)>,
-    path: Option<(PathPattern, Finder<'static>)>,
+    path: Option<(PathPattern, Vec<Finder<'static>>)>,
+    passed_over: PassedOver,
     source: Option<(IpNet, Option<Finder<'static>>)>,
     session: Option<(String, Finder<'static>)>,
     operations: Vec<(String, Finder<'static>)>,
@@ -62,9 +85,13 @@ impl From<Criteria> for Filter {
                 (user, finder(quoted))
             }),
             path: criteria.path.map(|path| {
-                let needle = finder(path.needle());
-                (path, needle)
+                let needles = path.needles().into_iter().map(finder).collect();
+                (path, needles)
             }),
+            passed_over: PassedOver {
+                mark: finder(format!("\"path\":\"{HIDDEN}").into_bytes()),
+                is_met: Arc::default(),
+            },
             source: criteria.source.map(|network| {
                 let is_host = network.prefix_len() == network.max_prefix_len();
                 let network = if is_host {
@@ -121,6 +148,11 @@ impl Filter {
             && self.matches_deed(deed)
     }
 
+    /// Whether records were met that hide their paths, which was asked for without the key.
+    pub fn has_passed_over_hidden(&self) -> bool {
+        self.passed_over.is_met.load(Ordering::Relaxed)
+    }
+
     /// The part of a log that need be read.
     pub fn part(&self) -> Part {
         Part {
@@ -156,8 +188,12 @@ impl Filter {
     }
 
     pub(crate) fn may_match_deed(&self, line: &[u8]) -> bool {
-        self.path.as_ref().is_none_or(|(_, quoted)| {
-            quoted.find(line).is_some() || self.encoded.find(line).is_some()
+        self.path.as_ref().is_none_or(|(path, quoted)| {
+            if path.is_blind() {
+                self.passed_over.look(line);
+            }
+            quoted.iter().any(|quoted| quoted.find(line).is_some())
+                || self.encoded.find(line).is_some()
         }) && (self.operations.is_empty()
             || self
                 .operations

@@ -6,7 +6,8 @@ mod reveal;
 mod seal;
 mod veil;
 
-pub use key::{PathKey, base, is_token};
+pub(crate) use key::kept_extension;
+pub use key::{PathKey, as_recorded, base, is_token};
 pub use reveal::Revealer;
 pub use seal::{AuditorKey, AuditorSecret};
 pub use veil::{PathVeil, SEALED};

@@ -14,7 +14,7 @@ use portcullis_journal::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::raw;
+use crate::{hidden::as_recorded, raw};
 
 /// Intents without an outcome, and open handles, that are remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 1 << 16;
@@ -70,8 +70,7 @@ impl Deed {
     }
 
     pub(crate) fn told(&self) -> Told<'_> {
-        let path =
-            |path: &Option<Vec<u8>>| path.as_deref().map(portcullis_journal::record::untrusted);
+        let path = |path: &Option<Vec<u8>>| path.as_deref().map(as_recorded);
         Told {
             seq: self.intent,
             sftp_op: self.operation.as_deref(),

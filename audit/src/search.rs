@@ -7,10 +7,11 @@ use portcullis_journal::{
     read::{Lines, Part, ReadError, Record, lines},
 };
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     filter::Filter,
+    hidden::Revealer,
     operations::{Deed, Operations, Told},
     raw,
     text::harmless_json,
@@ -50,19 +51,31 @@ pub struct Found {
     /// As it stands in the log.
     pub line: Vec<u8>,
     pub deed: Deed,
+    /// What was opened of what the line has sealed.
+    pub opened: Map<String, Value>,
+}
+
+/// A record of one log that was asked for.
+#[derive(Debug)]
+pub struct Match {
+    pub record: Record,
+    pub deed: Deed,
+    pub opened: Map<String, Value>,
 }
 
 /// The search of one log, line by line.
 #[derive(Debug)]
 pub struct Search<'a> {
     filter: &'a Filter,
+    revealer: Option<&'a Revealer>,
     operations: Operations,
 }
 
 impl<'a> Search<'a> {
-    pub fn new(filter: &'a Filter) -> Self {
+    pub fn new(filter: &'a Filter, revealer: Option<&'a Revealer>) -> Self {
         Self {
             filter,
+            revealer,
             operations: Operations::default(),
         }
     }
@@ -71,15 +84,23 @@ impl<'a> Search<'a> {
     ///
     /// # Errors
     /// If it is no record.
-    pub fn look(&mut self, line: &[u8]) -> Result<Option<(Record, Deed)>, serde_json::Error> {
-        let record: Record = serde_json::from_slice(line)?;
+    pub fn look(&mut self, line: &[u8]) -> Result<Option<Match>, serde_json::Error> {
+        let mut record: Record = serde_json::from_slice(line)?;
+        let opened = self
+            .revealer
+            .map(|revealer| revealer.reveal(&mut record))
+            .unwrap_or_default();
         let filter = self.filter;
         let deed = self.operations.observe(&record, |deed| {
             !filter.asks_for_deeds()
                 || filter.matches_deed(deed)
                 || filter.asks_for_operations() && deed.handle.is_some() && deed.path.is_some()
         });
-        Ok(filter.matches_as(&record, &deed).then_some((record, deed)))
+        Ok(filter.matches_as(&record, &deed).then_some(Match {
+            record,
+            deed,
+            opened,
+        }))
     }
 
     /// False only if the line neither matches nor says something of a record that may.
@@ -122,16 +143,22 @@ struct Log<'a> {
     lines: Lines,
     search: Search<'a>,
     /// Found and not given yet.
-    head: Option<(Record, Deed, Vec<u8>)>,
+    head: Option<(Match, Vec<u8>)>,
 }
 
 impl<'a> Results<'a> {
+    /// With a `revealer`, records are what they were before they were sealed.
+    ///
     /// # Errors
     /// If a directory can't be listed or is no log.
-    pub fn of(directories: &[PathBuf], filter: &'a Filter) -> Result<Self, SearchError> {
+    pub fn of(
+        directories: &[PathBuf],
+        filter: &'a Filter,
+        revealer: Option<&'a Revealer>,
+    ) -> Result<Self, SearchError> {
         let logs = directories
             .iter()
-            .map(|directory| Log::open(directory, filter))
+            .map(|directory| Log::open(directory, filter, revealer))
             .collect::<Result<_, _>>()?;
         Ok(Self { logs })
     }
@@ -142,16 +169,17 @@ impl<'a> Results<'a> {
         }
         let heads = self.logs.iter().enumerate();
         let first = heads
-            .filter_map(|(number, log)| Some((&log.head.as_ref()?.0.time, number)))
+            .filter_map(|(number, log)| Some((&log.head.as_ref()?.0.record.time, number)))
             .min()
             .map(|(_, number)| number);
         let taken =
             first.and_then(|number| Some((number, self.logs.get_mut(number)?.head.take()?)));
-        Ok(taken.map(|(log, (record, deed, line))| Found {
+        Ok(taken.map(|(log, (found, line))| Found {
             log,
-            record,
+            record: found.record,
             line,
-            deed,
+            deed: found.deed,
+            opened: found.opened,
         }))
     }
 }
@@ -169,10 +197,14 @@ impl Iterator for Results<'_> {
 }
 
 impl<'a> Log<'a> {
-    fn open(directory: &Path, filter: &'a Filter) -> Result<Self, SearchError> {
+    fn open(
+        directory: &Path,
+        filter: &'a Filter,
+        revealer: Option<&'a Revealer>,
+    ) -> Result<Self, SearchError> {
         Ok(Self {
             lines: lines_of(directory, filter.part())?,
-            search: Search::new(filter),
+            search: Search::new(filter, revealer),
             head: None,
         })
     }
@@ -184,7 +216,7 @@ impl<'a> Log<'a> {
                 return Ok(());
             };
             match self.search.look(line) {
-                Ok(Some((record, deed))) => self.head = Some((record, deed, line.to_vec())),
+                Ok(Some(found)) => self.head = Some((found, line.to_vec())),
                 Ok(None) => {}
                 Err(_) => return Err(self.lines.not_a_record().into()),
             }
@@ -194,7 +226,7 @@ impl<'a> Log<'a> {
 }
 
 impl Found {
-    /// One JSON object: the log, the record as it stands there, and for an outcome what its intent says.
+    /// One JSON object: the log, the record as it stands there, for an outcome what its intent says, and what was opened.
     ///
     /// # Errors
     /// If the line is no JSON.
@@ -205,6 +237,8 @@ impl Found {
             record: &'a RawValue,
             #[serde(skip_serializing_if = "Option::is_none")]
             about: Option<Told<'a>>,
+            #[serde(skip_serializing_if = "Map::is_empty")]
+            opened: &'a Map<String, Value>,
         }
         let log = logs.get(self.log).map(|log| log.to_string_lossy());
         let adds = self.deed.intent.is_some() || self.deed.path != Deed::of(&self.record).path;
@@ -212,6 +246,7 @@ impl Found {
             log: log.unwrap_or_default(),
             record: serde_json::from_slice(&self.line)?,
             about: adds.then(|| self.deed.told()),
+            opened: &self.opened,
         };
         Ok(harmless_json(&serde_json::to_string(&json)?).into_owned())
     }

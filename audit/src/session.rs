@@ -2,15 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use portcullis_journal::{
-    EventKind,
-    read::Record,
-    record::{untrusted, untrusted_bytes},
-};
+use portcullis_journal::{EventKind, read::Record, record::untrusted_bytes};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    hidden::as_recorded,
     operations::{Deed, Operations, integer, text},
     ranges::Ranges,
     text::{quoted, seconds, sentence, size, word},
@@ -300,7 +297,7 @@ impl Story {
             && is_look(&operation)
         {
             *count += 1;
-            *last_path = deed.path.as_deref().map(untrusted);
+            *last_path = deed.path.as_deref().map(as_recorded);
             return;
         }
         self.end_run();
@@ -310,8 +307,8 @@ impl Story {
             what: What::Operation {
                 operation,
                 count: 1,
-                path: deed.path.as_deref().map(untrusted),
-                path2: deed.path2.as_deref().map(untrusted),
+                path: deed.path.as_deref().map(as_recorded),
+                path2: deed.path2.as_deref().map(as_recorded),
                 last_path: None,
                 outcome,
                 reason: record.reason.clone(),
@@ -341,7 +338,7 @@ fn is_look(operation: &str) -> bool {
 }
 
 fn shown(path: Option<&[u8]>) -> Value {
-    path.map_or(Value::Null, untrusted)
+    path.map_or(Value::Null, as_recorded)
 }
 
 fn other(record: &Record, deed: &Deed) -> What {
@@ -367,8 +364,8 @@ fn other(record: &Record, deed: &Deed) -> What {
     } else if is(EventKind::OperationDenied) {
         What::Denied {
             operation: deed.operation.clone(),
-            path: deed.path.as_deref().map(untrusted),
-            path2: deed.path2.as_deref().map(untrusted),
+            path: deed.path.as_deref().map(as_recorded),
+            path2: deed.path2.as_deref().map(as_recorded),
             reason,
             details: text(&record.body, "error").map(str::to_owned),
         }

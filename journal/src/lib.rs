@@ -29,7 +29,8 @@ pub mod verify;
 mod writer;
 
 pub use append::{
-    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency, Veil,
+    AppendError, Journal, OpenError, Options, Pending, PendingIntent, Recovery, Status, Urgency,
+    Veil,
 };
 #[cfg(any(test, feature = "fault-injection"))]
 pub use chain::Moment;

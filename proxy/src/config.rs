@@ -32,7 +32,7 @@ pub use backends::{
     KeyPair, ServerAddress, TrustAnchor, Uploads,
 };
 pub use files::{Secret, Stamp, revoked_keys};
-pub use journal::{JournalConfig, RoomConfig};
+pub use journal::{JournalConfig, PathMode, RoomConfig};
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
 pub use sinks::{ClientIdentity, SinkConfig, SinkTarget, SinkTls, SinkTransport};

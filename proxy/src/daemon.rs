@@ -21,7 +21,8 @@ use std::{
 };
 
 use chrono::Utc;
-use portcullis_journal::{AppendError, Journal, OpenError, Recovery};
+use portcullis_audit::hidden::HiddenKeyError;
+use portcullis_journal::{AppendError, Journal, OpenError, Options, Recovery};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -56,6 +57,8 @@ pub use sinks::SinkError;
 pub enum DaemonError {
     #[error("open the journal")]
     Journal(#[from] OpenError),
+    #[error("open the key of hidden paths, journal.path_key_file")]
+    PathKey(#[from] HiddenKeyError),
     #[error("open the accounts database {}", path.display())]
     Accounts {
         path: PathBuf,
@@ -266,7 +269,11 @@ fn failure_floor(cost: Cost) -> Result<Duration, PasswordError> {
 }
 
 fn open_journal(config: &JournalConfig) -> Result<(Journal, Recovery), DaemonError> {
-    let (journal, recovery) = Journal::open(config.options())?;
+    let options = Options {
+        veil: config.veil()?,
+        ..config.options()
+    };
+    let (journal, recovery) = Journal::open(options)?;
     tracing::info!(records = recovery.records, directory = %config.directory.display(), "journal open");
     if recovery.torn_bytes > 0 {
         tracing::warn!(

@@ -10,7 +10,7 @@ use std::{
 };
 
 use portcullis_journal::{
-    AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId, Urgency,
+    AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId, Urgency, Veil,
 };
 
 use crate::{
@@ -121,7 +121,13 @@ pub(crate) fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
 
 /// A journal that keeps its segments in `directory`.
 pub(crate) fn journal(directory: &std::path::Path) -> Journal {
+    journal_behind(None, directory)
+}
+
+/// As [`journal`], with what hides paths.
+pub(crate) fn journal_behind(veil: Option<Arc<dyn Veil>>, directory: &std::path::Path) -> Journal {
     let (journal, _) = Journal::open(Options {
+        veil,
         node: "test".to_owned(),
         signing_key: directory.join("journal.key"),
         max_delay: Duration::from_millis(1),

@@ -1,4 +1,4 @@
-use portcullis_journal::{Event, Verdict};
+use portcullis_journal::{Event, Verdict, record::untrusted};
 use serde_json::json;
 
 use super::*;
@@ -12,7 +12,7 @@ fn history(log: &Log, path: &[u8]) -> Vec<Touch> {
             renames.hear(&record(&line));
         }
     }
-    let lineage = renames.lineage(path);
+    let lineage = renames.lineage(path, None);
     let needles = Needles::of(&lineage);
     let mut history = History::of(&lineage);
     let mut told = Vec::new();

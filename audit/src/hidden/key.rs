@@ -9,7 +9,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use portcullis_journal::record::HIDDEN;
+use portcullis_journal::record::{HIDDEN, untrusted};
+use serde_json::Value;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -44,7 +45,9 @@ impl PathKey {
     /// As [`read`](Self::read), or if it can't be written.
     pub fn open(path: &Path) -> Result<Self, HiddenKeyError> {
         match Self::read(path) {
-            Err(HiddenKeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(HiddenKeyError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
                 Self::generate(path)
             }
             read => read,
@@ -101,7 +104,7 @@ impl PathKey {
             }
             if components.peek().is_some() {
                 out.push('/');
-            } else if let Some(extension) = extension(component) {
+            } else if let Some(extension) = kept_extension(component) {
                 out.push('.');
                 out.push_str(extension);
             }
@@ -117,8 +120,11 @@ impl PathKey {
 }
 
 /// The extension of a name, if it says nothing of whom the file is about: a letter and at most seven letters or digits more.
-pub(super) fn extension(name: &[u8]) -> Option<&str> {
-    let at = name.iter().rposition(|&byte| byte == b'.').filter(|&at| at > 0)?;
+pub(crate) fn kept_extension(name: &[u8]) -> Option<&str> {
+    let at = name
+        .iter()
+        .rposition(|&byte| byte == b'.')
+        .filter(|&at| at > 0)?;
     let extension = name.get(at + 1..)?;
     let is_plain = extension.first().is_some_and(u8::is_ascii_alphabetic)
         && extension.len() <= LONGEST_EXTENSION
@@ -131,12 +137,24 @@ pub fn is_token(path: &[u8]) -> bool {
     path.starts_with(HIDDEN.as_bytes())
 }
 
+/// A path as records write it: a token as it is, and a path in clear as a peer's text.
+pub fn as_recorded(path: &[u8]) -> Value {
+    let is_plain = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
+    match std::str::from_utf8(path) {
+        Ok(token) if is_token(path) && path.iter().all(is_plain) => token.into(),
+        Ok(_) | Err(_) => untrusted(path),
+    }
+}
+
 /// A token without the extension, as it stands in the paths below it; a path in clear as it is.
 pub fn base(path: &[u8]) -> &[u8] {
     if !is_token(path) {
         return path;
     }
-    let name = path.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+    let name = path
+        .iter()
+        .rposition(|&byte| byte == b'/')
+        .map_or(0, |at| at + 1);
     let last = path.get(name..).unwrap_or_default();
     match last.iter().position(|&byte| byte == b'.') {
         Some(at) if at > 0 => path.get(..name + at).unwrap_or(path),
@@ -221,7 +239,10 @@ mod tests {
     fn equal_names_have_equal_tokens_wherever_they_lie() {
         let token = |path: &str| key().token(path.as_bytes());
         let inbox = token("/inbox");
-        assert!(inbox.starts_with("hmac:/") && inbox.len() == 6 + 22, "{inbox}");
+        assert!(
+            inbox.starts_with("hmac:/") && inbox.len() == 6 + 22,
+            "{inbox}"
+        );
         assert!(token("/inbox/a.csv").starts_with(&format!("{inbox}/")));
         assert_ne!(token("/inbox"), token("/Inbox"));
         assert_ne!(inbox, PathKey::new(&[8; 32]).token(b"/inbox"));
@@ -255,7 +276,7 @@ mod tests {
             ("a.x y", None),
             ("plain", None),
         ] {
-            assert_eq!(extension(name.as_bytes()), kept, "{name}");
+            assert_eq!(kept_extension(name.as_bytes()), kept, "{name}");
         }
     }
 
@@ -269,7 +290,11 @@ mod tests {
     fn the_base_of_a_token_is_what_lies_below_it_begins_with() {
         let directory = key().token(b"/in/a.d");
         let below = key().token(b"/in/a.d/file");
-        assert!(below.as_bytes().starts_with(&[base(directory.as_bytes()), b"/"].concat()));
+        assert!(
+            below
+                .as_bytes()
+                .starts_with(&[base(directory.as_bytes()), b"/"].concat())
+        );
         assert_eq!(base(b"/in/a.d"), b"/in/a.d");
         for whole in ["hmac:/", "hmac:/in", "hmac:/..", "hmac:/../in"] {
             assert_eq!(base(whole.as_bytes()), whole.as_bytes());
@@ -281,9 +306,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys/paths");
         let made = PathKey::open(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::metadata(&path).unwrap().len(), 32);
-        assert_eq!(PathKey::open(&path).unwrap().token(b"/a"), made.token(b"/a"));
+        assert_eq!(
+            PathKey::open(&path).unwrap().token(b"/a"),
+            made.token(b"/a")
+        );
         let entries = fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(entries, 1, "a temporary file is left");
     }
@@ -295,7 +326,10 @@ mod tests {
         PathKey::open(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
         let refused = PathKey::open(&path).unwrap_err();
-        assert!(matches!(refused, HiddenKeyError::ReadableByOthers { mode: 0o604, .. }));
+        assert!(matches!(
+            refused,
+            HiddenKeyError::ReadableByOthers { mode: 0o604, .. }
+        ));
         assert!(refused.to_string().contains("chmod 0600"), "{refused}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         PathKey::open(&path).unwrap();
@@ -310,6 +344,9 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(PathKey::open(&path), Err(HiddenKeyError::Read { .. })));
+        assert!(matches!(
+            PathKey::open(&path),
+            Err(HiddenKeyError::Read { .. })
+        ));
     }
 }

@@ -150,11 +150,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("auditor");
         let (secret, public) = AuditorSecret::generate(&path).unwrap();
-        let other = AuditorSecret::generate(&directory.path().join("other")).unwrap().0;
-        for plain in [&b""[..], b"/inbox/M\xc3\xbcller.csv", &[0x80; 64], &[0; 200]] {
+        let other = AuditorSecret::generate(&directory.path().join("other"))
+            .unwrap()
+            .0;
+        for plain in [
+            &b""[..],
+            b"/inbox/M\xc3\xbcller.csv",
+            &[0x80; 64],
+            &[0; 200],
+        ] {
             let sealed = public.seal(plain).unwrap();
             assert_eq!(secret.open(&sealed).as_deref(), Some(plain));
-            assert_eq!(AuditorSecret::read(&path).unwrap().open(&sealed).as_deref(), Some(plain));
+            assert_eq!(
+                AuditorSecret::read(&path).unwrap().open(&sealed).as_deref(),
+                Some(plain)
+            );
             assert_eq!(other.open(&sealed), None);
             let mut bytes = BASE64.decode(&sealed).unwrap();
             *bytes.last_mut().unwrap() ^= 1;
@@ -166,8 +176,12 @@ mod tests {
     #[test]
     fn the_length_says_little() {
         let secret = AuditorSecret(SecretKey::from([3; 32]));
-        let lengths = [0, 1, 40, 63].map(|length| secret.public().seal(&vec![b'a'; length]).unwrap().len());
-        assert!(lengths.iter().all(|&length| length == lengths[0]), "{lengths:?}");
+        let lengths =
+            [0, 1, 40, 63].map(|length| secret.public().seal(&vec![b'a'; length]).unwrap().len());
+        assert!(
+            lengths.iter().all(|&length| length == lengths[0]),
+            "{lengths:?}"
+        );
         assert!(secret.public().seal(&[b'a'; 64]).unwrap().len() > lengths[0]);
     }
 
@@ -183,7 +197,10 @@ mod tests {
         let secret = std::fs::read_to_string(&path).unwrap();
         for wrong in [path.to_str().unwrap(), secret.trim(), "auditor-public:AAAA"] {
             let refused = AuditorKey::of(wrong).unwrap_err();
-            assert!(matches!(refused, HiddenKeyError::NotAnAuditorKey { .. }), "{refused}");
+            assert!(
+                matches!(refused, HiddenKeyError::NotAnAuditorKey { .. }),
+                "{refused}"
+            );
             let secret = secret.trim().strip_prefix(SECRET).unwrap();
             assert!(!refused.to_string().contains(secret));
         }

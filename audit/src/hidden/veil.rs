@@ -9,7 +9,7 @@ use lru::LruCache;
 use portcullis_journal::{Event, EventKind, Veil, record::untrusted_bytes};
 use serde_json::{Map, Value};
 
-use super::{AuditorKey, PathKey};
+use super::{AuditorKey, PathKey, is_token};
 use crate::pattern::is_glob;
 
 /// Behind the name of a field stands this in the name of what it was sealed to.
@@ -73,7 +73,7 @@ impl PathVeil {
             .iter()
             .filter(|(name, value)| {
                 let is_text = value.is_string() || value.is_object() || value.is_array();
-                is_text && !HARMLESS.contains(&name.as_str())
+                is_text && !HARMLESS.contains(&name.as_str()) && !is_hidden(name, value)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -132,7 +132,12 @@ impl PathVeil {
         if text.len() > LONGEST_KEPT {
             return auditor.key.seal(text);
         }
-        let kept = || auditor.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || {
+            auditor
+                .sealed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         if let Some(sealed) = kept().get(text) {
             return Some(sealed.clone());
         }
@@ -159,6 +164,11 @@ impl Veil for PathVeil {
             self.cover_reading(&mut event.body);
         }
     }
+}
+
+/// What an older record says of a path comes as it stands there. No path in clear is written so.
+fn is_hidden(name: &str, value: &Value) -> bool {
+    PATHS.contains(&name) && value.as_str().is_some_and(|text| is_token(text.as_bytes()))
 }
 
 fn path(name: &str, value: &Value) -> Option<Vec<u8>> {
@@ -189,12 +199,12 @@ mod tests {
         let veil = PathVeil::new(key(), None);
         let body = json!({
             "sftp_op": "stat", "path": "b64:/w==", "len": 7, "status": "SSH_FX_FAILURE",
-            "error": "no /a", "evidence": "b64:AAAA", "added_later": ["/a"],
+            "error": "no /a", "evidence": "b64:AAAA", "added_later": ["/a"], "path2": "hmac:/old",
         });
         let body = covered(&veil, EventKind::OperationDenied, body);
         let expected = json!({
             "sftp_op": "stat", "path": key().token(b"\xff"), "len": 7, "status": "SSH_FX_FAILURE",
-            "hidden": "added_later,error,evidence",
+            "path2": "hmac:/old", "hidden": "added_later,error,evidence",
         });
         assert_eq!(Value::from(body), expected);
     }
@@ -243,8 +253,14 @@ mod tests {
             asked("/a"),
             json!({ "command": "search", "filters": { "path": key().token(b"/a"), "user": "bob" } })
         );
-        assert_eq!(asked("/a/*.x")["filters"], json!({ "hidden": "path", "user": "bob" }));
+        assert_eq!(
+            asked("/a/*.x")["filters"],
+            json!({ "hidden": "path", "user": "bob" })
+        );
         let mount = json!({ "at": "/a", "path": "/a" });
-        assert_eq!(Value::from(covered(&veil, EventKind::AdminAccount, mount.clone())), mount);
+        assert_eq!(
+            Value::from(covered(&veil, EventKind::AdminAccount, mount.clone())),
+            mount
+        );
     }
 }

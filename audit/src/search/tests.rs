@@ -9,7 +9,7 @@ use crate::{
 
 fn search(log: &Log, criteria: Criteria) -> Vec<Found> {
     let filter = Filter::from(criteria);
-    let results = Results::of(&[log.path()], &filter).unwrap();
+    let results = Results::of(&[log.path()], &filter, None).unwrap();
     results.collect::<Result<_, _>>().unwrap()
 }
 
@@ -98,7 +98,7 @@ fn several_logs_come_in_the_order_of_their_times() {
         ..Criteria::default()
     });
     let logs = [one.path(), other.path()];
-    let found: Vec<_> = Results::of(&logs, &filter)
+    let found: Vec<_> = Results::of(&logs, &filter, None)
         .unwrap()
         .map(|found| found.unwrap())
         .map(|found| (found.log, found.deed.path.unwrap()))
@@ -118,7 +118,7 @@ fn the_end_is_the_end_until_something_is_added() {
         ..Criteria::default()
     });
     let logs = [log.path()];
-    let mut results = Results::of(&logs, &filter).unwrap();
+    let mut results = Results::of(&logs, &filter, None).unwrap();
     assert_eq!(results.by_ref().count(), 2);
     log.add(ALICE.done(2, "stat", b"/2"));
     assert_eq!(results.by_ref().count(), 2);

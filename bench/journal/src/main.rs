@@ -255,7 +255,7 @@ fn searched(directory: PathBuf, criteria: Criteria) -> Result<Value> {
     let filter = Filter::from(criteria);
     let (began, cpu) = (Instant::now(), cpu_time());
     let mut found = 0_u64;
-    for record in Results::of(&[directory], &filter)? {
+    for record in Results::of(&[directory], &filter, None)? {
         record?;
         found += 1;
     }

@@ -5,6 +5,7 @@
 
 mod begin_anew;
 mod file;
+mod hidden;
 mod hold;
 mod report;
 mod review;
@@ -23,8 +24,8 @@ use portcullis_journal::{record::untrusted, tree::key::SigningKey};
 use serde_json::{Map, Value};
 
 use self::{
-    begin_anew::BeginAnewArgs, file::FileArgs, hold::HoldArgs, report::ReportArgs,
-    review::ReviewArgs, search::SearchArgs, session::SessionArgs,
+    begin_anew::BeginAnewArgs, file::FileArgs, hidden::AuditorKeyArgs, hold::HoldArgs,
+    report::ReportArgs, review::ReviewArgs, search::SearchArgs, session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
 use crate::{
@@ -69,6 +70,8 @@ enum Question {
     BeginAnew(BeginAnewArgs),
     /// Make the key that is to sign the journal next; the daemon takes it over at its next reload or start
     ChangeKey,
+    /// Make the key pair of an auditor, to whom a journal with path_mode = "sealed" seals paths
+    AuditorKey(AuditorKeyArgs),
 }
 
 impl AuditCommand {
@@ -76,11 +79,13 @@ impl AuditCommand {
     /// If the log can't be read, or nobody would know that it was.
     pub fn run(self, config: AuditCommandsConfig) -> anyhow::Result<()> {
         let Self { reading, question } = self;
-        let logs = Logs::of(reading, config)?;
         let mut output = BufWriter::new(io::stdout().lock());
-        let answered = question
-            .answer(&logs, &mut output)
-            .and_then(|()| output.flush().map_err(anyhow::Error::from));
+        // An auditor's machine has no log.
+        let answered = match question {
+            Question::AuditorKey(arguments) => arguments.run(&mut output),
+            question => question.answer(&Logs::of(reading, config)?, &mut output),
+        };
+        let answered = answered.and_then(|()| output.flush().map_err(anyhow::Error::from));
         match answered {
             // Whoever reads the answer has enough of it.
             Err(error) if is_broken_pipe(&error) => Ok(()),
@@ -100,6 +105,7 @@ impl Question {
             Self::Hold(arguments) => arguments.run(logs, output),
             Self::BeginAnew(arguments) => arguments.run(logs, output),
             Self::ChangeKey => change_key(logs, output),
+            Self::AuditorKey(arguments) => arguments.run(output),
         }
     }
 }

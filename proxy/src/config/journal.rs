@@ -1,15 +1,22 @@
 //! `[journal]`
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::TimeDelta;
-use portcullis_journal::{Options, retention::Retention};
+use portcullis_audit::hidden::{AuditorKey, HiddenKeyError, PathKey, PathVeil};
+use portcullis_journal::{Options, Veil, retention::Retention};
 
 use super::{files, section::Section};
 use crate::sftp::Digests;
 
 /// What `journal.digests` may say.
 const DIGESTS: &str = "\"uploads\" or \"all\"";
+/// What `journal.path_mode` may say.
+const PATH_MODES: &str = "\"clear\", \"hmac\" or \"sealed\"";
 /// Six years: 45 CFR 164.316(b)(2)(i) wants documentation of security kept as long.
 const LEAST_DAYS: u64 = 2190;
 /// A century.
@@ -38,6 +45,19 @@ pub struct JournalConfig {
     pub verify_every: Option<Duration>,
     /// Where sinks keep how far they are.
     pub sinks: PathBuf,
+    pub paths: PathMode,
+    /// Key of the tokens, which is there if [`paths`](Self::paths) are or were hidden.
+    pub path_key: PathBuf,
+}
+
+/// How records name the files of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMode {
+    Clear,
+    /// By a token.
+    Hmac,
+    /// By a token, and for the auditor in clear.
+    Sealed(AuditorKey),
 }
 
 /// What happens before the journal's disk is full.
@@ -57,7 +77,21 @@ impl JournalConfig {
         name.into()
     }
 
-    /// How the journal is opened.
+    /// What hides paths in records; makes the key if there is none yet.
+    ///
+    /// # Errors
+    /// If the key can't be used or made.
+    pub fn veil(&self) -> Result<Option<Arc<dyn Veil>>, HiddenKeyError> {
+        let auditor = match &self.paths {
+            PathMode::Clear => return Ok(None),
+            PathMode::Hmac => None,
+            PathMode::Sealed(auditor) => Some(auditor.clone()),
+        };
+        let key = PathKey::open(&self.path_key)?;
+        Ok(Some(Arc::new(PathVeil::new(key, auditor))))
+    }
+
+    /// How the journal is opened, but for the [`veil`](Self::veil).
     pub fn options(&self) -> Options {
         Options {
             node: self.node.clone(),
@@ -120,13 +154,24 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         );
     }
     let sinks = section.text("sinks_directory", "where sinks keep how far they are");
+    let path_key = section.text("path_key_file", "the path of the key of hidden paths");
+    let paths = path_mode(&mut section);
+    let path_key = path_key.map(PathBuf::from).or_else(|| {
+        let directory = directory?;
+        Some(PathBuf::from(format!("{directory}.pathkey")))
+    });
+    if let Some(path_key) = path_key.as_deref().filter(|_| paths != PathMode::Clear) {
+        look_at_path_key(&section, path_key);
+    }
     section.finish();
-    let directory = directory?;
+    let (directory, path_key) = (directory?, path_key?);
     Some(JournalConfig {
         sinks: sinks.map_or_else(
             || PathBuf::from(format!("{directory}.sinks")),
             PathBuf::from,
         ),
+        paths,
+        path_key,
         directory: PathBuf::from(directory),
         signing_key: PathBuf::from(signing_key?),
         node,
@@ -141,4 +186,54 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         verify_every: Some(Duration::from_secs(verify_days * 24 * 60 * 60))
             .filter(|every| !every.is_zero()),
     })
+}
+
+fn path_mode(section: &mut Section<'_>) -> PathMode {
+    let mode = section.text("path_mode", PATH_MODES).unwrap_or("clear");
+    let auditor = section.text("auditor_key", "the public key of the auditor, or its file");
+    let key = auditor.and_then(|text| {
+        AuditorKey::of(text)
+            .inspect_err(|error| section.fault("auditor_key", chain(error)))
+            .ok()
+    });
+    match (mode, auditor, key) {
+        ("clear", None, _) => PathMode::Clear,
+        ("hmac", None, _) => PathMode::Hmac,
+        ("sealed", _, Some(key)) => PathMode::Sealed(key),
+        ("sealed", None, None) => {
+            section.fault(
+                "auditor_key",
+                "missing; path_mode = \"sealed\" needs the public key of the auditor, which `portcullis-proxy audit auditor-key \
+                 FILE` makes on the auditor's machine",
+            );
+            PathMode::Clear
+        }
+        ("sealed", Some(_), None) => PathMode::Clear,
+        ("clear" | "hmac", Some(_), _) => {
+            section.fault(
+                "auditor_key",
+                format!("path_mode = {mode:?} seals nothing; say \"sealed\", or leave the key out"),
+            );
+            PathMode::Clear
+        }
+        _ => {
+            section.fault("path_mode", format!("{mode:?}: expected {PATH_MODES}"));
+            PathMode::Clear
+        }
+    }
+}
+
+/// One that is absent is made at the start, and one that only the daemon can read says there what is wrong with it.
+fn look_at_path_key(section: &Section<'_>, path: &Path) {
+    match PathKey::read(path) {
+        Ok(_) | Err(HiddenKeyError::Read { .. }) => {}
+        Err(error) => section.fault("path_key_file", chain(&error)),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }

@@ -1,5 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use portcullis_audit::hidden::AuditorSecret;
+
 use super::*;
 use crate::sftp::Digests;
 
@@ -109,6 +111,61 @@ fn records_are_kept_for_ever_or_for_six_years_and_for_less_only_if_it_is_meant()
         (None, 1 << 20)
     );
     assert_eq!(files.faults(&with("compression_level = 20")).len(), 1);
+}
+
+#[test]
+fn paths_are_clear_unless_they_are_hidden_and_sealed_needs_an_auditor() {
+    let files = Files::new();
+    let with = |lines: &str| MINIMAL.replace("[journal]", &format!("[journal]\n{lines}"));
+    let journal = |lines: &str| files.parse(&with(lines)).unwrap().journal;
+    let file = files.0.path().join("auditor");
+    let (_, auditor) = AuditorSecret::generate(&file).unwrap();
+    let public = files.0.path().join("auditor.pub");
+    fs::write(&public, auditor.to_text()).unwrap();
+    assert_eq!(journal("").paths, PathMode::Clear);
+    assert_eq!(journal("path_mode = \"hmac\"").paths, PathMode::Hmac);
+    assert_eq!(journal("").path_key, files.0.path().join("journal.pathkey"));
+    for key in [auditor.to_text(), public.display().to_string()] {
+        let lines = format!("path_mode = \"sealed\"\nauditor_key = {key:?}");
+        assert_eq!(journal(&lines).paths, PathMode::Sealed(auditor.clone()));
+    }
+    for (lines, key) in [
+        ("path_mode = \"sealed\"", "journal.auditor_key: missing"),
+        (
+            "path_mode = \"sealed\"\nauditor_key = \"%/auditor\"",
+            "journal.auditor_key: ",
+        ),
+        (
+            "path_mode = \"hmac\"\nauditor_key = \"%/auditor.pub\"",
+            "journal.auditor_key: path_mode",
+        ),
+        (
+            "path_mode = \"hidden\"",
+            "journal.path_mode: \"hidden\": expected",
+        ),
+    ] {
+        let faults = files.faults(&with(lines));
+        assert!(
+            faults.len() == 1 && faults[0].starts_with(key),
+            "{faults:?}"
+        );
+    }
+}
+
+#[test]
+fn a_path_key_that_can_not_be_used_is_a_fault_only_where_paths_are_hidden() {
+    let files = Files::new();
+    let with = |lines: &str| MINIMAL.replace("[journal]", &format!("[journal]\n{lines}"));
+    fs::write(files.0.path().join("journal.pathkey"), [0; 31]).unwrap();
+    let hidden = with("path_mode = \"hmac\"");
+    let faults = files.faults(&hidden);
+    assert!(
+        faults.len() == 1 && faults[0].starts_with("journal.path_key_file: "),
+        "{faults:?}"
+    );
+    assert!(files.parse(MINIMAL).is_ok());
+    fs::remove_file(files.0.path().join("journal.pathkey")).unwrap();
+    assert!(files.parse(&hidden).is_ok());
 }
 
 #[test]

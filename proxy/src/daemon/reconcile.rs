@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
+use portcullis_audit::hidden::is_token;
 use portcullis_journal::{
     AccountKind, Actor, AppendError, Event, EventKind, Journal, OperationId, Recovery, SessionId,
     Verdict,
@@ -82,14 +83,40 @@ struct Announced {
     source: Option<SocketAddr>,
     handle: Option<u64>,
     /// Where the operation changes something, and what an upload's CLOSE publishes.
-    paths: Vec<VirtualPath>,
+    paths: Vec<Written>,
     opens_for_writing: bool,
+}
+
+/// A path as a record has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Written {
+    Clear(VirtualPath),
+    /// A token, which leads nowhere.
+    Hidden(String),
+}
+
+impl Written {
+    fn of(text: &str) -> Option<Self> {
+        if is_token(text.as_bytes()) {
+            return Some(Self::Hidden(text.to_owned()));
+        }
+        VirtualPath::clean(&untrusted_bytes(text)?)
+            .ok()
+            .map(Self::Clear)
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Clear(path) => untrusted(path.as_bytes()),
+            Self::Hidden(token) => token.as_str().into(),
+        }
+    }
 }
 
 impl Announced {
     fn of(record: &Record) -> Self {
         let text = |field: &str| record.body.get(field).and_then(Value::as_str);
-        let path = |field| VirtualPath::clean(&untrusted_bytes(text(field)?)?).ok();
+        let path = |field| Written::of(text(field)?);
         // The second path of a symbolic link is only what it says.
         let second = (text("sftp_op") != Some("symlink"))
             .then(|| path("path2"))
@@ -187,7 +214,7 @@ fn announced_from(
 ) -> Search {
     const RECORDS_BETWEEN_LOOKS_AT_THE_CLOCK: u64 = 256;
     let sessions: HashSet<SessionId> = unknown.iter().map(|(session, _)| *session).collect();
-    let mut opened: HashMap<(SessionId, u64), Option<Vec<VirtualPath>>> = HashMap::new();
+    let mut opened: HashMap<(SessionId, u64), Option<Vec<Written>>> = HashMap::new();
     let mut search = Search::default();
     let first = part.start;
     let Ok(mut lines) = lines(
@@ -279,6 +306,7 @@ async fn states(
             mfa_window: None,
         });
         for path in &one.paths {
+            let Written::Clear(path) = path else { continue };
             let place = (uid, path.clone());
             if wanted.len() < MOST_LOOKS && known.insert(place.clone()) {
                 wanted.push((place, Arc::clone(&mounts), Arc::clone(&requester)));
@@ -365,8 +393,12 @@ fn outcome(
     }
     let uid = announced.user.as_ref().and_then(|user| user.uid);
     for (path, suffix) in announced.paths.iter().zip(["", "2"]) {
-        body.insert(format!("path{suffix}"), untrusted(path.as_bytes()));
-        uid.and_then(|uid| states.get(&(uid, path.clone())))
+        body.insert(format!("path{suffix}"), path.value());
+        let found = match path {
+            Written::Clear(path) => uid.and_then(|uid| states.get(&(uid, path.clone()))),
+            Written::Hidden(_) => Some(&Found::Unknown("paths_hidden")),
+        };
+        found
             .unwrap_or(&Found::Unknown("not_looked"))
             .describe(suffix, body);
     }

@@ -276,6 +276,8 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
             journal.verify_every == other.verify_every,
         ),
         ("journal.sinks_directory", journal.sinks == other.sinks),
+        ("journal.path_mode", journal.paths == other.paths),
+        ("journal.path_key_file", journal.path_key == other.path_key),
         ("metrics", before.metrics == after.metrics),
         ("allowlist", before.allowlist == after.allowlist),
     ]

@@ -8,14 +8,18 @@ use clap::Args;
 use ipnet::IpNet;
 use portcullis_audit::{
     filter::{self, Criteria, Filter},
-    pattern::PathPattern,
+    pattern::{PathPattern, PatternError},
     search::{Found, Results},
     text,
     time::{Moment, as_recorded},
 };
 use serde_json::{Map, Value};
 
-use super::{Logs, put};
+use super::{
+    Logs, complain,
+    hidden::{PathKeyArgs, UnsealArgs},
+    put,
+};
 
 /// How often it is looked whether the log has grown.
 const FOLLOW: Duration = Duration::from_millis(250);
@@ -28,6 +32,10 @@ pub(super) struct SearchArgs {
     /// A path and what lies below it, such as /inbox, or a glob such as /inbox/**/*.csv
     #[arg(long, value_name = "PATH")]
     path: Option<PathPattern>,
+    #[command(flatten)]
+    path_key: PathKeyArgs,
+    #[command(flatten)]
+    unseal: UnsealArgs,
     /// An address or a network, such as 192.0.2.0/24; finds bans of it, too
     #[arg(long, value_name = "SOURCE", value_parser = network)]
     source: Option<IpNet>,
@@ -63,9 +71,13 @@ pub(super) struct SearchArgs {
 impl SearchArgs {
     pub(super) fn run(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
         let now = Utc::now();
+        let path = self
+            .path
+            .map(|path| sighted(path, &self.path_key, &self.unseal, logs))
+            .transpose()?;
         let criteria = Criteria {
             user: self.user,
-            path: self.path,
+            path,
             source: self.source,
             session: self.session,
             operations: self.op,
@@ -78,12 +90,16 @@ impl SearchArgs {
             ensure!(since < until, "--since is not before --until");
         }
         let mut filters = described(&criteria);
+        if self.unseal.is_given() {
+            filters.insert("unseal".to_owned(), true.into());
+        }
         if self.follow {
             filters.insert("follow".to_owned(), true.into());
         }
         logs.note_reading("search", filters)?;
+        let revealer = self.unseal.revealer()?;
         let filter = Filter::from(criteria);
-        let mut results = Results::of(&logs.directories, &filter)?;
+        let mut results = Results::of(&logs.directories, &filter, revealer.as_ref())?;
         let mut left = self.limit.unwrap_or(u64::MAX);
         loop {
             while left > 0
@@ -93,11 +109,37 @@ impl SearchArgs {
                 print(&found?, logs, self.json, output)?;
             }
             if left == 0 || !self.follow {
+                if filter.has_passed_over_hidden() {
+                    complain(
+                        "records that hide their paths were passed over; give --path-key FILE with the log's journal.path_key_file",
+                    );
+                }
                 return Ok(());
             }
             output.flush()?;
             thread::sleep(FOLLOW);
         }
+    }
+}
+
+/// The pattern for a log that may hide paths.
+fn sighted(
+    path: PathPattern,
+    key: &PathKeyArgs,
+    unseal: &UnsealArgs,
+    logs: &Logs,
+) -> anyhow::Result<PathPattern> {
+    let Some(key) = key.key(logs)? else {
+        return Ok(if unseal.is_given() {
+            path.opened()
+        } else {
+            path
+        });
+    };
+    match path.clone().with_key(&key) {
+        // Slower, since every record has to be opened.
+        Err(PatternError::NotOfTokens { .. }) if unseal.is_given() => Ok(path.opened()),
+        sighted => Ok(sighted?),
     }
 }
 

@@ -12,7 +12,7 @@ use portcullis_audit::{
 };
 use serde_json::Map;
 
-use super::{Logs, put, search::session};
+use super::{Logs, hidden::UnsealArgs, put, search::session};
 
 /// Sessions that are named when several begin alike.
 const NAMED: usize = 5;
@@ -27,13 +27,19 @@ pub(super) struct SessionArgs {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    unseal: UnsealArgs,
 }
 
 impl SessionArgs {
     pub(super) fn run(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
         let mut filters = Map::new();
         put(&mut filters, "session", Some(&self.id));
+        if self.unseal.is_given() {
+            filters.insert("unseal".to_owned(), true.into());
+        }
         logs.note_reading("session", filters)?;
+        let revealer = self.unseal.revealer()?;
         let filter = Filter::from(Criteria {
             session: Some(self.id.clone()),
             ..Criteria::default()
@@ -43,7 +49,7 @@ impl SessionArgs {
         }
         let mut story = Story::default();
         let mut found: Option<String> = None;
-        for record in Results::of(&logs.directories, &filter)? {
+        for record in Results::of(&logs.directories, &filter, revealer.as_ref())? {
             let record = record?.record;
             if found.is_none() {
                 found.clone_from(&record.session);
@@ -83,7 +89,7 @@ impl SessionArgs {
 
 fn only_one(logs: &Logs, filter: &Filter) -> anyhow::Result<()> {
     let mut sessions = BTreeSet::new();
-    for found in Results::of(&logs.directories, filter)? {
+    for found in Results::of(&logs.directories, filter, None)? {
         sessions.extend(found?.record.session);
         if sessions.len() > NAMED {
             break;

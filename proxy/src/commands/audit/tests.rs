@@ -1,7 +1,8 @@
 use std::path::Path;
 
 use clap::{CommandFactory as _, Parser};
-use portcullis_journal::{Event, EventKind, Journal, Options};
+use portcullis_audit::hidden::{AuditorSecret, PathKey};
+use portcullis_journal::{Event, EventKind, Journal, OperationId, Options, SessionId, Verdict};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -22,6 +23,12 @@ struct Shell {
 
 impl Shell {
     fn new(events: Vec<Event>) -> Self {
+        Self::hiding("", &[events])
+    }
+
+    /// With what the section of the journal says besides, and a run of the gateway for each list. `%` is the directory; the
+    /// first run says everything in clear.
+    fn hiding(lines: &str, runs: &[Vec<Event>]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (log, database) = (
             directory.path().join("log"),
@@ -32,20 +39,37 @@ impl Shell {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(async {
-            let (journal, _) = Journal::open(Options::default_in(&log)).unwrap();
-            for event in events {
-                journal.append(event).await.unwrap();
-            }
-            journal.close().await.unwrap();
-        });
         let config = directory.path().join("proxy.toml");
+        let lines = lines.replace('%', directory.path().to_str().unwrap());
         let text = format!(
-            "[accounts]\ndatabase = \"{}\"\n[journal]\ndirectory = \"{}\"\nsigning_key = \"unused\"\n",
+            "[accounts]\ndatabase = \"{}\"\n[journal]\ndirectory = \"{}\"\nsigning_key = \"{}.key\"\n{lines}\n",
             database.display(),
+            log.display(),
             log.display()
         );
         std::fs::write(&config, text).unwrap();
+        AuditorSecret::generate(&directory.path().join("auditor"))
+            .map(|(_, public)| {
+                std::fs::write(directory.path().join("auditor.pub"), public.to_text())
+            })
+            .unwrap()
+            .unwrap();
+        let journal = Config::load_audit(&config).journal.unwrap();
+        let veil = journal.veil().unwrap();
+        runtime.block_on(async {
+            for (number, events) in runs.iter().enumerate() {
+                let veil = veil.clone().filter(|_| number > 0 || runs.len() == 1);
+                let options = Options {
+                    veil,
+                    ..journal.options()
+                };
+                let (journal, _) = Journal::open(options).unwrap();
+                for event in events.iter().cloned() {
+                    journal.append(event).await.unwrap();
+                }
+                journal.close().await.unwrap();
+            }
+        });
         Self { directory, config }
     }
 
@@ -153,13 +177,13 @@ fn wrong_criteria_are_refused_before_anything_is_read() {
 #[test]
 fn a_session_and_a_file_that_nobody_knows_are_an_error_that_says_so() {
     let mut event = stat("/inbox/a");
-    event.outcome = Some(portcullis_journal::Verdict::Deny);
-    event.session = Some(portcullis_journal::SessionId([0xab; 16]));
+    event.outcome = Some(Verdict::Deny);
+    event.session = Some(SessionId([0xab; 16]));
     let mut other = event.clone();
-    other.session = Some(portcullis_journal::SessionId([0xac; 16]));
+    other.session = Some(SessionId([0xac; 16]));
     let mut again = other.clone();
-    again.session = Some(portcullis_journal::SessionId([0xad; 16]));
-    if let Some(portcullis_journal::SessionId(bytes)) = &mut again.session {
+    again.session = Some(SessionId([0xad; 16]));
+    if let Some(SessionId(bytes)) = &mut again.session {
         *bytes = [0xac, 0xac, 0xac, 0xac, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
     }
     let shell = Shell::new(vec![event, other, again]);
@@ -426,5 +450,159 @@ fn a_journal_is_begun_anew_only_when_it_can_not_be_gone_on_with() {
                 .unwrap()
                 .trim()
         )
+    );
+}
+
+const HMAC: &str = "path_mode = \"hmac\"";
+const SEALED: &str = "path_mode = \"sealed\"\nauditor_key = \"%/auditor.pub\"";
+
+/// A rename that was done, and a removal that failed and says so with the path.
+fn deeds() -> Vec<Event> {
+    let of = |kind, number, outcome, fields: &[(&str, &str)]| {
+        let mut event = Event::new(kind);
+        event.session = Some(SessionId([7; 16]));
+        event.operation = Some(OperationId(number));
+        event.outcome = Some(outcome);
+        for (name, value) in fields {
+            let value = untrusted(value.as_bytes());
+            event.body.insert((*name).to_owned(), value);
+        }
+        event
+    };
+    let (intent, outcome) = (EventKind::OperationIntent, EventKind::OperationOutcome);
+    let rename = [
+        ("sftp_op", "rename"),
+        ("path", "/in/old.csv"),
+        ("path2", "/in/new.csv"),
+    ];
+    let remove = [("sftp_op", "remove"), ("path", "/in/new.csv")];
+    vec![
+        of(intent, 1, Verdict::Allow, &rename),
+        of(outcome, 1, Verdict::Success, &[]),
+        of(intent, 2, Verdict::Allow, &remove),
+        of(outcome, 2, Verdict::Failure, &[("error", "no /in/new.csv")]),
+    ]
+}
+
+#[test]
+fn hidden_paths_are_found_by_their_clear_names_with_the_gateway_s_key_or_a_copy() {
+    for mode in [HMAC, SEALED] {
+        let shell = Shell::hiding(mode, &[deeds()]);
+        let key = PathKey::read(&shell.path("log.pathkey")).unwrap();
+        let found = shell.run(&["search", "--path", "/in"]).unwrap();
+        assert_eq!(found.lines().count(), 4, "{found}");
+        assert!(
+            found.contains(&key.token(b"/in/old.csv")) && !found.contains("/in"),
+            "{found}"
+        );
+        let found = shell.run(&["search", "--path", "/*/new.csv"]).unwrap();
+        assert_eq!(found.lines().count(), 4, "{found}");
+        assert_eq!(shell.run(&["search", "--path", "/i"]).unwrap(), "");
+        let token = key.token(b"/in/new.csv");
+        let found = shell
+            .run(&["search", "--path", &token, "--outcome", "failure"])
+            .unwrap();
+        assert_eq!(found.lines().count(), 1, "{found}");
+
+        let copy = shell.path("copy");
+        std::fs::rename(shell.path("log.pathkey"), &copy).unwrap();
+        let refused = shell.run(&["search", "--path", "/in"]).unwrap_err();
+        assert!(
+            format!("{refused:#}").contains("--path-key FILE"),
+            "{refused:#}"
+        );
+        let copy = copy.display().to_string();
+        let found = shell
+            .run(&["search", "--path", "/in", "--path-key", &copy])
+            .unwrap();
+        assert_eq!(found.lines().count(), 4, "{found}");
+    }
+}
+
+#[test]
+fn a_glob_within_a_name_needs_the_auditor_s_key() {
+    let shell = Shell::hiding(SEALED, &[deeds()]);
+    let search = ["search", "--path", "/in/n*.csv"];
+    let refused = shell.run(&search).unwrap_err();
+    assert!(format!("{refused:#}").contains("--unseal"), "{refused:#}");
+    let secret = shell.path("auditor").display().to_string();
+    let found = shell
+        .run(&[&search[..], &["--unseal", &secret]].concat())
+        .unwrap();
+    assert_eq!(found.lines().count(), 4, "{found}");
+    assert!(
+        found.contains("\"/in/new.csv\"") && found.contains("no /in/new.csv"),
+        "{found}"
+    );
+    let none = ["search", "--path", "/in/m*.csv", "--unseal", &secret];
+    assert_eq!(shell.run(&none).unwrap(), "");
+}
+
+#[test]
+fn sealed_paths_are_shown_to_their_auditor_and_to_nobody_else() {
+    let shell = Shell::hiding(SEALED, &[deeds()]);
+    let secret = shell.path("auditor").display().to_string();
+    let other = shell.path("other").display().to_string();
+    AuditorSecret::generate(Path::new(&other)).unwrap();
+    for question in [
+        &["search"][..],
+        &["search", "--json"],
+        &["session", "07070707"],
+        &["session", "07070707", "--json"],
+        &["file", "/in/new.csv"],
+        &["file", "/in/new.csv", "--json"],
+    ] {
+        let unseal = |key: &str| shell.run(&[question, &["--unseal", key]].concat()).unwrap();
+        assert!(unseal(&secret).contains("/in/old.csv"), "{question:?}");
+        let asked = question.first() == Some(&"file");
+        for answer in [shell.run(question).unwrap(), unseal(&other)] {
+            assert!(!answer.contains("old.csv"), "{question:?}: {answer}");
+            assert!(
+                asked || !answer.contains("new.csv"),
+                "{question:?}: {answer}"
+            );
+        }
+    }
+    let notes = shell.notes();
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.body["filters"]["unseal"] == true)
+    );
+}
+
+#[test]
+fn a_file_is_followed_through_renames_that_are_hidden_and_from_the_time_before() {
+    for mode in ["", HMAC, SEALED] {
+        let shell = Shell::hiding(mode, &[deeds(), deeds()]);
+        let story = shell.run(&["file", "/in/old.csv"]).unwrap();
+        let touches = |what: &str| story.lines().filter(|line| line.contains(what)).count();
+        assert!(
+            touches("rename") >= 2 && touches("remove") >= 1,
+            "{mode}: {story}"
+        );
+        let story = shell.run(&["file", "/in/new.csv"]).unwrap();
+        let removed = story.lines().filter(|line| line.contains("remove")).count();
+        assert_eq!(removed, 2, "{mode}: {story}");
+    }
+}
+
+#[test]
+fn who_has_no_key_is_told_what_was_passed_over() {
+    let shell = Shell::hiding(HMAC, &[deeds()]);
+    let log = shell.path("log").display().to_string();
+    let nowhere = shell.path("nothing.toml");
+    let file = [
+        "file",
+        "/in/new.csv",
+        "--log",
+        &log,
+        "--unrecorded",
+        "a copy",
+    ];
+    let refused = shell.run_with(&nowhere, &file).unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("--path-key FILE"),
+        "{refused:#}"
     );
 }

@@ -1,4 +1,5 @@
-use portcullis_journal::{Options, Urgency};
+use portcullis_audit::hidden::{PathKey, PathVeil};
+use portcullis_journal::{Options, Urgency, Veil};
 use serde_json::json;
 
 use super::*;
@@ -15,6 +16,7 @@ struct Crashed {
     accounts: Accounts,
     uid: i64,
     memory: Memory,
+    veil: Option<Arc<dyn Veil>>,
     operations: u64,
 }
 
@@ -33,13 +35,14 @@ impl Crashed {
             accounts,
             uid: uid.0,
             memory: Memory::new(),
+            veil: None,
             operations: 0,
         }
     }
 
     /// Puts intents on record, and the outcomes of those that ended.
     async fn announce(&mut self, operations: impl IntoIterator<Item = (Operation, bool)>) {
-        let journal = testing::journal(self.directory.path());
+        let journal = testing::journal_behind(self.veil.clone(), self.directory.path());
         let mut requester = testing::requester();
         requester.user.uid = Some(self.uid);
         let requester = Arc::new(requester);
@@ -67,6 +70,7 @@ impl Crashed {
         Options {
             node: "test".to_owned(),
             signing_key: self.directory.path().join("journal.key"),
+            veil: self.veil.clone(),
             ..Options::default_in(self.directory.path().join("journal"))
         }
     }
@@ -273,4 +277,44 @@ async fn without_a_mount_nothing_is_asked() {
         json!({"sftp_op": "remove", "path": "/a", "state": "unknown", "state_error": "unavailable"})
     );
     assert_eq!(crashed.memory.arrivals(), 0);
+}
+
+#[tokio::test]
+async fn with_hidden_paths_nothing_is_asked_and_the_outcome_says_why() {
+    let key = PathKey::new(&[7; 32]);
+    let hidden = Arc::new(PathVeil::new(key.clone(), None)) as Arc<dyn Veil>;
+    // The second start may have another mode than the one that crashed.
+    for later in [Some(Arc::clone(&hidden)), None] {
+        let mut crashed = Crashed::new();
+        crashed.veil = Some(Arc::clone(&hidden));
+        crashed.memory.put(b"renamed", b"four");
+        let rename = Operation::Rename {
+            from: path("/old"),
+            to: path("/renamed"),
+        };
+        let close = Operation::Close {
+            handle: HandleId(5),
+        };
+        crashed
+            .announce([
+                (rename, false),
+                (upload("/uploaded.csv", 5), true),
+                (close, false),
+            ])
+            .await;
+        crashed.veil = later;
+        let states = crashed.restart().await;
+        assert_eq!(
+            states[&1],
+            json!({"sftp_op": "rename",
+                "path": key.token(b"/old"), "state": "unknown", "state_error": "paths_hidden",
+                "path2": key.token(b"/renamed"), "state2": "unknown", "state_error2": "paths_hidden"})
+        );
+        assert_eq!(
+            states[&3],
+            json!({"sftp_op": "close", "path": key.token(b"/uploaded.csv"), "state": "unknown",
+                "state_error": "paths_hidden"})
+        );
+        assert_eq!(crashed.memory.arrivals(), 0);
+    }
 }

@@ -10,6 +10,7 @@ mod compound;
 mod differential;
 mod edges;
 mod endings;
+mod hidden;
 mod malformed;
 mod read_back;
 mod records;
@@ -318,6 +319,7 @@ impl Client {
                 .map(flat)
                 .collect(),
             memory: self.memory,
+            directory: self.directory,
         }
     }
 }
@@ -336,6 +338,7 @@ struct Left {
     ended: Ended,
     records: Vec<Value>,
     memory: Memory,
+    directory: tempfile::TempDir,
 }
 
 impl Left {
