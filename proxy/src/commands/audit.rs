@@ -80,11 +80,7 @@ impl AuditCommand {
     pub fn run(self, config: AuditCommandsConfig) -> anyhow::Result<()> {
         let Self { reading, question } = self;
         let mut output = BufWriter::new(io::stdout().lock());
-        // An auditor's machine has no log.
-        let answered = match question {
-            Question::AuditorKey(arguments) => arguments.run(&mut output),
-            question => question.answer(&Logs::of(reading, config)?, &mut output),
-        };
+        let answered = question.answer(Logs::of(reading, config), &mut output);
         let answered = answered.and_then(|()| output.flush().map_err(anyhow::Error::from));
         match answered {
             // Whoever reads the answer has enough of it.
@@ -95,16 +91,17 @@ impl AuditCommand {
 }
 
 impl Question {
-    fn answer(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
+    fn answer(self, logs: anyhow::Result<Logs>, output: &mut dyn Write) -> anyhow::Result<()> {
         match self {
-            Self::Search(arguments) => arguments.run(logs, output),
-            Self::Session(arguments) => arguments.run(logs, output),
-            Self::File(arguments) => arguments.run(logs, output),
-            Self::Report(arguments) => arguments.run(logs, output),
-            Self::Review(arguments) => arguments.run(logs, output),
-            Self::Hold(arguments) => arguments.run(logs, output),
-            Self::BeginAnew(arguments) => arguments.run(logs, output),
-            Self::ChangeKey => change_key(logs, output),
+            Self::Search(arguments) => arguments.run(&logs?, output),
+            Self::Session(arguments) => arguments.run(&logs?, output),
+            Self::File(arguments) => arguments.run(&logs?, output),
+            Self::Report(arguments) => arguments.run(&logs?, output),
+            Self::Review(arguments) => arguments.run(&logs?, output),
+            Self::Hold(arguments) => arguments.run(&logs?, output),
+            Self::BeginAnew(arguments) => arguments.run(&logs?, output),
+            Self::ChangeKey => change_key(&logs?, output),
+            // An auditor's machine has no log.
             Self::AuditorKey(arguments) => arguments.run(output),
         }
     }

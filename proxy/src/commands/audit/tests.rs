@@ -82,7 +82,7 @@ impl Shell {
         let mut logs = Logs::of(line.audit.reading, Config::load_audit(config))?;
         logs.patience = Duration::from_millis(200);
         let mut output = Vec::new();
-        line.audit.question.answer(&logs, &mut output)?;
+        line.audit.question.answer(Ok(logs), &mut output)?;
         Ok(String::from_utf8(output)?)
     }
 
