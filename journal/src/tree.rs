@@ -3,6 +3,7 @@
 //! The tree is that of RFC 6962: a leaf is one line without its newline.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod key;
 pub mod keyring;
 pub(crate) mod ranges;

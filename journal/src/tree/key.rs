@@ -127,8 +127,7 @@ impl SigningKey {
     }
 
     fn generate(path: &Path, origin: &str) -> Result<Self, KeyError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(KeyError::Random)?;
+        let seed = random_seed()?;
         let key = ed25519_dalek::SigningKey::from_bytes(&seed);
         let public = key.verifying_key();
         let name = key_name(origin);
@@ -140,16 +139,7 @@ impl SigningKey {
             let path = path.to_owned();
             move |source| KeyError::Write { path, source }
         };
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)
-                .map_err(failed(parent))?;
-        }
+        make_folder(path)?;
         // The public key first: a signing key without it would be used, but never exported.
         let public_path = public_key_path(path);
         let public_text = new_ed25519_verifier_key(&name, &public);
@@ -248,8 +238,30 @@ pub fn read_verifier_keys(path: &Path) -> Result<Vec<StandardVerifier>, KeyError
     Ok(keys)
 }
 
+pub(super) fn random_seed() -> Result<[u8; 32], KeyError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(KeyError::Random)?;
+    Ok(seed)
+}
+
+/// Makes the folder that a key is to lie in, for its owner only.
+pub(super) fn make_folder(path: &Path) -> Result<(), KeyError> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let Some(parent) = parent else { return Ok(()) };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .map_err(|source| KeyError::Write {
+            path: parent.to_owned(),
+            source,
+        })
+}
+
 /// A key name has no spaces and no plus signs (C2SP signed-note).
-fn key_name(origin: &str) -> String {
+pub(super) fn key_name(origin: &str) -> String {
     let name: String = origin
         .chars()
         .map(|c| {
@@ -268,7 +280,7 @@ fn key_name(origin: &str) -> String {
 }
 
 /// Writes to a temporary name and renames, so that a crash leaves no half key.
-fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut temporary = OsString::from(path);
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
