@@ -26,6 +26,7 @@ mod segment;
 pub mod tiles;
 pub mod tree;
 pub mod verify;
+pub mod witness;
 mod writer;
 
 pub use append::{

@@ -349,7 +349,8 @@ fn last_good<'a>(
         })
 }
 
-fn lines(hashes: &[Hash]) -> String {
+/// Hashes as the forms write them, one a line.
+pub(crate) fn lines(hashes: &[Hash]) -> String {
     hashes
         .iter()
         .map(|hash| format!("{}\n", BASE64.encode(hash.0)))
@@ -398,7 +399,7 @@ fn signed(note: &[u8], keys: &[StandardVerifier]) -> Result<Head, ProofError> {
 }
 
 /// A number as the forms write it: digits, without a zero in front.
-fn decimal(text: &str) -> Option<u64> {
+pub(crate) fn decimal(text: &str) -> Option<u64> {
     let is_plain =
         text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_plain)

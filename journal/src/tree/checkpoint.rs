@@ -111,7 +111,7 @@ fn signers(note: &Note) -> Vec<String> {
         .collect()
 }
 
-struct Keys<'a>(&'a [StandardVerifier]);
+pub(super) struct Keys<'a>(pub(super) &'a [StandardVerifier]);
 
 impl Verifiers for Keys<'_> {
     fn verifier(&self, name: &str, id: u32) -> Result<&dyn Verifier, VerificationError> {

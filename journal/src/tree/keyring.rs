@@ -6,12 +6,13 @@
 use signed_note::{Note, StandardVerifier, Verifier as _};
 use tlog_tiles::Checkpoint;
 
-use super::checkpoint::{Judged, judge};
+use super::checkpoint::{Judged, Keys, judge};
 
 /// What an extension line begins with that names the next key.
 pub(crate) const SUCCESSOR: &str = "successor ";
 
 /// Keys that are believed, and how far.
+#[derive(Clone)]
 pub struct Keyring(Vec<Member>);
 
 impl std::fmt::Debug for Keyring {
@@ -20,6 +21,7 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
+#[derive(Clone)]
 struct Member {
     key: StandardVerifier,
     /// Records that a checkpoint may cover, once another key took over.
@@ -38,13 +40,7 @@ impl Keyring {
     pub fn judge(&mut self, note: &[u8]) -> Judged {
         let checkpoint = checkpoint(note);
         let size = checkpoint.as_ref().map_or(0, Checkpoint::size);
-        let believed: Vec<_> = self
-            .0
-            .iter()
-            .filter(|member| member.until.is_none_or(|until| size <= until))
-            .map(|member| member.key.clone())
-            .collect();
-        let judged = judge(note, &believed);
+        let judged = judge(note, &self.believed(size));
         let successor = checkpoint
             .as_ref()
             .and_then(|checkpoint| successor(checkpoint.extension()));
@@ -52,6 +48,21 @@ impl Keyring {
             self.hand_over(note, size, successor);
         }
         judged
+    }
+
+    /// The keys that sign for so many records.
+    fn believed(&self, size: u64) -> Vec<StandardVerifier> {
+        self.0
+            .iter()
+            .filter(|member| member.until.is_none_or(|until| size <= until))
+            .map(|member| member.key.clone())
+            .collect()
+    }
+
+    /// The note over so many records with the signatures of these keys only; `None` if there is none of them.
+    pub(crate) fn only_known(&self, note: &Note, size: u64) -> Option<Note> {
+        let (good, _) = note.verify(&Keys(&self.believed(size))).ok()?;
+        Note::new(note.text(), &good).ok()
     }
 
     fn hand_over(&mut self, note: &[u8], size: u64, successor: StandardVerifier) {
@@ -104,6 +115,11 @@ pub fn successors(text: &[u8], keys: Vec<StandardVerifier>) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a checkpoint is one by which a log changes its key.
+pub(crate) fn names_successor(checkpoint: &Checkpoint) -> bool {
+    successor(checkpoint.extension()).is_some()
 }
 
 fn checkpoint(note: &[u8]) -> Option<Checkpoint> {
