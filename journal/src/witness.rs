@@ -96,7 +96,6 @@ impl<'a> Request<'a> {
 
 /// Why a witness does not cosign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Refusal {
     #[error("not a request: {0}")]
     Malformed(&'static str),

@@ -16,6 +16,8 @@ use crate::{
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/portcullis/portcullis-proxy.toml";
+/// The same for a witness.
+pub const DEFAULT_WITNESS_CONFIG: &str = "/etc/portcullis/portcullis-witness.toml";
 
 /// SFTP gateway: two factors, a policy, a durable record, and only then the legacy server.
 #[derive(Debug, Parser)]
@@ -44,6 +46,8 @@ pub enum Command {
         #[command(subcommand)]
         command: HostKeyCommand,
     },
+    /// Cosign the logs of other nodes, so that one that is cut or rewritten shows.
+    Witness(WitnessArgs),
     /// Say which rule decides about a user at a source, and who set it. Exit code: 0 allowed, 1 denied, 2 unknown.
     Explain(ExplainArgs),
     /// Print the SSH algorithms in force.
@@ -96,9 +100,38 @@ pub struct AuditArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct WitnessArgs {
+    /// Configuration file of the witness.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_WITNESS_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(subcommand)]
+    pub command: WitnessCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WitnessCommand {
+    /// Serve until SIGTERM or SIGINT. The key is made at the first start.
+    Serve(LogArgs),
+    /// Print the key that others check this witness's cosignatures with; it is made if there is none.
+    Key,
+    /// Say what is cosigned of each log. Exit code: 1 if a log was changed.
+    Status {
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
     /// Form of the log lines on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -9,6 +9,7 @@ pub mod group;
 mod host_key;
 mod print_policy;
 mod run;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ use crate::{
 pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Explain(arguments) => return explain::explain(&arguments),
+        Command::Witness(arguments) => return witness::witness(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Account(arguments) => {

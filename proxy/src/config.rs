@@ -13,6 +13,7 @@ mod server;
 mod sinks;
 mod throttles;
 mod trust;
+mod witness;
 
 use std::{
     collections::BTreeMap,
@@ -35,9 +36,10 @@ pub use files::{Secret, Stamp, revoked_keys};
 pub use journal::{JournalConfig, PathMode, RoomConfig};
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
-pub use sinks::{ClientIdentity, SinkConfig, SinkTarget, SinkTls, SinkTransport};
+pub use sinks::{Identity, SinkConfig, SinkTarget, SinkTls, SinkTransport};
 pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
+pub use witness::{WitnessConfig, WitnessedLog};
 
 use crate::{
     accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},

@@ -32,3 +32,4 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod throttle_store;
+pub mod witness;

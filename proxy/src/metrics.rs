@@ -38,6 +38,9 @@ const SINK_CONNECTED: &str = "portcullis_proxy_sink_connected";
 const SINK_SENT: &str = "portcullis_proxy_sink_sent_total";
 const SINK_LOST: &str = "portcullis_proxy_sink_lost_total";
 const SINK_RECONNECTS: &str = "portcullis_proxy_sink_reconnects_total";
+const COSIGNED: &str = "portcullis_witness_cosigned_total";
+const COSIGNED_RECORDS: &str = "portcullis_witness_log_records";
+const COSIGNING_REFUSED: &str = "portcullis_witness_refused_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -170,6 +173,25 @@ pub fn sink(name: &str, reading: Reading) {
     counter!(SINK_RECONNECTS, &labels).absolute(reading.reconnects);
 }
 
+/// A witness cosigned a head.
+pub fn cosigned() {
+    counter!(COSIGNED).increment(1);
+}
+
+/// So many records of a log are cosigned.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to 2^53 records, which no disk holds"
+)]
+pub fn witnessed(origin: &str, records: u64) {
+    gauge!(COSIGNED_RECORDS, "log" => origin.to_owned()).set(records as f64);
+}
+
+/// A witness did not cosign.
+pub fn cosigning_refused(reason: &'static str) {
+    counter!(COSIGNING_REFUSED, "reason" => reason).increment(1);
+}
+
 /// Counts of failures were written, or could not be.
 pub fn throttles_stored(is_stored: bool) {
     gauge!(THROTTLES_STORED).set(if is_stored { 1.0 } else { 0.0 });
@@ -260,6 +282,15 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         SINK_RECONNECTS,
         "Connections of a sink that broke or could not be made."
+    );
+    describe_counter!(COSIGNED, "Heads of logs that this witness cosigned.");
+    describe_gauge!(
+        COSIGNED_RECORDS,
+        "Records of a log that this witness has cosigned."
+    );
+    describe_counter!(
+        COSIGNING_REFUSED,
+        "Heads that this witness did not cosign; inconsistent is a log that was changed."
     );
     Ok(handle)
 }

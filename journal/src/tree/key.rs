@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use signed_note::{
-    Signer as _, StandardSigner, StandardVerifier, key_id, new_ed25519_verifier_key,
+    Signer as _, StandardSigner, StandardVerifier, Verifier as _, key_id, new_ed25519_verifier_key,
 };
 
 /// Algorithm byte of Ed25519 in signed-note keys.
@@ -182,7 +182,6 @@ impl SigningKey {
 
     #[cfg(test)]
     pub(crate) fn signature_prefix(&self) -> String {
-        use signed_note::Verifier as _;
         BASE64.encode([self.verifier.key_id().to_be_bytes().as_slice(), &[0; 2]].concat())[..5]
             .to_owned()
     }
@@ -260,6 +259,13 @@ pub(super) fn make_folder(path: &Path) -> Result<(), KeyError> {
         })
 }
 
+/// The name that all keys have, which is the origin of their log; `None` if they have several.
+#[must_use]
+pub fn origin(keys: &[StandardVerifier]) -> Option<&str> {
+    let first = keys.first()?.name();
+    keys.iter().all(|key| key.name() == first).then_some(first)
+}
+
 /// A key name has no spaces and no plus signs (C2SP signed-note).
 pub(super) fn key_name(origin: &str) -> String {
     let name: String = origin
@@ -307,8 +313,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-
-    use signed_note::Verifier as _;
 
     use super::*;
 

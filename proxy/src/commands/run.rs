@@ -7,14 +7,14 @@ use tracing::{Level, Metadata, subscriber::set_global_default};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _};
 
 use crate::{
-    cli::{LogFormat, RunArgs},
+    cli::{LogArgs, LogFormat, RunArgs},
     config::Config,
     daemon, ssh,
 };
 
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config.config, super::today())?;
-    log_to_stderr(arguments)?;
+    log_to_stderr(&arguments.log)?;
     // Connections have threads of their own.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
         .context("run the gateway")
 }
 
-fn log_to_stderr(arguments: &RunArgs) -> anyhow::Result<()> {
+pub(super) fn log_to_stderr(arguments: &LogArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log)
         .with_context(|| format!("understand the log filter {:?}", arguments.log))?;
     let registry = tracing_subscriber::registry()

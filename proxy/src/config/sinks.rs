@@ -82,12 +82,12 @@ pub struct SinkTls {
     /// Name that the certificate must have.
     pub server_name: String,
     pub trust: TrustAnchor,
-    pub identity: Option<ClientIdentity>,
+    pub identity: Option<Identity>,
 }
 
-/// The gateway's own certificate.
+/// A certificate of one's own.
 #[derive(Debug, PartialEq)]
-pub struct ClientIdentity {
+pub struct Identity {
     pub certificates: Vec<CertificateDer<'static>>,
     /// PEM.
     pub key: Secret,
@@ -302,7 +302,7 @@ fn tls(section: &mut Section<'_>, host: Option<String>) -> Option<SinkTls> {
         "pinned_certificate_sha256",
         "64 hexadecimal digits: `openssl x509 -in cert.pem -outform DER | sha256sum`",
     );
-    let identity = identity(section);
+    let identity = identity(section, "client_certificate_file", "client_key_file");
     let trust = trust_anchor(section, authorities, pin);
     if let Some(TrustAnchor::Authorities { file, .. }) = &trust
         && let Err(problem) = certificates(file)
@@ -324,37 +324,40 @@ fn tls(section: &mut Section<'_>, host: Option<String>) -> Option<SinkTls> {
     })
 }
 
-/// The gateway's own certificate; `Some(None)` if it has none.
-fn identity(section: &mut Section<'_>) -> Option<Option<ClientIdentity>> {
-    const PAIR: &str = "missing; a client certificate needs its key, and a key its certificate";
-    let chain = section.text("client_certificate_file", "the path of a PEM file");
-    let key = section.text("client_key_file", "the path of a PEM file with the key");
-    let (chain, key) = match (chain, key) {
+/// A certificate and its key, in files that two keys of the section name; `Some(None)` if there are none.
+pub(super) fn identity(
+    section: &mut Section<'_>,
+    chain_file: &'static str,
+    key_file: &'static str,
+) -> Option<Option<Identity>> {
+    const PAIR: &str = "missing; a certificate needs its key, and a key its certificate";
+    let chain = section.text(chain_file, "the path of a PEM file");
+    let key = section.text(key_file, "the path of a PEM file with the key");
+    let (chain, path) = match (chain, key) {
         (None, None) => {
-            let is_wrong = section.has("client_certificate_file") || section.has("client_key_file");
+            let is_wrong = section.has(chain_file) || section.has(key_file);
             return (!is_wrong).then_some(None);
         }
         (Some(chain), Some(key)) => (chain, key),
         (Some(_), None) => {
-            section.fault("client_key_file", PAIR);
+            section.fault(key_file, PAIR);
             return None;
         }
         (None, Some(_)) => {
-            section.fault("client_certificate_file", PAIR);
+            section.fault(chain_file, PAIR);
             return None;
         }
     };
     let chain = certificates(Path::new(chain))
-        .map_err(|problem| section.fault("client_certificate_file", problem))
+        .map_err(|problem| section.fault(chain_file, problem))
         .ok();
-    let path = key;
     let key = files::secret(Path::new(path))
-        .map_err(|problem| section.fault("client_key_file", problem))
+        .map_err(|problem| section.fault(key_file, problem))
         .ok();
     let (chain, key) = (chain?, key?);
     let Ok(parsed) = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()) else {
         section.fault(
-            "client_key_file",
+            key_file,
             format!("{path} is not a private key in PEM format without a passphrase"),
         );
         return None;
@@ -362,13 +365,10 @@ fn identity(section: &mut Section<'_>) -> Option<Option<ClientIdentity>> {
     if let Err(error) =
         CertifiedKey::from_der(chain.clone(), parsed, &aws_lc_rs::default_provider())
     {
-        section.fault(
-            "client_key_file",
-            format!("does not go with client_certificate_file: {error}"),
-        );
+        section.fault(key_file, format!("does not go with {chain_file}: {error}"));
         return None;
     }
-    Some(Some(ClientIdentity {
+    Some(Some(Identity {
         certificates: chain,
         key,
     }))
