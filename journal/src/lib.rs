@@ -9,7 +9,9 @@
 pub mod append;
 mod chain;
 mod checked;
+pub mod cosigned;
 pub mod disk;
+pub mod growth;
 mod keeper;
 mod line;
 mod operations;

@@ -86,6 +86,8 @@ pub enum EventKind {
     LogRead,
     /// `log.sink`: records were not sent to a collector, or are sent again.
     LogSink,
+    /// `log.witness`: a witness cosigns the log, does not answer, or refuses it.
+    LogWitness,
     /// `log.alert`: a rule says that somebody should hear of records.
     LogAlert,
 }
@@ -124,6 +126,7 @@ impl EventKind {
             Self::LogDelete => "log.delete",
             Self::LogRead => "log.read",
             Self::LogSink => "log.sink",
+            Self::LogWitness => "log.witness",
             Self::LogAlert => "log.alert",
         }
     }

@@ -1,6 +1,7 @@
 //! The journal as its callers see it, on a disk that fails on demand.
 
 mod durability;
+mod growth;
 mod keys;
 mod mutations;
 mod recovery;

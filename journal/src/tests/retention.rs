@@ -50,7 +50,7 @@ fn tombstones(log: &Log) -> Vec<String> {
 }
 
 /// A stopped log whose sealed segments were deleted.
-async fn shortened() -> Log {
+pub(super) async fn shortened() -> Log {
     let log = Log::new();
     let (journal, _) = log.open();
     journal

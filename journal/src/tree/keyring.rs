@@ -117,7 +117,12 @@ pub fn successors(text: &[u8], keys: Vec<StandardVerifier>) -> Vec<String> {
     found
 }
 
-/// Whether a checkpoint is one by which a log changes its key.
+/// Whether a note is one by which a log changes its key. Whoever follows the log's keys must not miss it.
+#[must_use]
+pub fn is_handover(note: &[u8]) -> bool {
+    checkpoint(note).is_some_and(|checkpoint| names_successor(&checkpoint))
+}
+
 pub(crate) fn names_successor(checkpoint: &Checkpoint) -> bool {
     successor(checkpoint.extension()).is_some()
 }
