@@ -75,8 +75,8 @@ pub fn grow(directory: &Path, from: &Tree, head: &Head) -> Result<Growth, Growth
 /// If the log can't be read, or does not have so many records.
 pub fn tree_at(directory: &Path, size: u64) -> Result<Tree, GrowthError> {
     let layout = layout(directory)?;
-    let gone = layout.tombstones.iter().map(|gone| &gone.end);
-    let gone = gone.filter(|end| end.records <= size).last();
+    let mut gone = layout.tombstones.iter().map(|gone| &gone.end);
+    let gone = gone.rfind(|end| end.records <= size);
     let mut tree = gone.and_then(|end| end.tree()).unwrap_or_default();
     let sealed = layout.segments.iter().rev();
     for file in sealed.filter(|file| file.first < size && plain_name(&file.name).is_some()) {

@@ -5,6 +5,7 @@
 //! changed, and the signed tree heads whether the whole was.
 
 mod clock;
+mod cosigned;
 pub mod directory;
 mod follow;
 mod heads;
@@ -21,7 +22,8 @@ use std::{
 
 use signed_note::StandardVerifier;
 
-pub use report::{Finding, Kind, Report};
+pub use cosigned::Witnesses;
+pub use report::{CosignedPlace, Finding, Kind, Report};
 
 use crate::{
     line::{Found, read_line},
@@ -32,6 +34,7 @@ use crate::{
         keyring::Keyring,
     },
 };
+use cosigned::Cosigners;
 use follow::{Follower, Line};
 use heads::Kept;
 
@@ -58,6 +61,7 @@ pub struct Verification {
     /// The hash of the last line, where a change before it in its frame made it another than it was: what the next line
     /// says of it would only name the same change again.
     after_change: Option<[u8; 32]>,
+    cosigners: Option<Cosigners>,
 }
 
 impl fmt::Debug for Verification {
@@ -77,7 +81,15 @@ impl Verification {
             has_judged_checkpoint: false,
             own_bytes: 0,
             after_change: None,
+            cosigners: None,
         }
+    }
+
+    /// Asks too what these witnesses cosigned.
+    #[must_use]
+    pub fn with_witnesses(mut self, witnesses: Option<Witnesses>) -> Self {
+        self.cosigners = witnesses.map(Cosigners::new);
+        self
     }
 
     /// Takes the log's own checkpoints in `text`, which `file` names in findings.
@@ -125,6 +137,15 @@ impl Verification {
                         self.follower.find(
                             Finding::of_checkpoint(Kind::Forked, file, number).covering(head.size),
                         );
+                    }
+                    if let Some(cosigners) = &mut self.cosigners
+                        && let Err(witness) = cosigners.hear(note, head)
+                    {
+                        let mut finding =
+                            Finding::of_checkpoint(Kind::CosignatureEdited, file, number)
+                                .covering(head.size);
+                        finding.signers = vec![witness.name];
+                        self.follower.find(finding);
                     }
                 }
                 Judged::OtherKey { head, signers } => {
@@ -306,7 +327,12 @@ impl Verification {
         if !self.has_judged_checkpoint {
             self.follower.find(Finding::new(Kind::NoCheckpoint));
         }
+        let cosigned = self.cosigners.as_ref().map(Cosigners::newest);
+        if let Some(Err(finding)) = &cosigned {
+            self.follower.find(Finding::clone(finding));
+        }
         let mut report = self.follower.finish();
+        report.cosigned = cosigned.and_then(Result::ok);
         report.segments = self.segments;
         report.keys = self.keys.names();
         report.notices.splice(0..0, self.notices);

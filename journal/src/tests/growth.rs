@@ -17,7 +17,7 @@ fn heads(log: &Log) -> Vec<Head> {
     let text = fs::read(log.directory().join(CHECKPOINTS)).unwrap();
     let head = |note: &&[u8]| match judge(note, &keys) {
         Judged::Good(head) => Some(head),
-        _ => None,
+        Judged::OtherKey { .. } | Judged::BadSignature { .. } | Judged::Malformed => None,
     };
     notes(&text).0.iter().filter_map(head).collect()
 }

@@ -7,8 +7,9 @@ use std::{
 
 use signed_note::StandardVerifier;
 
-use super::{Report, Verification};
+use super::{Report, Verification, Witnesses};
 use crate::{
+    cosigned::COSIGNED,
     read::{Input, ReadError, layout},
     tree::checkpoint::CHECKPOINTS,
 };
@@ -34,11 +35,24 @@ pub fn verify(
     keys: Vec<StandardVerifier>,
     outside: Option<&Path>,
 ) -> Result<Report, VerifyError> {
+    verify_cosigned(directory, keys, outside, None)
+}
+
+/// As [`verify`], and says what `witnesses` vouch for, by what the log or the copy kept elsewhere has of them.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_cosigned(
+    directory: &Path,
+    keys: Vec<StandardVerifier>,
+    outside: Option<&Path>,
+    witnesses: Option<Witnesses>,
+) -> Result<Report, VerifyError> {
     let read = |path: &Path| {
         let path = path.to_owned();
         move |source| VerifyError::Read { path, source }
     };
-    let mut verification = Verification::new(keys);
+    let mut verification = Verification::new(keys).with_witnesses(witnesses);
     // Checkpoints first: those signed while the segments are read would cover records that are not read.
     let path = directory.join(CHECKPOINTS);
     let has_checkpoints = match fs::read(&path) {
@@ -49,6 +63,12 @@ pub fn verify(
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(read(&path)(error)),
     };
+    let cosigned = directory.join(COSIGNED);
+    match fs::read(&cosigned) {
+        Ok(text) => verification.checkpoints_kept_elsewhere(COSIGNED, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(read(&cosigned)(error)),
+    }
     if let Some(path) = outside {
         let text = fs::read(path).map_err(read(path))?;
         verification.checkpoints_kept_elsewhere(&path.display().to_string(), &text);

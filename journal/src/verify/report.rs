@@ -14,6 +14,9 @@ pub struct Report {
     pub last_time: Option<String>,
     /// Records covered by the largest checkpoint that fits the log.
     pub signed: u64,
+    /// The newest place of the log that enough witnesses cosigned, if witnesses were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosigned: Option<CosignedPlace>,
     /// The keys that were trusted.
     pub keys: Vec<String>,
     /// What is wrong, in the order of the log; empty for a sound log.
@@ -35,6 +38,16 @@ impl Report {
     pub fn chained_only(&self) -> u64 {
         self.records.saturating_sub(self.signed)
     }
+}
+
+/// A place of a log that witnesses vouch for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CosignedPlace {
+    /// Records up to there.
+    pub records: u64,
+    /// When so many witnesses as were asked for had cosigned it: RFC 3339, UTC.
+    pub time: String,
+    pub witnesses: Vec<String>,
 }
 
 /// What was done to the log.
@@ -70,6 +83,10 @@ pub enum Kind {
     WrongKey,
     /// Nothing signs this log.
     NoCheckpoint,
+    /// Too few of the witnesses cosigned any checkpoint.
+    NotCosigned,
+    /// A cosignature is not what its witness signed.
+    CosignatureEdited,
     /// A part of a sealed segment, or its index, is damaged.
     Unreadable,
     /// The index of a sealed segment hides records from a search by time.
@@ -279,6 +296,17 @@ impl fmt::Display for Finding {
                 f,
                 "the index of {file} gives {records} another time or hash than they have: a search by time would miss them, \
                  or a start go on wrongly"
+            ),
+            Kind::NotCosigned => write!(
+                f,
+                "no checkpoint is cosigned by as many witnesses as were asked for (known: {}): the file `cosigned` is missing or \
+                 was thinned out, or these are not the log's witnesses",
+                self.signers.join(", ")
+            ),
+            Kind::CosignatureEdited => write!(
+                f,
+                "checkpoint {line} in {file}, over {covers} records, is not what {} cosigned",
+                self.signers.join(", ")
             ),
             Kind::NoCheckpoint => write!(f, "there is no checkpoint: nothing signs this log"),
         }

@@ -12,12 +12,12 @@ def sha256(data):
 
 
 class Key:
-    """The public half of a log's key, as its `.pub` file has it."""
+    """The public half of a key, as its `.pub` file has it: 1 is the kind of a log's, 4 that of a witness's."""
 
-    def __init__(self, path):
+    def __init__(self, path, kind=1):
         self.name, self.id, data = open(path).read().strip().split("+", 2)
         public = base64.b64decode(data)
-        assert public[0] == 1, "not Ed25519"
+        assert public[0] == kind and len(public) == 33, "not Ed25519, or another kind of key"
         assert sha256(self.name.encode() + b"\n" + public)[:4].hex() == self.id
         # SubjectPublicKeyInfo of Ed25519, RFC 8410.
         der = bytes.fromhex("302a300506032b6570032100") + public[1:]
@@ -33,9 +33,14 @@ class Key:
         blob = base64.b64decode(blob)
         assert (dash, signer, origin) == ("\u2014", self.name, self.name)
         assert blob[:4].hex() == self.id
+        self.check(text, blob[4:])
+        return int(size), base64.b64decode(root), rest
+
+    def check(self, text, signature):
+        """Fails unless this key signed the text."""
         with tempfile.TemporaryDirectory() as folder:
             paths = {}
-            for name, content in (("key", self.pem.encode()), ("text", text.encode()), ("signature", blob[4:])):
+            for name, content in (("key", self.pem.encode()), ("text", text.encode()), ("signature", signature)):
                 paths[name] = os.path.join(folder, name)
                 with open(paths[name], "wb") as out:
                     out.write(content)
@@ -43,4 +48,3 @@ class Key:
                 ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", paths["key"], "-rawin",
                  "-in", paths["text"], "-sigfile", paths["signature"]],
                 check=True, stdout=subprocess.DEVNULL)
-        return int(size), base64.b64decode(root), rest

@@ -1,5 +1,6 @@
 //! The verifier as an auditor runs it, on a log that a journal wrote to a real directory.
 
+mod cosigned;
 mod proofs;
 
 use std::{

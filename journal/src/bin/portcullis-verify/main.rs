@@ -15,15 +15,18 @@ use std::{
 
 use portcullis_journal::{
     tiles::{TilesError, publish},
-    tree::{checkpoint::CHECKPOINTS, key::read_verifier_keys, keyring::successors},
-    verify::{Report, directory::verify},
+    tree::{
+        checkpoint::CHECKPOINTS, cosignature::read_witness_keys, key::read_verifier_keys,
+        keyring::successors,
+    },
+    verify::{Report, Witnesses, directory::verify_cosigned},
 };
 
 const USAGE: &str = "\
 Checks a Portcullis log for records that were edited, deleted, inserted, swapped, repeated or cut off.
 Only reads, and needs nothing but the log and the public key. The daemon may be running.
 
-Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
+Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--witness FILE [--quorum NUMBER]] [--json]
        portcullis-verify prove DIR --key FILE (--record NUMBER | --since FILE)
        portcullis-verify check PROOF --key FILE [--since FILE] [--json]
        portcullis-verify keys DIR --key FILE
@@ -37,6 +40,8 @@ Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--json]
   --entries          the records too
   --key FILE         public keys of the log, one a line (<signing key>.pub); that of the first day is enough
   --checkpoint FILE  a checkpoint that was kept elsewhere; finds a log that was cut or replaced as a whole
+  --witness FILE     public keys of witnesses, one a line: finds the newest place of the log that they cosigned
+  --quorum NUMBER    so many of them have to agree on it; all, unless this is given
   --record NUMBER    the record to prove, by its `seq`
   --since FILE       the checkpoint to prove growth from; to check that, the one that was kept
   --json             write the report as one JSON object
@@ -67,6 +72,8 @@ struct Arguments {
     directory: PathBuf,
     key: PathBuf,
     checkpoint: Option<PathBuf>,
+    witness: Option<PathBuf>,
+    quorum: Option<usize>,
     json: bool,
 }
 
@@ -103,7 +110,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let keys = read_verifier_keys(&arguments.key)?;
-    let report = verify(&arguments.directory, keys, arguments.checkpoint.as_deref())?;
+    let witnesses = witnesses(arguments)?;
+    let checkpoint = arguments.checkpoint.as_deref();
+    let report = verify_cosigned(&arguments.directory, keys, checkpoint, witnesses)?;
     let mut out = io::stdout().lock();
     if arguments.json {
         let mut json = serde_json::to_value(&report)?;
@@ -120,6 +129,23 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn witnesses(arguments: &Arguments) -> Result<Option<Witnesses>, Box<dyn Error>> {
+    let Some(path) = &arguments.witness else {
+        return Ok(None);
+    };
+    let keys = read_witness_keys(path)?;
+    let quorum = arguments.quorum.unwrap_or(keys.len());
+    if !(1..=keys.len()).contains(&quorum) {
+        let known = keys.len();
+        return Err(format!(
+            "--quorum {quorum}: {} names {known} witness(es)",
+            path.display()
+        )
+        .into());
+    }
+    Ok(Some(Witnesses { keys, quorum }))
 }
 
 fn keys(directory: &Path, key: &Path) -> Result<ExitCode, Box<dyn Error>> {
@@ -180,6 +206,15 @@ fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
         report.signed,
         report.keys.join(", ")
     )?;
+    if let Some(place) = &report.cosigned {
+        writeln!(
+            out,
+            "  cosigned: {} records, on {}, by {}; what came later can still be cut off together with all that this host keeps",
+            place.records,
+            place.time,
+            place.witnesses.join(", ")
+        )?;
+    }
     if report.is_sound() {
         match report.chained_only() {
             0 => writeln!(out, "  every record is covered by a checkpoint")?,
@@ -210,6 +245,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
     let mut verb = Verb::Verify;
     let (mut path, mut key, mut checkpoint, mut json) = (None::<PathBuf>, None, None, false);
     let (mut record, mut since) = (None::<u64>, None);
+    let (mut witness, mut quorum) = (None::<PathBuf>, None);
     let (mut folder, mut entries) = (None::<PathBuf>, false);
     let mut parser = lexopt::Parser::from_iter(arguments);
     let mut is_first = true;
@@ -217,6 +253,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
         match argument {
             Long("key") => key = Some(parser.value()?.into()),
             Long("checkpoint") if verb == Verb::Verify => checkpoint = Some(parser.value()?.into()),
+            Long("witness") if verb == Verb::Verify => witness = Some(parser.value()?.into()),
+            Long("quorum") if verb == Verb::Verify => quorum = Some(parser.value()?.parse()?),
             Long("entries") if verb == Verb::Tiles => entries = true,
             Long("record") if verb == Verb::Prove => record = Some(parser.value()?.parse()?),
             Long("since") if matches!(verb, Verb::Prove | Verb::Check) => {
@@ -240,6 +278,9 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
         }
         is_first = false;
     }
+    if quorum.is_some() && witness.is_none() {
+        return Err("--quorum needs --witness, which names the witnesses' keys".into());
+    }
     let path = path.ok_or(match verb {
         Verb::Verify | Verb::Prove | Verb::Keys | Verb::Tiles => {
             "the directory of the log is missing"
@@ -252,6 +293,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             directory: path,
             key,
             checkpoint,
+            witness,
+            quorum,
             json,
         }),
         Verb::Prove => Call::Prove(proofs::Prove {
