@@ -35,6 +35,13 @@ pub struct Slot {
     closing: bool,
 }
 
+impl Slot {
+    /// A CLOSE has arrived and is not done.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+}
+
 impl Handles {
     /// `first` is the first id; channels that begin at random numbers can be told apart in the records of a session.
     pub fn new(first: u64) -> Self {

@@ -3,7 +3,7 @@
 mod compound;
 mod execution;
 mod intake;
-mod renames;
+mod overtaking;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -25,7 +25,7 @@ use self::{
     compound::Underway,
     execution::{Finished, grant},
     intake::{Announced, Parked, first_durable, take_parked},
-    renames::HeldRename,
+    overtaking::Held,
 };
 use super::{
     DRAIN_DEADLINE, Ended, MAX_REQUESTS, STALL_DEADLINE, Sink, Source, unfinished,
@@ -53,7 +53,7 @@ pub(super) struct Engine {
     /// The request that is being carried out as several.
     underway: Option<Underway>,
     /// Those of names that are being written, oldest first.
-    renames: VecDeque<HeldRename>,
+    held: VecDeque<Held>,
     places: Arc<Semaphore>,
     /// For the replies to READ and READDIR.
     credit: Credit,
@@ -113,7 +113,7 @@ impl Engine {
             running: FuturesUnordered::new(),
             running_ids: BTreeSet::new(),
             underway: None,
-            renames: VecDeque::new(),
+            held: VecDeque::new(),
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
             credit: Credit::to_read(budget),
             write_credit: Credit::to_write(budget),
@@ -176,7 +176,7 @@ impl Engine {
                     running,
                     wanted,
                     parked,
-                    renames,
+                    held,
                     ..
                 } = &mut *self;
                 tokio::select! {
@@ -187,7 +187,7 @@ impl Engine {
                     granted = grant(wanted) => Event::Granted(granted),
                     _ = &mut *writer => Event::WriterGone,
                     (request, operation) = take_parked(parked) => Event::Unparked(request, operation),
-                    () = HeldRename::overdue(renames.front()) => Event::Overdue,
+                    () = Held::overdue(held.front()) => Event::Overdue,
                     received = source.next(), if reads => Event::Received(received),
                     () = sleep(STALL_DEADLINE), if !reads => Event::Stalled,
                 }
@@ -199,7 +199,7 @@ impl Engine {
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
-                Event::Overdue => self.give_up_rename(outbox),
+                Event::Overdue => self.give_up_held(outbox),
                 Event::Unparked(request, operation) => {
                     self.submit(request, operation, outbox);
                     if let Err(ended) = self.take_frames(outbox) {
@@ -231,13 +231,13 @@ impl Engine {
         source: &mut impl Source,
         cancel: &CancellationToken,
     ) {
-        while !(self.announced.is_empty() && self.schedule.is_idle() && self.renames.is_empty()) {
+        while !(self.announced.is_empty() && self.schedule.is_idle() && self.held.is_empty()) {
             self.start(outbox);
             let Self {
                 announced,
                 running,
                 wanted,
-                renames,
+                held,
                 lost,
                 ..
             } = &mut *self;
@@ -248,10 +248,10 @@ impl Engine {
                 Some(finished) = running.next() => Event::Finished(finished),
                 durable = first_durable(announced) => Event::Durable(durable),
                 granted = grant(wanted) => Event::Granted(granted),
-                () = HeldRename::overdue(renames.front()) => Event::Overdue,
+                () = Held::overdue(held.front()) => Event::Overdue,
             };
             match event {
-                Event::Overdue => self.give_up_rename(outbox),
+                Event::Overdue => self.give_up_held(outbox),
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
@@ -273,7 +273,7 @@ impl Engine {
         }
         self.running.clear();
         self.underway = None;
-        self.renames.clear();
+        self.held.clear();
         for id in std::mem::take(&mut self.running_ids) {
             unfinished(&self.gate, id, Verdict::Unknown, ended.code());
         }

@@ -11,15 +11,16 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::{OperationId, Recorded, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, renames::HeldRename, send};
+use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, overtaking::Held, send};
 use crate::{
     gate::{Failed, Summary},
-    operation::{Attributes, HandleId, Operation, Outcome},
+    operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
     policy::{OpenHandle, Permit},
     session::UnderWay,
     sftp::{
         channel::{unfinished, writer::Outgoing},
+        handles::Slot,
         reply,
         schedule::Ticket,
         transfer::Transfer,
@@ -45,15 +46,10 @@ pub(super) struct Finished {
 enum After {
     Nothing,
     Opened(OpenHandle),
-    /// A path was looked at, or its attributes were set.
+    /// This operation was for what stands at the path.
     Named {
         path: VirtualPath,
-        set: Option<Attributes>,
-    },
-    /// A name was changed: this is the operation, and the name before.
-    Renamed {
         operation: Operation,
-        from: VirtualPath,
     },
     Closed(HandleId),
     Read {
@@ -70,25 +66,49 @@ enum After {
 
 impl After {
     fn named(operation: &Operation) -> Option<Self> {
-        if let Operation::Rename { from, .. } | Operation::PosixRename { from, .. } = operation {
-            return Some(Self::Renamed {
-                operation: operation.clone(),
-                from: from.clone(),
-            });
-        }
-        let (path, set) = if let Operation::Stat { path } | Operation::Lstat { path } = operation {
-            (path, None)
-        } else if let Operation::Setstat { path, attributes }
-        | Operation::Lsetstat { path, attributes } = operation
+        let path = if let Operation::Stat { path }
+        | Operation::Lstat { path }
+        | Operation::Setstat { path, .. }
+        | Operation::Lsetstat { path, .. } = operation
         {
-            (path, Some(attributes.clone()))
+            path
+        } else if let Operation::Rename { from, .. }
+        | Operation::PosixRename { from, .. }
+        | Operation::Hardlink { from, .. } = operation
+        {
+            from
         } else {
             return None;
         };
         Some(Self::Named {
             path: path.clone(),
-            set,
+            operation: operation.clone(),
         })
+    }
+}
+
+/// What to do with an operation on a name that stands nowhere but in an upload of the client.
+enum Instead {
+    /// The same through the handle that writes it.
+    Through(Operation),
+    AfterClose(HandleId, Operation),
+}
+
+impl Instead {
+    fn of(operation: Operation, upload: &Slot) -> Self {
+        let handle = upload.handle.id();
+        if upload.is_closing() {
+            return Self::AfterClose(handle, operation);
+        }
+        if let Operation::Stat { .. } | Operation::Lstat { .. } = operation {
+            return Self::Through(Operation::Fstat { handle });
+        }
+        if let Operation::Setstat { attributes, .. } | Operation::Lsetstat { attributes, .. } =
+            operation
+        {
+            return Self::Through(Operation::Fsetstat { handle, attributes });
+        }
+        Self::AfterClose(handle, operation)
     }
 }
 
@@ -186,28 +206,17 @@ impl Engine {
         self.running_ids.remove(&operation);
         let mut opened = None;
         let mut listed = None;
-        let mut uploading = None;
-        let mut renaming = None;
+        let mut instead = None;
         let mut closed = None;
         match after {
             After::Nothing => {}
-            After::Renamed { operation, from } => {
-                if let Err(failed) = &result
-                    && failed.status() == Status::NoSuchFile
-                {
-                    let upload = self.handles.written(&from);
-                    renaming = upload.map(|slot| (slot.handle.id(), operation));
-                }
-            }
             After::Closed(handle) => closed = Some(handle),
-            After::Named { path, set } => {
+            After::Named { path, operation } => {
                 if let Err(failed) = &result
                     && failed.status() == Status::NoSuchFile
                 {
-                    uploading = self.handles.upload_to(&path).map(|handle| match set {
-                        Some(attributes) => Operation::Fsetstat { handle, attributes },
-                        None => Operation::Fstat { handle },
-                    });
+                    let upload = self.handles.written(&path);
+                    instead = upload.map(|upload| Instead::of(operation, upload));
                 }
             }
             After::Opened(handle) => {
@@ -248,20 +257,19 @@ impl Engine {
             }
         }
         if let Some(handle) = closed {
-            self.rename_after_close(handle, outbox);
+            self.try_again_after_close(handle, outbox);
         }
         let request = match asker {
             Asker::Client(request) => request,
             Asker::Compound(part) => return self.part_ended(part, result, opened, credit, outbox),
         };
-        if let Some((upload, operation)) = renaming {
-            return self
-                .renames
-                .push_back(HeldRename::new(upload, operation, request));
-        }
-        if let Some(instead) = uploading {
-            // What a client is uploading is there for it, though for nobody else: sshfs looks before it writes.
-            return self.submit(request, instead, outbox);
+        // What a client is uploading is there for it, though for nobody else: sshfs looks before it writes.
+        match instead {
+            Some(Instead::Through(operation)) => return self.submit(request, operation, outbox),
+            Some(Instead::AfterClose(upload, operation)) => {
+                return self.held.push_back(Held::new(upload, operation, request));
+            }
+            None => {}
         }
         let reply = match result {
             Ok(outcome) => {

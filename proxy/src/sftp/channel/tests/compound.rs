@@ -388,3 +388,17 @@ async fn a_hard_link_needs_read_and_write_and_never_replaces_or_leaves_the_mount
     let second = std::fs::read_to_string(inside.path().join("folder/b")).unwrap();
     assert_eq!(second, "both");
 }
+
+#[tokio::test]
+async fn a_hard_link_that_overtakes_the_close_of_its_upload_is_made_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut client = local(folder.path(), "list,read,write").greeted().await;
+    let handle = client.open(b"/a", REPLACE).await;
+    assert_eq!(client.status(write(handle, 0, b"hello")).await, Status::Ok);
+    let linked = client.request(link(b"/a", b"/b")).await;
+    let closed = client.request(close(handle)).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(client.reply(linked).await, Reply::Status(Status::Ok));
+    assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"hello");
+    client.leave().await;
+}

@@ -383,3 +383,37 @@ async fn a_rename_that_overtakes_the_close_of_its_upload_is_done_after_it_and_wi
         "each that was tried once more is on record twice"
     );
 }
+
+#[tokio::test]
+async fn what_overtakes_the_close_of_its_upload_is_done_after_it() {
+    let mut client = Client::start().await;
+    let setstat =
+        |path: &[u8], packet: u8| Packet::new(packet).string(path).number(4).number(0o750);
+    for (name, overtaking) in [
+        (&b"/stat"[..], stat(b"/stat")),
+        (b"/lstat", Packet::new(7).string(b"/lstat")),
+        (b"/set", setstat(b"/set", 9)),
+    ] {
+        let handle = client.open(name, REPLACE).await;
+        assert_eq!(client.status(write(handle, 0, b"hello")).await, Status::Ok);
+        let overtook = client.request(overtaking).await;
+        let closed = client.request(close(handle)).await;
+        assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+        let shown = String::from_utf8_lossy(name);
+        match client.reply(overtook).await {
+            Reply::Attributes(..) | Reply::Status(Status::Ok) => {}
+            other => panic!("{shown}: {other:?}"),
+        }
+    }
+
+    // The nearest neighbour: nobody uploads it.
+    let handle = client.open(b"/other", REPLACE).await;
+    let looked = client.request(stat(b"/absent")).await;
+    let closed = client.request(close(handle)).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(
+        client.reply(looked).await,
+        Reply::Status(Status::NoSuchFile)
+    );
+    client.leave().await;
+}

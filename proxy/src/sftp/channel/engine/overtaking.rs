@@ -1,7 +1,7 @@
-//! Renames of what the channel is uploading.
+//! Operations on a name that the channel is uploading, and that overtook the CLOSE.
 //!
 //! Elsewhere a file has its name while it is written; here from its CLOSE on. A client that sends both without waiting may
-//! send the RENAME first: sshfs sends CLOSE from another thread. Such a RENAME finds nothing, is on record with that, and is
+//! send the CLOSE last: sshfs sends it from another thread. Such an operation finds nothing, is on record with that, and is
 //! tried once more, as an operation of its own, when the upload is closed.
 
 use std::time::Duration;
@@ -18,18 +18,18 @@ use crate::{
     status::Status,
 };
 
-/// A client that waits for its RENAME before it sends CLOSE is told after so long that there is no such file.
+/// A client that waits for its reply before it sends CLOSE is told after so long that there is no such file.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A rename that waits for the CLOSE of an upload.
-pub(super) struct HeldRename {
+/// An operation that waits for the CLOSE of an upload.
+pub(super) struct Held {
     upload: HandleId,
     operation: Operation,
     request: RequestId,
     until: Instant,
 }
 
-impl HeldRename {
+impl Held {
     pub(super) fn new(upload: HandleId, operation: Operation, request: RequestId) -> Self {
         Self {
             upload,
@@ -50,12 +50,16 @@ impl HeldRename {
 
 impl Engine {
     /// The upload has its name now, or will never have it.
-    pub(super) fn rename_after_close(&mut self, upload: HandleId, outbox: &mpsc::Sender<Outgoing>) {
-        let (now, later) = std::mem::take(&mut self.renames)
+    pub(super) fn try_again_after_close(
+        &mut self,
+        upload: HandleId,
+        outbox: &mpsc::Sender<Outgoing>,
+    ) {
+        let (now, later) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|held| held.upload == upload);
-        self.renames = later;
-        for HeldRename {
+        self.held = later;
+        for Held {
             operation, request, ..
         } in now
         {
@@ -64,8 +68,8 @@ impl Engine {
     }
 
     /// Answers the oldest of those that wait: it has waited long enough.
-    pub(super) fn give_up_rename(&mut self, outbox: &mpsc::Sender<Outgoing>) {
-        if let Some(held) = self.renames.pop_front() {
+    pub(super) fn give_up_held(&mut self, outbox: &mpsc::Sender<Outgoing>) {
+        if let Some(held) = self.held.pop_front() {
             let reply = reply::status(held.request.id, Status::NoSuchFile);
             send(outbox, reply, held.request.place, None);
         }
