@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
@@ -13,7 +14,7 @@ use portcullis_tests::client::{
 use portcullis_tests::evidence::{self, Deed, Program};
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
-use portcullis_tests::process::{PATIENCE, succeed, succeed_within};
+use portcullis_tests::process::{PATIENCE, succeed, succeed_within, wait_for};
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use tempfile::TempDir;
@@ -96,7 +97,7 @@ fn plant(root: &Path) -> Result<()> {
     fs::File::options()
         .write(true)
         .open(&old)?
-        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000))?;
+        .set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_500_000_000))?;
     Ok(())
 }
 
@@ -227,6 +228,32 @@ fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
         Program::Sshfs,
         &[Deed::Upload, Deed::Download, Deed::List, Deed::Folders],
     )
+}
+
+/// A shell opens the file anew for each line, and sshfs closes from another thread.
+#[test]
+fn lines_that_are_appended_one_by_one_inside_an_sshfs_mount_are_all_there() -> Result<()> {
+    let mut gateway = Gateway::start()?;
+    let connection = OpensshConnection::new(
+        &gateway.proxy,
+        &mut gateway.account,
+        Factors::KeyThenPassword,
+    )?;
+    let mount = SshfsMount::new(connection, "/inbox")?;
+    succeed_within(
+        Command::new("sh")
+            .args(["-ec", "for line in $(seq 200); do echo $line >> log; done"])
+            .current_dir(mount.path()),
+        2 * PATIENCE,
+    )?;
+    let expected: String = (1..=200).map(|line| format!("{line}\n")).collect();
+    let log = gateway.storage.path().join("log");
+    // The last CLOSE is sent after the shell has gone on, and lost with a mount that is taken away before.
+    wait_for("all lines", || {
+        (fs::read_to_string(&log).ok()? == expected).then_some(())
+    })?;
+    mount.unmount()?;
+    gateway.is_on_record()
 }
 
 /// With nothing of this machine's settings but an empty `home`.

@@ -53,7 +53,7 @@ pub(super) struct Engine {
     /// The request that is being carried out as several.
     underway: Option<Underway>,
     /// Those of names that are being written, oldest first.
-    held: VecDeque<Held>,
+    held: Vec<Held>,
     places: Arc<Semaphore>,
     /// For the replies to READ and READDIR.
     credit: Credit,
@@ -113,7 +113,7 @@ impl Engine {
             running: FuturesUnordered::new(),
             running_ids: BTreeSet::new(),
             underway: None,
-            held: VecDeque::new(),
+            held: Vec::new(),
             places: Arc::new(Semaphore::new(MAX_REQUESTS)),
             credit: Credit::to_read(budget),
             write_credit: Credit::to_write(budget),
@@ -187,7 +187,7 @@ impl Engine {
                     granted = grant(wanted) => Event::Granted(granted),
                     _ = &mut *writer => Event::WriterGone,
                     (request, operation) = take_parked(parked) => Event::Unparked(request, operation),
-                    () = Held::overdue(held.front()) => Event::Overdue,
+                    () = Held::overdue(held) => Event::Overdue,
                     received = source.next(), if reads => Event::Received(received),
                     () = sleep(STALL_DEADLINE), if !reads => Event::Stalled,
                 }
@@ -199,7 +199,7 @@ impl Engine {
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,
-                Event::Overdue => self.give_up_held(outbox),
+                Event::Overdue => self.go_on_without_close(outbox),
                 Event::Unparked(request, operation) => {
                     self.submit(request, operation, outbox);
                     if let Err(ended) = self.take_frames(outbox) {
@@ -248,10 +248,10 @@ impl Engine {
                 Some(finished) = running.next() => Event::Finished(finished),
                 durable = first_durable(announced) => Event::Durable(durable),
                 granted = grant(wanted) => Event::Granted(granted),
-                () = Held::overdue(held.front()) => Event::Overdue,
+                () = Held::overdue(held) => Event::Overdue,
             };
             match event {
-                Event::Overdue => self.give_up_held(outbox),
+                Event::Overdue => self.go_on_without_close(outbox),
                 Event::Finished(finished) => self.finish(finished, outbox),
                 Event::Durable(durable) => self.schedule_first(durable, outbox),
                 Event::Granted(granted) => self.granted = granted,

@@ -358,6 +358,8 @@ impl Left {
     }
 }
 
+/// Write, append, create (filexfer-02 section 6.3).
+const APPEND: u32 = 0x02 | 0x04 | 0x08;
 const READ: u32 = 0x01;
 const REPLACE: u32 = 0x02 | 0x08 | 0x10;
 

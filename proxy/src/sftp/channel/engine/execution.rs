@@ -11,16 +11,15 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_journal::{OperationId, Recorded, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, overtaking::Held, send};
+use super::{Asker, Engine, Job, compound::gateway_error, intake::Undo, send};
 use crate::{
     gate::{Failed, Summary},
-    operation::{HandleId, Operation, Outcome},
+    operation::{Attributes, HandleId, Operation, Outcome},
     path::VirtualPath,
     policy::{OpenHandle, Permit},
     session::UnderWay,
     sftp::{
         channel::{unfinished, writer::Outgoing},
-        handles::Slot,
         reply,
         schedule::Ticket,
         transfer::Transfer,
@@ -46,8 +45,8 @@ pub(super) struct Finished {
 enum After {
     Nothing,
     Opened(OpenHandle),
-    /// This operation was for what stands at the path.
-    Named {
+    /// This operation looked at a path.
+    Looked {
         path: VirtualPath,
         operation: Operation,
     },
@@ -65,50 +64,25 @@ enum After {
 }
 
 impl After {
-    fn named(operation: &Operation) -> Option<Self> {
-        let path = if let Operation::Stat { path }
-        | Operation::Lstat { path }
-        | Operation::Setstat { path, .. }
-        | Operation::Lsetstat { path, .. } = operation
-        {
-            path
-        } else if let Operation::Rename { from, .. }
-        | Operation::PosixRename { from, .. }
-        | Operation::Hardlink { from, .. } = operation
-        {
-            from
-        } else {
+    fn looked(operation: &Operation) -> Option<Self> {
+        let (Operation::Stat { path } | Operation::Lstat { path }) = operation else {
             return None;
         };
-        Some(Self::Named {
+        Some(Self::Looked {
             path: path.clone(),
             operation: operation.clone(),
         })
     }
 }
 
-/// What to do with an operation on a name that stands nowhere but in an upload of the client.
-enum Instead {
-    /// The same through the handle that writes it.
-    Through(Operation),
-    AfterClose(HandleId, Operation),
-}
-
-impl Instead {
-    fn of(operation: Operation, upload: &Slot) -> Self {
-        let handle = upload.handle.id();
-        if upload.is_closing() {
-            return Self::AfterClose(handle, operation);
-        }
-        if let Operation::Stat { .. } | Operation::Lstat { .. } = operation {
-            return Self::Through(Operation::Fstat { handle });
-        }
-        if let Operation::Setstat { attributes, .. } | Operation::Lsetstat { attributes, .. } =
-            operation
-        {
-            return Self::Through(Operation::Fsetstat { handle, attributes });
-        }
-        Self::AfterClose(handle, operation)
+/// True if what stands at a path is not what the client writes there: no file, or a file from before.
+fn gives_way_to_upload(looked: &Result<Outcome, Failed>) -> bool {
+    match looked {
+        Ok(Outcome::Attributes(attributes)) => attributes
+            .permissions
+            .is_none_or(|mode| mode & Attributes::TYPE_MASK == Attributes::REGULAR),
+        Ok(_) => false,
+        Err(failed) => failed.status() == Status::NoSuchFile,
     }
 }
 
@@ -211,12 +185,17 @@ impl Engine {
         match after {
             After::Nothing => {}
             After::Closed(handle) => closed = Some(handle),
-            After::Named { path, operation } => {
-                if let Err(failed) = &result
-                    && failed.status() == Status::NoSuchFile
+            After::Looked { path, operation } => {
+                if gives_way_to_upload(&result)
+                    && let Some(upload) = self.handles.written(&path)
                 {
-                    let upload = self.handles.written(&path);
-                    instead = upload.map(|upload| Instead::of(operation, upload));
+                    // What is being closed has its name when that is done.
+                    instead = Some(if upload.is_closing() {
+                        operation
+                    } else {
+                        let handle = upload.handle.id();
+                        Operation::Fstat { handle }
+                    });
                 }
             }
             After::Opened(handle) => {
@@ -257,19 +236,15 @@ impl Engine {
             }
         }
         if let Some(handle) = closed {
-            self.try_again_after_close(handle, outbox);
+            self.go_on_after_close(handle, outbox);
         }
         let request = match asker {
             Asker::Client(request) => request,
             Asker::Compound(part) => return self.part_ended(part, result, opened, credit, outbox),
         };
         // What a client is uploading is there for it, though for nobody else: sshfs looks before it writes.
-        match instead {
-            Some(Instead::Through(operation)) => return self.submit(request, operation, outbox),
-            Some(Instead::AfterClose(upload, operation)) => {
-                return self.held.push_back(Held::new(upload, operation, request));
-            }
-            None => {}
+        if let Some(operation) = instead {
+            return self.carry_out(request, operation, outbox);
         }
         let reply = match result {
             Ok(outcome) => {
@@ -294,8 +269,8 @@ impl Engine {
         if let Some(handle) = recorded.intent().opens() {
             return (After::Opened(handle), None, None);
         }
-        if let Some(named) = After::named(operation) {
-            return (named, None, None);
+        if let Some(looked) = After::looked(operation) {
+            return (looked, None, None);
         }
         let Some(handle) = operation.handle() else {
             return (After::Nothing, None, None);

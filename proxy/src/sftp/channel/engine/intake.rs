@@ -137,7 +137,7 @@ impl Engine {
     }
 
     /// Puts a request to the policy, and its intent on record in the order of arrival.
-    pub(super) fn submit(
+    pub(super) fn carry_out(
         &mut self,
         request: RequestId,
         operation: Operation,

@@ -1,8 +1,8 @@
-//! Operations on a name that the channel is uploading, and that overtook the CLOSE.
+//! Operations on a name that the channel is uploading, and that may have overtaken the CLOSE.
 //!
-//! Elsewhere a file has its name while it is written; here from its CLOSE on. A client that sends both without waiting may
-//! send the CLOSE last: sshfs sends it from another thread. Such an operation finds nothing, is on record with that, and is
-//! tried once more, as an operation of its own, when the upload is closed.
+//! Elsewhere a file has its name and its bytes while it is written; here from its CLOSE on. A client that has written all and
+//! goes on may send its CLOSE last: sshfs sends it from another thread. What reads the file anew or changes it by its name
+//! waits for that CLOSE, for a short time: the client may mean what it says.
 
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Engine, RequestId, send};
+use super::{Engine, RequestId};
 use crate::{
     operation::{HandleId, Operation},
-    sftp::{channel::writer::Outgoing, reply},
-    status::Status,
+    path::VirtualPath,
+    sftp::channel::writer::Outgoing,
 };
 
-/// A client that waits for its reply before it sends CLOSE is told after so long that there is no such file.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a change waits. Done too early it would be lost with the CLOSE, or the CLOSE with it.
+const PATIENCE_TO_CHANGE: Duration = Duration::from_secs(1);
+/// How long an OPEN for reading waits. Some clients read what they are still writing.
+const PATIENCE_TO_READ: Duration = Duration::from_millis(250);
 
 /// An operation that waits for the CLOSE of an upload.
 pub(super) struct Held {
@@ -30,48 +32,104 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(upload: HandleId, operation: Operation, request: RequestId) -> Self {
-        Self {
-            upload,
-            operation,
-            request,
-            until: Instant::now() + PATIENCE,
-        }
-    }
-
-    /// Resolves when it has waited long enough; pending if there is none.
-    pub(super) async fn overdue(first: Option<&Self>) {
-        match first {
-            Some(held) => sleep_until(held.until).await,
+    /// Resolves when one has waited long enough; pending if there is none.
+    pub(super) async fn overdue(held: &[Self]) {
+        match held.iter().map(|held| held.until).min() {
+            Some(until) => sleep_until(until).await,
             None => std::future::pending().await,
         }
     }
 }
 
 impl Engine {
-    /// The upload has its name now, or will never have it.
-    pub(super) fn try_again_after_close(
+    /// Puts a request to the policy, unless it has to wait for the CLOSE of what it names. Attributes are set where the bytes
+    /// go.
+    pub(super) fn submit(
         &mut self,
-        upload: HandleId,
+        request: RequestId,
+        mut operation: Operation,
         outbox: &mpsc::Sender<Outgoing>,
     ) {
-        let (now, later) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition(|held| held.upload == upload);
-        self.held = later;
-        for Held {
-            operation, request, ..
-        } in now
+        if let Operation::Setstat { path, attributes } = &operation
+            && let Some(handle) = self.handles.upload_to(path)
         {
-            self.submit(request, operation, outbox);
+            let attributes = attributes.clone();
+            operation = Operation::Fsetstat { handle, attributes };
+        }
+        let waits = waits_for(&operation).and_then(|(paths, patience)| {
+            let upload = paths
+                .into_iter()
+                .flatten()
+                .find_map(|path| self.handles.upload_to(path))?;
+            Some((upload, patience))
+        });
+        match waits {
+            Some((upload, patience)) => self.held.push(Held {
+                upload,
+                operation,
+                request,
+                until: Instant::now() + patience,
+            }),
+            None => self.carry_out(request, operation, outbox),
         }
     }
 
-    /// Answers the oldest of those that wait: it has waited long enough.
-    pub(super) fn give_up_held(&mut self, outbox: &mpsc::Sender<Outgoing>) {
-        if let Some(held) = self.held.pop_front() {
-            let reply = reply::status(held.request.id, Status::NoSuchFile);
-            send(outbox, reply, held.request.place, None);
+    /// The upload has its name now, or will never have it.
+    pub(super) fn go_on_after_close(&mut self, upload: HandleId, outbox: &mpsc::Sender<Outgoing>) {
+        for held in self
+            .held
+            .extract_if(.., |held| held.upload == upload)
+            .collect::<Vec<_>>()
+        {
+            self.release(held, outbox);
         }
     }
+
+    /// What has waited long enough does not wait any more.
+    pub(super) fn go_on_without_close(&mut self, outbox: &mpsc::Sender<Outgoing>) {
+        let now = Instant::now();
+        for held in self
+            .held
+            .extract_if(.., |held| held.until <= now)
+            .collect::<Vec<_>>()
+        {
+            self.release(held, outbox);
+        }
+    }
+
+    fn release(&mut self, held: Held, outbox: &mpsc::Sender<Outgoing>) {
+        let Held {
+            mut operation,
+            request,
+            ..
+        } = held;
+        if let Operation::Open { handle, .. } = &mut operation {
+            // Others have been opened since.
+            *handle = self.handles.next_id();
+        }
+        self.carry_out(request, operation, outbox);
+    }
+}
+
+/// The names whose uploads an operation has to wait for, and how long.
+fn waits_for(operation: &Operation) -> Option<([Option<&VirtualPath>; 2], Duration)> {
+    if let Operation::Open { path, access, .. } = operation {
+        let changes = access.writes() || access.create || access.truncate;
+        let patience = if changes {
+            PATIENCE_TO_CHANGE
+        } else {
+            PATIENCE_TO_READ
+        };
+        return Some(([Some(path), None], patience));
+    }
+    if let Operation::Remove { path } = operation {
+        return Some(([Some(path), None], PATIENCE_TO_CHANGE));
+    }
+    if let Operation::Rename { from, to }
+    | Operation::PosixRename { from, to }
+    | Operation::Hardlink { from, to } = operation
+    {
+        return Some(([Some(from), Some(to)], PATIENCE_TO_CHANGE));
+    }
+    None
 }
