@@ -10,7 +10,7 @@ pub(crate) use key::kept_extension;
 pub use key::{PathKey, as_recorded, base, is_token};
 pub use reveal::Revealer;
 pub use seal::{AuditorKey, AuditorSecret};
-pub use veil::{PathVeil, SEALED};
+pub use veil::{PathVeil, SEALED, says_a_path};
 
 use std::{io, path::PathBuf};
 

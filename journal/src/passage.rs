@@ -22,8 +22,10 @@ pub(crate) enum PassageError {
         path: PathBuf,
         source: io::Error,
     },
-    /// It is not what the head signed.
-    Altered,
+    /// It is not what the head signed for so many records.
+    Altered {
+        size: u64,
+    },
 }
 
 /// Who is shown a log.
@@ -43,7 +45,7 @@ pub(crate) fn pass<V: Visitor>(
     head: &Head,
     visitor: &mut V,
 ) -> Result<(), V::Error> {
-    let altered = || V::Error::from(PassageError::Altered);
+    let altered = || V::Error::from(PassageError::Altered { size: head.size });
     let mut tree = Tree::default();
     let mut line = Vec::new();
     let mut layout = layout(directory).map_err(PassageError::List)?;

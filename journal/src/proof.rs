@@ -3,6 +3,8 @@
 //! Whoever holds the public key checks them without the log. The first has the form of C2SP tlog-proof, with the record as
 //! its extra data; the second that of a request to a witness (C2SP tlog-witness, `add-checkpoint`).
 
+mod excerpt;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -23,6 +25,8 @@ use crate::{
         ranges::Ranges,
     },
 };
+
+pub use excerpt::{ProvedExcerpt, check_excerpt, is_excerpt, provable, write_excerpt};
 
 const RECORD: &str = "c2sp.org/tlog-proof@v1";
 /// Longest text that is taken for a proof, in bytes: the longest record in base64, and its path.
@@ -58,6 +62,15 @@ pub enum ProofError {
     NotAProof { why: &'static str },
     #[error("the proof is wrong: {what}")]
     Wrong { what: &'static str },
+    #[error("record {record} is not proved: {what}{}", if *all > 1 { format!(" ({all} records of the excerpt are not proved)") } else { String::new() })]
+    WrongRecord {
+        record: u64,
+        what: &'static str,
+        /// Of the excerpt, this one included.
+        all: usize,
+    },
+    #[error("write the excerpt")]
+    Write(#[source] io::Error),
 }
 
 /// A record that is proved to be in a log.
@@ -262,7 +275,7 @@ fn follow(
         Err(Stopped::Passage(PassageError::Read { path, source })) => {
             Err(ProofError::Read { path, source })
         }
-        Err(Stopped::Passage(PassageError::Altered)) => {
+        Err(Stopped::Passage(PassageError::Altered { .. })) => {
             Err(ProofError::Altered { size: head.size })
         }
         Err(Stopped::Deleted { last }) => Err(ProofError::Deleted { last }),

@@ -94,7 +94,7 @@ pub fn publish(
     pass(directory, &head, &mut tiles).map_err(|stopped| match stopped {
         Stopped::Passage(PassageError::List(error)) => error.into(),
         Stopped::Passage(PassageError::Read { path, source }) => TilesError::Read { path, source },
-        Stopped::Passage(PassageError::Altered) => TilesError::Altered { size: head.size },
+        Stopped::Passage(PassageError::Altered { size }) => TilesError::Altered { size },
         Stopped::Tiles(error) => error,
     })?;
     tiles.finish(head.size)?;

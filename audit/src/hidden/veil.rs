@@ -6,7 +6,7 @@ use std::{
 };
 
 use lru::LruCache;
-use portcullis_journal::{Event, EventKind, Veil, record::untrusted_bytes};
+use portcullis_journal::{Event, EventKind, Veil, read::Record, record::untrusted_bytes};
 use serde_json::{Map, Value};
 
 use super::{AuditorKey, PathKey, is_token};
@@ -21,8 +21,18 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 /// Longer ones are not kept, in bytes.
 const LONGEST_KEPT: usize = 1024;
 
+/// Events that hold what a client sent, or what a backend said of it.
+const OF_CLIENTS: [EventKind; 5] = [
+    EventKind::OperationIntent,
+    EventKind::OperationOutcome,
+    EventKind::OperationDenied,
+    EventKind::TransferSummary,
+    EventKind::ChannelRefused,
+];
 /// Fields of a client's operation that hold its paths.
 const PATHS: [&str; 2] = ["path", "path2"];
+/// Fields of other events that hold paths: of questions to the log, and of mounts.
+const OF_OTHERS: [&str; 4] = ["at", "directory", "path", "path2"];
 /// Fields whose text the gateway chose from a fixed list, or that are numbers in other forms. Any other text may hold a path.
 const HARMLESS: [&str; 18] = [
     "algorithm",
@@ -71,10 +81,7 @@ impl PathVeil {
     fn cover_operation(&self, body: &mut Map<String, Value>) {
         let concerned: Vec<String> = body
             .iter()
-            .filter(|(name, value)| {
-                let is_text = value.is_string() || value.is_object() || value.is_array();
-                is_text && !HARMLESS.contains(&name.as_str()) && !is_hidden(name, value)
-            })
+            .filter(|(name, value)| may_say_a_path(name, value))
             .map(|(name, _)| name.clone())
             .collect();
         for name in concerned {
@@ -150,20 +157,36 @@ impl PathVeil {
 impl Veil for PathVeil {
     fn cover(&self, event: &mut Event) {
         // Events of logins, the gateway and its administration name no file of a client's.
-        let is_of_client = matches!(
-            event.kind,
-            EventKind::OperationIntent
-                | EventKind::OperationOutcome
-                | EventKind::OperationDenied
-                | EventKind::TransferSummary
-                | EventKind::ChannelRefused
-        );
-        if is_of_client {
+        if OF_CLIENTS.contains(&event.kind) {
             self.cover_operation(&mut event.body);
         } else if event.kind == EventKind::LogRead {
             self.cover_reading(&mut event.body);
         }
     }
+}
+
+/// The field of a record that says a client's path in clear, or may.
+pub fn says_a_path(record: &Record) -> Option<String> {
+    let is_of_client = OF_CLIENTS.iter().any(|kind| kind.name() == record.event);
+    let body = record.body.as_object()?;
+    if is_of_client {
+        return body
+            .iter()
+            .find(|(name, value)| {
+                may_say_a_path(name, value) && !name.ends_with(SEALED) && *name != LEFT_OUT
+            })
+            .map(|(name, _)| name.clone());
+    }
+    let filters = body.get("filters").and_then(Value::as_object);
+    body.iter()
+        .chain(filters.into_iter().flatten())
+        .find(|(name, value)| OF_OTHERS.contains(&name.as_str()) && !is_hidden(name, value))
+        .map(|(name, _)| name.clone())
+}
+
+fn may_say_a_path(name: &str, value: &Value) -> bool {
+    let is_text = value.is_string() || value.is_object() || value.is_array();
+    is_text && !HARMLESS.contains(&name) && !is_hidden(name, value)
 }
 
 /// What an older record says of a path comes as it stands there. No path in clear is written so.
@@ -222,6 +245,43 @@ mod tests {
         assert_eq!(opened("path2_sealed"), b"\xff");
         assert_eq!(opened("error_sealed"), b"no /a");
         assert!(!body.contains_key("error") && !body.contains_key("hidden"));
+    }
+
+    #[test]
+    fn whether_a_record_says_a_path_is_told_by_its_fields() {
+        let says = |event: &str, body: Value| {
+            let record = json!({
+                "seq": 1, "ts": "", "mono_ns": 1, "node": "", "boot_id": "", "event": event, "prev": "", "body": body,
+            });
+            says_a_path(&serde_json::from_value(record).unwrap())
+        };
+        let (intent, read) = ("op.intent", "log.read");
+        assert_eq!(
+            says(intent, json!({ "sftp_op": "stat", "path": "/a" })).as_deref(),
+            Some("path")
+        );
+        assert_eq!(
+            says(intent, json!({ "error": "no /a" })).as_deref(),
+            Some("error")
+        );
+        assert_eq!(
+            says(read, json!({ "filters": { "path": "/a" } })).as_deref(),
+            Some("path")
+        );
+        assert_eq!(
+            says("admin.account", json!({ "at": "/a" })).as_deref(),
+            Some("at")
+        );
+        let hidden = json!({ "sftp_op": "stat", "path": "hmac:/a", "path_sealed": "AAAA", "hidden": "error" });
+        assert_eq!(says(intent, hidden), None);
+        assert_eq!(
+            says(
+                read,
+                json!({ "filters": { "path": "hmac:/a", "user": "bob" } })
+            ),
+            None
+        );
+        assert_eq!(says("conn.open", json!({ "client_version": "/a" })), None);
     }
 
     #[test]

@@ -4,6 +4,25 @@ use tlog_tiles::Hash;
 
 use super::Tree;
 
+/// The leaves below each hash of the audit path of leaf `index` in a tree of `size` leaves (RFC 6962 section 2.1.1), as first
+/// and end, from the leaf up; `index` is below `size`.
+pub(crate) fn inclusion(index: u64, size: u64) -> Vec<(u64, u64)> {
+    let mut ranges = Vec::new();
+    let (mut low, mut high) = (0, size);
+    while high - low > 1 {
+        let middle = low + split(high - low);
+        if index < middle {
+            ranges.push((middle, high));
+            high = middle;
+        } else {
+            ranges.push((low, middle));
+            low = middle;
+        }
+    }
+    ranges.reverse();
+    ranges
+}
+
 /// Parts of a tree, in the order in which a proof lists their roots.
 #[derive(Debug)]
 pub(crate) struct Ranges {
@@ -20,21 +39,9 @@ struct Part {
 }
 
 impl Ranges {
-    /// The audit path of leaf `index` in a tree of `size` leaves (RFC 6962 section 2.1.1); `index` is below `size`.
+    /// The audit path of leaf `index` in a tree of `size` leaves; `index` is below `size`.
     pub(crate) fn of_inclusion(index: u64, size: u64) -> Self {
-        let mut ranges = Vec::new();
-        let (mut low, mut high) = (0, size);
-        while high - low > 1 {
-            let middle = low + split(high - low);
-            if index < middle {
-                ranges.push((middle, high));
-                high = middle;
-            } else {
-                ranges.push((low, middle));
-                low = middle;
-            }
-        }
-        Self::from_the_top(ranges)
+        Self::of(inclusion(index, size))
     }
 
     /// The proof that a tree of `old` leaves is the beginning of one of `size` (RFC 6962 section 2.1.2);
@@ -56,17 +63,18 @@ impl Ranges {
         if low > 0 {
             ranges.push((low, high));
         }
-        Self::from_the_top(ranges)
+        // A proof begins at the leaves.
+        ranges.reverse();
+        Self::of(ranges)
     }
 
-    /// A proof begins at the leaves.
-    fn from_the_top(ranges: Vec<(u64, u64)>) -> Self {
+    fn of(ranges: Vec<(u64, u64)>) -> Self {
         let part = |leaves| Part {
             leaves,
             tree: Tree::default(),
         };
         Self {
-            parts: ranges.into_iter().rev().map(part).collect(),
+            parts: ranges.into_iter().map(part).collect(),
             next: 0,
         }
     }

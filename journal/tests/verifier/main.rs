@@ -1,6 +1,7 @@
 //! The verifier as an auditor runs it, on a log that a journal wrote to a real directory.
 
 mod cosigned;
+mod excerpts;
 mod proofs;
 
 use std::{

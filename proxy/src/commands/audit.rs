@@ -4,6 +4,7 @@
 //! journal.
 
 mod begin_anew;
+mod export;
 mod file;
 mod hidden;
 mod hold;
@@ -24,8 +25,9 @@ use portcullis_journal::{record::untrusted, tree::key::SigningKey};
 use serde_json::{Map, Value};
 
 use self::{
-    begin_anew::BeginAnewArgs, file::FileArgs, hidden::AuditorKeyArgs, hold::HoldArgs,
-    report::ReportArgs, review::ReviewArgs, search::SearchArgs, session::SessionArgs,
+    begin_anew::BeginAnewArgs, export::ExportArgs, file::FileArgs, hidden::AuditorKeyArgs,
+    hold::HoldArgs, report::ReportArgs, review::ReviewArgs, search::SearchArgs,
+    session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
 use crate::{
@@ -60,6 +62,8 @@ enum Question {
     Session(SessionArgs),
     /// Show who touched a file, also under names that it had, and whether what went out is what came in
     File(FileArgs),
+    /// Write records with a proof of each into one file, for who has the log's public key and not the log
+    Export(Box<ExportArgs>),
     /// Count what happened in a period, for the one who reviews it
     Report(Box<ReportArgs>),
     /// Sign for what was seen of a period
@@ -96,6 +100,7 @@ impl Question {
             Self::Search(arguments) => arguments.run(&logs?, output),
             Self::Session(arguments) => arguments.run(&logs?, output),
             Self::File(arguments) => arguments.run(&logs?, output),
+            Self::Export(arguments) => arguments.run(&logs?, output),
             Self::Report(arguments) => arguments.run(&logs?, output),
             Self::Review(arguments) => arguments.run(&logs?, output),
             Self::Hold(arguments) => arguments.run(&logs?, output),

@@ -34,7 +34,7 @@ Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--witness FILE [--q
 
   DIR                directory of the log (*.jsonl, *.jsonl.zst and checkpoints)
   prove              print a proof that one record is in the log, or that the log has only grown since a checkpoint
-  check              check such a proof without the log, and print the record
+  check              check such a proof or an excerpt of a log (portcullis-proxy audit export) without the log, and print its records
   keys               print the keys that the log's key handed over to, one a line, for proofs of later records
   tiles              write the log's tree as static files (C2SP tlog-tiles) into FOLDER, or what they lack there
   --entries          the records too

@@ -3,15 +3,15 @@
 use std::{
     error::Error,
     fs,
-    io::{self, Write as _},
+    io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use portcullis_journal::{
     proof::{
-        ProofError, check_growth_proof, check_record_proof, is_record_proof, prove_growth,
-        prove_record,
+        ProofError, check_excerpt, check_growth_proof, check_record_proof, is_excerpt,
+        is_record_proof, prove_growth, prove_record,
     },
     tree::key::read_verifier_keys,
 };
@@ -54,16 +54,42 @@ pub(crate) fn prove(arguments: &Prove) -> Result<ExitCode, Box<dyn Error>> {
 pub(crate) fn check(arguments: &Check) -> Result<ExitCode, Box<dyn Error>> {
     let keys = read_verifier_keys(&arguments.key)?;
     let proof = read(&arguments.proof)?;
-    let mut out = io::stdout().lock();
+    let mut out = BufWriter::new(io::stdout().lock());
+    if is_excerpt(&proof) {
+        let proved = match check_excerpt(&proof, &keys) {
+            Ok(proved) => proved,
+            Err(error) => return refused(error),
+        };
+        if arguments.json {
+            let records: Vec<Value> = proved
+                .records
+                .iter()
+                .map(|(index, line)| json!({ "index": index, "record": record(line) }))
+                .collect();
+            let report = json!({ "proved": "excerpt", "size": proved.size, "records": records });
+            writeln!(out, "{report}")?;
+        } else {
+            writeln!(
+                out,
+                "OK: these are {} record(s) of a log that was signed with {} records",
+                proved.records.len(),
+                proved.size
+            )?;
+            for (_, line) in &proved.records {
+                out.write_all(line)?;
+                writeln!(out)?;
+            }
+        }
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if is_record_proof(&proof) {
         let proved = match check_record_proof(&proof, &keys) {
             Ok(proved) => proved,
             Err(error) => return refused(error),
         };
         if arguments.json {
-            // What is in a log is JSON; what is not is shown as text.
-            let record: Value = serde_json::from_slice(&proved.line)
-                .unwrap_or_else(|_| String::from_utf8_lossy(&proved.line).into());
+            let record = record(&proved.line);
             let report = json!({ "proved": "record", "index": proved.index, "size": proved.size, "record": record });
             writeln!(out, "{report}")?;
         } else {
@@ -75,6 +101,7 @@ pub(crate) fn check(arguments: &Check) -> Result<ExitCode, Box<dyn Error>> {
             out.write_all(&proved.line)?;
             writeln!(out)?;
         }
+        out.flush()?;
         return Ok(ExitCode::SUCCESS);
     }
     let since = arguments
@@ -95,7 +122,13 @@ pub(crate) fn check(arguments: &Check) -> Result<ExitCode, Box<dyn Error>> {
             proved.old, proved.size, proved.old
         )?;
     }
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is in a log is JSON; what is not is shown as text.
+fn record(line: &[u8]) -> Value {
+    serde_json::from_slice(line).unwrap_or_else(|_| String::from_utf8_lossy(line).into())
 }
 
 /// A log or a proof that is not right is a finding, a file that can't be read is none.

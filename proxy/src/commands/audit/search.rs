@@ -24,8 +24,9 @@ use super::{
 /// How often it is looked whether the log has grown.
 const FOLLOW: Duration = Duration::from_millis(250);
 
+/// Which records are meant.
 #[derive(Debug, Args)]
-pub(super) struct SearchArgs {
+pub(super) struct FilterArgs {
     /// Who acted, or whose account was changed
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -57,6 +58,12 @@ pub(super) struct SearchArgs {
     /// Before this time; a day counts as a whole
     #[arg(long, value_name = "TIME")]
     until: Option<Moment>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SearchArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
     /// Wait for more, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
@@ -68,23 +75,32 @@ pub(super) struct SearchArgs {
     limit: Option<u64>,
 }
 
-impl SearchArgs {
-    pub(super) fn run(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
+impl FilterArgs {
+    pub(super) fn unseal(&self) -> &UnsealArgs {
+        &self.unseal
+    }
+
+    /// The criteria, and how the record of the reading has them.
+    ///
+    /// # Errors
+    /// If they can't be asked of the logs.
+    pub(super) fn criteria(&self, logs: &Logs) -> anyhow::Result<(Criteria, Map<String, Value>)> {
         let now = Utc::now();
         let path = self
             .path
+            .clone()
             .map(|path| sighted(path, &self.path_key, &self.unseal, logs))
             .transpose()?;
         let criteria = Criteria {
-            user: self.user,
+            user: self.user.clone(),
             path,
             source: self.source,
-            session: self.session,
-            operations: self.op,
-            outcomes: self.outcome,
-            events: self.event,
-            since: self.since.map(|since| since.begin(now)),
-            until: self.until.map(|until| until.end(now)),
+            session: self.session.clone(),
+            operations: self.op.clone(),
+            outcomes: self.outcome.clone(),
+            events: self.event.clone(),
+            since: self.since.as_ref().map(|since| since.begin(now)),
+            until: self.until.as_ref().map(|until| until.end(now)),
         };
         if let (Some(since), Some(until)) = (criteria.since, criteria.until) {
             ensure!(since < until, "--since is not before --until");
@@ -93,11 +109,18 @@ impl SearchArgs {
         if self.unseal.is_given() {
             filters.insert("unseal".to_owned(), true.into());
         }
+        Ok((criteria, filters))
+    }
+}
+
+impl SearchArgs {
+    pub(super) fn run(self, logs: &Logs, output: &mut dyn Write) -> anyhow::Result<()> {
+        let (criteria, mut filters) = self.filter.criteria(logs)?;
         if self.follow {
             filters.insert("follow".to_owned(), true.into());
         }
         logs.note_reading("search", filters)?;
-        let revealer = self.unseal.revealer()?;
+        let revealer = self.filter.unseal.revealer()?;
         let filter = Filter::from(criteria);
         let mut results = Results::of(&logs.directories, &filter, revealer.as_ref())?;
         let mut left = self.limit.unwrap_or(u64::MAX);
@@ -109,16 +132,20 @@ impl SearchArgs {
                 print(&found?, logs, self.json, output)?;
             }
             if left == 0 || !self.follow {
-                if filter.has_passed_over_hidden() {
-                    complain(
-                        "records that hide their paths were passed over; give --path-key FILE with the log's journal.path_key_file",
-                    );
-                }
+                complain_of_hidden(&filter);
                 return Ok(());
             }
             output.flush()?;
             thread::sleep(FOLLOW);
         }
+    }
+}
+
+pub(super) fn complain_of_hidden(filter: &Filter) {
+    if filter.has_passed_over_hidden() {
+        complain(
+            "records that hide their paths were passed over; give --path-key FILE with the log's journal.path_key_file",
+        );
     }
 }
 
