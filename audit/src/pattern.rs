@@ -39,7 +39,7 @@ enum Hidden {
 enum Kind {
     /// This path and what lies below it; without a slash at the end.
     Below(Vec<u8>),
-    Glob(GlobMatcher),
+    Glob(Box<GlobMatcher>),
 }
 
 /// Why a text describes no paths.
@@ -96,7 +96,7 @@ impl PathPattern {
                 let glob = glob_of_tokens(&self.text, key).ok_or_else(not_of_tokens)?;
                 let matcher = matcher(&glob).map_err(|_| not_of_tokens())?;
                 Hidden::Tokens {
-                    kind: Kind::Glob(matcher),
+                    kind: Kind::Glob(Box::new(matcher)),
                     begin: glob.split('*').next().unwrap_or_default().to_owned(),
                 }
             }
@@ -229,7 +229,7 @@ impl FromStr for PathPattern {
             }
             return match matcher(&text) {
                 Ok(matcher) => Ok(Self {
-                    kind: Kind::Glob(matcher),
+                    kind: Kind::Glob(Box::new(matcher)),
                     hidden: Hidden::Unknown,
                     text,
                 }),

@@ -81,6 +81,7 @@ impl PathKey {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         getrandom::fill(bytes.as_mut_slice()).map_err(HiddenKeyError::Random)?;
         write_private(path, bytes.as_slice())?;
+        tracing::info!(path = %path.display(), "made the key of hidden paths; keep a copy, and keep it secret");
         Ok(Self::new(&bytes))
     }
 
