@@ -8,8 +8,9 @@ mod recent;
 mod tests;
 mod watch;
 
-use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Timelike as _, Utc};
-use chrono_tz::Tz;
+use std::{fmt, sync::Arc};
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use portcullis_journal::{EventKind, read::Record};
 use serde_json::Value;
 
@@ -48,8 +49,8 @@ pub enum Watched {
     RelaxationExpiring { days: u64 },
     /// The log differs from what was written.
     VerifyFailed,
-    /// A sink whose collector takes nothing, or that lost records.
-    SinkBehind,
+    /// A sink whose collector takes nothing, or that lost records, or that is behind by so much; either is enough.
+    SinkBehind { seconds: u64, records: u64 },
     /// The log's disk has no room, or fails.
     Disk,
 }
@@ -64,7 +65,7 @@ impl Watched {
             Self::DenialBurst { .. } => "denial_burst",
             Self::RelaxationExpiring { .. } => "relaxation_expiring",
             Self::VerifyFailed => "verify_failed",
-            Self::SinkBehind => "sink_behind",
+            Self::SinkBehind { .. } => "sink_behind",
             Self::Disk => "disk",
         }
     }
@@ -78,29 +79,24 @@ pub enum Per {
     Source,
 }
 
-/// Working hours in a time zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Working hours; equal if their texts are.
+#[derive(Clone)]
 pub struct Hours {
-    pub zone: Tz,
-    /// Minutes since midnight; the end is excluded. An end that is not after the beginning is on the next day.
-    pub from: u32,
-    pub until: u32,
-    /// Whether Saturday and Sunday count. What begins on Friday goes on after midnight.
-    pub weekend: bool,
+    /// As the configuration has them.
+    pub text: String,
+    /// Whether a moment is one of them.
+    pub have: Arc<dyn Fn(DateTime<Utc>) -> bool + Send + Sync>,
 }
 
-impl Hours {
-    pub fn has(&self, at: DateTime<Utc>) -> bool {
-        let local = at.with_timezone(&self.zone);
-        let minute = local.hour() * 60 + local.minute();
-        let is_work = |days_ago: u32| {
-            let day = (local.weekday().num_days_from_monday() + 7 - days_ago) % 7;
-            self.weekend || day < 5
-        };
-        if self.from < self.until {
-            return is_work(0) && (self.from..self.until).contains(&minute);
-        }
-        (minute >= self.from && is_work(0)) || (minute < self.until && is_work(1))
+impl PartialEq for Hours {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -118,7 +114,7 @@ pub struct Alert {
     /// The records that it is about.
     pub first: u64,
     pub last: u64,
-    /// Alerts of this subject since the one before that were not given.
+    /// Alerts since the one before that were not given: of this subject, or of any where there were too many.
     pub held_back: u64,
     pub to: Vec<String>,
 }
@@ -168,6 +164,7 @@ impl Engine {
             EventKind::LogVerify,
             EventKind::LogSink,
             EventKind::LogDisk,
+            EventKind::LogAlert,
         ]
         .iter()
         .any(|kind| kind.name().as_bytes() == event)
@@ -179,15 +176,29 @@ impl Engine {
             return Vec::new();
         };
         let at = at.to_utc();
-        self.remember(record);
+        let mut alerts = self.judge(record, at);
+        alerts.extend(self.tick(at));
+        alerts
+    }
+
+    /// Takes a record that was heard before. What comes with time alone has been said if there is a record of it, and only
+    /// then.
+    pub fn remember(&mut self, record: &Record) {
+        if let Ok(at) = DateTime::parse_from_rfc3339(&record.time) {
+            self.judge(record, at.to_utc());
+        }
+    }
+
+    fn judge(&mut self, record: &Record, at: DateTime<Utc>) -> Vec<Alert> {
+        self.remember_exceptions(record);
         let mut alerts = Vec::new();
         for (rule, recent) in &mut self.rules {
-            let Some((subject, seen)) = judged(rule, record, at) else {
-                continue;
-            };
-            alerts.extend(recent.add(rule, &subject, seen));
+            if let Some((subject, seen)) = judged(rule, record, at) {
+                alerts.extend(recent.add(rule, &subject, seen));
+            } else if let Some(subject) = told(rule, record) {
+                recent.told(subject, at);
+            }
         }
-        alerts.extend(self.tick(at));
         alerts
     }
 
@@ -210,7 +221,7 @@ impl Engine {
     }
 
     /// A configuration always names all exceptions that it has.
-    fn remember(&mut self, record: &Record) {
+    fn remember_exceptions(&mut self, record: &Record) {
         let is = |kind: EventKind| record.event == kind.name();
         let is_in_force = is(EventKind::AppStart)
             || (is(EventKind::ConfigChange) && record.outcome.as_deref() == Some("success"));
@@ -255,7 +266,7 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
             Some((subject(record, Per::User)?, Seen { bytes, ..once }))
         }
         Watched::OffHours(hours) => {
-            (is(EventKind::AuthResult) && outcome == Some("success") && !hours.has(at))
+            (is(EventKind::AuthResult) && outcome == Some("success") && !(hours.have)(at))
                 .then_some(())?;
             Some((subject(record, Per::User)?, once))
         }
@@ -269,8 +280,15 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
             let segment = text(&record.body, "segment").unwrap_or(&record.node);
             Some((segment.to_owned(), once))
         }
-        Watched::SinkBehind => {
+        Watched::SinkBehind { seconds, records } => {
             (is(EventKind::LogSink) && outcome == Some("failure")).then_some(())?;
+            let reaches = |key: &str, most: u64| {
+                integer(record.body.get(key)).is_some_and(|lag: u64| lag >= most)
+            };
+            (record.reason.as_deref() != Some("behind")
+                || reaches("lag_seconds", *seconds)
+                || reaches("lag_records", *records))
+            .then_some(())?;
             Some((text(&record.body, "sink")?.to_owned(), once))
         }
         Watched::Disk => {
@@ -278,6 +296,14 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
             Some((record.reason.clone().unwrap_or_default(), once))
         }
     }
+}
+
+/// The subject of an alert on record that came with time alone.
+fn told<'a>(rule: &Rule, record: &'a Record) -> Option<&'a str> {
+    let is_of_rule = matches!(rule.watched, Watched::RelaxationExpiring { .. })
+        && record.event == EventKind::LogAlert.name()
+        && text(&record.body, "rule") == Some(&rule.name);
+    is_of_rule.then(|| text(&record.body, "subject")).flatten()
 }
 
 fn subject(record: &Record, per: Per) -> Option<String> {

@@ -8,8 +8,11 @@ use super::{Alert, Rule, Watched};
 
 /// Subjects of one rule; the one that was quiet for longest makes room.
 const SUBJECTS: usize = 10_000;
-/// Events of one subject that are told apart; older ones are counted together.
-const EVENTS: usize = 1024;
+/// Events of one subject that are told apart. Beyond them, those of one such part of the window count together, from its
+/// beginning: a subject costs no more than twice as many.
+const EVENTS: usize = 64;
+/// Alerts of one rule within its quiet time, whatever their subjects: names are the peer's to make up.
+const ALERTS: usize = 50;
 
 /// One event, or several that are counted together.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +36,17 @@ impl Seen {
 
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    subjects: BTreeMap<String, Subject>,
-    /// Subjects by the turn in which they were heard of last.
+    subjects: Subjects,
+    /// When the last alerts were given.
+    given: VecDeque<DateTime<Utc>>,
+    /// Alerts that were not, because there were so many of other subjects.
+    too_many: u64,
+}
+
+#[derive(Debug, Default)]
+struct Subjects {
+    by_name: BTreeMap<String, Subject>,
+    /// Names by the turn in which they were heard of last.
     turns: BTreeMap<u64, String>,
     turn: u64,
 }
@@ -50,26 +62,27 @@ struct Subject {
 impl Recent {
     pub(super) fn is_due(&self, rule: &Rule, subject: &str, now: DateTime<Utc>) -> bool {
         self.subjects
+            .by_name
             .get(subject)
             .is_none_or(|known| !known.is_quiet(rule.quiet, now))
     }
 
     /// Counts an event; the alert, if it is one too many and the subject is not to be quiet.
     pub(super) fn add(&mut self, rule: &Rule, name: &str, new: Seen) -> Option<Alert> {
-        let subject = self.touch(name);
+        let subject = self.subjects.touch(name);
         while let Some(oldest) = subject.seen.front()
             && new.at - oldest.at > rule.window
         {
             subject.seen.pop_front();
         }
-        subject.seen.push_back(new);
-        if subject.seen.len() > EVENTS
-            && let Some(oldest) = subject.seen.pop_front()
-            && let Some(next) = subject.seen.front_mut()
-        {
-            next.first = oldest.first;
-            next.events += oldest.events;
-            next.bytes = next.bytes.saturating_add(oldest.bytes);
+        let count = subject.seen.len();
+        let slot = rule.window / i32::try_from(EVENTS).unwrap_or(i32::MAX);
+        match subject.seen.back_mut() {
+            Some(last) if count >= EVENTS && new.at - last.at < slot => {
+                last.events += new.events;
+                last.bytes = last.bytes.saturating_add(new.bytes);
+            }
+            _ => subject.seen.push_back(new),
         }
         let events = subject.seen.iter().map(|seen| seen.events).sum();
         let bytes = subject
@@ -83,7 +96,17 @@ impl Recent {
             subject.held_back += 1;
             return None;
         }
+        if self.given.len() >= ALERTS {
+            let is_early = |first: &DateTime<Utc>| new.at - *first < rule.quiet;
+            if self.given.front().is_some_and(is_early) {
+                self.too_many += 1;
+                return None;
+            }
+            self.given.pop_front();
+        }
+        self.given.push_back(new.at);
         subject.told = Some(new.at);
+        let held_back = std::mem::take(&mut subject.held_back) + std::mem::take(&mut self.too_many);
         Some(Alert {
             rule: rule.name.clone(),
             kind: rule.watched.name(),
@@ -93,22 +116,36 @@ impl Recent {
             window: rule.window,
             first,
             last: new.first,
-            held_back: std::mem::take(&mut subject.held_back),
+            held_back,
             to: rule.to.clone(),
         })
     }
 
+    /// Entries that are kept.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let subjects = self.subjects.by_name.values();
+        subjects.map(|subject| subject.seen.len()).sum()
+    }
+
+    /// An alert of the subject was given.
+    pub(super) fn told(&mut self, name: &str, at: DateTime<Utc>) {
+        self.subjects.touch(name).told = Some(at);
+    }
+}
+
+impl Subjects {
     fn touch(&mut self, name: &str) -> &mut Subject {
         self.turn += 1;
-        if let Some(known) = self.subjects.get(name) {
+        if let Some(known) = self.by_name.get(name) {
             self.turns.remove(&known.turn);
-        } else if self.subjects.len() >= SUBJECTS
+        } else if self.by_name.len() >= SUBJECTS
             && let Some((_, idle)) = self.turns.pop_first()
         {
-            self.subjects.remove(&idle);
+            self.by_name.remove(&idle);
         }
         self.turns.insert(self.turn, name.to_owned());
-        let subject = self.subjects.entry(name.to_owned()).or_default();
+        let subject = self.by_name.entry(name.to_owned()).or_default();
         subject.turn = self.turn;
         subject
     }
@@ -139,6 +176,8 @@ fn reached(watched: &Watched, events: u64, bytes: u64) -> Option<(u64, &'static 
         }
         Watched::OffHours(_) => Some((events, "logins")),
         Watched::RelaxationExpiring { .. } => Some((events, "exceptions")),
-        Watched::VerifyFailed | Watched::SinkBehind | Watched::Disk => Some((events, "records")),
+        Watched::VerifyFailed | Watched::SinkBehind { .. } | Watched::Disk => {
+            Some((events, "records"))
+        }
     }
 }

@@ -160,28 +160,21 @@ fn downloads_alert_by_bytes_or_by_files() {
 }
 
 #[test]
-fn hours_are_those_of_the_time_zone() {
+fn a_login_outside_the_hours_alerts_and_one_within_does_not() {
     let hours = Hours {
-        zone: chrono_tz::Europe::Berlin,
-        from: 9 * 60,
-        until: 17 * 60,
-        weekend: false,
+        text: "before nine".to_owned(),
+        have: Arc::new(|moment| moment < at(3600)),
     };
-    let login = |second| record(second, EventKind::AuthResult, "success", "alice", json!({}));
-    // 08:00 UTC is 09:00 in Berlin in November, on a Monday.
-    assert_eq!(alerts(Watched::OffHours(hours), &[login(0)]), []);
-    assert!(!hours.has(at(-1)) && hours.has(at(8 * 3600 - 1)) && !hours.has(at(8 * 3600)));
-    assert!(!hours.has(at(-2 * 86_400)), "a Saturday");
+    let login =
+        |second, outcome| record(second, EventKind::AuthResult, outcome, "alice", json!({}));
+    let watched = Watched::OffHours(hours);
+    assert_eq!(alerts(watched.clone(), &[login(3599, "success")]), []);
+    assert_eq!(alerts(watched.clone(), &[login(3600, "failure")]), []);
+    let found = alerts(watched, &[login(3600, "success")]);
     assert_eq!(
-        alerts(Watched::OffHours(hours), &[login(8 * 3600)])[0].subject,
-        "alice"
+        (found[0].subject.as_str(), found[0].unit),
+        ("alice", "logins")
     );
-    let night = Hours {
-        from: 22 * 60,
-        until: 6 * 60,
-        ..hours
-    };
-    assert!(night.has(at(13 * 3600)) && !night.has(at(0)));
 }
 
 #[test]
@@ -236,7 +229,10 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
             "000000000000.jsonl",
         ),
         (
-            Watched::SinkBehind,
+            Watched::SinkBehind {
+                seconds: 300,
+                records: 1000,
+            },
             EventKind::LogSink,
             json!({ "sink": "siem" }),
             "siem",
@@ -250,21 +246,104 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
     }
 }
 
+#[test]
+fn a_sink_is_behind_by_time_or_by_records() {
+    let watched = Watched::SinkBehind {
+        seconds: 300,
+        records: 1000,
+    };
+    let behind = |seconds: u64, records: u64| {
+        let body = json!({ "sink": "siem", "lag_seconds": seconds, "lag_records": records });
+        let mut record = record(1, EventKind::LogSink, "failure", "root", body);
+        record.reason = Some("behind".to_owned());
+        alerts(watched.clone(), &[record]).len()
+    };
+    assert_eq!(behind(299, 999), 0);
+    assert_eq!(behind(300, 0), 1);
+    assert_eq!(behind(0, 1000), 1);
+}
+
+#[test]
+fn what_time_alone_brings_is_said_after_a_restart_unless_it_is_on_record() {
+    let body =
+        json!({ "exceptions": [{ "sink": "siem", "what": "plaintext", "expires": "2026-12-01" }] });
+    let start = record(0, EventKind::AppStart, "success", "root", body);
+    let mut engine = Engine::new(vec![rule(Watched::RelaxationExpiring { days: 14 })]);
+    engine.remember(&start);
+    assert_eq!(engine.tick(at(1)).len(), 1, "nobody said it");
+
+    let mut engine = Engine::new(vec![rule(Watched::RelaxationExpiring { days: 14 })]);
+    engine.remember(&start);
+    let said = json!({ "rule": "rule", "subject": "sink siem: plaintext" });
+    engine.remember(&record(1, EventKind::LogAlert, "success", "root", said));
+    assert_eq!(engine.tick(at(1)), []);
+    assert_eq!(engine.tick(at(3601)).len(), 1);
+}
+
+#[test]
+fn made_up_names_give_so_many_alerts_and_the_next_says_how_many_were_held_back() {
+    let mut engine = Engine::new(vec![rule(brute(Per::User))]);
+    let mut attack = |second: i64, name: &str| -> Vec<Alert> {
+        let records = [0, 1, 2].map(|_| failure(second, name));
+        records
+            .iter()
+            .flat_map(|record| engine.hear(record))
+            .collect()
+    };
+    let given: usize = (0..60)
+        .map(|name| attack(1, &format!("name{name}")).len())
+        .sum();
+    assert_eq!(given, 50);
+    assert_eq!(attack(3600, "last"), [], "a second early");
+    assert_eq!(attack(3601, "last")[0].held_back, 11);
+}
+
+#[test]
+fn steady_work_below_the_threshold_is_no_alert_however_long_and_however_much() {
+    let watched = Watched::MassDownload {
+        bytes: None,
+        files: Some(2000),
+    };
+    let mut engine = Engine::new(vec![rule(watched)]);
+    // Three a second: 1800 in each window of ten minutes.
+    for second in 0..3 * 600 {
+        for _ in 0..3 {
+            assert_eq!(engine.hear(&transfer(second, "download", 1)), []);
+        }
+    }
+    let burst = (0..400).map(|_| engine.hear(&transfer(1800, "download", 1)).len());
+    assert_eq!(burst.sum::<usize>(), 1);
+}
+
+#[test]
+fn a_subject_costs_little_however_often_it_comes() {
+    let mut recent = Recent::default();
+    let rule = rule(Watched::DenialBurst {
+        denials: u64::MAX,
+        per: Per::User,
+    });
+    for event in 0..100_000_u32 {
+        let moment = at(0) + TimeDelta::milliseconds(i64::from(event) * 20);
+        recent.add(&rule, "mallory", Seen::once(moment, event.into()));
+    }
+    assert!(recent.held() <= 130, "{}", recent.held());
+}
+
 /// Starts a watch over `log`, lets it see everything and gives what it recorded.
 fn watched(
     folder: &std::path::Path,
-    durable: &std::sync::Arc<std::sync::atomic::AtomicU64>,
+    durable: &Arc<std::sync::atomic::AtomicU64>,
 ) -> (Watching, std::sync::mpsc::Receiver<Alert>) {
     let (tell, told) = std::sync::mpsc::sync_channel(64);
-    let durable = std::sync::Arc::clone(durable);
+    let durable = Arc::clone(durable);
     let log = crate::sink::Log {
         directory: folder.join("log"),
         node: "gw1".to_owned(),
-        durable: std::sync::Arc::new(move || durable.load(std::sync::atomic::Ordering::SeqCst)),
+        durable: Arc::new(move || durable.load(std::sync::atomic::Ordering::SeqCst)),
     };
     let record: Recorder = Box::new(move |alert| tell.send(alert.clone()).is_ok());
     let rules = vec![rule(brute(Per::User))];
-    let watching = watch(rules, log, folder.join("alerts.cursor"), None, record).unwrap();
+    let watching = watch(rules, log, folder.join("alerts.cursor"), 0, None, record).unwrap();
     (watching, told)
 }
 
@@ -278,7 +357,7 @@ fn what_was_counted_before_a_restart_counts_and_no_alert_is_repeated() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("log")).unwrap();
     let mut file = std::fs::File::create(folder.path().join("log/000000000000.jsonl")).unwrap();
-    let durable = std::sync::Arc::default();
+    let durable = Arc::default();
     let mut fail = |seq: u64| {
         let time = crate::time::as_recorded(Utc::now());
         writeln!(file, r#"{{"body":{{}},"boot_id":"b","event":"auth.step","mono_ns":1,"node":"gw1","outcome":"failure","prev":"00","seq":{seq},"ts":"{time}","user":{{"name":"alice","type":"human","uid":3}},"v":1}}"#).unwrap();

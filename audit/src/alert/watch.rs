@@ -61,8 +61,8 @@ impl Watching {
     }
 }
 
-/// Begins to follow a log with rules, where the cursor says or with the next record. Earlier records are looked at once
-/// more, so that what was counted before a restart counts. `before` is waited for.
+/// Begins to follow a log with rules, where the cursor says. Earlier records are looked at once more, so that what was counted
+/// before a restart counts. Without a cursor it begins with record `new`. `before` is waited for.
 ///
 /// # Errors
 /// If there can't be another thread.
@@ -70,6 +70,7 @@ pub fn watch(
     rules: Vec<Rule>,
     log: Log,
     cursor: PathBuf,
+    new: u64,
     before: Option<Watching>,
     record: Recorder,
 ) -> io::Result<Watching> {
@@ -85,6 +86,7 @@ pub fn watch(
                 follower: Follower::new(&log.directory, 0),
                 log,
                 cursor: Cursor::at(cursor),
+                new,
                 next: None,
                 on_record: BTreeSet::new(),
                 waiting: VecDeque::new(),
@@ -114,6 +116,7 @@ struct Watcher {
     log: Log,
     follower: Follower,
     cursor: Cursor,
+    new: u64,
     /// Records before this one were judged when the cursor was kept; `None` before it was read.
     next: Option<u64>,
     /// Alerts that were recorded after the cursor was kept: rule, subject, last record.
@@ -145,9 +148,11 @@ impl Watcher {
             let Ok(record) = serde_json::from_slice::<Record>(&line) else {
                 continue;
             };
-            let alerts = self.engine.hear(&record);
             if seq >= next {
+                let alerts = self.engine.hear(&record);
                 self.put(alerts);
+            } else {
+                self.engine.remember(&record);
             }
         }
         self.follower.forget_ahead();
@@ -189,7 +194,7 @@ impl Watcher {
             return Ok(next);
         }
         let durable = (self.log.durable)();
-        let next = self.cursor.load()?.map_or(durable, |kept| kept.next);
+        let next = self.cursor.load()?.map_or(self.new, |kept| kept.next);
         let next = next.min(durable);
         self.keep(next)?;
         self.on_record = self.recorded(next, durable)?;
