@@ -63,7 +63,10 @@ pub enum Begin {
 pub enum Selection {
     All,
     /// `log.alert` where `to` has the sink's name.
-    Alerts,
+    Alerts {
+        /// One that the collector has not taken for so long is left out.
+        give_up: Duration,
+    },
 }
 
 /// Where records go, and how.
@@ -193,6 +196,8 @@ pub struct Log {
 pub enum Notice {
     /// Records from `first` up to and including `last` were removed from the log before they were sent.
     Lost { first: u64, last: u64 },
+    /// The collector did not take an alert, and it is too old to be tried again.
+    GivenUp { seq: u64, error: String },
     /// The collector takes nothing for so long that somebody has to look.
     Down {
         /// The first record that waits.

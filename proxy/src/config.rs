@@ -2,6 +2,7 @@
 //!
 //! `deploy/portcullis-proxy.toml` shows every key. Accounts, factors and mounts are not here but in the database.
 
+mod alerts;
 mod auth;
 mod backends;
 mod exception;
@@ -25,6 +26,7 @@ use std::{
 
 use chrono::{NaiveDate, TimeDelta};
 use ipnet::IpNet;
+use portcullis_audit::alert::Rule;
 use sha2::{Digest as _, Sha256};
 
 pub use auth::AuthConfig;
@@ -70,6 +72,7 @@ pub struct Config {
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
     pub sinks: Vec<SinkConfig>,
+    pub alerts: Vec<Rule>,
     /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
@@ -252,9 +255,19 @@ impl Config {
             .map(|(name, section)| (name.to_owned(), backends::backend(section, today)))
             .collect::<Vec<_>>();
         let sinks = sinks::sinks(root.tables("sink"), today);
+        let alerts = alerts::alerts(root.tables("alert"), &sink_names(&table));
         root.finish();
         for (key, problem) in backends::member_faults(&backends) {
             faults.note(key, problem);
+        }
+        // A sink or an alert with a fault is left out and would be missed.
+        if faults.is_empty() {
+            for name in alerts::unheard(&sinks, &alerts) {
+                faults.note(
+                    "sink",
+                    format!("{name:?} takes alerts, and no [[alert]] has it in `to`: add it there, or remove the sink"),
+                );
+            }
         }
 
         let faults = faults.into_vec();
@@ -280,6 +293,7 @@ impl Config {
                         .filter_map(|(name, backend)| backend.map(|backend| (name, backend)))
                         .collect(),
                     sinks,
+                    alerts,
                     sha256: Sha256::digest(text.as_bytes()).into(),
                 })
             }
@@ -308,6 +322,16 @@ impl Config {
             .iter()
             .filter_map(|sink| Some((sink.name.as_str(), sink.plaintext_exception()?)))
     }
+}
+
+/// Also of sinks with a fault.
+fn sink_names(table: &toml::Table) -> Vec<&str> {
+    let sinks = table.get("sink").and_then(toml::Value::as_array);
+    sinks
+        .into_iter()
+        .flatten()
+        .filter_map(|sink| sink.get("name")?.as_str())
+        .collect()
 }
 
 fn key_rules(table: &toml::Table) -> KeyRules {

@@ -1,9 +1,11 @@
 //! The life of the process: build the parts, announce the addresses, serve, drain with a deadline.
 
+mod alerts;
 mod backends;
 mod bans;
 mod exception;
 mod judges;
+mod lag;
 mod offers;
 mod reconcile;
 mod records;
@@ -31,6 +33,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    alerts::Alerts,
     reload::{InForce, Reloader},
     sinks::Sinks,
 };
@@ -184,11 +187,14 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
+    let begun = journal.status().durable;
     records::started(&journal, &config, &addresses)
         .await
         .map_err(DaemonError::Unrecorded)?;
     exception::announce(&config);
-    let sinks = Sinks::start(sinks::settings(&config)?, &config.journal, &journal);
+    let log = sinks::log(&config.journal, &journal);
+    let sinks = Sinks::start(sinks::settings(&config)?, &config, log.clone(), &journal);
+    let alerts = Alerts::start(&config.alerts, &config.journal, &journal, log, begun);
     background.spawn(sinks::measure(sinks.clone(), stop.clone()));
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
@@ -216,6 +222,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         server: &server,
         journal: journal.clone(),
         sinks: &sinks,
+        alerts: &alerts,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();
@@ -250,6 +257,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         tracing::error!(%error, "the last counts of failures are not written");
     }
     background.shutdown().await;
+    alerts.end().await;
     records::stopped(&journal, signal, cut)
         .await
         .map_err(DaemonError::Unrecorded)?;

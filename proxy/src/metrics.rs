@@ -41,6 +41,7 @@ const SINK_RECONNECTS: &str = "portcullis_proxy_sink_reconnects_total";
 const COSIGNED: &str = "portcullis_witness_cosigned_total";
 const COSIGNED_RECORDS: &str = "portcullis_witness_log_records";
 const COSIGNING_REFUSED: &str = "portcullis_witness_refused_total";
+const ALERTS: &str = "portcullis_proxy_alerts_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -192,6 +193,11 @@ pub fn cosigning_refused(reason: &'static str) {
     counter!(COSIGNING_REFUSED, "reason" => reason).increment(1);
 }
 
+/// An alert of this kind was put on record.
+pub fn alert(kind: &'static str) {
+    counter!(ALERTS, "kind" => kind).increment(1);
+}
+
 /// Counts of failures were written, or could not be.
 pub fn throttles_stored(is_stored: bool) {
     gauge!(THROTTLES_STORED).set(if is_stored { 1.0 } else { 0.0 });
@@ -292,6 +298,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         COSIGNING_REFUSED,
         "Heads that this witness did not cosign; inconsistent is a log that was changed."
     );
+    describe_counter!(ALERTS, "Alerts that were put on record, by kind.");
     Ok(handle)
 }
 

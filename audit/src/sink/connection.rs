@@ -100,14 +100,13 @@ impl Batch {
     }
 
     pub(super) fn add(&mut self, settings: &Settings, line: &[u8]) -> Result<(), NotARecord> {
-        if settings.selection == Selection::Alerts
-            && raw::EVENT.of(line) != Some(EventKind::LogAlert.name().as_bytes())
-        {
+        let alerts = matches!(settings.selection, Selection::Alerts { .. });
+        if alerts && raw::EVENT.of(line) != Some(EventKind::LogAlert.name().as_bytes()) {
             self.records += 1;
             return Ok(());
         }
         let entry = Entry::parse(line).ok_or(NotARecord)?;
-        if settings.selection == Selection::Alerts && !is_for(&settings.name, &entry) {
+        if alerts && !is_for(&settings.name, &entry) {
             self.records += 1;
             return Ok(());
         }
@@ -169,6 +168,15 @@ impl Target {
     }
 }
 
+/// Of a batch: lines, or a single document.
+fn content_type(format: Format, batch: usize) -> &'static str {
+    match format {
+        Format::Json | Format::Ocsf if batch == 1 => "application/json",
+        Format::Json | Format::Ocsf => "application/x-ndjson",
+        Format::Cef => "text/plain; charset=utf-8",
+    }
+}
+
 /// What a send says about what was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Receipt {
@@ -203,14 +211,14 @@ impl Connection {
                 tls,
                 token,
                 format,
+                batch,
                 signing,
-                ..
             } => Self::Https(Box::new(Poster::new(
                 url,
                 tls,
                 token.as_ref(),
                 signing.clone(),
-                *format,
+                content_type(*format, *batch),
                 settings.timeout,
             ))),
         })

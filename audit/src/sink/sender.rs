@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::watch, time};
 
 use super::{
-    Begin, Log, Meter, Notice, Phase, Settings,
+    Begin, Log, Meter, Notice, Phase, Selection, Settings,
     connection::{Batch, Connection, Receipt, SendError},
     cursor::{Cursor, Position},
     follow::{Checkpoints, Follower, Found},
@@ -162,6 +162,7 @@ impl Sender<'_> {
         self.batch.clear();
         // Before there is a connection, so that the age of what waits is known.
         self.fill()?;
+        self.give_up()?;
         if self.batch.is_empty() && *phase.borrow() != Phase::Run {
             return Ok(());
         }
@@ -243,7 +244,11 @@ impl Sender<'_> {
             }
         }
         let durable = (self.log.durable)();
-        let most = self.settings.target.batch().unwrap_or(BATCH_RECORDS);
+        let most = if self.age_to_give_up_at().is_some() {
+            1
+        } else {
+            self.settings.target.batch().unwrap_or(BATCH_RECORDS)
+        };
         let mut line = Vec::new();
         while self.follower.next() < durable
             && self.batch.chosen < most
@@ -263,6 +268,40 @@ impl Sender<'_> {
         self.follower.forget_ahead();
         if self.on_the_way.is_empty() {
             self.meter.waits_since(self.batch.oldest);
+        }
+        Ok(())
+    }
+
+    /// The age at which an alert is given up, after an attempt that failed.
+    fn age_to_give_up_at(&self) -> Option<Duration> {
+        match self.settings.selection {
+            Selection::Alerts { give_up } if self.down.is_some() => Some(give_up),
+            Selection::Alerts { .. } | Selection::All => None,
+        }
+    }
+
+    /// Alerts that wait for too long make room for the next.
+    fn give_up(&mut self) -> Result<(), Failure> {
+        let Some(limit) = self.age_to_give_up_at() else {
+            return Ok(());
+        };
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let since = chrono::Utc::now().timestamp_millis().saturating_sub(limit);
+        while self.batch.chosen > 0 && self.batch.oldest.is_some_and(|oldest| oldest <= since) {
+            // The batch ends with the one that was chosen.
+            self.taken.next += self.batch.records as u64;
+            let seq = self.taken.next - 1;
+            self.meter.lost(1, self.taken.next);
+            let error = self.down.as_ref().map(|down| down.error.clone());
+            let error = error.unwrap_or_default();
+            tracing::error!(
+                sink = self.settings.name,
+                alert = seq,
+                "an alert is given up: {error}"
+            );
+            (self.tell)(Notice::GivenUp { seq, error });
+            self.batch.clear();
+            self.fill()?;
         }
         Ok(())
     }

@@ -702,23 +702,16 @@ fn posts_are_repeated_until_the_collector_says_that_it_has_them() {
     end(running);
 }
 
-#[test]
-fn a_webhook_gets_its_own_alerts_signed_and_nothing_else() {
-    let (written, identity) = (Written::new(), identity());
-    let alert = |seq: u64, to: &str| {
-        record(seq).replace("op.intent", "log.alert").replace(
-            &format!("\"path\":\"/inbox/{seq}\""),
-            &format!("\"to\":[\"{to}\"]"),
-        )
-    };
-    let lines = [record(0), alert(1, "other"), alert(2, "test"), record(3)];
-    fs::write(
-        written.directory().join("000000000000.jsonl"),
-        lines.join("\n") + "\n",
+/// `log.alert` for one sink.
+fn alert(seq: u64, to: &str) -> String {
+    record(seq).replace("op.intent", "log.alert").replace(
+        &format!("\"path\":\"/inbox/{seq}\""),
+        &format!("\"to\":[\"{to}\"]"),
     )
-    .unwrap();
-    written.durable.store(4, Ordering::SeqCst);
-    let (address, requests) = web_server(&identity, &[503, 200]);
+}
+
+/// A webhook that may not take alerts for longer than an hour.
+fn webhook(written: &Written, address: SocketAddr, identity: &Identity) -> Settings {
     let target = Target::Https {
         url: Url::parse(&format!("https://{address}/hook")).unwrap(),
         tls: trusting(&identity.authority),
@@ -727,20 +720,88 @@ fn a_webhook_gets_its_own_alerts_signed_and_nothing_else() {
         batch: 1,
         signing: Some(Signing::new("key")),
     };
-    let settings = Settings {
-        selection: Selection::Alerts,
+    Settings {
+        selection: Selection::Alerts {
+            give_up: Duration::from_secs(3600),
+        },
         checkpoints: false,
         ..written.settings(target)
-    };
+    }
+}
+
+#[test]
+fn a_webhook_gets_its_own_alerts_signed_and_nothing_else() {
+    let (written, identity) = (Written::new(), identity());
+    let now = chrono::Utc::now()
+        .format("%Y-%m-%dT%H:%M:%S%.6fZ")
+        .to_string();
+    let young = alert(2, "test").replace("2026-11-22T01:02:03.000004Z", &now);
+    let lines = [record(0), alert(1, "other"), young.clone(), record(3)];
+    fs::write(
+        written.directory().join("000000000000.jsonl"),
+        lines.join("\n") + "\n",
+    )
+    .unwrap();
+    written.durable.store(4, Ordering::SeqCst);
+    let (address, requests) = web_server(&identity, &[503, 200]);
+    let settings = webhook(&written, address, &identity);
     let running = start(settings, written.log(), None, quiet).unwrap();
     for _ in 0..2 {
         let (head, body) = requests.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(body, alert(2, "test") + "\n");
+        assert_eq!(body, format!("{young}\n"));
+        assert!(
+            head.contains("content-type: application/json\r\n"),
+            "{head}"
+        );
         assert!(head.contains("x-portcullis-timestamp: "), "{head}");
         assert!(head.contains("x-portcullis-signature: v1="), "{head}");
     }
     is_taken(&written, 4);
     assert_eq!(running.meter().read(4, 0).sent, 1);
+    end(running);
+}
+
+#[test]
+fn an_alert_that_nobody_takes_is_given_up_with_notice_and_a_young_one_is_not() {
+    let (written, identity) = (Written::new(), identity());
+    let now = chrono::Utc::now()
+        .format("%Y-%m-%dT%H:%M:%S%.6fZ")
+        .to_string();
+    let old = "2020-01-01T00:00:00.000000Z";
+    let at = |seq, time: &str| alert(seq, "test").replace("2026-11-22T01:02:03.000004Z", time);
+    let lines = [record(0), at(1, old), record(2), at(3, old), at(4, &now)];
+    fs::write(
+        written.directory().join("000000000000.jsonl"),
+        lines.join("\n") + "\n",
+    )
+    .unwrap();
+    written.durable.store(5, Ordering::SeqCst);
+    let (address, requests) = web_server(&identity, &[500, 500, 200]);
+    let (tell, told) = mpsc::sync_channel(16);
+    let settings = webhook(&written, address, &identity);
+    let running = start(settings, written.log(), None, move |notice| {
+        tell.try_send(notice).unwrap();
+    })
+    .unwrap();
+    let bodies: Vec<_> = (0..3)
+        .map(|_| requests.recv_timeout(PATIENCE).unwrap().1)
+        .collect();
+    assert_eq!(
+        bodies[0],
+        at(1, old) + "\n",
+        "even an old one is tried once"
+    );
+    assert_eq!(bodies[1..], [at(4, &now) + "\n", at(4, &now) + "\n"]);
+    is_taken(&written, 5);
+    let given_up: Vec<_> = told
+        .try_iter()
+        .map(|notice| match notice {
+            Notice::GivenUp { seq, error } if error.contains("answered 500") => seq,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(given_up, [1, 3]);
+    assert_eq!(running.meter().read(5, 0).lost, 2);
     end(running);
 }
 

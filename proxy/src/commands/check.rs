@@ -8,12 +8,13 @@ use crate::{
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config, super::today())?;
     super::print(&format!(
-        "{} is good: {} address(es), policy {}, {} backend(s), {} sink(s)",
+        "{} is good: {} address(es), policy {}, {} backend(s), {} sink(s), {} alert(s)",
         arguments.config.display(),
         config.server.listen.len(),
         config.server.cipher_policy.name(),
         config.backends.len(),
         config.sinks.len(),
+        config.alerts.len(),
     ));
     let policy = &config.server.cipher_policy;
     if let Some(exception) = policy.exception() {
@@ -36,6 +37,12 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
         super::print(&format!(
             "sink {name} sends in clear until {}: {} (approved by {})",
             exception.expires, exception.reason, exception.approver
+        ));
+    }
+    for rule in config.alerts.iter().filter(|rule| rule.to.is_empty()) {
+        super::print(&format!(
+            "note: alert {} goes on record and to nobody; its `to` names no sink",
+            rule.name
         ));
     }
     if config.backends.values().any(trusts_public_authorities) {

@@ -8,7 +8,7 @@ use std::{
 use chrono::NaiveDate;
 use portcullis_audit::{
     format::{Format, syslog},
-    sink::{Begin, Token, Url, server_name},
+    sink::{Begin, Selection, Token, Url, server_name},
 };
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -27,6 +27,11 @@ const SYSLOG_PORT: u16 = 6514;
 const TIMEOUT_SECONDS: u64 = 10;
 /// Most records in one request.
 const BATCH_RECORDS: u64 = 500;
+/// An alert that nobody took for so long is given up; it stays on record.
+const GIVE_UP_MINUTES: u64 = 24 * 60;
+const GIVE_UP_MINUTES_MAX: u64 = 30 * 24 * 60;
+/// Shortest secret of signatures.
+const SIGNING_BYTES_MIN: usize = 16;
 /// Longest syslog message that may be asked for: a record has at most 1 MiB.
 const MESSAGE_BYTES_MAX: u64 = 2 << 20;
 /// Private enterprise numbers have 32 bits at most.
@@ -40,6 +45,7 @@ pub struct SinkConfig {
     pub target: SinkTarget,
     pub checkpoints: bool,
     pub begin: Begin,
+    pub selection: Selection,
     pub timeout: Duration,
 }
 
@@ -63,6 +69,8 @@ pub enum SinkTarget {
         url: Url,
         tls: SinkTls,
         token: Option<Secret>,
+        /// Of HMAC-SHA-256 over requests.
+        signing: Option<Secret>,
         format: Format,
         batch: usize,
     },
@@ -94,6 +102,14 @@ pub struct Identity {
 }
 
 impl SinkConfig {
+    /// Whether it gets nothing but alerts that name it.
+    pub fn takes_only_alerts(&self) -> bool {
+        match self.selection {
+            Selection::All => false,
+            Selection::Alerts { .. } => true,
+        }
+    }
+
     /// Who allowed it to send in clear.
     pub fn plaintext_exception(&self) -> Option<&Exception> {
         match &self.target {
@@ -115,7 +131,7 @@ impl SinkConfig {
 pub(super) fn sinks(sections: Vec<Section<'_>>, today: NaiveDate) -> Vec<SinkConfig> {
     let mut found: Vec<SinkConfig> = Vec::new();
     for mut section in sections {
-        let name = name(&mut section);
+        let name = name(&mut section, "such as \"siem\"");
         if let Some(name) = &name
             && found.iter().any(|other| other.name == *name)
         {
@@ -126,15 +142,15 @@ pub(super) fn sinks(sections: Vec<Section<'_>>, today: NaiveDate) -> Vec<SinkCon
     found
 }
 
-fn name(section: &mut Section<'_>) -> Option<String> {
-    const EXPECTED: &str = "up to 32 small letters, digits, - and _, such as \"siem\"";
-    let text = section.required_text("name", EXPECTED)?;
+pub(super) fn name(section: &mut Section<'_>, example: &str) -> Option<String> {
+    let expected = format!("up to 32 small letters, digits, - and _, {example}");
+    let text = section.required_text("name", &expected)?;
     let is_name = text.len() <= 32
         && text.bytes().all(|byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)
         });
     if !is_name {
-        section.fault("name", format!("expected {EXPECTED}, found {text:?}"));
+        section.fault("name", format!("expected {expected}, found {text:?}"));
         return None;
     }
     Some(text.to_owned())
@@ -144,13 +160,15 @@ fn sink(mut section: Section<'_>, name: Option<String>, today: NaiveDate) -> Opt
     const KINDS: &str = "\"syslog\", \"file\" or \"https\"";
     let kind = section.required_text("kind", KINDS);
     let format = format(&mut section);
-    let checkpoints = section.flag("checkpoints", true);
-    let begin = begin(&mut section);
+    let selection = selection(&mut section);
+    let takes_all = selection == Some(Selection::All);
+    let checkpoints = section.flag("checkpoints", takes_all);
+    let begin = begin(&mut section, takes_all);
     let timeout = section.number("timeout_seconds", 1..=600, TIMEOUT_SECONDS);
     let target = match kind {
         Some("syslog") => syslog(&mut section, format, today),
         Some("file") => file(&mut section, format),
-        Some("https") => https(&mut section, format),
+        Some("https") => https(&mut section, format, takes_all),
         Some(other) => {
             section.fault("kind", format!("expected {KINDS}, found {other:?}"));
             return None;
@@ -164,6 +182,7 @@ fn sink(mut section: Section<'_>, name: Option<String>, today: NaiveDate) -> Opt
         target: target?,
         checkpoints,
         begin: begin?,
+        selection: selection?,
         timeout: Duration::from_secs(timeout),
     })
 }
@@ -185,12 +204,52 @@ fn format(section: &mut Section<'_>) -> Option<Format> {
     format
 }
 
-fn begin(section: &mut Section<'_>) -> Option<Begin> {
+/// Which records; with what belongs to alerts alone.
+fn selection(section: &mut Section<'_>) -> Option<Selection> {
+    const CHOICE: &str = "\"all\" or \"alerts\"";
+    let is_given = section.has("records");
+    match section.text("records", CHOICE) {
+        Some("alerts") => {}
+        Some("all") => return all(section),
+        None if !is_given => return all(section),
+        Some(other) => {
+            section.fault("records", format!("expected {CHOICE}, found {other:?}"));
+            return None;
+        }
+        None => return None,
+    }
+    let minutes = section.number(GIVE_UP, 1..=GIVE_UP_MINUTES_MAX, GIVE_UP_MINUTES);
+    if section.flag("checkpoints", false) {
+        section.fault(
+            "checkpoints",
+            "go with all records; set it to false, or records = \"all\"",
+        );
+    }
+    Some(Selection::Alerts {
+        give_up: Duration::from_secs(minutes * 60),
+    })
+}
+
+const GIVE_UP: &str = "give_up_minutes";
+
+fn all(section: &mut Section<'_>) -> Option<Selection> {
+    if section.has(GIVE_UP) {
+        section.number(GIVE_UP, 1..=GIVE_UP_MINUTES_MAX, GIVE_UP_MINUTES);
+        section.fault(
+            GIVE_UP,
+            "is for records = \"alerts\": no other record is ever given up; remove it",
+        );
+    }
+    Some(Selection::All)
+}
+
+/// Old alerts wake nobody; other records are for a collector that has all.
+fn begin(section: &mut Section<'_>, takes_all: bool) -> Option<Begin> {
     const CHOICE: &str = "\"oldest\" or \"now\"";
     if !section.has("begin") {
         // Known even where it is left out.
         let _ = section.text("begin", CHOICE);
-        return Some(Begin::Oldest);
+        return Some(if takes_all { Begin::Oldest } else { Begin::Now });
     }
     match section.text("begin", CHOICE)? {
         "oldest" => Some(Begin::Oldest),
@@ -398,7 +457,7 @@ fn file(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget>
     })
 }
 
-fn https(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget> {
+fn https(section: &mut Section<'_>, format: Option<Format>, takes_all: bool) -> Option<SinkTarget> {
     let text = section.required_text(
         "url",
         "an address such as \"https://collector.example.org/ingest\"",
@@ -430,13 +489,36 @@ fn https(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget
         }
         Some(token)
     });
-    let batch = section.number("batch_records", 1..=10_000, BATCH_RECORDS);
+    let path = section.text(
+        "secret_file",
+        "the path of a file whose first line is the secret that requests are signed with",
+    );
+    let signing = path.map(|path| {
+        let secret = files::password(Path::new(path));
+        let secret = secret.and_then(|secret| match secret.expose().len() {
+            SIGNING_BYTES_MIN.. => Ok(secret),
+            bytes => Err(format!(
+                "{path} has {bytes} bytes on its first line, and a secret that can't be guessed has {SIGNING_BYTES_MIN}: \
+                 `openssl rand -hex 32 > {path}`"
+            )),
+        });
+        secret
+            .map_err(|problem| section.fault("secret_file", problem))
+            .ok()
+    });
+    // A request for each alert.
+    let batch = if takes_all { BATCH_RECORDS } else { 1 };
+    let batch = section.number("batch_records", 1..=10_000, batch);
     Some(SinkTarget::Https {
         url: url?,
         tls: tls?,
         token: match token {
             None => None,
             Some(token) => Some(token?),
+        },
+        signing: match signing {
+            None => None,
+            Some(signing) => Some(signing?),
         },
         format: format?,
         batch: usize::try_from(batch).ok()?,

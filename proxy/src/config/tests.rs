@@ -5,6 +5,7 @@ use portcullis_audit::hidden::AuditorSecret;
 use super::*;
 use crate::sftp::Digests;
 
+mod alerts;
 mod auth;
 mod backends;
 mod presets;

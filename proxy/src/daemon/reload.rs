@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    alerts::Alerts,
     backends::{self, BuildError, Built},
     bans, judges, records, revocation,
     sinks::{self, SinkError, Sinks},
@@ -88,6 +89,7 @@ pub(super) struct Reloader<'a> {
     pub(super) server: &'a ssh::Server,
     pub(super) journal: Journal,
     pub(super) sinks: &'a Sinks,
+    pub(super) alerts: &'a Alerts,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -204,6 +206,9 @@ impl Reloader<'_> {
             .configure(after.config.throttles(), after.bans.clone());
         self.server.change_terms(terms);
         self.sinks.change(sinks, &before.config, &after.config);
+        if before.config.alerts != after.config.alerts {
+            self.alerts.change(&after.config.alerts);
+        }
         super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -297,6 +302,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("penalties", before.penalties == after.penalties),
         ("bans", before.bans == after.bans),
         ("sink", before.sinks == after.sinks),
+        ("alert", before.alerts == after.alerts),
     ];
     let sections = sections
         .into_iter()

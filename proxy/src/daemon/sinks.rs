@@ -1,15 +1,18 @@
 //! Sinks as the configuration has them: begun, changed and ended while the gateway runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::Utc;
 use portcullis_audit::{
+    alert::Watched,
     format::{Product, syslog::Syslog},
-    sink::{self, Ended, Log, Meter, Notice, Running, Selection, Settings, Target, Tls, Token},
+    sink::{
+        self, Ended, Log, Meter, Notice, Reading, Running, Settings, Signing, Target, Tls, Token,
+    },
 };
 use portcullis_journal::{Event, EventKind, Journal, Verdict, record::untrusted};
 use rustls::{
@@ -20,7 +23,10 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::backends::trusted;
+use super::{
+    backends::trusted,
+    lag::{Change, Lag, Limit},
+};
 use crate::{
     backend::ftp::{TlsSettingsError, client_config_as, settings::AuthoritiesError},
     config::{Config, JournalConfig, SinkConfig, SinkTarget, SinkTls, SinkTransport},
@@ -116,6 +122,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
             url,
             tls,
             token,
+            signing,
             format,
             batch,
         } => Target::Https {
@@ -127,7 +134,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
             },
             format: *format,
             batch: *batch,
-            signing: None,
+            signing: signing.as_ref().map(|secret| Signing::new(secret.expose())),
         },
     };
     Ok(Settings {
@@ -135,7 +142,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
         target,
         checkpoints: config.checkpoints,
         begin: config.begin,
-        selection: Selection::All,
+        selection: config.selection,
         timeout: config.timeout,
         cursor: journal.sinks.join(format!("{}.cursor", config.name)),
         product,
@@ -166,23 +173,76 @@ struct Shared {
     log: Log,
     journal: Journal,
     running: Mutex<BTreeMap<String, Running>>,
+    judged: Mutex<Judged>,
+}
+
+/// When sinks are behind.
+#[derive(Debug, Default)]
+struct Judged {
+    limits: Vec<Limit>,
+    /// Sinks that pass over most records: how many wait says nothing.
+    alerts_only: BTreeSet<String>,
+}
+
+impl Judged {
+    fn of(config: &Config) -> Self {
+        let limits = config.alerts.iter().filter_map(|rule| match rule.watched {
+            Watched::SinkBehind { seconds, records } => Some(Limit {
+                seconds,
+                records: Some(records),
+            }),
+            Watched::BruteForce { .. }
+            | Watched::MassDownload { .. }
+            | Watched::OffHours(_)
+            | Watched::DenialBurst { .. }
+            | Watched::RelaxationExpiring { .. }
+            | Watched::VerifyFailed
+            | Watched::Disk => None,
+        });
+        let alerts_only = config
+            .sinks
+            .iter()
+            .filter(|sink| sink.takes_only_alerts())
+            .map(|sink| sink.name.clone());
+        Self {
+            limits: limits.collect(),
+            alerts_only: alerts_only.collect(),
+        }
+    }
+
+    fn limits(&self, sink: &str) -> Vec<Limit> {
+        let mut limits = self.limits.clone();
+        if self.alerts_only.contains(sink) {
+            for limit in &mut limits {
+                limit.records = None;
+            }
+        }
+        limits
+    }
+}
+
+/// The journal as those who follow it see it.
+pub(super) fn log(config: &JournalConfig, journal: &Journal) -> Log {
+    let status = journal.clone();
+    Log {
+        directory: config.directory.clone(),
+        node: config.node.clone(),
+        durable: Arc::new(move || status.status().durable),
+    }
 }
 
 impl Sinks {
     pub(super) fn start(
         settings: Vec<Settings>,
-        config: &JournalConfig,
+        config: &Config,
+        log: Log,
         journal: &Journal,
     ) -> Self {
-        let status = journal.clone();
         let sinks = Self(Arc::new(Shared {
-            log: Log {
-                directory: config.directory.clone(),
-                node: config.node.clone(),
-                durable: Arc::new(move || status.status().durable),
-            },
+            log,
             journal: journal.clone(),
             running: Mutex::default(),
+            judged: Mutex::new(Judged::of(config)),
         }));
         for settings in settings {
             sinks.begin(settings, None);
@@ -211,6 +271,7 @@ impl Sinks {
                 self.begin(settings, before);
             }
         }
+        *self.judged() = Judged::of(after);
         for (name, gone) in ended {
             metrics::sink(&name, gone.meter().last());
         }
@@ -255,6 +316,10 @@ impl Sinks {
             .collect()
     }
 
+    fn judged(&self) -> std::sync::MutexGuard<'_, Judged> {
+        self.0.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Running>> {
         self.0
             .running
@@ -263,15 +328,49 @@ impl Sinks {
     }
 }
 
-/// Keeps the gauges of the sinks true until `stop`.
+/// Keeps the gauges of the sinks true until `stop`, and says which of them are behind.
 pub(super) async fn measure(sinks: Sinks, stop: CancellationToken) {
     let mut interval = time::interval(MEASURE);
+    let mut lags: BTreeMap<String, Lag> = BTreeMap::new();
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
         let now = Utc::now().timestamp_millis();
-        for (name, meter) in sinks.meters() {
-            metrics::sink(&name, meter.read((sinks.0.log.durable)(), now));
+        let meters = sinks.meters();
+        lags.retain(|name, _| meters.iter().any(|(sink, _)| sink == name));
+        for (name, meter) in meters {
+            let reading = meter.read((sinks.0.log.durable)(), now);
+            metrics::sink(&name, reading);
+            let limits = sinks.judged().limits(&name);
+            let lag = lags.entry(name.clone()).or_default();
+            if let Some(change) = lag.look(reading, &limits) {
+                // The append goes on by itself.
+                drop(
+                    sinks
+                        .0
+                        .journal
+                        .append_soon(lag_event(&name, change, reading)),
+                );
+            }
         }
     }
+}
+
+/// `log.sink` of a sink whose collector is slow, or no longer so.
+fn lag_event(sink: &str, change: Change, reading: Reading) -> Event {
+    let mut event = Event::new(EventKind::LogSink);
+    let (outcome, reason) = match change {
+        Change::Behind => (Verdict::Failure, "behind"),
+        Change::CaughtUp => (Verdict::Success, "caught_up"),
+    };
+    event.outcome = Some(outcome);
+    event.reason = Some(reason.to_owned());
+    for (key, value) in [
+        ("sink", sink.into()),
+        ("lag_seconds", reading.lag_seconds.into()),
+        ("lag_records", reading.lag_records.into()),
+    ] {
+        event.body.insert(key.to_owned(), value);
+    }
+    event
 }
 
 /// `log.sink`
@@ -285,13 +384,14 @@ fn event(sink: &str, notice: &Notice) -> Event {
             put("last", (*last).into());
             (Verdict::Failure, "lost")
         }
+        Notice::GivenUp { seq, error } => {
+            put("alert", (*seq).into());
+            put("error", shown(error));
+            (Verdict::Failure, "given_up")
+        }
         Notice::Down { next, error } => {
             put("next", (*next).into());
-            let bytes = error.as_bytes();
-            put(
-                "error",
-                untrusted(bytes.get(..LONGEST_ERROR).unwrap_or(bytes)),
-            );
+            put("error", shown(error));
             (Verdict::Failure, "down")
         }
         Notice::Up { next } => {
@@ -302,4 +402,9 @@ fn event(sink: &str, notice: &Notice) -> Event {
     event.outcome = Some(outcome);
     event.reason = Some(reason.to_owned());
     event
+}
+
+fn shown(error: &str) -> serde_json::Value {
+    let bytes = error.as_bytes();
+    untrusted(bytes.get(..LONGEST_ERROR).unwrap_or(bytes))
 }

@@ -17,10 +17,7 @@ use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use super::{Receipt, SendError, syslog::objection};
-use crate::{
-    format::Format,
-    sink::{Signing, Token, Url},
-};
+use crate::sink::{Signing, Token, Url};
 
 /// An idle connection is closed before the collector does it.
 const IDLE: Duration = Duration::from_secs(15);
@@ -44,7 +41,7 @@ impl Poster {
         tls: &Arc<ClientConfig>,
         token: Option<&Token>,
         signing: Option<Signing>,
-        format: Format,
+        content_type: &'static str,
         limit: Duration,
     ) -> Self {
         let mut tcp = HttpConnector::new();
@@ -64,10 +61,7 @@ impl Poster {
             client,
             uri: url.0.clone(),
             token: token.map(|token| token.0.clone()),
-            content_type: HeaderValue::from_static(match format {
-                Format::Json | Format::Ocsf => "application/x-ndjson",
-                Format::Cef => "text/plain; charset=utf-8",
-            }),
+            content_type: HeaderValue::from_static(content_type),
             signing,
             limit,
         }

@@ -1,6 +1,9 @@
 //! `[[sink]]`
 
-use portcullis_audit::{format::Format, sink::Begin};
+use portcullis_audit::{
+    format::Format,
+    sink::{Begin, Selection},
+};
 
 use super::*;
 use crate::config::SinkTarget;
@@ -48,6 +51,7 @@ fn a_syslog_sink_is_tls_with_the_usual_port_facility_and_length() {
                 },
             checkpoints: true,
             begin: Begin::Oldest,
+            selection: Selection::All,
             timeout,
         },
     ] = sinks.as_slice()
