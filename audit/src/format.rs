@@ -85,7 +85,7 @@ pub struct Product {
 const VENDOR: &str = "Portcullis";
 
 /// True for what a terminal, a line reader or an eye could misread: controls, line separators, changes of direction.
-fn is_deceptive(c: char) -> bool {
+pub(crate) fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

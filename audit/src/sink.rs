@@ -6,6 +6,7 @@
 mod connection;
 pub(crate) mod cursor;
 pub(crate) mod follow;
+mod mail;
 mod meter;
 mod sender;
 
@@ -25,6 +26,7 @@ use sha2::Sha256;
 use tokio::sync::watch;
 
 pub use connection::SendError;
+pub use mail::{Address, BadAddress, Login, Mail, NoMail, Security};
 pub use meter::{Meter, Reading};
 
 use crate::format::{Format, Product, syslog::Syslog};
@@ -94,6 +96,8 @@ pub enum Target {
         /// Signs each request.
         signing: Option<Signing>,
     },
+    /// A mail for each record, which has to be an alert.
+    Smtp(Box<Mail>),
 }
 
 /// How a collector proves itself.

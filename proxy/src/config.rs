@@ -38,7 +38,9 @@ pub use files::{Secret, Stamp, revoked_keys};
 pub use journal::{JournalConfig, PathMode, RoomConfig};
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
-pub use sinks::{Identity, SinkConfig, SinkTarget, SinkTls, SinkTransport};
+pub use sinks::{
+    Identity, MailConfig, MailTransport, SinkConfig, SinkTarget, SinkTls, SinkTransport,
+};
 pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
 pub use witness::{WitnessConfig, WitnessedLog};

@@ -2,6 +2,7 @@
 
 mod file;
 mod https;
+mod smtp;
 mod syslog;
 
 use std::{io, path::PathBuf, time::Duration};
@@ -9,13 +10,14 @@ use std::{io, path::PathBuf, time::Duration};
 use portcullis_journal::EventKind;
 use serde_json::Value;
 
-use super::{Selection, Settings, Target};
+use super::{Mail, NoMail, Selection, Settings, Target};
 use crate::{
     format::{Entry, Format, checkpoint_line, checkpoint_size},
     raw,
 };
 use file::Appender;
 use https::Poster;
+use smtp::Mailer;
 use syslog::Stream;
 
 /// Why a collector has not what was to be sent.
@@ -52,6 +54,17 @@ pub enum SendError {
         address: String,
         source: hyper_util::client::legacy::Error,
     },
+    #[error(
+        "{address} offers no STARTTLS, and was sent nothing; use its port for TLS from the start with tls = \"implicit\""
+    )]
+    NoStartTls { address: String },
+    #[error("{address} is not ready to speak TLS: {answer:?}")]
+    NotReady { address: String, answer: String },
+    #[error("send a mail by {address}")]
+    Smtp {
+        address: String,
+        source: lettre::transport::smtp::Error,
+    },
     #[error("append to {}", path.display())]
     Append { path: PathBuf, source: io::Error },
 }
@@ -72,9 +85,14 @@ pub(super) struct Batch {
     pub(super) checkpoint: Option<u64>,
 }
 
-/// A line that is no record.
-#[derive(Debug)]
-pub(super) struct NotARecord;
+/// A line that can't be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadLine {
+    #[error("it is no record; let portcullis-verify check the log")]
+    NotARecord,
+    #[error(transparent)]
+    NoMail(#[from] NoMail),
+}
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
@@ -99,13 +117,13 @@ impl Batch {
         self.checkpoint = None;
     }
 
-    pub(super) fn add(&mut self, settings: &Settings, line: &[u8]) -> Result<(), NotARecord> {
+    pub(super) fn add(&mut self, settings: &Settings, line: &[u8]) -> Result<(), BadLine> {
         let alerts = matches!(settings.selection, Selection::Alerts { .. });
         if alerts && raw::EVENT.of(line) != Some(EventKind::LogAlert.name().as_bytes()) {
             self.records += 1;
             return Ok(());
         }
-        let entry = Entry::parse(line).ok_or(NotARecord)?;
+        let entry = Entry::parse(line).ok_or(BadLine::NotARecord)?;
         if alerts && !is_for(&settings.name, &entry) {
             self.records += 1;
             return Ok(());
@@ -130,6 +148,7 @@ impl Batch {
                 self.bytes.extend(format.write(&entry, &settings.product));
                 self.bytes.push(b'\n');
             }
+            Target::Smtp(mail) => self.bytes.extend(mail.message(&entry)?),
         }
         self.records += 1;
         self.chosen += 1;
@@ -148,6 +167,8 @@ impl Batch {
                 self.bytes.extend(checkpoint_line(note, node));
                 self.bytes.push(b'\n');
             }
+            // Alerts go alone.
+            Target::Smtp(_) => {}
         }
         self.checkpoint = checkpoint_size(note);
     }
@@ -163,6 +184,7 @@ impl Target {
     pub(super) fn batch(&self) -> Option<usize> {
         match self {
             Self::Https { batch, .. } => Some(*batch),
+            Self::Smtp(_) => Some(1),
             Self::Syslog { .. } | Self::File { .. } => None,
         }
     }
@@ -195,6 +217,7 @@ pub(super) enum Connection {
     Syslog(Box<Stream>),
     File(Appender),
     Https(Box<Poster>),
+    Smtp(Box<Mailer>),
 }
 
 impl Connection {
@@ -221,6 +244,9 @@ impl Connection {
                 content_type(*format, *batch),
                 settings.timeout,
             ))),
+            Target::Smtp(mail) => {
+                Self::Smtp(Box::new(Mailer::new(Mail::clone(mail), settings.timeout)))
+            }
         })
     }
 
@@ -229,6 +255,7 @@ impl Connection {
             Self::Syslog(stream) => stream.send(&batch.bytes).await,
             Self::File(file) => file.append(&batch.bytes, &batch.notes),
             Self::Https(poster) => poster.post(&batch.bytes).await,
+            Self::Smtp(mailer) => mailer.send(&batch.bytes).await,
         }
     }
 
@@ -237,7 +264,7 @@ impl Connection {
     pub(super) async fn check(&mut self) -> Result<(), SendError> {
         match self {
             Self::Syslog(stream) => stream.check().await,
-            Self::File(_) | Self::Https(_) => Ok(()),
+            Self::File(_) | Self::Https(_) | Self::Smtp(_) => Ok(()),
         }
     }
 
@@ -245,7 +272,7 @@ impl Connection {
     pub(super) async fn broken(&mut self) -> SendError {
         match self {
             Self::Syslog(stream) => stream.broken().await,
-            Self::File(_) | Self::Https(_) => std::future::pending().await,
+            Self::File(_) | Self::Https(_) | Self::Smtp(_) => std::future::pending().await,
         }
     }
 
@@ -256,7 +283,7 @@ impl Connection {
     pub(super) async fn finish(&mut self) -> Result<(), SendError> {
         match self {
             Self::Syslog(stream) => stream.finish().await,
-            Self::File(_) | Self::Https(_) => Ok(()),
+            Self::File(_) | Self::Https(_) | Self::Smtp(_) => Ok(()),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time};
 
 use super::{
     Begin, Log, Meter, Notice, Phase, Selection, Settings,
-    connection::{Batch, Connection, Receipt, SendError},
+    connection::{BadLine, Batch, Connection, Receipt, SendError},
     cursor::{Cursor, Position},
     follow::{Checkpoints, Follower, Found},
 };
@@ -260,7 +260,7 @@ impl Sender<'_> {
                 Found::Line => self
                     .batch
                     .add(&self.settings, &line)
-                    .map_err(|_| read(not_a_record(next)))?,
+                    .map_err(|error| read(bad_line(next, &error)))?,
                 Found::BeginsAt(first) if first > next && self.is_idle() => self.skip(next, first),
                 Found::BeginsAt(_) => break,
             }
@@ -426,10 +426,10 @@ impl Sender<'_> {
     }
 }
 
-fn not_a_record(seq: u64) -> io::Error {
+fn bad_line(seq: u64, error: &BadLine) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("record {seq} is none; let portcullis-verify check the log"),
+        format!("record {seq}: {}", chain(error)),
     )
 }
 

@@ -1,4 +1,7 @@
-//! `[[sink]]`: collectors that the log goes to.
+//! `[[sink]]`: collectors that the log goes to, and who hears of alerts.
+
+mod smtp;
+mod tls;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,23 +11,28 @@ use std::{
 use chrono::NaiveDate;
 use portcullis_audit::{
     format::{Format, syslog},
-    sink::{Begin, Selection, Token, Url, server_name},
+    sink::{Begin, Selection, Token, Url},
 };
-use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
+pub use self::{
+    smtp::{MailConfig, MailTransport},
+    tls::{Identity, SinkTls, SinkTransport},
+};
 use super::{
-    backends::{ServerAddress, TrustAnchor, parse_server_address, trust_anchor},
-    exception::exception,
+    backends::{ServerAddress, parse_server_address},
     files::{self, Secret},
     section::Section,
 };
 use crate::exception::Exception;
+pub(super) use tls::identity;
+use tls::{tls, transport};
 
 /// RFC 5425 section 4.1.
 const SYSLOG_PORT: u16 = 6514;
 /// A collector that is silent for so long is tried anew; syslog counts a message as delivered a second later.
 const TIMEOUT_SECONDS: u64 = 10;
+/// Mail servers look up and scan before they answer.
+const MAIL_TIMEOUT_SECONDS: u64 = 60;
 /// Most records in one request.
 const BATCH_RECORDS: u64 = 500;
 /// An alert that nobody took for so long is given up; it stays on record.
@@ -74,31 +82,7 @@ pub enum SinkTarget {
         format: Format,
         batch: usize,
     },
-}
-
-/// How a connection for syslog is protected.
-#[derive(Debug, PartialEq)]
-pub enum SinkTransport {
-    Tls(SinkTls),
-    /// In clear, for as long as the exception lasts.
-    Plaintext(Exception),
-}
-
-/// How collector and gateway prove themselves to each other.
-#[derive(Debug, PartialEq)]
-pub struct SinkTls {
-    /// Name that the certificate must have.
-    pub server_name: String,
-    pub trust: TrustAnchor,
-    pub identity: Option<Identity>,
-}
-
-/// A certificate of one's own.
-#[derive(Debug, PartialEq)]
-pub struct Identity {
-    pub certificates: Vec<CertificateDer<'static>>,
-    /// PEM.
-    pub key: Secret,
+    Smtp(MailConfig),
 }
 
 impl SinkConfig {
@@ -116,11 +100,19 @@ impl SinkConfig {
             SinkTarget::Syslog {
                 transport: SinkTransport::Plaintext(exception),
                 ..
-            } => Some(exception),
+            }
+            | SinkTarget::Smtp(MailConfig {
+                transport: MailTransport::Plaintext(exception),
+                ..
+            }) => Some(exception),
             SinkTarget::Syslog {
                 transport: SinkTransport::Tls(_),
                 ..
             }
+            | SinkTarget::Smtp(MailConfig {
+                transport: MailTransport::StartTls(_) | MailTransport::Implicit(_),
+                ..
+            })
             | SinkTarget::File { .. }
             | SinkTarget::Https { .. } => None,
         }
@@ -157,18 +149,25 @@ pub(super) fn name(section: &mut Section<'_>, example: &str) -> Option<String> {
 }
 
 fn sink(mut section: Section<'_>, name: Option<String>, today: NaiveDate) -> Option<SinkConfig> {
-    const KINDS: &str = "\"syslog\", \"file\" or \"https\"";
+    const KINDS: &str = "\"syslog\", \"file\", \"https\" or \"smtp\"";
     let kind = section.required_text("kind", KINDS);
-    let format = format(&mut section);
-    let selection = selection(&mut section);
+    let is_mail = kind == Some("smtp");
+    let format = if is_mail { None } else { format(&mut section) };
+    let selection = selection(&mut section, is_mail);
     let takes_all = selection == Some(Selection::All);
     let checkpoints = section.flag("checkpoints", takes_all);
     let begin = begin(&mut section, takes_all);
-    let timeout = section.number("timeout_seconds", 1..=600, TIMEOUT_SECONDS);
+    let timeout = if is_mail {
+        MAIL_TIMEOUT_SECONDS
+    } else {
+        TIMEOUT_SECONDS
+    };
+    let timeout = section.number("timeout_seconds", 1..=600, timeout);
     let target = match kind {
         Some("syslog") => syslog(&mut section, format, today),
         Some("file") => file(&mut section, format),
         Some("https") => https(&mut section, format, takes_all),
+        Some("smtp") => smtp::mail(&mut section, today).map(SinkTarget::Smtp),
         Some(other) => {
             section.fault("kind", format!("expected {KINDS}, found {other:?}"));
             return None;
@@ -205,12 +204,20 @@ fn format(section: &mut Section<'_>) -> Option<Format> {
 }
 
 /// Which records; with what belongs to alerts alone.
-fn selection(section: &mut Section<'_>) -> Option<Selection> {
+fn selection(section: &mut Section<'_>, is_mail: bool) -> Option<Selection> {
     const CHOICE: &str = "\"all\" or \"alerts\"";
     let is_given = section.has("records");
     match section.text("records", CHOICE) {
         Some("alerts") => {}
+        Some("all") if is_mail => {
+            section.fault(
+                "records",
+                "a mail for each record is too many; write \"alerts\", or leave it out",
+            );
+            return None;
+        }
         Some("all") => return all(section),
+        None if is_mail && !is_given => {}
         None if !is_given => return all(section),
         Some(other) => {
             section.fault("records", format!("expected {CHOICE}, found {other:?}"));
@@ -298,149 +305,6 @@ fn syslog(
         app_name: app_name.to_owned(),
         message_bytes: usize::try_from(message_bytes).ok()?,
     })
-}
-
-fn transport(
-    section: &mut Section<'_>,
-    host: Option<String>,
-    today: NaiveDate,
-) -> Option<SinkTransport> {
-    const CHOICE: &str = "\"required\", or \"none\" with a plaintext_exception";
-    let mode = section.text("tls", CHOICE).unwrap_or("required");
-    let allowed = section.section("plaintext_exception").map(|section| {
-        exception(
-            section,
-            "why the collector can't use TLS",
-            "give the collector a certificate",
-            today,
-        )
-    });
-    match mode {
-        "required" => {
-            if allowed.is_some() {
-                section.fault(
-                    "plaintext_exception",
-                    "has no use with tls = \"required\"; remove it",
-                );
-            }
-            tls(section, host).map(SinkTransport::Tls)
-        }
-        "none" => {
-            for key in [
-                "server_name",
-                "ca_file",
-                "pinned_certificate_sha256",
-                "client_certificate_file",
-                "client_key_file",
-            ] {
-                if section.has(key) {
-                    section.fault(key, "has no use with tls = \"none\"; remove it");
-                    // Known, though of no use.
-                    let _ = section.text(key, "a text");
-                }
-            }
-            if allowed.is_none() {
-                section.fault(
-                    "plaintext_exception",
-                    "missing; tls = \"none\" sends names of users and files in clear and needs { reason, approver, expires }",
-                );
-            }
-            allowed.flatten().map(SinkTransport::Plaintext)
-        }
-        other => {
-            section.fault("tls", format!("expected {CHOICE}, found {other:?}"));
-            None
-        }
-    }
-}
-
-fn tls(section: &mut Section<'_>, host: Option<String>) -> Option<SinkTls> {
-    let name = section.text("server_name", "the name in the collector's certificate");
-    let authorities = section.text("ca_file", "the path of a PEM file");
-    let pin = section.text(
-        "pinned_certificate_sha256",
-        "64 hexadecimal digits: `openssl x509 -in cert.pem -outform DER | sha256sum`",
-    );
-    let identity = identity(section, "client_certificate_file", "client_key_file");
-    let trust = trust_anchor(section, authorities, pin);
-    if let Some(TrustAnchor::Authorities { file, .. }) = &trust
-        && let Err(problem) = certificates(file)
-    {
-        section.fault("ca_file", problem);
-    }
-    let name = name.map(str::to_owned).or(host)?;
-    if server_name(&name).is_err() {
-        section.fault(
-            "server_name",
-            format!("{name:?} is neither a host name nor an IP address"),
-        );
-        return None;
-    }
-    Some(SinkTls {
-        server_name: name,
-        trust: trust?,
-        identity: identity?,
-    })
-}
-
-/// A certificate and its key, in files that two keys of the section name; `Some(None)` if there are none.
-pub(super) fn identity(
-    section: &mut Section<'_>,
-    chain_file: &'static str,
-    key_file: &'static str,
-) -> Option<Option<Identity>> {
-    const PAIR: &str = "missing; a certificate needs its key, and a key its certificate";
-    let chain = section.text(chain_file, "the path of a PEM file");
-    let key = section.text(key_file, "the path of a PEM file with the key");
-    let (chain, path) = match (chain, key) {
-        (None, None) => {
-            let is_wrong = section.has(chain_file) || section.has(key_file);
-            return (!is_wrong).then_some(None);
-        }
-        (Some(chain), Some(key)) => (chain, key),
-        (Some(_), None) => {
-            section.fault(key_file, PAIR);
-            return None;
-        }
-        (None, Some(_)) => {
-            section.fault(chain_file, PAIR);
-            return None;
-        }
-    };
-    let chain = certificates(Path::new(chain))
-        .map_err(|problem| section.fault(chain_file, problem))
-        .ok();
-    let key = files::secret(Path::new(path))
-        .map_err(|problem| section.fault(key_file, problem))
-        .ok();
-    let (chain, key) = (chain?, key?);
-    let Ok(parsed) = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()) else {
-        section.fault(
-            key_file,
-            format!("{path} is not a private key in PEM format without a passphrase"),
-        );
-        return None;
-    };
-    if let Err(error) =
-        CertifiedKey::from_der(chain.clone(), parsed, &aws_lc_rs::default_provider())
-    {
-        section.fault(key_file, format!("does not go with {chain_file}: {error}"));
-        return None;
-    }
-    Some(Some(Identity {
-        certificates: chain,
-        key,
-    }))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| format!("{}: can't be read: {error}", path.display()))?;
-    if certificates.is_empty() {
-        return Err(format!("there is no certificate in {}", path.display()));
-    }
-    Ok(certificates)
 }
 
 fn file(section: &mut Section<'_>, format: Option<Format>) -> Option<SinkTarget> {

@@ -11,7 +11,8 @@ use portcullis_audit::{
     alert::Watched,
     format::{Product, syslog::Syslog},
     sink::{
-        self, Ended, Log, Meter, Notice, Reading, Running, Settings, Signing, Target, Tls, Token,
+        self, Ended, Log, Login, Mail, Meter, Notice, Reading, Running, Security, Settings,
+        Signing, Target, Tls, Token,
     },
 };
 use portcullis_journal::{Event, EventKind, Journal, Verdict, record::untrusted};
@@ -29,7 +30,9 @@ use super::{
 };
 use crate::{
     backend::ftp::{TlsSettingsError, client_config_as, settings::AuthoritiesError},
-    config::{Config, JournalConfig, SinkConfig, SinkTarget, SinkTls, SinkTransport},
+    config::{
+        Config, JournalConfig, MailTransport, SinkConfig, SinkTarget, SinkTls, SinkTransport,
+    },
     metrics,
 };
 
@@ -97,10 +100,7 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
             port: address.port,
             tls: match transport {
                 SinkTransport::Plaintext(_) => None,
-                SinkTransport::Tls(tls) => Some(Tls {
-                    server_name: sink::server_name(&tls.server_name)?,
-                    config: client(tls)?,
-                }),
+                SinkTransport::Tls(tls) => Some(named(tls)?),
             },
             syslog: Syslog {
                 facility: *facility,
@@ -136,6 +136,22 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
             batch: *batch,
             signing: signing.as_ref().map(|secret| Signing::new(secret.expose())),
         },
+        SinkTarget::Smtp(mail) => Target::Smtp(Box::new(Mail {
+            host: mail.address.host.clone(),
+            port: mail.address.port,
+            security: match &mail.transport {
+                MailTransport::StartTls(tls) => Security::StartTls(named(tls)?),
+                MailTransport::Implicit(tls) => Security::Implicit(named(tls)?),
+                MailTransport::Plaintext(_) => Security::None,
+            },
+            login: mail.login.as_ref().map(|login| Login {
+                user: login.user.clone(),
+                password: login.password.expose().to_owned(),
+            }),
+            from: mail.from.clone(),
+            to: mail.to.clone(),
+            subject_prefix: mail.subject_prefix.clone(),
+        })),
     };
     Ok(Settings {
         name: config.name.clone(),
@@ -146,6 +162,13 @@ fn of(config: &SinkConfig, journal: &JournalConfig) -> Result<Settings, Cause> {
         timeout: config.timeout,
         cursor: journal.sinks.join(format!("{}.cursor", config.name)),
         product,
+    })
+}
+
+fn named(tls: &SinkTls) -> Result<Tls, Cause> {
+    Ok(Tls {
+        server_name: sink::server_name(&tls.server_name)?,
+        config: client(tls)?,
     })
 }
 

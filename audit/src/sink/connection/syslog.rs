@@ -149,7 +149,7 @@ impl Stream {
     }
 }
 
-async fn connect(host: &str, port: u16, address: &str) -> Result<TcpStream, SendError> {
+pub(super) async fn connect(host: &str, port: u16, address: &str) -> Result<TcpStream, SendError> {
     let found = lookup_host((host, port))
         .await
         .map_err(|source| SendError::Resolve {
@@ -170,7 +170,7 @@ async fn connect(host: &str, port: u16, address: &str) -> Result<TcpStream, Send
 }
 
 /// What an error of TCP or TLS means.
-fn judged(address: &str, error: io::Error, is_handshake: bool) -> SendError {
+pub(super) fn judged(address: &str, error: io::Error, is_handshake: bool) -> SendError {
     let address = address.to_owned();
     let cause = error
         .get_ref()

@@ -223,3 +223,91 @@ fn a_secret_of_signatures_is_long_and_nobody_elses_and_is_never_shown() {
     let faults = files.of_alerts(&text).unwrap_err();
     assert!(faults[0].contains("can be used by others"), "{faults:?}");
 }
+
+const MAIL: &str = "[[sink]]\nname = \"pager\"\nkind = \"smtp\"\naddress = \"mail.example.org\"\n\
+                    from = \"Gateway <gw@example.org>\"\nto = [\"oncall@example.org\"]\n";
+
+#[test]
+fn mail_needs_starttls_unless_it_is_said_otherwise_and_gets_alerts_alone() {
+    let files = Files::new();
+    let of = |lines: &str| {
+        let config = files.of_alerts(&format!("{MAIL}{lines}{TO_PAGER}"));
+        config.map(|config| config.sinks.into_iter().next().unwrap())
+    };
+    let target = |lines: &str| match of(lines).unwrap().target {
+        SinkTarget::Smtp(mail) => (mail.address.port, mail.transport),
+        other => panic!("{other:?}"),
+    };
+    let sink = of("").unwrap();
+    assert!(sink.takes_only_alerts() && sink.begin == Begin::Now);
+    assert_eq!(sink.timeout.as_secs(), 60);
+    assert!(matches!(target(""), (587, MailTransport::StartTls(_))));
+    assert!(matches!(
+        target("tls = \"implicit\"\n"),
+        (465, MailTransport::Implicit(_))
+    ));
+    let clear = "tls = \"none\"\nplaintext_exception = { reason = \"relay on this host\", approver = \"J. Doe\", \
+                 expires = \"2027-01-01\" }\n";
+    assert!(matches!(target(clear), (587, MailTransport::Plaintext(_))));
+    assert!(of(clear).unwrap().plaintext_exception().is_some());
+    files.write("mail.password", "open sesame\n", 0o600);
+    let login = "user = \"gw\"\npassword_file = \"%/mail.password\"\n";
+    assert!(!format!("{:?}", of(login).unwrap()).contains("sesame"));
+    for (lines, fault) in [
+        (
+            "tls = \"none\"\n".to_owned(),
+            "plaintext_exception: missing",
+        ),
+        (
+            clear.replace("none", "starttls"),
+            "plaintext_exception: has no use with tls = \"starttls\"; remove it",
+        ),
+        (
+            format!("{clear}{login}"),
+            "user: a password is never sent in clear",
+        ),
+        (
+            "tls = \"maybe\"\n".to_owned(),
+            "tls: expected \"starttls\", \"implicit\", or \"none\"",
+        ),
+        ("user = \"gw\"\n".to_owned(), "password_file: missing"),
+        (
+            "password_file = \"%/mail.password\"\n".to_owned(),
+            "user: missing",
+        ),
+        (
+            "records = \"all\"\n".to_owned(),
+            "records: a mail for each record is too many",
+        ),
+        ("format = \"cef\"\n".to_owned(), "format: unknown key"),
+        (
+            "subject_prefix = \"a\\nBcc: x\"\n".to_owned(),
+            "subject_prefix: expected up to 40 visible",
+        ),
+    ] {
+        let faults = of(&lines).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains(fault), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_mail_has_a_sender_and_somebody_to_go_to() {
+    let files = Files::new();
+    let faults = |from: &str, to: &str| {
+        let text = format!("{MAIL}{TO_PAGER}").replace(from, to);
+        files.of_alerts(&text).map(|_| ()).unwrap_err().concat()
+    };
+    let to = "to = [\"oncall@example.org\"]\n";
+    assert!(faults(to, "").contains("sink[0].to: missing"));
+    assert!(faults(to, "to = []\n").contains("sink[0].to: expected 1 to 20 addresses, found 0"));
+    let wrong = faults("oncall@", "oncall ");
+    assert!(
+        wrong.contains("sink[0].to[0]: \"oncall example.org\" is not a mail address"),
+        "{wrong}"
+    );
+    let wrong = faults("<gw@", "<gw");
+    assert!(wrong.contains("sink[0].from: "), "{wrong}");
+    let address = "address = \"mail.example.org\"\n";
+    assert!(faults(address, "").contains("sink[0].address: missing"));
+}
