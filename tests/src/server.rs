@@ -1,6 +1,7 @@
 //! Real peer servers: each runs in its own process and mount namespace, with accounts that exist
 //! nowhere else, and is gone with its value, children included.
 
+pub mod aiosmtpd;
 pub mod azurite;
 pub mod freeradius;
 pub mod haproxy;

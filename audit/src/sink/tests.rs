@@ -795,9 +795,12 @@ fn an_alert_that_nobody_takes_is_given_up_with_notice_and_a_young_one_is_not() {
     is_taken(&written, 5);
     let given_up: Vec<_> = told
         .try_iter()
-        .map(|notice| match notice {
-            Notice::GivenUp { seq, error } if error.contains("answered 500") => seq,
-            other => panic!("{other:?}"),
+        .map(|notice| {
+            let Notice::GivenUp { seq, error } = notice else {
+                panic!("{notice:?}")
+            };
+            assert!(error.contains("answered 500"), "{error}");
+            seq
         })
         .collect();
     assert_eq!(given_up, [1, 3]);

@@ -1,6 +1,7 @@
 //! The proxy against real clients and servers on loopback.
 
 mod access;
+mod alerts;
 mod audit;
 mod backends;
 mod bad_input;

@@ -26,6 +26,8 @@ const CLIENTS: &[&str] = &[
     "expect",
     // A daemon whose day ends.
     "faketime",
+    // The mail server that alerts go to.
+    "python3-aiosmtpd",
 ];
 
 /// Filters that the agent is measured against, and what measures them.
