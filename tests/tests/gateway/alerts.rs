@@ -228,14 +228,10 @@ fn a_mass_download_is_a_mail_over_starttls_at_the_threshold_and_not_before() -> 
         mail.from == "gw@example.org" && mail.to == ["oncall@example.org"],
         "{mail:?}"
     );
+    let log = world.proxy.process.log();
     ensure!(
-        world.proxy.process.log().contains("550 5.1.1 no such user")
-            || world
-                .proxy
-                .process
-                .log()
-                .contains("no mail for one of several"),
-        "the refused address is not named"
+        log.contains("no mail for one of several") && log.contains("gone@example.org"),
+        "{log}"
     );
     let found = mail.text.replace("=\r\n", "").replace("=3D", "=");
     for part in [
@@ -296,10 +292,8 @@ fn a_mail_server_without_starttls_gets_nothing_and_the_log_says_why() -> Result<
     world.alert()?;
     wait_for("the reason", || {
         let log = world.proxy.process.log();
-        (log.contains("offers no STARTTLS, and was sent nothing")
-            && log.contains("tls = \\\"implicit\\\""))
-        .then_some(())
-        .or_else(|| log.contains("tls = \"implicit\"").then_some(()))
+        log.contains("offers no STARTTLS, and was sent nothing")
+            .then_some(())
     })?;
     ensure!(server.mails()?.is_empty(), "it got a mail");
     Ok(())

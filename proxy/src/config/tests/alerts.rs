@@ -234,9 +234,11 @@ fn mail_needs_starttls_unless_it_is_said_otherwise_and_gets_alerts_alone() {
         let config = files.of_alerts(&format!("{MAIL}{lines}{TO_PAGER}"));
         config.map(|config| config.sinks.into_iter().next().unwrap())
     };
-    let target = |lines: &str| match of(lines).unwrap().target {
-        SinkTarget::Smtp(mail) => (mail.address.port, mail.transport),
-        other => panic!("{other:?}"),
+    let target = |lines: &str| {
+        let SinkTarget::Smtp(mail) = of(lines).unwrap().target else {
+            panic!("{lines}")
+        };
+        (mail.address.port, mail.transport)
     };
     let sink = of("").unwrap();
     assert!(sink.takes_only_alerts() && sink.begin == Begin::Now);
