@@ -12,7 +12,6 @@ use crate::{
 
 /// Why growth can't be shown.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum GrowthError {
     #[error(transparent)]
     Read(#[from] ReadError),

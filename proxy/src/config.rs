@@ -15,6 +15,7 @@ mod sinks;
 mod throttles;
 mod trust;
 mod witness;
+mod witnesses;
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +45,7 @@ pub use sinks::{
 pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
 pub use witness::{WitnessConfig, WitnessedLog};
+pub use witnesses::WitnessPeer;
 
 use crate::{
     accounts::{admission::AccountDefaults, break_glass::OPEN_MAX},
@@ -75,6 +77,8 @@ pub struct Config {
     pub backends: BTreeMap<String, BackendConfig>,
     pub sinks: Vec<SinkConfig>,
     pub alerts: Vec<Rule>,
+    /// Who cosigns the journal.
+    pub witnesses: Vec<WitnessPeer>,
     /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
@@ -258,6 +262,7 @@ impl Config {
             .collect::<Vec<_>>();
         let sinks = sinks::sinks(root.tables("sink"), today);
         let alerts = alerts::alerts(root.tables("alert"), &sink_names(&table));
+        let witnesses = witnesses::witnesses(root.tables("witness"));
         root.finish();
         for (key, problem) in backends::member_faults(&backends) {
             faults.note(key, problem);
@@ -296,6 +301,7 @@ impl Config {
                         .collect(),
                     sinks,
                     alerts,
+                    witnesses,
                     sha256: Sha256::digest(text.as_bytes()).into(),
                 })
             }

@@ -14,6 +14,7 @@ mod revocation;
 mod room;
 mod sinks;
 mod verification;
+mod witnesses;
 
 use std::{
     io,
@@ -36,6 +37,7 @@ use self::{
     alerts::Alerts,
     reload::{InForce, Reloader},
     sinks::Sinks,
+    witnesses::Witnesses,
 };
 use crate::{
     accounts::{Accounts, AccountsError},
@@ -196,6 +198,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let sinks = Sinks::start(sinks::settings(&config)?, &config, log.clone(), &journal);
     let alerts = Alerts::start(&config.alerts, &config.journal, &journal, log, begun);
     background.spawn(sinks::measure(sinks.clone(), stop.clone()));
+    let witnesses = Witnesses::start(&config.witnesses, &config.journal, &journal);
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -223,6 +226,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         journal: journal.clone(),
         sinks: &sinks,
         alerts: &alerts,
+        witnesses: &witnesses,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();
@@ -262,7 +266,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .await
         .map_err(DaemonError::Unrecorded)?;
     journal.close().await.map_err(DaemonError::Unrecorded)?;
-    sinks.drain().await;
+    tokio::join!(sinks.drain(), witnesses.drain());
     tracing::info!("stopped");
     Ok(())
 }

@@ -38,6 +38,11 @@ const SINK_CONNECTED: &str = "portcullis_proxy_sink_connected";
 const SINK_SENT: &str = "portcullis_proxy_sink_sent_total";
 const SINK_LOST: &str = "portcullis_proxy_sink_lost_total";
 const SINK_RECONNECTS: &str = "portcullis_proxy_sink_reconnects_total";
+const WITNESS_RECORDS: &str = "portcullis_proxy_witness_records";
+const WITNESS_LAG_RECORDS: &str = "portcullis_proxy_witness_lag_records";
+const WITNESS_LAG_SECONDS: &str = "portcullis_proxy_witness_lag_seconds";
+const WITNESS_HEALTHY: &str = "portcullis_proxy_witness_healthy";
+const WITNESS_ALARM: &str = "portcullis_proxy_witness_alarm";
 const COSIGNED: &str = "portcullis_witness_cosigned_total";
 const COSIGNED_RECORDS: &str = "portcullis_witness_log_records";
 const COSIGNING_REFUSED: &str = "portcullis_witness_refused_total";
@@ -174,6 +179,34 @@ pub fn sink(name: &str, reading: Reading) {
     counter!(SINK_RECONNECTS, &labels).absolute(reading.reconnects);
 }
 
+/// How far a witness of the journal is.
+#[derive(Debug, Clone, Copy)]
+pub struct WitnessReading {
+    /// Records that it has cosigned.
+    pub records: u64,
+    /// Durable records beyond.
+    pub lag_records: u64,
+    /// For how long a signed head has waited for it.
+    pub lag: Duration,
+    pub is_healthy: bool,
+    /// It says that the log was cut or rewritten.
+    pub is_alarm: bool,
+}
+
+/// How far a witness of the journal is.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to 2^53 records, which no disk holds"
+)]
+pub fn witness(name: &str, reading: WitnessReading) {
+    let labels = [("witness", name.to_owned())];
+    gauge!(WITNESS_RECORDS, &labels).set(reading.records as f64);
+    gauge!(WITNESS_LAG_RECORDS, &labels).set(reading.lag_records as f64);
+    gauge!(WITNESS_LAG_SECONDS, &labels).set(reading.lag.as_secs_f64());
+    gauge!(WITNESS_HEALTHY, &labels).set(if reading.is_healthy { 1.0 } else { 0.0 });
+    gauge!(WITNESS_ALARM, &labels).set(if reading.is_alarm { 1.0 } else { 0.0 });
+}
+
 /// A witness cosigned a head.
 pub fn cosigned() {
     counter!(COSIGNED).increment(1);
@@ -288,6 +321,27 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         SINK_RECONNECTS,
         "Connections of a sink that broke or could not be made."
+    );
+    describe_gauge!(
+        WITNESS_RECORDS,
+        "Records of the journal that a witness has cosigned."
+    );
+    describe_gauge!(
+        WITNESS_LAG_RECORDS,
+        "Durable records that a witness has not cosigned."
+    );
+    describe_gauge!(
+        WITNESS_LAG_SECONDS,
+        Unit::Seconds,
+        "For how long a signed head of the journal has waited for a witness."
+    );
+    describe_gauge!(
+        WITNESS_HEALTHY,
+        "0 while a witness does not cosign the journal."
+    );
+    describe_gauge!(
+        WITNESS_ALARM,
+        "1 while a witness, or the log itself, says that the journal was cut or rewritten."
     );
     describe_counter!(COSIGNED, "Heads of logs that this witness cosigned.");
     describe_gauge!(

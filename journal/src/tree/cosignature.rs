@@ -286,6 +286,19 @@ pub fn cosignatures(note: &[u8], keys: &[WitnessKey]) -> Result<Vec<Cosigned>, F
     Ok(good.collect())
 }
 
+/// The note with the cosignature of a witness below it, out of the witness's answer; and its time. What else the answer has is
+/// left out. `None` if the witness did not cosign the note.
+#[must_use]
+pub fn with_answer(note: &[u8], answer: &[u8], witness: &WitnessKey) -> Option<(Vec<u8>, u64)> {
+    let answered = Note::from_bytes(&[note, answer].concat()).ok()?;
+    let (good, _) = answered
+        .verify(&Witnesses(std::slice::from_ref(witness)))
+        .ok()?;
+    let cosignature = good.first()?;
+    let time = timed(cosignature.signature())?.0;
+    Some(([note, &cosignature.to_bytes()].concat(), time))
+}
+
 struct Witnesses<'a>(&'a [WitnessKey]);
 
 impl Verifiers for Witnesses<'_> {
@@ -383,6 +396,22 @@ mod tests {
         let signed = [b"cosignature/v1\ntime 5\n", TEXT].concat();
         assert_eq!(rest[8..], key.key.sign(&signed).to_bytes());
         assert!(note.to_bytes().ends_with(line.as_bytes()));
+    }
+
+    #[test]
+    fn of_an_answer_only_the_cosignature_of_the_witness_is_kept() {
+        let (one, stranger) = (witness("w1"), witness("w2"));
+        let mut signed = Note::new(TEXT, &[]).unwrap();
+        stranger.cosign(&mut signed, 3).unwrap();
+        let note = signed.to_bytes();
+        let line = |key: &CosigningKey| key.cosign(&mut Note::new(TEXT, &[]).unwrap(), 9);
+        let (good, other) = (line(&one).unwrap(), line(&stranger).unwrap());
+        let answer = [&*other, &*good].concat();
+        let (kept, time) = with_answer(&note, &answer, one.public()).unwrap();
+        assert_eq!((kept, time), ([&*note, &*good].concat(), 9));
+        for answer in [&*other, b"", b"text\n", b"\n"] {
+            assert_eq!(with_answer(&note, answer, one.public()), None);
+        }
     }
 
     #[test]

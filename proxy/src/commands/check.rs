@@ -8,13 +8,14 @@ use crate::{
 pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config, super::today())?;
     super::print(&format!(
-        "{} is good: {} address(es), policy {}, {} backend(s), {} sink(s), {} alert(s)",
+        "{} is good: {} address(es), policy {}, {} backend(s), {} sink(s), {} alert(s), {} witness(es)",
         arguments.config.display(),
         config.server.listen.len(),
         config.server.cipher_policy.name(),
         config.backends.len(),
         config.sinks.len(),
         config.alerts.len(),
+        config.witnesses.len(),
     ));
     let policy = &config.server.cipher_policy;
     if let Some(exception) = policy.exception() {

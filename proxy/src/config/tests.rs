@@ -11,6 +11,7 @@ mod backends;
 mod presets;
 mod sinks;
 mod trust;
+mod witnesses;
 
 fn today() -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 11, 22).unwrap()

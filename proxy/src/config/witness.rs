@@ -207,6 +207,16 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_has_no_fault_but_its_files() {
+        let sample = include_str!("../../../deploy/portcullis-witness.toml");
+        for fault in WitnessConfig::parse(sample).unwrap_err() {
+            let is_file =
+                fault.problem.contains("can't be read") || fault.problem.contains("read key file");
+            assert!(is_file, "{fault}");
+        }
+    }
+
+    #[test]
     fn every_fault_is_named_with_its_key() {
         let folder = folder(&["gw1"]);
         for (text, key) in [

@@ -18,6 +18,7 @@ use super::{
     backends::{self, BuildError, Built},
     bans, judges, records, revocation,
     sinks::{self, SinkError, Sinks},
+    witnesses::Witnesses,
 };
 use crate::{
     auth::{Authenticator, Judges, ldap::DirectoryError, throttle::BanRequest},
@@ -90,6 +91,7 @@ pub(super) struct Reloader<'a> {
     pub(super) journal: Journal,
     pub(super) sinks: &'a Sinks,
     pub(super) alerts: &'a Alerts,
+    pub(super) witnesses: &'a Witnesses,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -209,6 +211,8 @@ impl Reloader<'_> {
         if before.config.alerts != after.config.alerts {
             self.alerts.change(&after.config.alerts);
         }
+        self.witnesses
+            .change(&before.config.witnesses, &after.config.witnesses);
         super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -303,6 +307,7 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("bans", before.bans == after.bans),
         ("sink", before.sinks == after.sinks),
         ("alert", before.alerts == after.alerts),
+        ("witness", before.witnesses == after.witnesses),
     ];
     let sections = sections
         .into_iter()

@@ -33,3 +33,4 @@ mod stalls;
 mod tree;
 mod whole_folders;
 mod wire;
+mod witness;
