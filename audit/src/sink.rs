@@ -31,8 +31,8 @@ pub use meter::{Meter, Reading};
 
 use crate::format::{Format, Product, syslog::Syslog};
 
-/// Niceness of a sink's thread beside that of its process.
-const NICENESS: i32 = 5;
+/// Niceness of a thread that reads the log, beside that of its process.
+pub(crate) const NICENESS: i32 = 5;
 
 /// One sink.
 #[derive(Clone)]

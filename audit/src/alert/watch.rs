@@ -20,7 +20,7 @@ use crate::{
     operations::{integer, text},
     raw,
     sink::{
-        Log,
+        Log, NICENESS,
         cursor::{Cursor, Position},
         follow::{Follower, Found},
     },
@@ -81,6 +81,8 @@ pub fn watch(
             if let Some(before) = before {
                 before.join();
             }
+            // Sessions come first; without the right to it, all are equal.
+            let _ = rustix::process::nice(NICENESS);
             let mut watcher = Watcher {
                 engine: Engine::new(rules),
                 follower: Follower::new(&log.directory, 0),

@@ -1,5 +1,7 @@
 //! Sinks against collectors of this process.
 
+mod smtp;
+
 use std::{
     collections::BTreeSet,
     fs,

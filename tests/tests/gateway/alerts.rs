@@ -14,6 +14,7 @@ use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, wait_for};
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::aiosmtpd::{Aiosmtpd, Mail};
+use portcullis_tests::server::rsyslog::Rsyslog;
 use portcullis_tests::server::{PASSWORD, USER};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -301,24 +302,51 @@ fn a_mail_server_without_starttls_gets_nothing_and_the_log_says_why() -> Result<
 
 #[test]
 fn a_burst_of_refusals_is_an_alert_of_its_user_at_the_threshold_and_not_before() -> Result<()> {
-    let out = files::folder("out")?;
+    let (out, server) = (files::folder("out")?, Rsyslog::start(Place::Loopback)?);
     let path = out.path().join("alerts");
-    let mut world = world(&format!(
-        "{}{}",
-        to_file(&path),
-        rule("denials", "denial_burst", "pager", "denials = 3\n"),
-    ))?;
+    let siem = format!(
+        "[[sink]]\nname = \"siem\"\nkind = \"syslog\"\naddress = \"{}\"\nrecords = \"alerts\"\n\
+         pinned_certificate_sha256 = \"{}\"\n",
+        server.address,
+        server.certificate.sha256()?,
+    );
+    let denials = rule(
+        "denials",
+        "denial_burst",
+        "pager\", \"siem",
+        "denials = 3\n",
+    );
+    let mut world = world(&format!("{}{siem}{denials}", to_file(&path)))?;
     world.session("-mkdir /archive/a\n-mkdir /archive/b\n")?;
     ensure!(world.alerts()?.is_empty(), "two of three");
     world.session("-mkdir /archive/c\n")?;
     let alert = world.alert()?;
     ensure!(
-        body(&alert, "subject") == "alice" && alert["body"]["to"] == json!(["pager"]),
+        body(&alert, "subject") == "alice" && alert["body"]["to"] == json!(["pager", "siem"]),
         "{alert}"
     );
     let told = wait_for("the alert in the file", || lines(&path).into_iter().next())?;
     ensure!(told == alert, "{told}");
     ensure!(lines(&path).len() == 1, "it got more than the alert");
+    wait_for("the alert at rsyslog", || {
+        server
+            .messages()
+            .ok()
+            .filter(|messages| !messages.is_empty())
+    })?;
+    let messages = server.messages()?;
+    let [message] = messages.as_slice() else {
+        anyhow::bail!("{messages:#?}")
+    };
+    // Log audit, error.
+    ensure!(
+        message.id == "log.alert" && message.priority == "107",
+        "{message:?}"
+    );
+    ensure!(
+        serde_json::from_str::<Value>(&message.text)? == alert,
+        "{message:?}"
+    );
     Ok(())
 }
 
@@ -464,6 +492,29 @@ fn a_sink_that_falls_behind_is_on_record_and_an_alert() -> Result<()> {
         text(&behind[0], "reason") == "behind"
             && behind[0]["body"]["lag_seconds"].as_u64() >= Some(2),
         "{behind:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_fills_up_is_an_alert_before_the_journal_has_to_stop() -> Result<()> {
+    const DISK: u64 = 12 << 20;
+    let out = files::folder("out")?;
+    let path = out.path().join("alerts");
+    let proxy = Plan::new(Place::Loopback)?
+        .journal_disk(DISK)
+        .sections(&format!(
+            "{}{}",
+            to_file(&path),
+            rule("disk", "disk", "pager", "")
+        ))
+        .start()?;
+    let filler = vec![0; usize::try_from(DISK * 84 / 100)? - (1 << 20)];
+    fs::write(proxy.journal.join("filler"), filler)?;
+    let told = wait_for("the alert", || lines(&path).into_iter().next())?;
+    ensure!(
+        body(&told, "kind") == "disk" && body(&told, "subject") == "space_low",
+        "{told}"
     );
     Ok(())
 }
