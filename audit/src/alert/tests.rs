@@ -347,52 +347,90 @@ fn watched(
     (watching, told)
 }
 
-#[test]
-fn what_was_counted_before_a_restart_counts_and_no_alert_is_repeated() {
-    use std::{
-        io::Write as _,
-        sync::atomic::Ordering::SeqCst,
-        time::{Duration, Instant},
-    };
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("log")).unwrap();
-    let mut file = std::fs::File::create(folder.path().join("log/000000000000.jsonl")).unwrap();
-    let durable = Arc::default();
-    let mut fail = |seq: u64| {
-        let time = crate::time::as_recorded(Utc::now());
-        writeln!(file, r#"{{"body":{{}},"boot_id":"b","event":"auth.step","mono_ns":1,"node":"gw1","outcome":"failure","prev":"00","seq":{seq},"ts":"{time}","user":{{"name":"alice","type":"human","uid":3}},"v":1}}"#).unwrap();
-    };
-    let cursor_is = |next: u64| {
-        let begun = Instant::now();
+/// A log of one segment.
+struct Logged {
+    folder: tempfile::TempDir,
+    file: std::fs::File,
+    durable: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Logged {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("log")).unwrap();
+        let path = folder.path().join("log/000000000000.jsonl");
+        Self {
+            folder,
+            file: std::fs::File::create(path).unwrap(),
+            durable: Arc::default(),
+        }
+    }
+
+    /// The next failure of alice.
+    fn fail(&mut self, at: DateTime<Utc>) {
+        use std::{io::Write as _, sync::atomic::Ordering::SeqCst};
+        let (seq, time) = (self.durable.load(SeqCst), crate::time::as_recorded(at));
+        writeln!(self.file, r#"{{"body":{{}},"boot_id":"b","event":"auth.step","mono_ns":1,"node":"gw1","outcome":"failure","prev":"00","seq":{seq},"ts":"{time}","user":{{"name":"alice","type":"human","uid":3}},"v":1}}"#).unwrap();
+        self.durable.store(seq + 1, SeqCst);
+    }
+
+    fn watched(&self) -> (Watching, std::sync::mpsc::Receiver<Alert>) {
+        watched(self.folder.path(), &self.durable)
+    }
+
+    fn wait_for_cursor(&self, next: u64) {
+        let begun = std::time::Instant::now();
         let wanted = format!("\"next\":{next}}}");
-        while !std::fs::read_to_string(folder.path().join("alerts.cursor"))
-            .is_ok_and(|text| text.contains(&wanted))
-        {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{wanted}");
+        let path = self.folder.path().join("alerts.cursor");
+        while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains(&wanted)) {
+            assert!(begun.elapsed().as_secs() < 20, "{wanted}");
             std::thread::yield_now();
         }
-    };
-    let (watching, told) = watched(folder.path(), &durable);
-    cursor_is(0);
-    fail(0);
-    fail(1);
-    durable.store(2, SeqCst);
-    cursor_is(2);
+    }
+}
+
+#[test]
+fn what_was_counted_before_a_restart_counts_and_no_alert_is_repeated() {
+    let mut log = Logged::new();
+    let (watching, told) = log.watched();
+    log.wait_for_cursor(0);
+    log.fail(Utc::now());
+    log.fail(Utc::now());
+    log.wait_for_cursor(2);
     watching.join();
     assert!(told.try_recv().is_err(), "two of three");
 
-    let (watching, told) = watched(folder.path(), &durable);
-    fail(2);
-    durable.store(3, SeqCst);
-    let alert = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    let (watching, told) = log.watched();
+    log.fail(Utc::now());
+    let alert = told
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .unwrap();
     assert_eq!((alert.first, alert.last), (0, 2));
-    cursor_is(3);
+    log.wait_for_cursor(3);
     watching.join();
 
-    let (watching, told) = watched(folder.path(), &durable);
-    fail(3);
-    durable.store(4, SeqCst);
-    cursor_is(4);
+    let (watching, told) = log.watched();
+    log.fail(Utc::now());
+    log.wait_for_cursor(4);
     watching.join();
     assert!(told.try_recv().is_err(), "repeated");
+}
+
+#[test]
+fn what_waited_for_longer_than_the_window_counts_with_what_came_before_it() {
+    let mut log = Logged::new();
+    let then = Utc::now() - TimeDelta::days(3);
+    let (watching, _) = log.watched();
+    log.wait_for_cursor(0);
+    log.fail(then);
+    log.fail(then);
+    log.wait_for_cursor(2);
+    watching.join();
+
+    log.fail(then + TimeDelta::seconds(1));
+    let (watching, told) = log.watched();
+    log.wait_for_cursor(3);
+    watching.join();
+    let alert = told.try_recv().unwrap();
+    assert_eq!((alert.first, alert.last), (0, 2));
 }

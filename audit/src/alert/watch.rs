@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::mpsc::{self, RecvTimeoutError, SyncSender},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -28,8 +28,10 @@ use crate::{
 
 /// How often the log is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often time alone is looked at, in looks.
-const TICK: u32 = 300;
+/// How often time alone is looked at.
+const TICK: Duration = Duration::from_secs(60);
+/// How often the place is written down. What a crash lets be judged again is on record.
+const KEEP: Duration = Duration::from_secs(1);
 /// Alerts that wait for the log to take them.
 const WAITING: usize = 1000;
 /// Records between two looks at whether to end.
@@ -92,25 +94,39 @@ pub fn watch(
                 next: None,
                 on_record: BTreeSet::new(),
                 waiting: VecDeque::new(),
+                ticked: None,
+                kept: None,
                 record,
             };
-            let mut looks: u32 = 0;
+            let mut wait = LOOK;
             let mut problem = String::new();
-            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = watcher.look(looks.is_multiple_of(TICK)) {
-                    let text = error.to_string();
-                    if text != problem {
-                        tracing::warn!("alerts wait: {text}");
-                        problem = text;
+            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                wait = LOOK;
+                match watcher.look() {
+                    Ok(Seen::Everything) => {}
+                    Ok(Seen::Some) => wait = Duration::ZERO,
+                    Err(error) => {
+                        let text = error.to_string();
+                        if text != problem {
+                            tracing::warn!("alerts wait: {text}");
+                            problem = text;
+                        }
                     }
                 }
-                looks = looks.wrapping_add(1);
             }
+            // What is not written down is judged again.
+            let _ = watcher.keep_place();
         })?;
     Ok(Watching {
         run: Some(run),
         thread: Some(thread),
     })
+}
+
+/// How far a look has come.
+enum Seen {
+    Everything,
+    Some,
 }
 
 struct Watcher {
@@ -124,11 +140,13 @@ struct Watcher {
     /// Alerts that were recorded after the cursor was kept: rule, subject, last record.
     on_record: BTreeSet<(String, String, u64)>,
     waiting: VecDeque<Alert>,
+    ticked: Option<Instant>,
+    kept: Option<Instant>,
     record: Recorder,
 }
 
 impl Watcher {
-    fn look(&mut self, ticks: bool) -> io::Result<()> {
+    fn look(&mut self) -> io::Result<Seen> {
         let next = self.begin()?;
         let durable = (self.log.durable)();
         let mut line = Vec::new();
@@ -158,7 +176,9 @@ impl Watcher {
             }
         }
         self.follower.forget_ahead();
-        if ticks && self.follower.next() >= durable {
+        let has_all = self.follower.next() >= durable;
+        if has_all && is_due(self.ticked, TICK) {
+            self.ticked = Some(Instant::now());
             let alerts = self.engine.tick(Utc::now());
             self.put(alerts);
         }
@@ -168,10 +188,25 @@ impl Watcher {
             }
             self.waiting.pop_front();
         }
-        if self.follower.next() >= next {
-            self.keep(self.follower.next())?;
+        if is_due(self.kept, KEEP) {
+            self.keep_place()?;
+            self.kept = Some(Instant::now());
         }
-        Ok(())
+        Ok(if has_all {
+            Seen::Everything
+        } else {
+            Seen::Some
+        })
+    }
+
+    /// All alerts of the records before are on record.
+    fn keep_place(&mut self) -> io::Result<()> {
+        match self.next {
+            Some(next) if self.waiting.is_empty() && self.follower.next() >= next => {
+                self.keep(self.follower.next())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn put(&mut self, alerts: Vec<Alert>) {
@@ -200,21 +235,44 @@ impl Watcher {
         let next = next.min(durable);
         self.keep(next)?;
         self.on_record = self.recorded(next, durable)?;
-        let from = Utc::now() - self.engine.horizon();
+        // Of the first record that is judged: it may have waited for long.
+        let now = self.time_of(next, durable)?.unwrap_or_else(Utc::now);
+        let from = now.min(Utc::now()) - self.engine.horizon();
         self.follower
             .seek(self.first_since(from)?.unwrap_or(next).min(next));
         self.next = Some(next);
         Ok(next)
     }
 
+    fn time_of(&self, seq: u64, durable: u64) -> io::Result<Option<DateTime<Utc>>> {
+        if seq >= durable {
+            return Ok(None);
+        }
+        let mut line = Vec::new();
+        Follower::new(&self.log.directory, seq).read(&mut line)?;
+        let time = raw::TIME
+            .of(&line)
+            .and_then(|time| str::from_utf8(time).ok());
+        let time = time.and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+        Ok(time.map(|time| time.to_utc()))
+    }
+
     fn first_since(&self, from: DateTime<Utc>) -> io::Result<Option<u64>> {
+        let since = crate::time::as_recorded(from);
         let part = Part {
-            since: Some(crate::time::as_recorded(from)),
+            since: Some(since.clone()),
             ..Part::default()
         };
         let mut lines = lines(&self.log.directory, part).map_err(io::Error::other)?;
-        let found = lines.next(&mut |_| true).map_err(io::Error::other)?;
-        Ok(found.and_then(raw::seq))
+        while let Some(line) = lines.next(&mut |_| true).map_err(io::Error::other)? {
+            if raw::TIME
+                .of(line)
+                .is_some_and(|time| time >= since.as_bytes())
+            {
+                return Ok(raw::seq(line));
+            }
+        }
+        Ok(None)
     }
 
     /// The alerts that a run before this one recorded from `next` on.
@@ -247,4 +305,8 @@ impl Watcher {
         }
         Ok(found)
     }
+}
+
+fn is_due(last: Option<Instant>, every: Duration) -> bool {
+    last.is_none_or(|last| last.elapsed() >= every)
 }
