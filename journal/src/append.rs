@@ -285,6 +285,11 @@ impl Journal {
         }
     }
 
+    /// Whether events are hidden in part before they become records: what is said elsewhere should not say more.
+    pub fn is_veiled(&self) -> bool {
+        self.0.veil.is_some()
+    }
+
     /// The journal's state.
     pub fn status(&self) -> Status {
         self.0.shared.status()

@@ -272,6 +272,15 @@ impl Gate {
         drop(self.journal.append_soon(event));
     }
 
+    /// Tells the operator that an operation brought nothing; with hidden paths, by its code, since the message may hold one.
+    pub fn complain(&self, failed: &Failed) {
+        if self.journal.is_veiled() {
+            tracing::info!(error = failed.code(), "an operation failed");
+        } else {
+            tracing::info!(error = %failed, "an operation failed");
+        }
+    }
+
     /// What is on beside the usual extensions, on any mount.
     pub fn extensions(&self) -> Extensions {
         self.extensions
@@ -371,6 +380,13 @@ impl Requester {
 }
 
 impl Failed {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Backend(error) => error.kind.code(),
+            Self::Unrecorded(_) => "unrecorded",
+        }
+    }
+
     /// What the client hears.
     pub fn status(&self) -> Status {
         match self {

@@ -12,6 +12,7 @@ mod enrolment;
 mod explain;
 mod factors;
 mod forwarded;
+mod hidden_paths;
 mod keys;
 mod limits;
 mod login;

@@ -17,7 +17,6 @@ use crate::{
         reply,
         schedule::{Claims, Ticket},
     },
-    status::Status,
 };
 
 /// The request that is under way; the schedule lets one run at a time.
@@ -173,8 +172,9 @@ impl Engine {
         let reply = match result {
             Ok(outcome) => reply::outcome(id, outcome, None, 0, &mut Vec::new()),
             Err(error) => {
-                tracing::info!(%error, "an operation failed");
-                reply::status(id, Status::from(&error))
+                let failed = Failed::Backend(error);
+                self.gate.complain(&failed);
+                reply::status(id, failed.status())
             }
         };
         send(outbox, reply, underway.request.place, None);

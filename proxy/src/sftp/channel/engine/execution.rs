@@ -256,7 +256,7 @@ impl Engine {
                 reply
             }
             Err(failed) => {
-                tracing::info!(error = %failed, "an operation failed");
+                self.gate.complain(&failed);
                 reply::status(request.id, failed.status())
             }
         };
