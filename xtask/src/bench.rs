@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     picture: Option<PathBuf>,
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
     /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
-    /// memory, drop; journal: append, verify, start, size, search,
+    /// memory, drop; journal: append, hide, verify, start, size, search,
     /// transfer)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,

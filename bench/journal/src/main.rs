@@ -9,6 +9,7 @@
 )]
 
 mod day;
+mod hide;
 
 use std::{
     fs,
@@ -93,6 +94,8 @@ enum Command {
         #[arg(long)]
         killed: bool,
     },
+    /// Hides the paths of so many events, without a log
+    Hide { events: u64 },
     /// Synchronises small appends to a file: what the disk itself takes
     Sync { count: u32 },
 }
@@ -144,6 +147,7 @@ fn main() -> Result<()> {
             let pace = Duration::from_secs(24 * 60 * 60).as_micros() as u64 / records_a_day.max(1);
             days(options, Day::new(seed, mix), records, pace, killed)?
         }
+        Command::Hide { events } => hide::hidden(&directory, events)?,
         Command::Sync { count } => synced(&directory, count)?,
     };
     println!("{said}");

@@ -25,6 +25,8 @@ const UNSEALED: u64 = 2_600_000;
 enum Part {
     /// Records a second from 64 writers, and what one costs
     Append,
+    /// What it costs to hide the path of a record
+    Hide,
     /// Records a second that a check takes
     Verify,
     /// Opening a log after a kill, with one segment of a GiB
@@ -70,6 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     );
     parts::measure(parts, arguments, report, |part: Part, report| match part {
         Part::Append => bench.append(report),
+        Part::Hide => bench.hide(report),
         Part::Verify => bench.verify(report),
         Part::Start => bench.start(report),
         Part::Size => bench.size(report),
@@ -129,6 +132,34 @@ impl Bench {
             Measure::plain("journal.append.disk.one", median(waits), "us"),
             Measure::plain("journal.append.disk.fdatasync", median(syncs), "us"),
         ]);
+        Ok(())
+    }
+
+    fn hide(&self, report: &mut Report) -> Result<()> {
+        const EVENTS: &str = "20000";
+        report.condition(
+            "hide",
+            format!(
+                "{EVENTS} events on one core: a READ, and an OPEN with a path of four components; `again` of a path whose \
+                 box is remembered"
+            ),
+        );
+        let mut rounds = Vec::new();
+        for round in 0..self.rounds {
+            let folder = self.memory.path().join(format!("hide{round}"));
+            rounds.push(say(&folder, &["hide", EVENTS], Pinned::Yes)?);
+            std::fs::remove_dir_all(folder)?;
+        }
+        for kind in ["read", "hmac", "sealed_again", "sealed_new"] {
+            let costs = rounds
+                .iter()
+                .map(|said| number(said, &format!("{kind}_ns")))
+                .collect::<Result<Vec<_>>>()?;
+            let id = format!("journal.hide.{kind}");
+            report
+                .results
+                .push(Measure::plain(id, median(costs), "ns/record"));
+        }
         Ok(())
     }
 
