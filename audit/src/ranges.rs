@@ -35,6 +35,12 @@ impl Ranges {
         }
     }
 
+    /// Something was left out, nobody knows where.
+    pub(crate) fn add_gap(&mut self) {
+        self.stretches.clear();
+        self.is_scattered = true;
+    }
+
     /// True if there are no gaps from the first byte of the file on.
     pub(crate) fn is_whole(&self) -> bool {
         !self.is_scattered

@@ -126,6 +126,44 @@ struct Open {
     has_summary: bool,
 }
 
+/// What the outcome of a READ or WRITE says, or of the extent that announced several.
+struct Moved {
+    /// That did what they were to do.
+    requests: u64,
+    failed: u64,
+    bytes: u64,
+    offset: u64,
+    /// From the first byte that was moved to the last.
+    length: u64,
+}
+
+impl Moved {
+    fn of(record: &Record, deed: &Deed, succeeded: bool) -> Self {
+        let number = |name| integer(record.body.get(name));
+        let bytes = number("bytes").unwrap_or(0);
+        match number("requests") {
+            Some(requests) => {
+                let failed = ["failed", "unknown"].map(|name| number(name).unwrap_or(0));
+                let failed = failed.into_iter().sum();
+                Self {
+                    requests: requests.saturating_sub(failed),
+                    failed,
+                    bytes,
+                    offset: number("offset").unwrap_or(0),
+                    length: number("len").unwrap_or(0),
+                }
+            }
+            None => Self {
+                requests: succeeded.into(),
+                failed: (!succeeded).into(),
+                bytes: if succeeded { bytes } else { 0 },
+                offset: deed.offset.unwrap_or(0),
+                length: 0,
+            },
+        }
+    }
+}
+
 /// Tells the chapters of one session as their records come. Memory is bounded.
 #[derive(Debug, Default)]
 pub struct Story {
@@ -204,24 +242,35 @@ impl Story {
         let Some(open) = handle.and_then(|handle| self.open.get_mut(&handle)) else {
             return self.single(record, deed, operation, outcome);
         };
-        let bytes = integer(record.body.get("bytes")).unwrap_or(0);
         match operation.as_str() {
             "open" | "opendir" if succeeded => {}
             "open" | "opendir" => {
                 open.failed_open = Some(record.reason.clone().unwrap_or(outcome));
                 self.end_handle(handle, "not_opened");
             }
-            "read" if succeeded => {
-                open.file.reads += 1;
-                open.file.read_bytes += bytes;
-                open.read.add(deed.offset.unwrap_or(0), bytes);
+            "read" | "write" => {
+                let moved = Moved::of(record, deed, succeeded);
+                open.file.failed += moved.failed;
+                let (requests, bytes, ranges) = if operation == "read" {
+                    (
+                        &mut open.file.reads,
+                        &mut open.file.read_bytes,
+                        &mut open.read,
+                    )
+                } else {
+                    (
+                        &mut open.file.writes,
+                        &mut open.file.written_bytes,
+                        &mut open.written,
+                    )
+                };
+                *requests += moved.requests;
+                *bytes += moved.bytes;
+                ranges.add(moved.offset, moved.bytes);
+                if moved.bytes < moved.length {
+                    ranges.add_gap();
+                }
             }
-            "write" if succeeded => {
-                open.file.writes += 1;
-                open.file.written_bytes += bytes;
-                open.written.add(deed.offset.unwrap_or(0), bytes);
-            }
-            "read" | "write" => open.file.failed += 1,
             "readdir" if succeeded => open.packets += 1,
             "readdir" => {}
             "close" => {

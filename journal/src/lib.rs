@@ -38,8 +38,8 @@ pub use append::{
 #[cfg(any(test, feature = "fault-injection"))]
 pub use chain::Moment;
 pub use record::{
-    AccountKind, Actor, Event, EventKind, Intent, OperationId, RecordId, Recorded, SessionId,
-    Verdict,
+    AccountKind, Actor, Covers, Event, EventKind, Intent, OperationId, RecordId, Recorded,
+    SessionId, Verdict,
 };
 
 #[cfg(test)]

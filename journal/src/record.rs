@@ -258,7 +258,14 @@ pub trait Intent {
     fn event(&self) -> Event;
 }
 
-/// Proof that an intent is durable. Only [`Journal::record_intent`](crate::Journal::record_intent) makes one.
+/// An intent that announces several acts at once.
+pub trait Covers<I>: Intent {
+    /// True if `act` is one of those that this intent announced.
+    fn covers(&self, act: &I) -> bool;
+}
+
+/// Proof that an intent is durable, by a record of its own or one that covers it. Only
+/// [`Journal::record_intent`](crate::Journal::record_intent) begins one.
 #[derive(Debug)]
 pub struct Recorded<I> {
     intent: I,
@@ -283,6 +290,21 @@ impl<I> Recorded<I> {
     /// Where the record stands.
     pub fn id(&self) -> RecordId {
         self.id
+    }
+
+    /// The proof for an act that this intent covers.
+    ///
+    /// # Errors
+    /// The act itself, if it is not covered.
+    pub fn cover<A>(&self, act: A) -> Result<Recorded<A>, A>
+    where
+        I: Covers<A>,
+    {
+        if self.intent.covers(&act) {
+            Ok(Recorded::new(act, self.id))
+        } else {
+            Err(act)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What can't be recorded isn't done, and what was done but can't be recorded isn't acknowledged.
 
+mod extents;
 mod measure;
 pub mod reconcile;
 
@@ -22,6 +23,7 @@ use portcullis_journal::{
 };
 use serde_json::{Map, Value};
 
+pub use self::extents::{Announcement, Covering};
 use self::measure::Measured;
 use crate::{
     allowance::{AccountUsage, Ledger},
@@ -32,7 +34,10 @@ use crate::{
     },
     metrics,
     operation::{Operation, Outcome},
-    policy::{Denied, Mount, MountId, Named, Permit, Requester, Route, authorize, describe},
+    policy::{
+        DataOps, Denied, Extent, Mount, MountId, Named, Permit, Requester, Route, authorize,
+        describe,
+    },
     session::{Backends, Session},
     sftp::{Digests, request::Extensions},
     status::Status,
@@ -49,6 +54,7 @@ pub struct Gate {
     services: Backends,
     extensions: Extensions,
     digests: Digests,
+    data_ops: DataOps,
     ledger: Ledger,
     account: Option<Arc<AccountUsage>>,
     journal: Journal,
@@ -86,6 +92,7 @@ impl Gate {
             session.journal.clone(),
         )
         .with_digests(session.digests)
+        .with_data_ops(session.data_ops)
         .with_account(Arc::clone(session.place.usage()))
     }
 
@@ -111,6 +118,7 @@ impl Gate {
             services,
             extensions,
             digests: Digests::default(),
+            data_ops: DataOps::default(),
             ledger,
             account: None,
             journal,
@@ -121,6 +129,10 @@ impl Gate {
 
     pub(crate) fn with_digests(self, digests: Digests) -> Self {
         Self { digests, ..self }
+    }
+
+    pub(crate) fn with_data_ops(self, data_ops: DataOps) -> Self {
+        Self { data_ops, ..self }
     }
 
     /// Counts what is moved in the account's name, too.
@@ -175,12 +187,25 @@ impl Gate {
         self.journal.record_intent(permit, urgency)
     }
 
+    /// Puts the stretch that `permit` is in on record, for all READs or WRITEs there; `None` where each has its own record.
+    pub fn reserve(
+        &self,
+        permit: &Permit,
+        urgency: Urgency,
+    ) -> Option<(Arc<Announcement>, PendingIntent<Extent>)> {
+        let extent = Extent::of(permit, self.data_ops, next_operation())?;
+        let announcement = Announcement::new(self.journal.clone(), extent.clone());
+        let pending = self.journal.record_intent(extent, urgency);
+        Some((Arc::new(announcement), pending))
+    }
+
     /// Hands the operation to its backend before it returns; the future sees it through and records the outcome. For an
-    /// operation that changes something, it resolves once that record is durable.
+    /// operation that changes something, it resolves once that record is durable. What is covered by an extent is booked there.
     pub fn perform(
         &self,
         recorded: Recorded<Permit>,
         summary: Option<Summary>,
+        mut covering: Option<Covering>,
     ) -> impl Future<Output = Result<Outcome, Failed>> + Send + 'static {
         let begun = Instant::now();
         let permit = recorded.intent();
@@ -193,6 +218,16 @@ impl Gate {
         } else {
             None
         };
+        let offset = if let Operation::Read { offset, .. } | Operation::Write { offset, .. } =
+            permit.operation()
+        {
+            *offset
+        } else {
+            0
+        };
+        if let Some(covering) = &mut covering {
+            covering.begin();
+        }
         let backend = self.backend(permit.route());
         let member = member(permit.operation(), &backend);
         let execution = backend.map(|backend| backend.execute(recorded));
@@ -212,6 +247,10 @@ impl Gate {
                 account.moved(bytes as u64);
             }
             count(name, &result);
+            if let Some(covering) = covering {
+                covering.end(offset, written.unwrap_or(0) as u64, &result);
+                return result.map_err(Failed::Backend);
+            }
             let mut pending = None;
             if let Some(summary) = summary {
                 pending = Some(journal.append_soon((summary.event)(&result)));

@@ -5,6 +5,7 @@
 //! `posix-rename@openssh.com` is done as the RENAME that fails if the destination exists.
 
 mod effective;
+mod extent;
 mod intent;
 mod path_rules;
 mod permissions;
@@ -14,6 +15,7 @@ mod rules;
 mod tests;
 
 pub use effective::{Effective, effective};
+pub use extent::{DataOps, Direction, Extent};
 pub use intent::describe;
 pub use path_rules::{PathRule, PathRuleError, PathRules};
 pub use permissions::{Permission, PermissionError, Permissions};

@@ -18,7 +18,7 @@ use crate::{
     auth::Authenticated,
     backend::BackendService,
     config::ScpMode,
-    policy::Mount,
+    policy::{DataOps, Mount},
     sftp::{Digests, request::Extensions},
 };
 
@@ -42,6 +42,7 @@ pub struct Session {
     pub activity: Activity,
     pub budget: Budget,
     pub digests: Digests,
+    pub data_ops: DataOps,
     pub scp: ScpMode,
 }
 

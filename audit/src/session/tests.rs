@@ -51,6 +51,37 @@ fn reads_and_writes_of_a_file_are_one_line() {
 }
 
 #[test]
+fn requests_that_were_announced_together_count_one_by_one() {
+    let extent = |operation, name: &str, handle: u64, outcome, done| {
+        let body = json!({
+            "sftp_op": name, "handle_id": handle, "offset": 0, "len": 16_777_216, "extent": true,
+        });
+        vec![
+            ALICE.intent(operation, body),
+            ALICE.outcome(operation, outcome, done),
+        ]
+    };
+    let whole = json!({ "bytes": 150, "requests": 2, "offset": 0, "len": 150 });
+    let gaps = json!({ "bytes": 150, "requests": 4, "failed": 1, "offset": 0, "len": 200 });
+    let told = sentences(
+        [
+            ALICE.open(1, b"/a", 7, "write,create"),
+            extent(2, "write", 7, Verdict::Success, whole),
+            ALICE.open(3, b"/b", 8, "read"),
+            extent(4, "read", 8, Verdict::Failure, gaps),
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        told,
+        [
+            "wrote \"/a\": 150 bytes in 2 writes, without gaps, not_closed",
+            "read \"/b\": 150 bytes in 3 reads, in part, 1 failed, not_closed",
+        ]
+    );
+}
+
+#[test]
 fn a_login_a_denial_and_the_end_are_told_in_order() {
     let mut denied = ALICE.event(
         EventKind::OperationDenied,

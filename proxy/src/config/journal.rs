@@ -11,10 +11,12 @@ use portcullis_audit::hidden::{AuditorKey, HiddenKeyError, PathKey, PathVeil};
 use portcullis_journal::{Options, Veil, retention::Retention};
 
 use super::{files, section::Section};
-use crate::sftp::Digests;
+use crate::{policy::DataOps, sftp::Digests};
 
 /// What `journal.digests` may say.
 const DIGESTS: &str = "\"uploads\" or \"all\"";
+/// What `journal.data_ops` may say.
+const DATA_OPS: &str = "\"each\", \"extent\" or \"summary\"";
 /// What `journal.path_mode` may say.
 const PATH_MODES: &str = "\"clear\", \"hmac\" or \"sealed\"";
 /// Six years: 45 CFR 164.316(b)(2)(i) wants documentation of security kept as long.
@@ -34,6 +36,7 @@ pub struct JournalConfig {
     /// Name of this machine in the records.
     pub node: String,
     pub digests: Digests,
+    pub data_ops: DataOps,
     /// A segment is closed once it is longer.
     pub segment_bytes: u64,
     /// zstd's level for closed segments; `None` leaves them as they are.
@@ -124,6 +127,18 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
             }
         })
         .unwrap_or_default();
+    let data_ops = section
+        .text("data_ops", DATA_OPS)
+        .and_then(|text| match text {
+            "each" => Some(DataOps::Each),
+            "extent" => Some(DataOps::Extent),
+            "summary" => Some(DataOps::Summary),
+            _ => {
+                section.fault("data_ops", format!("{text:?}: expected {DATA_OPS}"));
+                None
+            }
+        })
+        .unwrap_or_default();
     let usual = Options::default_in("");
     let segment_mib = section.number(
         "segment_mib",
@@ -176,6 +191,7 @@ pub(super) fn journal(mut section: Section<'_>) -> Option<JournalConfig> {
         signing_key: PathBuf::from(signing_key?),
         node,
         digests,
+        data_ops,
         segment_bytes: segment_mib << 20,
         compression_level: i32::try_from(level).ok().filter(|&level| level > 0),
         keep: i64::try_from(keep)

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use portcullis_audit::hidden::AuditorSecret;
 
 use super::*;
-use crate::sftp::Digests;
+use crate::{policy::DataOps, sftp::Digests};
 
 mod alerts;
 mod auth;
@@ -83,6 +83,27 @@ fn digests_are_of_uploads_unless_all_are_asked_for() {
     assert_eq!(
         files.faults(&MINIMAL.replace("[journal]", "[journal]\ndigests = \"none\"")),
         ["journal.digests: \"none\": expected \"uploads\" or \"all\""]
+    );
+}
+
+#[test]
+fn each_read_and_write_is_on_record_unless_less_is_asked_for() {
+    let files = Files::new();
+    let data_ops = |line: &str| {
+        let text = MINIMAL.replace("[journal]", &format!("[journal]\n{line}"));
+        files.parse(&text).map(|config| config.journal.data_ops)
+    };
+    for (line, expected) in [
+        ("", DataOps::Each),
+        ("data_ops = \"each\"", DataOps::Each),
+        ("data_ops = \"extent\"", DataOps::Extent),
+        ("data_ops = \"summary\"", DataOps::Summary),
+    ] {
+        assert_eq!(data_ops(line).unwrap(), expected, "{line}");
+    }
+    assert_eq!(
+        files.faults(&MINIMAL.replace("[journal]", "[journal]\ndata_ops = \"none\"")),
+        ["journal.data_ops: \"none\": expected \"each\", \"extent\" or \"summary\""]
     );
 }
 

@@ -4,9 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::transfer::Transfer;
 use crate::{
+    gate::Announcement,
     operation::{Entry, HandleId, MAX_OPEN_HANDLES},
     path::VirtualPath,
-    policy::OpenHandle,
+    policy::{Direction, OpenHandle},
     session::UnderWay,
 };
 
@@ -29,10 +30,28 @@ pub struct Slot {
     pub under_way: Option<UnderWay>,
     /// Names that the last packet had no room for.
     pub unsent: Vec<Entry>,
+    /// What was announced last for its READs, and for its WRITEs.
+    pub extents: Extents,
     /// The upload whose bytes a handle for reading shows. It may be closed by now.
     upload: Option<HandleId>,
     /// A CLOSE has arrived: for the client the handle is gone.
     closing: bool,
+}
+
+/// The latest extent of each direction.
+#[derive(Debug, Default)]
+pub struct Extents {
+    read: Option<Arc<Announcement>>,
+    write: Option<Arc<Announcement>>,
+}
+
+impl Extents {
+    pub fn of(&mut self, direction: Direction) -> &mut Option<Arc<Announcement>> {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
 }
 
 impl Slot {
@@ -81,6 +100,7 @@ impl Handles {
                 transfer,
                 under_way: None,
                 unsent: Vec::new(),
+                extents: Extents::default(),
                 upload,
                 closing: false,
             };

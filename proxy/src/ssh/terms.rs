@@ -15,6 +15,7 @@ use crate::{
     auth::{Authenticator, public_key},
     cipher_policy::CipherPolicy,
     config::{AcceptMode, Config, ScpMode},
+    policy::DataOps,
     session::{Backends, Session},
     sftp::{Digests, request::Extensions},
 };
@@ -30,6 +31,7 @@ pub struct Terms {
     pub(super) extensions: Extensions,
     pub(super) scp: ScpMode,
     pub(super) digests: Digests,
+    pub(super) data_ops: DataOps,
     pub(super) limits: Most,
     pub(super) accept: AcceptMode,
     /// Load balancers that say for whom they connect.
@@ -77,6 +79,7 @@ impl Terms {
             extensions: config.sftp.extensions,
             scp: server.scp,
             digests: config.journal.digests,
+            data_ops: config.journal.data_ops,
             limits: server.into(),
             accept: server.accept,
             proxy_protocol_from: server.proxy_protocol_from.clone(),
@@ -124,6 +127,8 @@ impl Terms {
             Some("server.scp".to_owned())
         } else if session.digests != self.digests {
             Some("journal.digests".to_owned())
+        } else if session.data_ops != self.data_ops {
+            Some("journal.data_ops".to_owned())
         } else {
             None
         }

@@ -7,6 +7,7 @@ mod backends;
 mod bad_input;
 mod break_glass;
 mod clients;
+mod data_ops;
 mod edge;
 mod enrolment;
 mod explain;

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     compound::Underway,
     execution::{Finished, grant},
-    intake::{Announced, Parked, first_durable, take_parked},
+    intake::{Announced, Announcing, Parked, first_durable, take_parked},
     overtaking::Held,
 };
 use super::{
@@ -32,7 +32,7 @@ use super::{
     writer::{Outgoing, write_replies},
 };
 use crate::{
-    gate::Gate,
+    gate::{Covering, Gate},
     operation::Operation,
     policy::Permit,
     session::{Activity, Budget, Credit},
@@ -86,6 +86,8 @@ enum Asker {
 struct Job {
     asker: Asker,
     recorded: Recorded<Permit>,
+    /// Its place in an extent, if it has one.
+    covering: Option<Covering>,
 }
 
 enum Event {
@@ -263,12 +265,15 @@ impl Engine {
 
     /// Puts on record what did not come to its end.
     fn settle(&mut self, ended: Ended) {
-        let announced = self
-            .announced
-            .drain(..)
-            .map(|announced| announced.operation);
-        let waiting = self.schedule.take_waiting();
-        for id in announced.chain(waiting.map(|job| job.recorded.intent().id())) {
+        // What an extent covers is in the outcome of that.
+        let announced = self.announced.drain(..).filter_map(|announced| {
+            matches!(announced.intent, Announcing::Alone(_)).then_some(announced.operation)
+        });
+        let waiting = self
+            .schedule
+            .take_waiting()
+            .filter_map(|job| job.covering.is_none().then(|| job.recorded.intent().id()));
+        for id in announced.chain(waiting) {
             unfinished(&self.gate, id, Verdict::Failure, "not_forwarded");
         }
         self.running.clear();

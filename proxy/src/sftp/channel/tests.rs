@@ -10,6 +10,7 @@ mod compound;
 mod differential;
 mod edges;
 mod endings;
+mod extents;
 mod hidden;
 mod malformed;
 mod read_back;

@@ -120,6 +120,7 @@ impl Handler {
             activity: Activity::begin(Instant::now()),
             budget: Budget::default(),
             digests: terms.digests,
+            data_ops: terms.data_ops,
             scp: terms.scp,
         };
         self.notices

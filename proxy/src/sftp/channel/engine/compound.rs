@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Instant};
 use portcullis_journal::{Recorded, Urgency, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Asker, Engine, RequestId, execution, intake::Announced, send};
+use super::{
+    Asker, Engine, RequestId, execution,
+    intake::{Announced, Announcing},
+    send,
+};
 use crate::{
     backend::{BackendError, ErrorKind, Origin},
     gate::Failed,
@@ -136,7 +140,7 @@ impl Engine {
                 asker: Asker::Compound(part),
                 // The whole request holds its lanes.
                 claims: Claims::none(),
-                intent: self.gate.announce(permit, Urgency::Now),
+                intent: Announcing::Alone(self.gate.announce(permit, Urgency::Now)),
                 undo,
             }),
             Err(denied) => {

@@ -130,10 +130,16 @@ impl Engine {
         credit: Option<OwnedSemaphorePermit>,
         outbox: &mpsc::Sender<Outgoing>,
     ) {
-        let Job { asker, recorded } = job;
+        let Job {
+            asker,
+            recorded,
+            covering,
+        } = job;
         let operation = recorded.intent().id();
         if self.lost && cost(recorded.intent().operation()) > 0 && !self.is_copying(&asker) {
-            unfinished(&self.gate, operation, Verdict::Failure, "not_forwarded");
+            if covering.is_none() {
+                unfinished(&self.gate, operation, Verdict::Failure, "not_forwarded");
+            }
             self.schedule.done(ticket);
             if let Asker::Compound(part) = asker {
                 self.part_failed(part, gateway_error("the client is gone".to_owned()), outbox);
@@ -144,11 +150,13 @@ impl Engine {
             return;
         };
         let (after, summary, already) = self.begin(&recorded);
+        if covering.is_none() {
+            self.running_ids.insert(operation);
+        }
         let performed = match already {
             Some(outcome) => self.gate.answer(recorded, outcome).boxed(),
-            None => self.gate.perform(recorded, summary).boxed(),
+            None => self.gate.perform(recorded, summary, covering).boxed(),
         };
-        self.running_ids.insert(operation);
         let under_way = self.activity.begin_work();
         self.running.push(
             performed

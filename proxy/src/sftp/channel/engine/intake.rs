@@ -22,8 +22,9 @@ use super::{
     send,
 };
 use crate::{
+    gate::Covering,
     operation::{HandleId, MAX_OPEN_HANDLES, Operation},
-    policy::{Named, Permit, describe},
+    policy::{Direction, Extent, Named, Permit, describe},
     sftp::{
         channel::{Ended, MAX_REQUESTS, writer::Outgoing},
         reply,
@@ -45,8 +46,20 @@ pub(super) struct Announced {
     pub(super) operation: OperationId,
     pub(super) asker: Asker,
     pub(super) claims: Claims,
-    pub(super) intent: PendingIntent<Permit>,
+    pub(super) intent: Announcing,
     pub(super) undo: Undo,
+}
+
+/// How a request gets on record.
+pub(super) enum Announcing {
+    Alone(PendingIntent<Permit>),
+    /// With others of its extent; the first of them brings that on record.
+    Covered {
+        extent: Option<PendingIntent<Extent>>,
+        /// `None` once this has resolved.
+        permit: Option<Permit>,
+        covering: Covering,
+    },
 }
 
 /// What to take back when an intent can't be recorded.
@@ -177,13 +190,45 @@ impl Engine {
             Undo::Reservation => self.handles.reserve(),
             Undo::Closing(handle) => self.handles.set_closing(handle, true),
         }
+        let operation = permit.id();
+        let intent = self.announce(permit, urgency);
         self.announced.push_back(Announced {
-            operation: permit.id(),
+            operation,
             asker: Asker::Client(request),
             claims,
-            intent: self.gate.announce(permit, urgency),
+            intent,
             undo,
         });
+    }
+
+    fn announce(&mut self, permit: Permit, urgency: Urgency) -> Announcing {
+        let operation = permit.operation();
+        let slot = operation.handle().and_then(|id| self.handles.slot(id));
+        let Some((direction, slot)) = Direction::of(operation).zip(slot) else {
+            return Announcing::Alone(self.gate.announce(permit, urgency));
+        };
+        let current = slot.extents.of(direction);
+        if let Some(covering) = current.as_ref().and_then(|extent| extent.covering(&permit)) {
+            return Announcing::Covered {
+                extent: None,
+                permit: Some(permit),
+                covering,
+            };
+        }
+        let reserved = self.gate.reserve(&permit, urgency);
+        match reserved
+            .and_then(|(extent, pending)| Some((extent.covering(&permit)?, extent, pending)))
+        {
+            Some((covering, extent, pending)) => {
+                *current = Some(extent);
+                Announcing::Covered {
+                    extent: Some(pending),
+                    permit: Some(permit),
+                    covering,
+                }
+            }
+            None => Announcing::Alone(self.gate.announce(permit, urgency)),
+        }
     }
 
     /// In the midst of a transfer, the requests before this one keep everybody busy until many intents are synced at once.
@@ -223,6 +268,7 @@ impl Engine {
         let Some(Announced {
             asker,
             claims,
+            intent,
             undo,
             ..
         }) = self.announced.pop_front()
@@ -232,7 +278,16 @@ impl Engine {
         match durable {
             Ok(recorded) => {
                 let cost = cost(recorded.intent().operation());
-                self.schedule.push(Job { asker, recorded }, claims, cost);
+                let covering = match intent {
+                    Announcing::Alone(_) => None,
+                    Announcing::Covered { covering, .. } => Some(covering),
+                };
+                let job = Job {
+                    asker,
+                    recorded,
+                    covering,
+                };
+                self.schedule.push(job, claims, cost);
             }
             Err(error) => {
                 tracing::error!(%error, "an operation is refused: its intent can't be recorded");
@@ -256,7 +311,21 @@ pub(super) async fn first_durable(
     announced: &mut VecDeque<Announced>,
 ) -> Result<Recorded<Permit>, AppendError> {
     poll_fn(|context| match announced.front_mut() {
-        Some(first) => Pin::new(&mut first.intent).poll(context),
+        Some(first) => match &mut first.intent {
+            Announcing::Alone(intent) => Pin::new(intent).poll(context),
+            Announcing::Covered {
+                extent,
+                permit,
+                covering,
+            } => {
+                if let Some(pending) = extent {
+                    covering.settle(ready!(Pin::new(pending).poll(context)));
+                    *extent = None;
+                }
+                let permit = permit.take().ok_or(AppendError::Closed);
+                Poll::Ready(permit.and_then(|permit| covering.prove(permit)))
+            }
+        },
         None => Poll::Pending,
     })
     .await

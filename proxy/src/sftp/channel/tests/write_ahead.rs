@@ -16,6 +16,7 @@ use portcullis_journal::{
 };
 
 use super::*;
+use crate::policy::DataOps;
 
 /// Operations of the proof, and of it alone.
 const OPERATIONS: &str = "PORTCULLIS_WRITE_AHEAD_OPERATIONS";
@@ -172,20 +173,29 @@ struct Arrivals {
 }
 
 /// A client of its own on the common journal.
-async fn client(journal: &Journal) -> Client {
+async fn client(journal: &Journal, data_ops: DataOps) -> Client {
     let journal = journal.clone();
-    let mounts = vec![testing::everything("/", "memory")];
-    Client::with(mounts, move |_| journal).await
+    let memory = Memory::new();
+    let services = HashMap::from([("memory".to_owned(), Arc::new(memory.clone()) as _)]);
+    let client = Client::behind(
+        Budget::default(),
+        services,
+        vec![testing::everything("/", "memory")],
+        Extensions::default(),
+        move |_| journal,
+        |gate| gate.with_data_ops(data_ops),
+    );
+    Client { memory, ..client }.greeted().await
 }
 
 /// Takes operations from many clients to backends that compare; returns how many came, and how many came early.
-async fn measured(ruler: &Ruler, operations: u64) -> (u64, u64) {
+async fn measured(ruler: &Ruler, data_ops: DataOps, operations: u64) -> (u64, u64) {
     let keys = tempfile::tempdir().unwrap();
     let journal = ruler.journal(keys.path());
     let arrivals = Arc::new(Arrivals::default());
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
-        let mut client = client(&journal).await;
+        let mut client = client(&journal, data_ops).await;
         client.memory.observe({
             let (ruler, arrivals) = (ruler.clone(), Arc::clone(&arrivals));
             move |recorded| {
@@ -243,9 +253,15 @@ async fn all_at_once(client: &mut Client, request: impl Fn(u64) -> Packet) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_offset_that_is_durable_lies_behind_the_intent_of_every_operation_that_arrives() {
     let operations = number(OPERATIONS, 100_000);
-    let (all, early) = measured(&Ruler::default(), operations).await;
-    assert!(all >= operations, "only {all} operations arrived");
-    assert_eq!(early, 0, "of {all} operations so many came early");
+    for (data_ops, operations) in [
+        (DataOps::Each, operations),
+        (DataOps::Extent, operations / 4),
+        (DataOps::Summary, operations / 4),
+    ] {
+        let (all, early) = measured(&Ruler::default(), data_ops, operations).await;
+        assert!(all >= operations, "only {all} operations arrived");
+        assert_eq!(early, 0, "of {all} operations so many came early");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,7 +270,7 @@ async fn the_proof_sees_a_disk_that_says_too_early_that_it_has_synced() {
         order: Order::Before,
         ..Ruler::default()
     };
-    let (all, early) = measured(&ruler, 2_000).await;
+    let (all, early) = measured(&ruler, DataOps::Each, 2_000).await;
     assert!(early > 0, "none of {all} was seen");
 }
 
@@ -296,7 +312,7 @@ async fn cut_after(arrivals: usize, fate: impl FnMut(usize) -> usize) {
         ..Options::default_in(keys.path().join("journal"))
     };
     let journal = Journal::open_on(disk.clone(), options.clone()).unwrap().0;
-    let client = client(&journal).await;
+    let client = client(&journal, DataOps::Each).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let enough = Arc::new(tokio::sync::Notify::new());
     client.memory.observe({
