@@ -1,7 +1,7 @@
 //! Readers of outside bytes as the fuzzer calls them (`cargo xtask fuzz`). Each panics if a promise of the reader is broken.
 
 use bytes::Bytes;
-
+use portcullis_journal::witness::Request as AddCheckpoint;
 use ssh_key::public::{Ed25519PublicKey, KeyData};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("packets", packets),
     ("replies", replies),
     ("listings", listings),
@@ -35,6 +35,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("headers", headers),
     ("radius", radius),
     ("ldap", ldap),
+    ("witness", witness),
 ];
 
 /// What a client sends on a channel; the first byte says how the stream is cut.
@@ -164,6 +165,18 @@ pub fn radius(packet: &[u8]) {
 /// What a directory answers.
 pub fn ldap(message: &[u8]) {
     fuzz_message(message);
+}
+
+/// What anybody sends to a witness.
+pub fn witness(body: &[u8]) {
+    let Ok(request) = AddCheckpoint::parse(body) else {
+        return;
+    };
+    let written = request.to_bytes();
+    assert_eq!(AddCheckpoint::parse(&written).as_ref(), Ok(&request));
+    if let Ok(origin) = request.origin() {
+        assert!(!origin.contains('\n'), "{origin:?}");
+    }
 }
 
 #[cfg(test)]

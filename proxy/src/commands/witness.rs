@@ -4,8 +4,6 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use chrono::{DateTime, SecondsFormat};
-use rustls::ServerConfig;
-use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{print, run::log_to_stderr};
 use crate::{
     cli::{LogArgs, WitnessArgs, WitnessCommand},
-    config::{Identity, WitnessConfig},
+    config::WitnessConfig,
     metrics,
     witness::{
         server::{self, Server},
@@ -67,7 +65,8 @@ async fn until_a_signal(config: WitnessConfig, store: Store) -> anyhow::Result<(
     let server = Server {
         store: Arc::new(store),
         prefix: config.prefix,
-        tls: config.tls.as_ref().map(tls).transpose()?,
+        tls: config.tls.as_ref().map(server::tls).transpose()?,
+        patience: server::PATIENCE,
     };
     tracing::info!(address = %config.listen, tls = server.tls.is_some(), "listening");
     let serving = tokio::spawn(server.run(listener, stop.clone()));
@@ -82,19 +81,6 @@ async fn until_a_signal(config: WitnessConfig, store: Store) -> anyhow::Result<(
     serving.await.context("end the server")?;
     tracing::info!("stopped");
     Ok(())
-}
-
-fn tls(identity: &Identity) -> anyhow::Result<Arc<ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
-        .context("read the key of the certificate")?;
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("prepare TLS")?
-        .with_no_client_auth()
-        .with_single_cert(identity.certificates.clone(), key)
-        .context("use the certificate")?;
-    Ok(Arc::new(config))
 }
 
 fn status(config: &WitnessConfig, as_json: bool) -> anyhow::Result<ExitCode> {

@@ -16,6 +16,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis_journal::witness::{MOST_BYTES, Refusal};
 use rustls::ServerConfig;
+use rustls_pki_types::{
+    PrivateKeyDer,
+    pem::{self, PemObject as _},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -26,10 +30,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::store::{AddError, Store};
-use crate::metrics;
+use crate::{config::Identity, metrics};
 
 /// A client that says nothing for so long is hung up on: before its request, between two, and within a body.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest that a connection lasts.
 const LONGEST: Duration = Duration::from_secs(600);
 /// Connections at a time; more wait to be accepted.
@@ -44,6 +48,8 @@ pub struct Server {
     pub store: Arc<Store>,
     pub prefix: String,
     pub tls: Option<Arc<ServerConfig>>,
+    /// [`PATIENCE`], or less in tests.
+    pub patience: Duration,
 }
 
 impl Server {
@@ -85,7 +91,10 @@ impl Server {
         let Some(tls) = &self.tls else {
             return self.requests(stream, peer, stop).await;
         };
-        let accepted = timeout(PATIENCE, TlsAcceptor::from(Arc::clone(tls)).accept(stream));
+        let accepted = timeout(
+            self.patience,
+            TlsAcceptor::from(Arc::clone(tls)).accept(stream),
+        );
         match accepted.await {
             Ok(Ok(stream)) => self.requests(stream, peer, stop).await,
             Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS came about"),
@@ -104,7 +113,7 @@ impl Server {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(self.patience)
             .max_buf_size(64 << 10)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
@@ -129,7 +138,7 @@ impl Server {
             if request.method() != Method::POST {
                 return text(StatusCode::METHOD_NOT_ALLOWED, "add-checkpoint is a POST");
             }
-            return match body(request.into_body()).await {
+            return match body(request.into_body(), self.patience).await {
                 Ok(body) => self.add(body, peer).await,
                 Err(refused) => refused,
             };
@@ -211,8 +220,8 @@ fn refused(refusal: &Refusal, peer: SocketAddr) -> Response<Full<Bytes>> {
     text(status, &refusal.to_string())
 }
 
-async fn body(body: Incoming) -> Result<Bytes, Response<Full<Bytes>>> {
-    let read = timeout(PATIENCE, Limited::new(body, MOST_BYTES).collect());
+async fn body(body: Incoming, patience: Duration) -> Result<Bytes, Response<Full<Bytes>>> {
+    let read = timeout(patience, Limited::new(body, MOST_BYTES).collect());
     match read.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
@@ -236,6 +245,30 @@ fn plain(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+/// Why a certificate can't be served with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    #[error("read the key of the certificate")]
+    Key(#[from] pem::Error),
+    #[error("use the certificate")]
+    Certificate(#[from] rustls::Error),
+}
+
+/// TLS as who has that certificate.
+///
+/// # Errors
+/// If it can't be used.
+pub fn tls(identity: &Identity) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(identity.certificates.clone(), key)?;
+    Ok(Arc::new(config))
 }
 
 /// A socket for the witness.

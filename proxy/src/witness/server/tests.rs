@@ -98,6 +98,10 @@ impl Drop for Served {
 }
 
 async fn serve(store: Store) -> Served {
+    serve_with(store, PATIENCE).await
+}
+
+async fn serve_with(store: Store, patience: Duration) -> Served {
     let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
     let served = Served {
         address: listener.local_addr().unwrap(),
@@ -107,6 +111,7 @@ async fn serve(store: Store) -> Served {
         store: Arc::new(store),
         prefix: "/w".to_owned(),
         tls: None,
+        patience,
     };
     tokio::spawn(server.run(listener, served.stop.clone()));
     served
@@ -277,6 +282,30 @@ async fn a_log_that_was_changed_is_kept_as_evidence_and_fails_the_status() {
     let found = summaries(&config).unwrap();
     assert_eq!((found[0].size, found[0].refused), (10, 1));
     assert_eq!(fs::read(&found[0].evidence).unwrap(), scene.newest());
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_or_half_is_hung_up_on() {
+    let scene = Scene::new().await;
+    let store = Store::open(&scene.config()).unwrap();
+    let witness = serve_with(store, Duration::from_millis(200)).await;
+    let head = "POST /w/add-checkpoint HTTP/1.1\r\nhost: w\r\ncontent-length: 9\r\n\r\n";
+    for (half, answer) in [
+        ("", ""),
+        ("POST /w/add", ""),
+        (head, "HTTP/1.1 408"),
+        (&format!("{head}old 0"), "HTTP/1.1 408"),
+        // Answered, and then silent.
+        (&format!("{head}old 0\n\n..."), "HTTP/1.1 400"),
+    ] {
+        let mut stream = TcpStream::connect(witness.address).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+        assert!(ended.is_ok(), "{half:?} is still connected");
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.starts_with(answer), "{half:?}: {said}");
+    }
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

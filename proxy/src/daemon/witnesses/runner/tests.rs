@@ -1,6 +1,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -18,14 +19,16 @@ use portcullis_journal::{
     },
     verify::{Witnesses, directory::verify_cosigned},
 };
+use rustls::ServerConfig;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    config::{WitnessConfig, WitnessedLog},
+    config::{TrustAnchor, WitnessConfig, WitnessedLog},
     witness::{
-        server::{Server, bind},
+        server::{PATIENCE, Server, bind},
         store::{Store, origin_hash},
     },
 };
@@ -73,6 +76,14 @@ impl Scene {
 
     /// A witness that keeps what it knows in a folder of that name.
     async fn witness(&self, name: &str) -> (Served, WitnessKey) {
+        self.witness_with(name, None).await
+    }
+
+    async fn witness_with(
+        &self,
+        name: &str,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> (Served, WitnessKey) {
         let here = self.folder.path().join(name);
         let store = Store::open(&WitnessConfig {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -97,7 +108,8 @@ impl Scene {
         let server = Server {
             store: Arc::new(store),
             prefix: String::new(),
-            tls: None,
+            tls,
+            patience: PATIENCE,
         };
         tokio::spawn(server.run(listener, served.stop.clone()));
         (served, key)
@@ -316,6 +328,39 @@ async fn an_answer_of_another_key_is_none_and_another_log_is_refused() {
     let mut runner = scene.runner(&served, &key, &tell);
     assert_eq!(work(&mut runner).await, Err(Reason::Refused));
     assert_eq!(scene.reasons(), ["refused", "refused"]);
+}
+
+#[tokio::test]
+async fn a_witness_with_tls_has_the_certificate_that_is_expected_or_none_is_asked() {
+    let scene = Scene::new().await;
+    let tell = scene.tell();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let path = |name: &str| scene.folder.path().join(name).display().to_string();
+    fs::write(path("tls.pem"), made.cert.pem()).unwrap();
+    fs::write(path("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(path("tls.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "listen = \"127.0.0.1:1\"\nsigning_key = \"/key\"\ndirectory = \"/logs\"\n\
+         [tls]\ncertificate_file = \"{}\"\nkey_file = \"{}\"\n[[log]]\nkey_file = \"{}\"\n",
+        path("tls.pem"),
+        path("tls.key"),
+        public_key_path(&scene.log.signing_key).display()
+    );
+    let identity = WitnessConfig::parse(&text).unwrap().tls.unwrap();
+    let tls = crate::witness::server::tls(&identity).unwrap();
+    let (served, key) = scene.witness_with("witness", Some(tls)).await;
+    let mut pin: [u8; 32] = Sha256::digest(made.cert.der()).into();
+    let mut runner = scene.runner(&served, &key, &tell);
+    runner.peer.url = format!("https://{}", served.address);
+    runner.peer.trust = Some(TrustAnchor::Pinned(pin));
+    assert_eq!(work(&mut runner).await, Ok(()));
+    assert_eq!(scene.vouched(&key), 5);
+    scene.grow(1).await;
+    pin[0] ^= 1;
+    runner.peer.trust = Some(TrustAnchor::Pinned(pin));
+    runner.caller = None;
+    assert_eq!(work(&mut runner).await, Err(Reason::Down));
+    assert_eq!(scene.vouched(&key), 5);
 }
 
 #[tokio::test]
