@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::sessions::{body, text};
+use crate::sinks::lines;
 use webhook::Webhook;
 
 const SECRET: &str = "a secret that nobody else has";
@@ -133,14 +134,6 @@ fn to_file(path: &Path) -> String {
         "[[sink]]\nname = \"pager\"\nkind = \"file\"\npath = \"{}\"\nrecords = \"alerts\"\n",
         path.display()
     )
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path)
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect()
 }
 
 #[test]

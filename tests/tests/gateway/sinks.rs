@@ -101,7 +101,8 @@ fn sequence(records: &[Value]) -> Vec<u64> {
         .collect()
 }
 
-fn lines(path: &Path) -> Vec<Value> {
+/// What a file holds of JSON, a value in each line.
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path)
         .unwrap_or_default()
         .lines()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::{
     Client, OpensshConnection, RcloneRemote, SshfsMount, lftp_script, rclone,
@@ -53,14 +53,10 @@ impl Gateway {
         })
     }
 
-    fn is_on_record(&self) -> Result<()> {
-        let verdict = self.proxy.verify(&self.proxy.journal)?;
-        ensure!(
-            verdict.status.success(),
-            "portcullis-verify: {}",
-            String::from_utf8_lossy(&verdict.stdout)
-        );
-        Ok(())
+    /// By sshfs.
+    fn mount(&mut self, factors: Factors) -> Result<SshfsMount> {
+        let connection = OpensshConnection::new(&self.proxy, &mut self.account, factors)?;
+        SshfsMount::new(connection, "/inbox")
     }
 }
 
@@ -138,7 +134,7 @@ fn lftp_mirrors_a_folder_there_and_back_and_removes_what_is_gone() -> Result<()>
     are_alike(tree.path(), &stored)?;
     mirror("--parallel=3", there, returned.path())?;
     are_alike(tree.path(), returned.path())?;
-    gateway.is_on_record()?;
+    gateway.proxy.journal_is_sound()?;
     evidence::note(Program::Session(Client::Lftp), &[Deed::Folders])
 }
 
@@ -173,19 +169,14 @@ fn rclone_syncs_a_folder_there_and_back_and_finds_both_alike() -> Result<()> {
         run(&["check", "--download", here, &remote]).is_err(),
         "a file that differs is found"
     );
-    gateway.is_on_record()?;
+    gateway.proxy.journal_is_sound()?;
     evidence::note(Program::Session(Client::Rclone), &[Deed::Folders])
 }
 
 #[test]
 fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
     let mut gateway = Gateway::start()?;
-    let connection = OpensshConnection::new(
-        &gateway.proxy,
-        &mut gateway.account,
-        Factors::KeyThenPassword,
-    )?;
-    let mount = SshfsMount::new(connection, "/inbox")?;
+    let mount = gateway.mount(Factors::KeyThenPassword)?;
     let work = mount.path().join("work");
     succeed_within(
         Command::new("cp")
@@ -223,7 +214,7 @@ fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
     git(&stored, &["fsck", "--strict"])?;
     assert_eq!(git(&stored, &["rev-list", "--count", "HEAD"])?, "2\n");
     assert_eq!(git(&stored, &["status", "--porcelain"])?, "");
-    gateway.is_on_record()?;
+    gateway.proxy.journal_is_sound()?;
     evidence::note(
         Program::Sshfs,
         &[Deed::Upload, Deed::Download, Deed::List, Deed::Folders],
@@ -234,12 +225,7 @@ fn a_program_is_built_and_committed_inside_an_sshfs_mount() -> Result<()> {
 #[test]
 fn lines_that_are_appended_one_by_one_inside_an_sshfs_mount_are_all_there() -> Result<()> {
     let mut gateway = Gateway::start()?;
-    let connection = OpensshConnection::new(
-        &gateway.proxy,
-        &mut gateway.account,
-        Factors::KeyThenPassword,
-    )?;
-    let mount = SshfsMount::new(connection, "/inbox")?;
+    let mount = gateway.mount(Factors::KeyThenPassword)?;
     succeed_within(
         Command::new("sh")
             .args(["-ec", "for line in $(seq 200); do echo $line >> log; done"])
@@ -253,7 +239,7 @@ fn lines_that_are_appended_one_by_one_inside_an_sshfs_mount_are_all_there() -> R
         (fs::read_to_string(&log).ok()? == expected).then_some(())
     })?;
     mount.unmount()?;
-    gateway.is_on_record()
+    gateway.proxy.journal_is_sound()
 }
 
 /// With nothing of this machine's settings but an empty `home`.
@@ -320,8 +306,7 @@ fn is_cloned_and_built(mut gateway: Gateway, stored: &Path, factors: Factors) ->
     let home = files::folder("home")?;
     let origin = files::folder("origin")?;
     plant_sources(home.path(), origin.path())?;
-    let connection = OpensshConnection::new(&gateway.proxy, &mut gateway.account, factors)?;
-    let mount = SshfsMount::new(connection, "/inbox")?;
+    let mount = gateway.mount(factors)?;
     let work = mount.path().join("work");
     let from = format!("file://{}", origin.path().display());
     let to = work.to_str().context("a path in UTF-8")?;
@@ -359,7 +344,7 @@ fn is_cloned_and_built(mut gateway: Gateway, stored: &Path, factors: Factors) ->
         untracked, "?? main.o\n?? sum\n",
         "what make made, and nothing else"
     );
-    gateway.is_on_record()?;
+    gateway.proxy.journal_is_sound()?;
     evidence::note(Program::Sshfs, &[Deed::Rename])
 }
 
