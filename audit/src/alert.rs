@@ -162,6 +162,7 @@ impl Engine {
             EventKind::AppStart,
             EventKind::ConfigChange,
             EventKind::LogVerify,
+            EventKind::LogWitness,
             EventKind::LogSink,
             EventKind::LogDisk,
             EventKind::LogAlert,
@@ -275,6 +276,12 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
             Some((subject(record, *per)?, once))
         }
         Watched::RelaxationExpiring { .. } => None,
+        Watched::VerifyFailed if is(EventKind::LogWitness) => {
+            // The log was cut, rewritten or edited; one that does not answer is no such thing.
+            let reason = record.reason.as_deref();
+            matches!(reason, Some("shorter" | "inconsistent" | "altered")).then_some(())?;
+            Some((text(&record.body, "witness")?.to_owned(), once))
+        }
         Watched::VerifyFailed => {
             (is(EventKind::LogVerify) && outcome == Some("failure")).then_some(())?;
             let segment = text(&record.body, "segment").unwrap_or(&record.node);

@@ -247,6 +247,24 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
 }
 
 #[test]
+fn a_log_that_its_witness_refuses_alerts_and_a_witness_that_is_away_does_not() {
+    let told = |reason: &str| {
+        let body = json!({ "witness": "w.example/1" });
+        let mut record = record(1, EventKind::LogWitness, "failure", "root", body);
+        record.reason = Some(reason.to_owned());
+        let alerts = alerts(Watched::VerifyFailed, &[record]);
+        alerts.first().map(|alert| alert.subject.clone())
+    };
+    for alarm in ["shorter", "inconsistent", "altered"] {
+        assert_eq!(told(alarm).as_deref(), Some("w.example/1"));
+    }
+    for trouble in ["down", "refused", "forgot", "deleted"] {
+        assert_eq!(told(trouble), None);
+    }
+    assert!(Engine::hears(b"log.witness"));
+}
+
+#[test]
 fn a_sink_is_behind_by_time_or_by_records() {
     let watched = Watched::SinkBehind {
         seconds: 300,
