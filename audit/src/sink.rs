@@ -56,7 +56,7 @@ pub struct Settings {
 pub enum Begin {
     /// With the oldest record that the log has.
     Oldest,
-    /// With the next record.
+    /// With the next record after [`start`] was called.
     Now,
 }
 
@@ -299,6 +299,8 @@ pub fn start(
         .as_ref()
         .map_or_else(Arc::default, |before| Arc::clone(&before.meter));
     let counted = Arc::clone(&meter);
+    // Not what the thread finds once it runs: a record that was written meanwhile would be missed.
+    let now = (log.durable)();
     let thread = thread::Builder::new()
         .name(format!("sink {}", settings.name))
         .spawn(move || {
@@ -317,7 +319,7 @@ pub fn start(
                     return;
                 }
             };
-            runtime.block_on(sender::run(settings, log, counted, watched, &tell));
+            runtime.block_on(sender::run(settings, log, now, counted, watched, &tell));
         })?;
     Ok(Running {
         phase,

@@ -42,10 +42,11 @@ enum Failure {
     },
 }
 
-/// Sends until it is told to end.
+/// Sends until it is told to end. `now` is the first record of a sink that begins with the next.
 pub(super) async fn run(
     settings: Settings,
     log: Log,
+    now: u64,
     meter: Arc<Meter>,
     mut phase: watch::Receiver<Phase>,
     tell: &(dyn Fn(Notice) + Send),
@@ -64,6 +65,7 @@ pub(super) async fn run(
         down: None,
         settings,
         log,
+        now,
         meter,
         tell,
     };
@@ -114,6 +116,7 @@ async fn draining(phase: &mut watch::Receiver<Phase>) {
 struct Sender<'a> {
     settings: Settings,
     log: Log,
+    now: u64,
     meter: Arc<Meter>,
     tell: &'a (dyn Fn(Notice) + Send),
     cursor: Cursor,
@@ -171,6 +174,8 @@ impl Sender<'_> {
             .map_err(Failure::Send)?;
         self.meter.connected();
         loop {
+            // A target that never waits would not hear that it has to end.
+            tokio::task::yield_now().await;
             if self.batch.is_empty() {
                 self.fill()?;
             }
@@ -218,13 +223,10 @@ impl Sender<'_> {
         self.is_new = kept.is_none();
         self.taken = kept.unwrap_or_else(|| match self.settings.begin {
             Begin::Oldest => Position::default(),
-            Begin::Now => {
-                let durable = (self.log.durable)();
-                Position {
-                    next: durable,
-                    checkpoint: Some(durable),
-                }
-            }
+            Begin::Now => Position {
+                next: self.now,
+                checkpoint: Some(self.now),
+            },
         });
         self.has_begun = true;
         self.meter.begin(self.taken.next);
