@@ -244,7 +244,7 @@ impl<'a> Shown<'a> {
             "off_hours" => (of("auth,conn"), false),
             "denial_burst" => (of("op.denied"), false),
             "relaxation_expiring" => ("--event app.start,config.change".to_owned(), true),
-            "verify_failed" => ("--event log.verify".to_owned(), false),
+            "verify_failed" => ("--event log.verify,log.witness".to_owned(), false),
             "sink_behind" => ("--event log.sink".to_owned(), false),
             "disk" => ("--event log.disk".to_owned(), false),
             _ => (String::new(), false),
