@@ -413,16 +413,17 @@ fn a_journal_is_begun_anew_only_when_it_can_not_be_gone_on_with() {
         signing_key: key.clone(),
         ..Options::default_in(shell.path("log"))
     };
-    let (held, _) = Journal::open(options.clone()).unwrap();
+    let (held, _) = Journal::open(options).unwrap();
     refused("stop it first");
     drop(held);
 
     // One record is changed: nothing can be appended to that.
     let segment = shell.path("log/000000000000.jsonl");
-    let open = || Journal::open(options.clone());
-    while matches!(open(), Err(portcullis_journal::OpenError::Locked { .. })) {
+    let lock = std::fs::File::open(shell.path("log/lock")).unwrap();
+    while rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         std::thread::sleep(Duration::from_millis(5));
     }
+    drop(lock);
     let text = std::fs::read_to_string(&segment).unwrap();
     std::fs::write(&segment, text.replacen("/inbox/a", "/inbox/c", 1)).unwrap();
     let old_key = std::fs::read(&key).unwrap();
