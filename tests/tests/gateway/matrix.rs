@@ -166,6 +166,9 @@ fn cell(
             if let Some(list) = lacks {
                 return Ok(format!("no common `{list}`"));
             }
+            let phrase = SAID.iter().find(|phrase| said.contains(**phrase));
+            // A program that gives up may or may not get an empty answer out before it hangs up, as lftp.
+            let refused = refused.filter(|reason| *reason != "no_code" || phrase.is_none());
             if let Some(reason) = refused {
                 return Ok(format!("refused: `{reason}`"));
             }
@@ -173,7 +176,6 @@ fn cell(
             if said.contains("key exchange algorithm") {
                 return Ok("no common `kex`".to_owned());
             }
-            let phrase = SAID.iter().find(|phrase| said.contains(**phrase));
             let phrase = phrase.with_context(|| format!("neither side says why: {said}"))?;
             Ok(format!("it says \"{phrase}\""))
         }
