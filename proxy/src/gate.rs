@@ -193,6 +193,9 @@ impl Gate {
         permit: &Permit,
         urgency: Urgency,
     ) -> Option<(Arc<Announcement>, PendingIntent<Extent>)> {
+        if self.data_ops == DataOps::Each {
+            return None;
+        }
         let extent = Extent::of(permit, self.data_ops, next_operation())?;
         let announcement = Announcement::new(self.journal.clone(), extent.clone());
         let pending = self.journal.record_intent(extent, urgency);

@@ -121,6 +121,15 @@ impl Handles {
             .map(|slot| slot.handle.id())
     }
 
+    /// As [`upload_to`](Self::upload_to), for the path and all below it.
+    pub fn upload_within(&self, path: &VirtualPath) -> Option<HandleId> {
+        self.open
+            .values()
+            .filter(|slot| slot.handle.is_written() && !slot.closing)
+            .find(|slot| slot.handle.path().below(path).is_some())
+            .map(|slot| slot.handle.id())
+    }
+
     /// The upload whose bytes a request through `id` looks at, if that handle doesn't write them itself.
     pub fn upload_behind(&self, id: HandleId) -> Option<HandleId> {
         self.open.get(&id)?.upload

@@ -20,6 +20,7 @@ use crate::{
     session::UnderWay,
     sftp::{
         channel::{unfinished, writer::Outgoing},
+        handles::Slot,
         reply,
         schedule::Ticket,
         transfer::Transfer,
@@ -45,8 +46,8 @@ pub(super) struct Finished {
 enum After {
     Nothing,
     Opened(OpenHandle),
-    /// This operation looked at a path.
-    Looked {
+    /// This operation was for what stands at the path.
+    Named {
         path: VirtualPath,
         operation: Operation,
     },
@@ -64,20 +65,38 @@ enum After {
 }
 
 impl After {
-    fn looked(operation: &Operation) -> Option<Self> {
-        let (Operation::Stat { path } | Operation::Lstat { path }) = operation else {
+    fn named(operation: &Operation) -> Option<Self> {
+        let (Operation::Stat { path }
+        | Operation::Lstat { path }
+        | Operation::Setstat { path, .. }
+        | Operation::Lsetstat { path, .. }) = operation
+        else {
             return None;
         };
-        Some(Self::Looked {
+        Some(Self::Named {
             path: path.clone(),
             operation: operation.clone(),
         })
     }
 }
 
+/// The same for what the client uploads there. What is being closed has its name when that is done.
+fn on_upload(operation: Operation, upload: &Slot) -> Operation {
+    if upload.is_closing() {
+        return operation;
+    }
+    let handle = upload.handle.id();
+    if let Operation::Setstat { attributes, .. } | Operation::Lsetstat { attributes, .. } =
+        operation
+    {
+        return Operation::Fsetstat { handle, attributes };
+    }
+    Operation::Fstat { handle }
+}
+
 /// True if what stands at a path is not what the client writes there: no file, or a file from before.
-fn gives_way_to_upload(looked: &Result<Outcome, Failed>) -> bool {
-    match looked {
+fn gives_way_to_upload(result: &Result<Outcome, Failed>) -> bool {
+    match result {
         Ok(Outcome::Attributes(attributes)) => attributes
             .permissions
             .is_none_or(|mode| mode & Attributes::TYPE_MASK == Attributes::REGULAR),
@@ -193,17 +212,11 @@ impl Engine {
         match after {
             After::Nothing => {}
             After::Closed(handle) => closed = Some(handle),
-            After::Looked { path, operation } => {
+            After::Named { path, operation } => {
                 if gives_way_to_upload(&result)
                     && let Some(upload) = self.handles.written(&path)
                 {
-                    // What is being closed has its name when that is done.
-                    instead = Some(if upload.is_closing() {
-                        operation
-                    } else {
-                        let handle = upload.handle.id();
-                        Operation::Fstat { handle }
-                    });
+                    instead = Some(on_upload(operation, upload));
                 }
             }
             After::Opened(handle) => {
@@ -277,8 +290,8 @@ impl Engine {
         if let Some(handle) = recorded.intent().opens() {
             return (After::Opened(handle), None, None);
         }
-        if let Some(looked) = After::looked(operation) {
-            return (looked, None, None);
+        if let Some(named) = After::named(operation) {
+            return (named, None, None);
         }
         let Some(handle) = operation.handle() else {
             return (After::Nothing, None, None);

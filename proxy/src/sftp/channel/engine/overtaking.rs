@@ -57,10 +57,8 @@ impl Engine {
             operation = Operation::Fsetstat { handle, attributes };
         }
         let waits = waits_for(&operation).and_then(|(paths, patience)| {
-            let upload = paths
-                .into_iter()
-                .flatten()
-                .find_map(|path| self.handles.upload_to(path))?;
+            let mut paths = paths.into_iter().flatten();
+            let upload = paths.find_map(|path| self.handles.upload_within(path))?;
             Some((upload, patience))
         });
         match waits {
@@ -111,7 +109,7 @@ impl Engine {
     }
 }
 
-/// The names whose uploads an operation has to wait for, and how long.
+/// The names that an operation needs to have been uploaded, with all below them, and how long it waits for that.
 fn waits_for(operation: &Operation) -> Option<([Option<&VirtualPath>; 2], Duration)> {
     if let Operation::Open { path, access, .. } = operation {
         let changes = access.writes() || access.create || access.truncate;
@@ -122,7 +120,7 @@ fn waits_for(operation: &Operation) -> Option<([Option<&VirtualPath>; 2], Durati
         };
         return Some(([Some(path), None], patience));
     }
-    if let Operation::Remove { path } = operation {
+    if let Operation::Remove { path } | Operation::Rmdir { path } = operation {
         return Some(([Some(path), None], PATIENCE_TO_CHANGE));
     }
     if let Operation::Rename { from, to }

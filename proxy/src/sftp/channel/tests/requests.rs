@@ -385,11 +385,14 @@ async fn a_rename_that_overtakes_the_close_of_its_upload_is_done_after_it_and_wi
 async fn what_overtakes_the_close_of_its_upload_is_done_after_it() {
     let mut client = Client::start().await;
     let mode = |path: &[u8]| Packet::new(9).string(path).number(4).number(0o750);
+    let link_mode = Packet::extended("lsetstat@openssh.com").string(b"/lset");
+    let link_mode = link_mode.number(4).number(0o750);
     for existed in [false, true] {
         for (name, overtaking) in [
             (&b"/stat"[..], stat(b"/stat")),
             (b"/lstat", Packet::new(7).string(b"/lstat")),
             (b"/set", mode(b"/set")),
+            (b"/lset", link_mode.clone()),
             (b"/read", open(b"/read", READ)),
             (b"/write", open(b"/write", REPLACE)),
             (b"/gone", Packet::new(13).string(b"/gone")),
@@ -429,6 +432,17 @@ async fn what_overtakes_the_close_of_its_upload_is_done_after_it() {
         }
         client.status(Packet::new(13).string(b"/to")).await;
     }
+
+    // The folder that it lies in.
+    client.memory.make_directory(b"old");
+    let handle = client.open(b"/old/a", REPLACE).await;
+    let moved = client
+        .request(Packet::new(18).string(b"/old").string(b"/new"))
+        .await;
+    let closed = client.request(close(handle)).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(client.reply(moved).await, Reply::Status(Status::Ok));
+    assert!(client.memory.file(b"new/a").is_some());
 
     // The nearest neighbour: nobody uploads it.
     let handle = client.open(b"/other", REPLACE).await;
