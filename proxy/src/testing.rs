@@ -10,12 +10,14 @@ use std::{
 };
 
 use portcullis_journal::{
-    AccountKind, Actor, Journal, OperationId, Options, Recorded, SessionId, Urgency, Veil,
+    AccountKind, Actor, Event, EventKind, Journal, OperationId, Options, Recorded, SessionId,
+    Urgency, Veil, tree::key::public_key_path,
 };
 
 use crate::{
     allowance::Allowance,
     backend::{Backend, BackendError, Owner},
+    config::{WitnessConfig, WitnessedLog},
     extensions::Extensions,
     operation::{HandleId, Operation, Outcome},
     path::VirtualPath,
@@ -136,6 +138,40 @@ pub(crate) fn journal_behind(veil: Option<Arc<dyn Veil>>, directory: &std::path:
     })
     .expect("a journal in a temporary directory opens");
     journal
+}
+
+/// Opens the log, adds so many records, and closes it; gives how many are durable.
+pub(crate) async fn grow(log: &Options, records: usize) -> u64 {
+    let (journal, _) = Journal::open(log.clone()).expect("the log opens");
+    for _ in 0..records {
+        let event = Event::new(EventKind::ConnectionOpen);
+        journal.append(event).await.expect("the log takes a record");
+    }
+    close(journal).await
+}
+
+/// Closes a log; gives how many of its records are durable.
+pub(crate) async fn close(journal: Journal) -> u64 {
+    let status = journal.clone();
+    journal.close().await.expect("the log closes");
+    status.status().durable
+}
+
+/// What a witness on this machine is told of one log, with its files in `folder`.
+pub(crate) fn witness_of(log: &Options, origin: &str, folder: &std::path::Path) -> WitnessConfig {
+    WitnessConfig {
+        listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        prefix: String::new(),
+        name: "w.example/1".to_owned(),
+        signing_key: folder.join("witness.key"),
+        directory: folder.join("witness"),
+        tls: None,
+        metrics: None,
+        logs: vec![WitnessedLog {
+            origin: origin.to_owned(),
+            key_file: public_key_path(&log.signing_key),
+        }],
+    }
 }
 
 pub(crate) fn requester() -> Requester {

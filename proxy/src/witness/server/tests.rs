@@ -1,7 +1,7 @@
 use std::{fs, net::Ipv4Addr};
 
 use portcullis_journal::{
-    Event, EventKind, Journal, Options,
+    Options,
     proof::prove_growth,
     tree::{
         checkpoint::{CHECKPOINTS, notes},
@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{
-    config::{WitnessConfig, WitnessedLog},
+    config::WitnessConfig,
+    testing,
     witness::store::{StoreError, origin_hash, summaries},
 };
 
@@ -43,28 +44,13 @@ impl Scene {
 
     /// Adds so many records, and the two of a run.
     async fn grow(&self, records: usize) {
-        let (journal, _) = Journal::open(self.log.clone()).unwrap();
-        for _ in 0..records {
-            let event = Event::new(EventKind::ConnectionOpen);
-            journal.append(event).await.unwrap();
-        }
-        journal.close().await.unwrap();
+        testing::grow(&self.log, records).await;
     }
 
     fn config(&self) -> WitnessConfig {
-        let here = self.folder.path();
         WitnessConfig {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
             prefix: "/w".to_owned(),
-            name: "w.example/1".to_owned(),
-            signing_key: here.join("witness.key"),
-            directory: here.join("witness"),
-            tls: None,
-            metrics: None,
-            logs: vec![WitnessedLog {
-                origin: ORIGIN.to_owned(),
-                key_file: public_key_path(&self.log.signing_key),
-            }],
+            ..testing::witness_of(&self.log, ORIGIN, self.folder.path())
         }
     }
 

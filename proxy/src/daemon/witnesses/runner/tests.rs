@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    config::{TrustAnchor, WitnessConfig, WitnessedLog},
+    config::{TrustAnchor, WitnessConfig},
+    testing,
     witness::{
         server::{PATIENCE, Server, bind},
         store::{Store, origin_hash},
@@ -59,18 +60,12 @@ impl Scene {
 
     /// Adds so many records, and the two of a run.
     async fn grow(&self, records: usize) {
-        let (journal, _) = Journal::open(self.log.clone()).unwrap();
-        for _ in 0..records {
-            let event = Event::new(EventKind::ConnectionOpen);
-            journal.append(event).await.unwrap();
-        }
-        self.close(journal).await;
+        let durable = testing::grow(&self.log, records).await;
+        self.durable.store(durable, Ordering::SeqCst);
     }
 
     async fn close(&self, journal: Journal) {
-        let status = journal.clone();
-        journal.close().await.unwrap();
-        let durable = status.status().durable;
+        let durable = testing::close(journal).await;
         self.durable.store(durable, Ordering::SeqCst);
     }
 
@@ -84,20 +79,11 @@ impl Scene {
         name: &str,
         tls: Option<Arc<ServerConfig>>,
     ) -> (Served, WitnessKey) {
-        let here = self.folder.path().join(name);
-        let store = Store::open(&WitnessConfig {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            prefix: String::new(),
-            name: "w1".to_owned(),
-            signing_key: self.folder.path().join("witness.key"),
-            directory: here,
-            tls: None,
-            metrics: None,
-            logs: vec![WitnessedLog {
-                origin: "gw1/log".to_owned(),
-                key_file: public_key_path(&self.log.signing_key),
-            }],
-        });
+        let config = WitnessConfig {
+            directory: self.folder.path().join(name),
+            ..testing::witness_of(&self.log, "gw1/log", self.folder.path())
+        };
+        let store = Store::open(&config);
         let store = store.unwrap();
         let key = store.public().clone();
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
@@ -319,7 +305,7 @@ async fn an_answer_of_another_key_is_none_and_another_log_is_refused() {
     let scene = Scene::new().await;
     let tell = scene.tell();
     let (served, _) = scene.witness("witness").await;
-    let other = CosigningKey::open(&scene.folder.path().join("other.key"), "w1").unwrap();
+    let other = CosigningKey::open(&scene.folder.path().join("other.key"), "w.example/1").unwrap();
     let mut runner = scene.runner(&served, other.public(), &tell);
     assert_eq!(work(&mut runner).await, Err(Reason::Refused));
     assert_eq!(scene.cosigned(), 0);
