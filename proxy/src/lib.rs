@@ -7,6 +7,7 @@ pub mod allowance;
 pub mod allowlist;
 pub mod auth;
 pub mod backend;
+pub mod causes;
 pub mod cipher_policy;
 pub mod cli;
 pub mod commands;

@@ -11,6 +11,7 @@ use portcullis_audit::hidden::{AuditorKey, HiddenKeyError, PathKey, PathVeil};
 use portcullis_journal::{Options, Veil, retention::Retention};
 
 use super::{files, section::Section};
+use crate::causes::chain;
 use crate::{policy::DataOps, sftp::Digests};
 
 /// What `journal.digests` may say.
@@ -244,12 +245,5 @@ fn look_at_path_key(section: &Section<'_>, path: &Path) {
     match PathKey::read(path) {
         Ok(_) | Err(HiddenKeyError::Read { .. }) => {}
         Err(error) => section.fault("path_key_file", chain(&error)),
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }

@@ -16,6 +16,8 @@ use super::{
     sinks::identity,
 };
 
+use crate::causes::chain;
+
 /// All settings of a witness.
 #[derive(Debug, PartialEq)]
 pub struct WitnessConfig {
@@ -148,7 +150,7 @@ fn logs(root: &mut Section<'_>) -> Vec<WitnessedLog> {
         let log = path.and_then(|path| {
             let key_file = PathBuf::from(path);
             let keys = read_verifier_keys(&key_file)
-                .map_err(|error| section.fault("key_file", error.to_string()))
+                .map_err(|error| section.fault("key_file", chain(&error)))
                 .ok()?;
             let Some(origin) = origin(&keys) else {
                 section.fault("key_file", format!("{path} has keys of several logs"));
@@ -214,6 +216,14 @@ mod tests {
                 fault.problem.contains("can't be read") || fault.problem.contains("read key file");
             assert!(is_file, "{fault}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_is_said_to_be_so() {
+        let folder = folder(&[]);
+        let faults = WitnessConfig::parse(&text(&folder, &["gw1"], "")).unwrap_err();
+        let problem = &faults[0].problem;
+        assert!(problem.contains("No such file or directory"), "{problem}");
     }
 
     #[test]

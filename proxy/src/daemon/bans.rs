@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent_client::{AgentClient, Answer},
     auth::throttle::{BanRequest, Mistake, Plan},
+    causes::chain,
     config::BansConfig,
     metrics,
 };
@@ -138,16 +139,4 @@ fn describe(request: &BanRequest) -> Map<String, Value> {
 /// To the microsecond.
 fn time(time: chrono::DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-/// An error with all its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 
-use super::bans::chain;
+use crate::causes::chain;
 use crate::{agent_client::AgentClient, allowlist::Allowlist, config::AllowlistConfig, metrics};
 
 /// How often the list is offered though nothing changed: an agent that lost it, or whose lists were rolled back, has it

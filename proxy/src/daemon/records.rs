@@ -76,7 +76,7 @@ pub(super) async fn refused(
         | ReloadError::Unrecorded(_)
         | ReloadError::Directory(_)
         | ReloadError::Sink(_)
-        | ReloadError::Interrupted(_) => (vec![super::bans::chain(error)], None),
+        | ReloadError::Interrupted(_) => (vec![crate::causes::chain(error)], None),
     };
     let shown: Vec<Value> = faults
         .iter()

@@ -166,7 +166,7 @@ impl Reloader<'_> {
             }
             Err(error) => {
                 metrics::reload("refused");
-                let reason = bans::chain(&error);
+                let reason = crate::causes::chain(&error);
                 tracing::error!(
                     code = error.code(),
                     "the configuration in force stays: {reason}"

@@ -15,7 +15,7 @@ use portcullis_journal::{
 };
 use tokio::{sync::oneshot, time};
 
-use super::bans::chain;
+use crate::causes::chain;
 use crate::{config::JournalConfig, metrics};
 
 /// After a start the daemon has other things to do.

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::store::{AddError, Store};
-use crate::{config::Identity, metrics};
+use crate::{causes::chain, config::Identity, metrics};
 
 /// A client that says nothing for so long is hung up on: before its request, between two, and within a body.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -277,16 +277,6 @@ pub fn tls(identity: &Identity) -> Result<Arc<ServerConfig>, TlsError> {
 /// If the address can't be had.
 pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(listen).await
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::{error::Error as StdError, time::Duration};
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::backend::{BackendError, ErrorKind, Origin};
+use crate::{
+    backend::{BackendError, ErrorKind, Origin},
+    causes::chain,
+};
 
 /// A failed request.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -286,21 +289,6 @@ fn http_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a HttpError> 
         cause = error.source();
     }
     None
-}
-
-/// The messages of an error and its causes; a message that repeats its cause is said once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// `... status code: 503 Service Unavailable: ...`

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 
 use crate::{
     backend::ftp::{TlsSettingsError, client_config_as, settings::AuthoritiesError},
+    causes::chain,
     config::{TrustAnchor, WitnessPeer},
-    daemon::{backends::trusted, bans::chain},
+    daemon::backends::trusted,
 };
 
 /// Longest answer that is read: cosignatures, also those with large keys.

@@ -21,8 +21,8 @@ use super::{
     standing::{Notice, Reason, Standing},
 };
 use crate::{
+    causes::chain,
     config::WitnessPeer,
-    daemon::bans::chain,
     metrics::{self, WitnessReading},
 };
 
