@@ -13,14 +13,17 @@
 //!
 //! No runtime, sockets or files but key files: the gateway and the rescue program share it.
 
+mod acl;
 mod data_key;
 pub mod escrow;
 mod head;
 pub mod kek;
+pub mod key_file;
 mod keyring;
 mod layout;
 mod open;
 mod seal;
+pub mod shares;
 #[cfg(test)]
 mod tests;
 
