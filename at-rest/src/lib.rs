@@ -11,7 +11,7 @@
 //! encrypts a place twice. Where a byte lies follows from its offset alone, and the length of the plaintext from that of the stored
 //! file ([`Layout`]).
 //!
-//! No runtime, sockets or files but key files: the gateway and the rescue program share it.
+//! No runtime and no sockets: the gateway and the rescue program share it.
 
 mod acl;
 mod data_key;
@@ -24,6 +24,7 @@ mod layout;
 mod open;
 mod seal;
 pub mod shares;
+mod spool;
 #[cfg(test)]
 mod tests;
 
@@ -36,4 +37,5 @@ pub use self::{
     },
     open::{ExtentReader, ExtentReaders, OpenError},
     seal::{SealError, Sealer},
+    spool::{Spool, SpoolError},
 };

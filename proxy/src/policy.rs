@@ -11,6 +11,7 @@ mod path_rules;
 mod permissions;
 mod place;
 mod rules;
+mod step;
 #[cfg(test)]
 mod tests;
 
