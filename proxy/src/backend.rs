@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod encrypted;
 pub mod failover;
 pub mod ftp;
 pub mod gateway;
@@ -141,6 +142,8 @@ pub enum ErrorKind {
     InvalidHandle,
     InvalidArgument,
     Unsupported,
+    /// What lies there is not what was written there.
+    NotAuthentic,
     /// The server can't be reached, refused the login, or broke off.
     Unavailable,
     /// No answer within the deadline.
@@ -170,6 +173,7 @@ impl Origin {
             | ErrorKind::IsADirectory
             | ErrorKind::NotEmpty
             | ErrorKind::NoSpace
+            | ErrorKind::NotAuthentic
             | ErrorKind::Unavailable
             | ErrorKind::TimedOut
             | ErrorKind::Failure => Self::Backend,
@@ -178,7 +182,7 @@ impl Origin {
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotFound,
         Self::NotADirectory,
         Self::PermissionDenied,
@@ -189,6 +193,7 @@ impl ErrorKind {
         Self::NotEmpty,
         Self::NoSpace,
         Self::InvalidHandle,
+        Self::NotAuthentic,
         Self::Unavailable,
         Self::TimedOut,
         Self::Failure,
@@ -207,6 +212,7 @@ impl ErrorKind {
             Self::InvalidHandle => "invalid_handle",
             Self::InvalidArgument => "invalid_argument",
             Self::Unsupported => "unsupported",
+            Self::NotAuthentic => "not_authentic",
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Failure => "failure",

@@ -112,6 +112,7 @@ impl ErrorKind {
             | Self::NotEmpty
             | Self::NoSpace
             | Self::InvalidHandle
+            | Self::NotAuthentic
             | Self::Failure => (Status::Failure, Retry::Pointless),
             Self::Unavailable | Self::TimedOut => (Status::Failure, Retry::Elsewhere),
         }

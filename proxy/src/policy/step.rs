@@ -8,7 +8,10 @@ use std::sync::Arc;
 use portcullis_journal::Covers;
 
 use super::Permit;
-use crate::operation::{Access, HandleId, Operation};
+use crate::{
+    operation::{Access, HandleId, Operation},
+    path::VirtualPath,
+};
 
 /// Set in handles that a layer opens for itself.
 const OWN: u64 = 1 << 63;
@@ -46,7 +49,7 @@ fn leads_to(whole: &Operation, step: &Operation) -> bool {
         return match (whole.handle().or(opened(whole)), on(step)) {
             (Some(handle), Some(by)) => by == handle || by == handle.beneath(),
             // By path: nothing that a client has is open.
-            (None, Some(by)) => names_one_path(whole) && by.0 & OWN != 0,
+            (None, Some(by)) => path(whole).is_some() && by.0 & OWN != 0,
             (_, None) => path(whole).is_some() && path(whole) == path(step),
         };
     }
@@ -77,6 +80,10 @@ fn leads_to(whole: &Operation, step: &Operation) -> bool {
         | (Operation::Fsetstat { handle, .. }, Operation::Fsetstat { handle: by, .. }) => {
             handle == by
         }
+        // What was opened for reading and is not what it should be.
+        (Operation::Open { handle, access, .. }, Operation::Close { handle: by }) => {
+            handle == by && !access.writes()
+        }
         // What is changed in the middle is written anew when it is closed.
         (
             Operation::Close { handle },
@@ -98,21 +105,26 @@ fn leads_to(whole: &Operation, step: &Operation) -> bool {
             | Operation::Fsetstat { handle, .. },
         ) => handle.0 & OWN != 0,
         (Operation::Setstat { path, .. }, Operation::Setstat { path: at, .. }) => path == at,
-        _ => false,
+        // As it is.
+        _ => whole == step,
     }
 }
 
 /// True for what changes nothing: an OPEN for reading, a READ, a look, the CLOSE of what a layer opened.
 fn reads(step: &Operation) -> bool {
-    match step {
-        Operation::Open { access, .. } => !access.writes() && !access.create && !access.truncate,
-        Operation::Read { .. }
-        | Operation::Fstat { .. }
-        | Operation::Stat { .. }
-        | Operation::Lstat { .. } => true,
-        Operation::Close { handle } => handle.0 & OWN != 0,
-        _ => false,
+    if let Operation::Open { access, .. } = step {
+        return !access.writes() && !access.create && !access.truncate;
     }
+    if let Operation::Close { handle } = step {
+        return handle.0 & OWN != 0;
+    }
+    matches!(
+        step,
+        Operation::Read { .. }
+            | Operation::Fstat { .. }
+            | Operation::Stat { .. }
+            | Operation::Lstat { .. }
+    )
 }
 
 /// The handle that a step is on, or opens.
@@ -128,18 +140,16 @@ fn opened(operation: &Operation) -> Option<HandleId> {
     }
 }
 
-fn path(operation: &Operation) -> Option<&crate::path::VirtualPath> {
-    match operation {
-        Operation::Open { path, .. }
-        | Operation::Stat { path }
-        | Operation::Lstat { path }
-        | Operation::Setstat { path, .. } => Some(path),
-        _ => None,
+fn path(operation: &Operation) -> Option<&VirtualPath> {
+    if let Operation::Open { path, .. }
+    | Operation::Stat { path }
+    | Operation::Lstat { path }
+    | Operation::Setstat { path, .. } = operation
+    {
+        Some(path)
+    } else {
+        None
     }
-}
-
-fn names_one_path(operation: &Operation) -> bool {
-    path(operation).is_some()
 }
 
 /// True if `asked` is nothing that `granted` does not have, but for reading: the client sees nothing of it.

@@ -1,0 +1,85 @@
+//! What the layer itself can't do, or must not.
+
+use portcullis_at_rest::{
+    HeadError, LayoutError, OpenError, SealError, SpoolError, UnwrapError, WrapError,
+};
+
+use crate::{
+    backend::{BackendError, ErrorKind, Origin},
+    causes::chain,
+};
+
+/// Why an operation on an encrypted file failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("the file can't be opened")]
+    Head(#[from] HeadError),
+    #[error("the file can't be opened")]
+    Unwrap(#[from] UnwrapError),
+    #[error("the file can't be opened")]
+    Layout(#[from] LayoutError),
+    #[error("the file is not what was written")]
+    Open(#[from] OpenError),
+    #[error(
+        "the file can't be opened: the server does not tell its size, without which nobody knows whether all of it is there"
+    )]
+    NoSize,
+    #[error(
+        "the backend gave {found} of {expected} bytes: the file was cut off, or changed while it was read"
+    )]
+    Short { expected: usize, found: usize },
+    #[error("no key for the file")]
+    Wrap(#[from] WrapError),
+    #[error("the upload is lost")]
+    Seal(#[from] SealError),
+    #[error("the upload is lost")]
+    Spool(#[from] SpoolError),
+    #[error(
+        "an encrypted file of more than {0} bytes can't be changed or appended to: upload it as a whole, or raise update_limit_bytes"
+    )]
+    TooLargeToUpdate(u64),
+    #[error(
+        "the upload went on elsewhere than at byte {next}, and is too far on to be written in any order: write it from its beginning to its end"
+    )]
+    OutOfOrder { next: u64 },
+    #[error("what was written is not readable before it is closed")]
+    NotReadable,
+    #[error("the upload lacks the bytes from {0} on")]
+    Gap(u64),
+    #[error("an earlier WRITE of the upload failed; it is not published")]
+    Spoiled,
+    #[error("too many uploads of the session failed; log in again")]
+    TooManySpoiled,
+    #[error("somebody else has changed the file meanwhile; the update is not published")]
+    ChangedMeanwhile,
+    #[error("the handle was not opened for this")]
+    WrongHandle,
+    #[error("the handle is not open")]
+    NoSuchHandle,
+}
+
+impl From<Fault> for BackendError {
+    fn from(fault: Fault) -> Self {
+        let (kind, origin) = match &fault {
+            Fault::Unwrap(UnwrapError::NoSuchKek(_)) => (ErrorKind::Failure, Origin::Gateway),
+            Fault::Head(_)
+            | Fault::Unwrap(_)
+            | Fault::Layout(_)
+            | Fault::Open(_)
+            | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
+            Fault::NoSize => (ErrorKind::Unsupported, Origin::Backend),
+            Fault::Wrap(_) | Fault::Seal(_) | Fault::Spool(_) => {
+                (ErrorKind::Failure, Origin::Gateway)
+            }
+            Fault::TooLargeToUpdate(_) | Fault::OutOfOrder { .. } | Fault::NotReadable => {
+                (ErrorKind::Unsupported, Origin::Client)
+            }
+            Fault::Gap(_) | Fault::Spoiled | Fault::TooManySpoiled => {
+                (ErrorKind::Failure, Origin::Client)
+            }
+            Fault::ChangedMeanwhile => (ErrorKind::Failure, Origin::Backend),
+            Fault::WrongHandle | Fault::NoSuchHandle => (ErrorKind::InvalidHandle, Origin::Client),
+        };
+        Self::new(kind, origin, chain(&fault))
+    }
+}

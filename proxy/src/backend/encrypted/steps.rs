@@ -1,0 +1,128 @@
+//! What the layer asks of the backend below it, on behalf of one recorded operation.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use portcullis_journal::Recorded;
+
+use crate::{
+    backend::{Backend, BackendError, ErrorKind, Execution, Origin},
+    operation::{Access, Attributes, HandleId, MAX_DATA, Operation, Outcome},
+    path::VirtualPath,
+    policy::Permit,
+};
+
+/// An operation that is on record, and the backend that its steps go to.
+#[derive(Debug, Clone)]
+pub(super) struct Steps {
+    backend: Arc<dyn Backend>,
+    recorded: Arc<Recorded<Permit>>,
+}
+
+impl Steps {
+    pub(super) fn new(backend: &Arc<dyn Backend>, recorded: Recorded<Permit>) -> Self {
+        Self {
+            backend: Arc::clone(backend),
+            recorded: Arc::new(recorded),
+        }
+    }
+
+    pub(super) fn operation(&self) -> &Operation {
+        self.recorded.intent().operation()
+    }
+
+    /// Starts a step before it returns.
+    pub(super) fn start(&self, operation: Operation) -> Execution {
+        let permit = self.recorded.intent().step(operation);
+        match self.recorded.cover(permit) {
+            Ok(recorded) => self.backend.execute(recorded),
+            Err(permit) => {
+                let step = permit.operation().name();
+                let whole = self.operation().name();
+                let message = format!("{step} is no step of {whole}");
+                let error = BackendError::new(ErrorKind::Failure, Origin::Gateway, message);
+                Box::pin(std::future::ready(Err(error)))
+            }
+        }
+    }
+
+    /// Does the operation as it is.
+    pub(super) fn pass(&self) -> Execution {
+        self.start(self.operation().clone())
+    }
+
+    pub(super) fn open(&self, path: &VirtualPath, handle: HandleId, access: Access) -> Execution {
+        self.start(Operation::Open {
+            path: path.clone(),
+            handle,
+            access,
+            attributes: Attributes::default(),
+        })
+    }
+
+    pub(super) fn write(&self, handle: HandleId, offset: u64, data: Bytes) -> Execution {
+        self.start(Operation::Write {
+            handle,
+            offset,
+            data,
+        })
+    }
+
+    pub(super) async fn close(&self, handle: HandleId) -> Result<Outcome, BackendError> {
+        self.start(Operation::Close { handle }).await
+    }
+
+    pub(super) async fn attributes(&self, handle: HandleId) -> Result<Attributes, BackendError> {
+        let outcome = self.start(Operation::Fstat { handle }).await?;
+        if let Outcome::Attributes(attributes) = outcome {
+            Ok(attributes)
+        } else {
+            Err(unexpected(&outcome))
+        }
+    }
+
+    /// Up to `length` bytes; fewer only at the file's end. The first READ is started before this returns.
+    pub(super) fn read(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        length: usize,
+    ) -> impl Future<Output = Result<Vec<u8>, BackendError>> + Send + 'static {
+        let steps = self.clone();
+        let mut next = steps.read_once(handle, offset, length);
+        async move {
+            let mut data = Vec::with_capacity(length);
+            loop {
+                let outcome = next.await?;
+                if let Outcome::End = outcome {
+                    return Ok(data);
+                }
+                let Outcome::Data(more) = &outcome else {
+                    return Err(unexpected(&outcome));
+                };
+                if more.len() > length - data.len() {
+                    return Err(unexpected(&outcome));
+                }
+                data.extend_from_slice(more);
+                if data.len() == length {
+                    return Ok(data);
+                }
+                next = steps.read_once(handle, offset + data.len() as u64, length - data.len());
+            }
+        }
+    }
+
+    fn read_once(&self, handle: HandleId, offset: u64, length: usize) -> Execution {
+        let length = u32::try_from(length).unwrap_or(MAX_DATA).min(MAX_DATA);
+        self.start(Operation::Read {
+            handle,
+            offset,
+            length,
+        })
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> BackendError {
+    let message = format!("the backend gave an answer to another question: {outcome:.40?}");
+    BackendError::new(ErrorKind::Failure, Origin::Backend, message)
+}

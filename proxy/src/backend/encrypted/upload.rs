@@ -1,0 +1,398 @@
+//! A file that is being written. It is gathered first, since small files and changed ones are written in any order; one that
+//! grows from its beginning on is encrypted as it comes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use portcullis_at_rest::{DataKey, Head, Sealer, Spool};
+use sha2::{Digest as _, Sha256};
+
+use super::{Vault, fault::Fault};
+use crate::{
+    backend::staging::{Beginning, Progress},
+    operation::{Access, Attributes},
+    path::VirtualPath,
+};
+
+/// Most bytes of WRITEs that came before those in front of them.
+const WINDOW: u64 = 2 << 20;
+
+/// One open file.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) path: VirtualPath,
+    pub(super) access: Access,
+    pub(super) origin: Origin,
+    body: Body,
+    progress: Progress,
+    /// Set on a file that is not open on the backend yet.
+    pub(super) pending: Attributes,
+    /// A WRITE failed: the file must not be published.
+    pub(super) is_spoiled: bool,
+    limit: u64,
+}
+
+/// What the upload began with.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// Nothing: it is open on the backend under the client's handle.
+    Fresh,
+    /// The content of a file, which is opened for writing when this is closed.
+    Update {
+        attributes: Attributes,
+        /// Its first bytes, by which it is known again.
+        beginning: Vec<u8>,
+    },
+}
+
+#[derive(Debug)]
+enum Body {
+    Gathered {
+        spool: Spool,
+        /// Bytes without a gap from the beginning on.
+        gapless: u64,
+        /// What lies behind a gap: from, until.
+        ahead: BTreeMap<u64, u64>,
+    },
+    Streamed(Box<Stream>),
+}
+
+#[derive(Debug)]
+struct Stream {
+    sealer: Sealer,
+    ahead: BTreeMap<u64, Bytes>,
+    ahead_bytes: u64,
+    outlet: Outlet,
+}
+
+/// Where the next stored bytes go.
+#[derive(Debug, Default)]
+pub(super) struct Outlet {
+    pub(super) offset: u64,
+}
+
+/// A piece of the stored file.
+pub(super) type Piece = (u64, Bytes);
+
+impl Upload {
+    pub(super) fn fresh(path: VirtualPath, access: Access, vault: &Vault) -> Result<Self, Fault> {
+        Self::new(path, access, Origin::Fresh, vault, Beginning::Nothing)
+    }
+
+    pub(super) fn update(
+        path: VirtualPath,
+        access: Access,
+        attributes: Attributes,
+        beginning: Vec<u8>,
+        vault: &Vault,
+    ) -> Result<Self, Fault> {
+        let origin = Origin::Update {
+            attributes,
+            beginning,
+        };
+        Self::new(path, access, origin, vault, Beginning::Copy)
+    }
+
+    fn new(
+        path: VirtualPath,
+        access: Access,
+        origin: Origin,
+        vault: &Vault,
+        beginning: Beginning,
+    ) -> Result<Self, Fault> {
+        Ok(Self {
+            path,
+            access,
+            origin,
+            body: Body::Gathered {
+                spool: Spool::new(&vault.spool_directory)?,
+                gapless: 0,
+                ahead: BTreeMap::new(),
+            },
+            progress: Progress::new(beginning, 0),
+            pending: Attributes::default(),
+            is_spoiled: false,
+            limit: vault.update_limit,
+        })
+    }
+
+    /// Bytes of plaintext so far.
+    pub(super) fn length(&self) -> u64 {
+        match &self.body {
+            Body::Gathered { spool, .. } => spool.length(),
+            Body::Streamed(stream) => stream.length(),
+        }
+    }
+
+    /// Bytes of the stored file that were given to the backend.
+    pub(super) fn stored(&self) -> u64 {
+        match &self.body {
+            Body::Gathered { .. } => 0,
+            Body::Streamed(stream) => stream.outlet.offset,
+        }
+    }
+
+    /// True once something was written or the size was set.
+    pub(super) fn is_touched(&self) -> bool {
+        self.progress.is_touched()
+    }
+
+    /// Puts bytes of the file that is changed in place.
+    pub(super) fn load(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        if let Body::Gathered { spool, gapless, .. } = &mut self.body {
+            spool.write(offset, data)?;
+            *gapless = spool.length();
+            self.progress = Progress::new(Beginning::Copy, *gapless);
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, offset: u64, length: u32) -> Result<Vec<u8>, Fault> {
+        match &mut self.body {
+            Body::Gathered { spool, .. } if self.access.read => {
+                Ok(spool.read(offset, length as usize)?)
+            }
+            Body::Gathered { .. } | Body::Streamed(_) => Err(Fault::NotReadable),
+        }
+    }
+
+    /// Takes a WRITE, and gives what is due to the backend.
+    pub(super) fn write(
+        &mut self,
+        offset: u64,
+        data: &Bytes,
+        vault: &Vault,
+    ) -> Result<Vec<Piece>, Fault> {
+        let offset = if self.access.append {
+            self.length()
+        } else {
+            offset
+        };
+        let written = self.take(offset, data, vault);
+        self.is_spoiled |= written.is_err();
+        written
+    }
+
+    fn take(&mut self, offset: u64, data: &Bytes, vault: &Vault) -> Result<Vec<Piece>, Fault> {
+        let end = offset.saturating_add(data.len() as u64);
+        self.progress.write(offset, data.len() as u64);
+        match &mut self.body {
+            Body::Streamed(stream) => stream.write(offset, data),
+            Body::Gathered {
+                spool,
+                gapless,
+                ahead,
+            } => {
+                let is_next = matches!(self.origin, Origin::Fresh) && offset == *gapless;
+                if end > self.limit && !(is_next && ahead.is_empty()) {
+                    return Err(match self.origin {
+                        Origin::Fresh => Fault::OutOfOrder { next: *gapless },
+                        Origin::Update { .. } => Fault::TooLargeToUpdate(self.limit),
+                    });
+                }
+                spool.write(offset, data)?;
+                extend(gapless, ahead, offset, end);
+                let is_whole = *gapless == spool.length();
+                if !(matches!(self.origin, Origin::Fresh) && is_whole && end > Spool::MEMORY) {
+                    return Ok(Vec::new());
+                }
+                self.stream(vault)
+            }
+        }
+    }
+
+    /// Encrypts what was gathered, and from now on what comes.
+    fn stream(&mut self, vault: &Vault) -> Result<Vec<Piece>, Fault> {
+        let Body::Gathered { spool, .. } = &mut self.body else {
+            return Ok(Vec::new());
+        };
+        let (key, head) = vault.ring.create(&vault.realm)?;
+        let mut stream = Stream::new(&key, head);
+        let mut sent = vec![stream.head()];
+        while stream.sealer.length() < spool.length() {
+            let data = spool.read(stream.sealer.length(), CHUNK)?;
+            sent.extend(stream.seal(&data)?);
+        }
+        self.body = Body::Streamed(Box::new(stream));
+        Ok(sent)
+    }
+
+    pub(super) fn resize(&mut self, size: u64) -> Result<(), Fault> {
+        let resized = match &mut self.body {
+            Body::Streamed(stream) if size == stream.length() => Ok(()),
+            Body::Streamed(stream) => Err(Fault::OutOfOrder {
+                next: stream.length(),
+            }),
+            Body::Gathered { .. } if size > self.limit => Err(Fault::TooLargeToUpdate(self.limit)),
+            Body::Gathered {
+                spool,
+                gapless,
+                ahead,
+            } => {
+                self.progress.resize(size);
+                ahead.clear();
+                *gapless = size;
+                spool.resize(size).map_err(Fault::from)
+            }
+        };
+        self.is_spoiled |= resized.is_err();
+        resized
+    }
+
+    /// The rest of the file.
+    pub(super) fn finish(self, vault: &Vault) -> Result<Rest, Fault> {
+        if self.is_spoiled {
+            return Err(Fault::Spoiled);
+        }
+        Ok(match self.body {
+            Body::Streamed(stream) => Rest::Pieces(stream.finish()?),
+            Body::Gathered { spool, .. } => {
+                let (key, head) = vault.ring.create(&vault.realm)?;
+                let digest = self.progress.needs_reread(self.access).then(Sha256::new);
+                Rest::Gathered(Box::new(Gathered {
+                    spool,
+                    stream: Some(Stream::new(&key, head)),
+                    digest,
+                    is_begun: false,
+                }))
+            }
+        })
+    }
+}
+
+/// Bytes that are taken from a spool at once.
+const CHUNK: usize = 256 << 10;
+
+/// What is left to be given to the backend at CLOSE.
+pub(super) enum Rest {
+    Pieces(Vec<Piece>),
+    Gathered(Box<Gathered>),
+}
+
+/// A gathered file, on its way.
+pub(super) struct Gathered {
+    spool: Spool,
+    stream: Option<Stream>,
+    digest: Option<Sha256>,
+    is_begun: bool,
+}
+
+impl Gathered {
+    /// The next pieces; empty after the last ones.
+    pub(super) fn next(&mut self) -> Result<Vec<Piece>, Fault> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(Vec::new());
+        };
+        let mut pieces = Vec::new();
+        if !std::mem::replace(&mut self.is_begun, true) {
+            pieces.push(stream.head());
+        }
+        // The head alone says nothing of the file, so that a file that fits is given at once.
+        let data = self.spool.read(stream.sealer.length(), CHUNK)?;
+        if let Some(digest) = &mut self.digest {
+            digest.update(&data);
+        }
+        pieces.extend(stream.seal(&data)?);
+        if stream.sealer.length() >= self.spool.length()
+            && let Some(stream) = self.stream.take()
+        {
+            pieces.extend(stream.finish()?);
+        }
+        Ok(pieces)
+    }
+
+    /// The SHA-256 of the plaintext, where it is not known from elsewhere.
+    pub(super) fn digest(self) -> Option<[u8; 32]> {
+        self.digest.map(|digest| digest.finalize().into())
+    }
+}
+
+impl Stream {
+    fn new(key: &DataKey, head: Head) -> Self {
+        Self {
+            sealer: Sealer::new(key, head),
+            ahead: BTreeMap::new(),
+            ahead_bytes: 0,
+            outlet: Outlet::default(),
+        }
+    }
+
+    fn length(&self) -> u64 {
+        let ahead = self.ahead.last_key_value();
+        let ahead = ahead.map(|(from, data)| from + data.len() as u64);
+        ahead.unwrap_or(0).max(self.sealer.length())
+    }
+
+    fn head(&mut self) -> Piece {
+        let head = Bytes::copy_from_slice(self.sealer.head().as_bytes());
+        self.outlet.place(head)
+    }
+
+    fn write(&mut self, offset: u64, data: &Bytes) -> Result<Vec<Piece>, Fault> {
+        let next = self.sealer.length();
+        if offset != next {
+            self.ahead_bytes += data.len() as u64;
+            let is_early = offset > next && self.ahead_bytes <= WINDOW;
+            if !is_early || self.ahead.insert(offset, data.clone()).is_some() {
+                return Err(Fault::OutOfOrder { next });
+            }
+            return Ok(Vec::new());
+        }
+        let mut pieces = self.seal(data)?;
+        while let Some(entry) = self.ahead.first_entry() {
+            let next = self.sealer.length();
+            if *entry.key() > next {
+                break;
+            }
+            if *entry.key() < next {
+                return Err(Fault::OutOfOrder { next });
+            }
+            let data = entry.remove();
+            self.ahead_bytes -= data.len() as u64;
+            pieces.extend(self.seal(&data)?);
+        }
+        Ok(pieces)
+    }
+
+    fn seal(&mut self, data: &[u8]) -> Result<Vec<Piece>, Fault> {
+        let mut sealed = Vec::new();
+        self.sealer.write(data, &mut sealed)?;
+        Ok(self.outlet.place_all(sealed))
+    }
+
+    fn finish(mut self) -> Result<Vec<Piece>, Fault> {
+        if !self.ahead.is_empty() {
+            return Err(Fault::Gap(self.sealer.length()));
+        }
+        let mut sealed = Vec::new();
+        self.sealer.finish(&mut sealed)?;
+        Ok(self.outlet.place_all(sealed))
+    }
+}
+
+impl Outlet {
+    fn place(&mut self, data: Bytes) -> Piece {
+        let offset = self.offset;
+        self.offset += data.len() as u64;
+        (offset, data)
+    }
+
+    fn place_all(&mut self, sealed: Vec<Vec<u8>>) -> Vec<Piece> {
+        sealed
+            .into_iter()
+            .map(|piece| self.place(piece.into()))
+            .collect()
+    }
+}
+
+/// Books that the bytes from `from` to `until` are there.
+fn extend(gapless: &mut u64, ahead: &mut BTreeMap<u64, u64>, from: u64, until: u64) {
+    let known = ahead.entry(from).or_insert(until);
+    *known = until.max(*known);
+    while let Some(entry) = ahead.first_entry() {
+        if *entry.key() > *gapless {
+            return;
+        }
+        *gapless = entry.remove().max(*gapless);
+    }
+}
