@@ -149,6 +149,16 @@ impl Head {
         beginning.starts_with(MAGIC)
     }
 
+    /// True if bytes that are not a head look like one whose first 16 bytes were damaged.
+    pub fn resembles_one(beginning: &[u8]) -> bool {
+        let Some((magic, rest)) = beginning.split_first_chunk::<8>() else {
+            return false;
+        };
+        let alike = magic.iter().zip(MAGIC).filter(|(one, other)| one == other);
+        let follows = [VERSION.to_be_bytes(), (Self::LENGTH as u16).to_be_bytes()].concat();
+        alike.count() >= 5 || rest.starts_with(&follows)
+    }
+
     /// From the first bytes of a stored file.
     ///
     /// # Errors

@@ -1,0 +1,150 @@
+//! The command line.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+const USAGE: &str = "\
+Decrypts the files of a Portcullis backend without the gateway: its directory, two shares of the escrow key, nothing else.
+Only reads there. A file appears under --to when all of it was authentic, and none is ever overwritten.
+
+Usage: portcullis-rescue --from DIRECTORY --share FILE --share FILE --to DIRECTORY [options]
+       portcullis-rescue new-escrow DIRECTORY
+       portcullis-rescue new-key FILE
+
+  new-escrow           make an escrow key, on a machine without a network: `recipient` for the gateway, and three shares, any two of
+                       which open every stored file. The private half itself is written nowhere.
+  new-key              make a key-encryption key for the gateway
+  --from DIRECTORY     directory of the backend, or a copy of it
+  --share FILE         a share of the escrow key; as many as it says are needed
+  --key FILE           a key-encryption key of the gateway, instead of shares or besides; may be given more than once
+  --to DIRECTORY       where the plaintext goes; made if it is not there (0700, files 0600)
+  --only PREFIX        only this file or directory, from --from on
+  --backend NAME       refuse files that were encrypted for another backend than this one of the gateway's configuration
+  --journal DIRECTORY  the gateway's journal: each file is compared with the last upload on record
+  --journal-key FILE   public keys of the journal, one a line
+  --json               one JSON object a line: each file, then the summary
+  --help, --version
+
+Each file is one of: verified (as the journal says), decrypted (authentic; not in the journal), differs (authentic, but not
+what the journal says was uploaded last), not-authentic (changed, cut off or not of this backend), not-encrypted (copied as it
+is), newer-format, key-missing, exists (something stands under that name in --to), not-a-file (links and the like), failed,
+unfinished (an upload that was never published; left out).
+
+Exit code: 0 every file verified or decrypted, 1 not every one, or the journal is not sound, 2 could not run.
+";
+
+pub(crate) enum Call {
+    Rescue(Arguments),
+    NewEscrow(PathBuf),
+    NewKey(PathBuf),
+    Print(String),
+}
+
+pub(crate) struct Arguments {
+    pub(crate) from: PathBuf,
+    pub(crate) to: PathBuf,
+    pub(crate) shares: Vec<PathBuf>,
+    pub(crate) keys: Vec<PathBuf>,
+    /// Directory and public keys.
+    pub(crate) journal: Option<(PathBuf, PathBuf)>,
+    /// From `from` on, without slashes at its ends.
+    pub(crate) only: Option<Vec<u8>>,
+    pub(crate) backend: Option<String>,
+    pub(crate) json: bool,
+}
+
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::Error> {
+    use lexopt::prelude::*;
+    let (mut from, mut to, mut only, mut backend) = (None::<PathBuf>, None::<PathBuf>, None, None);
+    let (mut journal, mut journal_key) = (None::<PathBuf>, None::<PathBuf>);
+    let (mut shares, mut keys, mut json) = (Vec::new(), Vec::new(), false);
+    let mut parser = lexopt::Parser::from_iter(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("from") => from = Some(parser.value()?.into()),
+            Long("to") => to = Some(parser.value()?.into()),
+            Long("share") => shares.push(parser.value()?.into()),
+            Long("key") => keys.push(parser.value()?.into()),
+            Long("only") => only = Some(prefix(parser.value()?)?),
+            Long("backend") => backend = Some(parser.value()?.string()?),
+            Long("journal") => journal = Some(parser.value()?.into()),
+            Long("journal-key") => journal_key = Some(parser.value()?.into()),
+            Long("json") => json = true,
+            Long("help") | Short('h') => return Ok(Call::Print(USAGE.to_owned())),
+            Long("version") => {
+                let version = env!("CARGO_PKG_VERSION");
+                return Ok(Call::Print(format!("portcullis-rescue {version}\n")));
+            }
+            Value(verb) if verb == "new-escrow" => {
+                return Ok(Call::NewEscrow(only_value(&mut parser)?));
+            }
+            Value(verb) if verb == "new-key" => return Ok(Call::NewKey(only_value(&mut parser)?)),
+            Short(_) | Long(_) | Value(_) => return Err(argument.unexpected()),
+        }
+    }
+    let from = from.ok_or("--from is missing: the directory of the backend")?;
+    let to = to.ok_or("--to is missing: the directory for the plaintext")?;
+    if shares.is_empty() && keys.is_empty() {
+        return Err("no key is given: --share FILE for each share, or --key FILE".into());
+    }
+    let journal = match (journal, journal_key) {
+        (Some(directory), Some(key)) => Some((directory, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err("--journal-key is missing: without it the journal proves nothing".into());
+        }
+        (None, Some(_)) => return Err("--journal-key needs --journal".into()),
+    };
+    refuse_nested(&from, &to)?;
+    Ok(Call::Rescue(Arguments {
+        from,
+        to,
+        shares,
+        keys,
+        journal,
+        only,
+        backend,
+        json,
+    }))
+}
+
+/// What a verb is about, and nothing behind it.
+fn only_value(parser: &mut lexopt::Parser) -> Result<PathBuf, lexopt::Error> {
+    let value = parser.value()?.into();
+    match parser.next()? {
+        None => Ok(value),
+        Some(argument) => Err(argument.unexpected()),
+    }
+}
+
+fn prefix(value: OsString) -> Result<Vec<u8>, lexopt::Error> {
+    let bytes = value.into_vec();
+    let parts: Vec<&[u8]> = bytes
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .collect();
+    if parts.contains(&&b".."[..]) {
+        return Err("--only names something below --from, without ..".into());
+    }
+    Ok(parts.join(&b'/'))
+}
+
+/// Plaintext has no business on the backend.
+fn refuse_nested(from: &Path, to: &Path) -> Result<(), lexopt::Error> {
+    let Ok(from) = from.canonicalize() else {
+        // Opening it says why.
+        return Ok(());
+    };
+    let absolute = std::path::absolute(to).unwrap_or_else(|_| to.to_owned());
+    let is_below = absolute
+        .ancestors()
+        .find_map(|place| place.canonicalize().ok())
+        .is_some_and(|place| place.starts_with(&from));
+    if is_below {
+        return Err("--to lies inside --from: plaintext does not belong on the backend".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Stored files back in plaintext, without the gateway: from the directory of a backend and the keys, and against the journal if
+//! it is there.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod journal;
+mod report;
+mod restore;
+mod tree;
+
+use std::{
+    error::Error,
+    fs::DirBuilder,
+    io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use portcullis_at_rest::{
+    DataKey, Keyring, Realm,
+    escrow::Identity,
+    kek::{KeyEncryptionKey, SoftwareKek},
+    key_file::{read_kek, read_share, write_kek, write_recipient, write_share},
+    shares,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+use self::{
+    arguments::{Arguments, Call},
+    journal::Index,
+    report::Report,
+    restore::Keys,
+    tree::Tree,
+};
+
+fn main() -> ExitCode {
+    let done = match arguments::parse(std::env::args_os()) {
+        Ok(Call::Print(text)) => io::stdout()
+            .write_all(text.as_bytes())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
+        Ok(Call::Rescue(arguments)) => run(&arguments),
+        Ok(Call::NewEscrow(directory)) => new_escrow(&directory),
+        Ok(Call::NewKey(path)) => new_key(&path),
+        Err(error) => Err(format!("{error}; see portcullis-rescue --help").into()),
+    };
+    done.unwrap_or_else(|error| {
+        let mut text = format!("portcullis-rescue: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        // Nothing is left to say it with if stderr is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    leave_no_traces()?;
+    let keys = keys(arguments)?;
+    let index = match &arguments.journal {
+        None => None,
+        Some((directory, key)) => Some(Index::read(directory, key)?),
+    };
+    let tree = Tree::open(&arguments.from, &arguments.to, arguments.only.as_deref())?;
+    let mut report = Report::new(arguments.json, io::stdout().lock());
+    report.journal(index.as_ref())?;
+    tree.restore(&keys, index.as_ref(), &mut report)?;
+    let is_whole = report.end()?;
+    let is_sound = index.as_ref().is_none_or(Index::is_sound);
+    Ok(if is_whole && is_sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Two of three.
+const SHARES: (u8, u8) = (2, 3);
+
+fn new_escrow(directory: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    leave_no_traces()?;
+    let identity = Identity::generate()?;
+    let shares = shares::split(&identity, SHARES.0, SHARES.1)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| format!("{} can't be made: {error}", directory.display()))?;
+    write_recipient(&directory.join("recipient"), identity.recipient())?;
+    for share in &shares {
+        write_share(&directory.join(format!("share-{}", share.number())), share)?;
+    }
+    writeln!(
+        io::stdout(),
+        "{}: `recipient` goes to the gateway; give each of the {} shares to another person, and keep none here",
+        directory.display(),
+        shares.len()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn new_key(path: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    leave_no_traces()?;
+    let key = DataKey::random()?;
+    write_kek(path, &key)?;
+    writeln!(
+        io::stdout(),
+        "{}: key-encryption key {}; keep a copy apart from the backend's",
+        path.display(),
+        SoftwareKek::new(&key).id()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// No core dumps, which would hold keys; and a tree may be deep.
+fn leave_no_traces() -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(Resource::Core, none)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    Ok(rustix::process::setrlimit(Resource::Nofile, most)?)
+}
+
+fn keys(arguments: &Arguments) -> Result<Keys, Box<dyn Error>> {
+    let identity = if arguments.shares.is_empty() {
+        None
+    } else {
+        let shares: Result<Vec<_>, _> = arguments.shares.iter().map(|p| read_share(p)).collect();
+        Some(shares::join(&shares?)?)
+    };
+    let mut keks = arguments.keys.iter().map(|path| {
+        let kek: Arc<dyn KeyEncryptionKey> = Arc::new(read_kek(path)?);
+        Ok::<_, Box<dyn Error>>(kek)
+    });
+    let ring = match keks.next() {
+        None => None,
+        Some(first) => Some(Keyring::new(first?, keks.collect::<Result<_, _>>()?, None)),
+    };
+    let realm = arguments.backend.as_deref().map(Realm::named);
+    Ok(Keys {
+        identity,
+        ring,
+        realm,
+    })
+}

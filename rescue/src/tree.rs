@@ -1,0 +1,426 @@
+//! From one directory to another: names stay below both, links are not followed, nothing is overwritten.
+
+use std::{
+    cell::OnceCell,
+    ffi::{CStr, CString},
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps},
+    io::Errno,
+};
+
+use crate::{
+    journal::{Index, Said},
+    report::{Entry, Fate, Report},
+    restore::{Fault, Keys, Written, restore},
+};
+
+/// Deeper trees are reported, not walked: each level holds two descriptors.
+const DEEPEST: usize = 400;
+/// Names of the gateway's own files.
+const OWN: &[u8] = b".portcullis-";
+/// What stood under a name before a server without an atomic rename replaced it: a whole file.
+const REPLACED: &[u8] = b".old";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TreeError {
+    #[error("{} can't be opened", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{} can't be made", path.display())]
+    Make { path: PathBuf, source: io::Error },
+    #[error("what was restored can't be synced to the disk")]
+    Sync(#[source] io::Error),
+    #[error("the report can't be written")]
+    Report(#[source] io::Error),
+}
+
+pub(crate) struct Tree<'a> {
+    from: OwnedFd,
+    to: OwnedFd,
+    only: Option<&'a [u8]>,
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) fn open(from: &Path, to: &Path, only: Option<&'a [u8]>) -> Result<Self, TreeError> {
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|source| TreeError::Open {
+                path: path.to_owned(),
+                source: source.into(),
+            })
+        };
+        let from = open(from)?;
+        match rustix::fs::mkdir(to, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(source) => {
+                return Err(TreeError::Make {
+                    path: to.to_owned(),
+                    source: source.into(),
+                });
+            }
+        }
+        let to = open(to)?;
+        Ok(Self { from, to, only })
+    }
+
+    /// All files, in the order of their names; errors of single ones are in the report.
+    pub(crate) fn restore<W: Write>(
+        self,
+        keys: &Keys,
+        index: Option<&Index>,
+        report: &mut Report<W>,
+    ) -> Result<(), TreeError> {
+        let target = Target {
+            above: None,
+            directory: OnceCell::from(self.to),
+        };
+        let mut walk = Walk {
+            keys,
+            index,
+            only: self.only,
+            report,
+            path: Vec::new(),
+        };
+        walk.directory(self.from.as_fd(), &target, 0)
+            .map_err(TreeError::Report)?;
+        let to = target.open().map_err(TreeError::Sync)?;
+        // Once for all: a file that is in the report survives a power cut.
+        rustix::fs::syncfs(to).map_err(|error| TreeError::Sync(error.into()))
+    }
+}
+
+/// A directory of plaintext, made when the first thing goes into it.
+struct Target<'a> {
+    above: Option<(&'a Self, &'a CStr)>,
+    directory: OnceCell<OwnedFd>,
+}
+
+impl Target<'_> {
+    fn open(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(directory) = self.directory.get() {
+            return Ok(directory.as_fd());
+        }
+        let Some((above, name)) = self.above else {
+            return Err(Errno::NOENT.into());
+        };
+        let above = above.open()?;
+        match rustix::fs::mkdirat(above, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // One name, and no link: it can't lead out.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(above, name, flags, Mode::empty())?;
+        Ok(self.directory.get_or_init(|| directory).as_fd())
+    }
+}
+
+struct Walk<'a, W> {
+    keys: &'a Keys,
+    index: Option<&'a Index>,
+    only: Option<&'a [u8]>,
+    report: &'a mut Report<W>,
+    /// Where the walk is, from the backend's directory on.
+    path: Vec<u8>,
+}
+
+#[derive(PartialEq)]
+enum Wanted {
+    Yes,
+    /// On the way to what is.
+    Way,
+    No,
+}
+
+impl<W: Write> Walk<'_, W> {
+    fn directory(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: &Target<'_>,
+        depth: usize,
+    ) -> io::Result<()> {
+        let names = match names(source) {
+            Ok(names) => names,
+            Err(error) => return self.say(Fate::Failed, Some(cause("it can't be listed", &error))),
+        };
+        let length = self.path.len();
+        for name in names {
+            if length > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(name.to_bytes());
+            self.one(source, target, &name, depth)?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn one(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: &Target<'_>,
+        name: &CStr,
+        depth: usize,
+    ) -> io::Result<()> {
+        let wanted = self.wanted();
+        if wanted == Wanted::No {
+            return Ok(());
+        }
+        // Asked before it is opened: opening a device may do something.
+        let kind = match rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(error) => return self.failed("it can't be looked at", error),
+        };
+        let bytes = name.to_bytes();
+        let is_own = bytes.starts_with(OWN) && !bytes.ends_with(REPLACED);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match kind {
+            FileType::Directory if depth >= DEEPEST => self.say(
+                Fate::Failed,
+                Some(format!(
+                    "it lies more than {DEEPEST} directories deep; begin there with --from"
+                )),
+            ),
+            FileType::Directory => {
+                let flags = flags | OFlags::DIRECTORY;
+                let directory = match rustix::fs::openat(source, name, flags, Mode::empty()) {
+                    Ok(directory) => directory,
+                    Err(error) => return self.failed("it can't be opened", error),
+                };
+                let below = Target {
+                    above: Some((target, name)),
+                    directory: OnceCell::new(),
+                };
+                if wanted == Wanted::Yes
+                    && let Err(error) = below.open()
+                {
+                    let detail = cause("its directory can't be made", &error);
+                    return self.say(Fate::Failed, Some(detail));
+                }
+                self.directory(directory.as_fd(), &below, depth + 1)?;
+                if let (Some(made), Ok(stat)) =
+                    (below.directory.get(), rustix::fs::fstat(&directory))
+                {
+                    // A directory's times are worth no fault.
+                    let _ = rustix::fs::futimens(made, &times(&stat));
+                }
+                Ok(())
+            }
+            _ if wanted == Wanted::Way => Ok(()),
+            FileType::RegularFile if is_own => self.say(Fate::Unfinished, None),
+            FileType::RegularFile => match rustix::fs::openat(source, name, flags, Mode::empty()) {
+                Ok(file) => self.file(&File::from(file), target, name),
+                Err(error) => self.failed("it can't be opened", error),
+            },
+            FileType::Symlink => self.say(Fate::NotAFile, Some("a symbolic link".to_owned())),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => self.say(
+                Fate::NotAFile,
+                Some("neither file nor directory".to_owned()),
+            ),
+        }
+    }
+
+    fn file(&mut self, source: &File, target: &Target<'_>, name: &CStr) -> io::Result<()> {
+        let stat = match rustix::fs::fstat(source) {
+            Ok(stat) => stat,
+            Err(error) => return self.failed("it can't be looked at", error),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let detail = "it was replaced while it was looked at".to_owned();
+            return self.say(Fate::NotAFile, Some(detail));
+        }
+        let directory = match target.open() {
+            Ok(directory) => directory,
+            Err(error) => {
+                let detail = cause("its directory can't be made", &error);
+                return self.say(Fate::Failed, Some(detail));
+            }
+        };
+        // Before the work, for a second run; the rename makes sure.
+        if rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return self.say(Fate::Exists, None);
+        }
+        let draft = match Draft::new(directory) {
+            Ok(draft) => draft,
+            Err(error) => {
+                return self.say(
+                    Fate::Failed,
+                    Some(cause("its plaintext can't be made", &error)),
+                );
+            }
+        };
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let progress = &mut |bytes| self.report.progress(bytes);
+        let written = match restore(source, size, &draft.file, self.keys, progress) {
+            Ok(written) => written,
+            Err(fault) => {
+                let fate = match &fault {
+                    Fault::NotAuthentic(_) => Fate::NotAuthentic,
+                    Fault::Newer => Fate::NewerFormat,
+                    Fault::KeyMissing(_) => Fate::KeyMissing,
+                    Fault::Read(_) | Fault::Write(_) => Fate::Failed,
+                };
+                let detail = match std::error::Error::source(&fault) {
+                    Some(source) => format!("{fault}: {source}"),
+                    None => fault.to_string(),
+                };
+                return self.say(fate, Some(detail));
+            }
+        };
+        match draft.publish(name, &times(&stat)) {
+            Ok(()) => self.written(&written),
+            Err(Errno::EXIST) => self.say(Fate::Exists, None),
+            Err(error) => self.failed("its plaintext can't be named", error),
+        }
+    }
+
+    fn written(&mut self, written: &Written) -> io::Result<()> {
+        let said = self
+            .index
+            .map(|index| index.about(&self.path, &written.sha256));
+        let (fate, detail) = match said {
+            None => (Fate::Decrypted, None),
+            Some(Said::Nothing) => (Fate::Decrypted, Some("not in the journal".to_owned())),
+            Some(Said::Same { user, time }) => {
+                (Fate::Verified, Some(format!("uploaded by {user}, {time}")))
+            }
+            Some(Said::Other { sha256, user, time }) => (
+                Fate::Differs,
+                Some(format!(
+                    "{user} uploaded {} last, {time}",
+                    hex::encode(sha256)
+                )),
+            ),
+        };
+        let fate = if written.is_encrypted {
+            fate
+        } else {
+            Fate::NotEncrypted
+        };
+        self.report.entry(&Entry {
+            path: &self.path,
+            fate,
+            detail,
+            bytes: written.bytes,
+            sha256: Some(written.sha256),
+        })
+    }
+
+    fn failed(&mut self, what: &str, error: Errno) -> io::Result<()> {
+        self.say(Fate::Failed, Some(cause(what, &error.into())))
+    }
+
+    fn say(&mut self, fate: Fate, detail: Option<String>) -> io::Result<()> {
+        self.report.entry(&Entry {
+            path: &self.path,
+            fate,
+            detail,
+            bytes: 0,
+            sha256: None,
+        })
+    }
+
+    fn wanted(&self) -> Wanted {
+        let Some(only) = self.only.filter(|only| !only.is_empty()) else {
+            return Wanted::Yes;
+        };
+        let is_below = |above: &[u8], path: &[u8]| {
+            path.strip_prefix(above)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        if is_below(only, &self.path) {
+            Wanted::Yes
+        } else if is_below(&self.path, only) {
+            Wanted::Way
+        } else {
+            Wanted::No
+        }
+    }
+}
+
+/// Plaintext that is not known to be authentic; gone unless it is published.
+struct Draft<'a> {
+    directory: BorrowedFd<'a>,
+    name: String,
+    file: File,
+    is_published: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn new(directory: BorrowedFd<'a>) -> io::Result<Self> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::from)?;
+        let name = format!(".portcullis-rescue-{}.part", hex::encode(random));
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(Self {
+            directory,
+            name,
+            file: File::from(file),
+            is_published: false,
+        })
+    }
+
+    fn publish(mut self, name: &CStr, times: &Timestamps) -> Result<(), Errno> {
+        rustix::fs::futimens(&self.file, times)?;
+        let (at, draft) = (self.directory, self.name.as_str());
+        match rustix::fs::renameat_with(at, draft, at, name, RenameFlags::NOREPLACE) {
+            Ok(()) => self.is_published = true,
+            // File systems that can't: a second name, which is never taken twice either. The first goes with the draft.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(at, draft, at, name, AtFlags::empty())?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // What is left has a name that says what it is.
+            let _ = rustix::fs::unlinkat(self.directory, self.name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: stat.st_atime,
+            tv_nsec: stat.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec as _,
+        },
+    }
+}
+
+fn cause(what: &str, error: &io::Error) -> String {
+    format!("{what}: {error}")
+}
