@@ -11,7 +11,7 @@ use crate::DataKey;
 
 /// Bytes of a wrapped data key: nonce, key, tag.
 pub const WRAPPED: usize = NONCE + DataKey::LENGTH + TAG;
-const NONCE: usize = 12;
+pub(crate) const NONCE: usize = 12;
 const TAG: usize = 16;
 
 /// Tells one key-encryption key from another; says nothing of the key.

@@ -22,6 +22,8 @@ pub mod key_file;
 mod keyring;
 mod layout;
 mod open;
+#[cfg(feature = "pkcs11")]
+pub mod pkcs11;
 mod seal;
 pub mod shares;
 mod spool;

@@ -81,6 +81,8 @@ const SERVERS: &[(&str, &str, &str)] = &[
     ("libodbc2", "slapd", "usr/lib/x86_64-linux-gnu/libodbc.so.2"),
     ("libltdl7", "slapd", "usr/lib/x86_64-linux-gnu/libltdl.so.7"),
     ("gesftpserver", "gesftpserver", "usr/libexec/gesftpserver"),
+    // A token for keys of stored files: a library, which needs no service.
+    ("libsofthsm2", "softhsm2", "usr/lib/softhsm/libsofthsm2.so"),
     // One-time codes for sshd. The module's own place names the processor.
     (
         "libpam-google-authenticator",
