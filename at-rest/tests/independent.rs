@@ -7,18 +7,22 @@
     reason = "the outsider's program stops at the first thing that is not as the page says"
 )]
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use aes_gcm::{
     Aes256Gcm, KeyInit as _,
     aead::{Aead as _, Payload},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use curve25519_dalek::MontgomeryPoint;
 use floe_rs::gcm::{FloeDecryptor, FloeEncryptor, FloeKey, Header, Segment};
 use hmac::{Hmac, Mac as _};
 use portcullis_at_rest::{
     DataKey, ExtentReaders, Head, Keyring, Layout, Realm, Sealer,
     escrow::Identity,
     kek::{KeyEncryptionKey as _, SoftwareKek},
+    key_file::{write_kek, write_share},
+    shares,
 };
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
@@ -208,6 +212,116 @@ fn a_thousand_files_are_read_alike_by_an_independent_program_in_both_directions(
         assert_eq!(theirs.len(), body.len(), "{length}");
         let found = gateway.open(&[head, &theirs].concat());
         assert!(found == plaintext, "{length} bytes, written by the other");
+    }
+}
+
+/// Product in GF(256) with the polynomial 0x11D.
+fn product(mut one: u8, mut other: u8) -> u8 {
+    let mut product = 0;
+    while other > 0 {
+        if other & 1 == 1 {
+            product ^= one;
+        }
+        let carry = one >> 7;
+        one = (one << 1) ^ (carry * 0x1D);
+        other >>= 1;
+    }
+    product
+}
+
+/// The value at 0 of the lines through the points of two shares.
+fn join(one: &[u8], two: &[u8]) -> [u8; 32] {
+    let (x, z) = (one[16], two[16]);
+    let inverse = (1..=255).find(|by| product(x ^ z, *by) == 1).unwrap();
+    let points = one[18..50].iter().zip(&two[18..50]);
+    let secret: Vec<u8> = points
+        .map(|(y, w)| product(*y, product(z, inverse)) ^ product(*w, product(x, inverse)))
+        .collect();
+    secret.try_into().unwrap()
+}
+
+/// HPKE's LabeledExtract and LabeledExpand (RFC 9180 section 4) for at most 32 bytes.
+fn extract(salt: &[u8], suite: &[u8], label: &[u8], input: &[u8]) -> Vec<u8> {
+    hmac(salt, &[b"HPKE-v1", suite, label, input].concat())
+}
+
+fn expand(key: &[u8], suite: &[u8], label: &[u8], info: &[u8], length: usize) -> Vec<u8> {
+    let length_bytes = (length as u16).to_be_bytes();
+    let info = [&length_bytes, &b"HPKE-v1"[..], suite, label, info, b"\x01"].concat();
+    hmac(key, &info)[..length].to_vec()
+}
+
+/// The file's key by the private half of the escrow.
+fn open_sealed(private: [u8; 32], head: &[u8]) -> Vec<u8> {
+    let public = MontgomeryPoint::mul_base_clamped(private);
+    assert_eq!(head[140..156], public.as_bytes()[..16]);
+    let encapsulated: [u8; 32] = head[156..188].try_into().unwrap();
+    let shared = MontgomeryPoint(encapsulated).mul_clamped(private);
+    let kem = b"KEM\x00\x20";
+    let prk = extract(b"", kem, b"eae_prk", shared.as_bytes());
+    let both = [&encapsulated[..], public.as_bytes()].concat();
+    let secret = expand(&prk, kem, b"shared_secret", &both, 32);
+    let suite = b"HPKE\x00\x20\x00\x01\x00\x02";
+    let info = b"portcullis at-rest escrow v1";
+    let schedule = [
+        vec![0],
+        extract(b"", suite, b"psk_id_hash", b""),
+        extract(b"", suite, b"info_hash", info),
+    ]
+    .concat();
+    let secret = extract(&secret, suite, b"secret", b"");
+    let key = expand(&secret, suite, b"key", &schedule, 32);
+    let nonce = expand(&secret, suite, b"base_nonce", &schedule, 12);
+    Aes256Gcm::new_from_slice(&key)
+        .unwrap()
+        .decrypt(
+            nonce[..].try_into().unwrap(),
+            Payload {
+                msg: &head[188..236],
+                aad: &context(head),
+            },
+        )
+        .unwrap()
+}
+
+/// What a key file says.
+fn content(path: &Path, prefix: &str) -> Vec<u8> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+    let bytes = STANDARD.decode(line.strip_prefix(prefix).unwrap()).unwrap();
+    let (content, check) = bytes.split_at(bytes.len() - 4);
+    let digest = Sha256::digest([prefix.as_bytes(), content].concat());
+    assert_eq!(digest[..4], *check);
+    content.to_vec()
+}
+
+#[test]
+fn two_shares_open_a_file_by_the_page_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let escrow = Identity::generate().unwrap();
+    for share in shares::split(&escrow, 2, 3).unwrap() {
+        let name = share.number().to_string();
+        write_share(&folder.path().join(name), &share).unwrap();
+    }
+    let secret = DataKey::random().unwrap();
+    write_kek(&folder.path().join("kek"), &secret).unwrap();
+    let kek = content(&folder.path().join("kek"), "portcullis-kek-v1:");
+    let ring = Keyring::new(
+        Arc::new(SoftwareKek::new(&secret)),
+        Vec::new(),
+        Some(escrow.recipient().clone()),
+    );
+    let (key, head) = ring.create(&Realm::named(BACKEND)).unwrap();
+    let head = head.as_bytes();
+    assert_eq!(unwrap(&kek, head), key.as_bytes());
+    let share = |name| content(&folder.path().join(name), "portcullis-escrow-share-v1:");
+    for (one, two) in [("1", "2"), ("3", "1"), ("2", "3")] {
+        let private = join(&share(one), &share(two));
+        assert_eq!(
+            open_sealed(private, head),
+            key.as_bytes(),
+            "{one} and {two}"
+        );
     }
 }
 

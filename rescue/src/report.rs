@@ -163,7 +163,7 @@ impl<W: Write> Report<W> {
         )?;
         match &entry.detail {
             None => writeln!(self.out),
-            Some(detail) => writeln!(self.out, " ({detail})"),
+            Some(detail) => writeln!(self.out, " ({})", printable(detail.as_bytes())),
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) enum TreeError {
     Open { path: PathBuf, source: io::Error },
     #[error("{} can't be made", path.display())]
     Make { path: PathBuf, source: io::Error },
+    #[error("--only: nothing has that name; names begin at --from and are case-sensitive")]
+    NothingThere,
     #[error("what was restored can't be synced to the disk")]
     Sync(#[source] io::Error),
     #[error("the report can't be written")]
@@ -85,9 +87,13 @@ impl<'a> Tree<'a> {
             only: self.only,
             report,
             path: Vec::new(),
+            found: self.only.is_none(),
         };
         walk.directory(self.from.as_fd(), &target, 0)
             .map_err(TreeError::Report)?;
+        if !walk.found {
+            return Err(TreeError::NothingThere);
+        }
         let to = target.open().map_err(TreeError::Sync)?;
         // Once for all: a file that is in the report survives a power cut.
         rustix::fs::syncfs(to).map_err(|error| TreeError::Sync(error.into()))
@@ -127,6 +133,8 @@ struct Walk<'a, W> {
     report: &'a mut Report<W>,
     /// Where the walk is, from the backend's directory on.
     path: Vec<u8>,
+    /// Whether there was anything of what is wanted.
+    found: bool,
 }
 
 #[derive(PartialEq)]
@@ -168,8 +176,10 @@ impl<W: Write> Walk<'_, W> {
         depth: usize,
     ) -> io::Result<()> {
         let wanted = self.wanted();
-        if wanted == Wanted::No {
-            return Ok(());
+        match wanted {
+            Wanted::Yes => self.found = true,
+            Wanted::Way => {}
+            Wanted::No => return Ok(()),
         }
         // Asked before it is opened: opening a device may do something.
         let kind = match rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW) {
