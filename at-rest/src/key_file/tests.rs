@@ -107,6 +107,43 @@ fn a_secret_that_others_may_touch_is_refused_and_a_public_half_is_not() {
 }
 
 #[test]
+fn a_credential_that_a_list_gives_to_its_service_alone_is_read() {
+    // Version 2; owner, one user, group, mask, others (acl(5)). The mask shows as rights of the group.
+    let list = |user: u32| {
+        let mut list = vec![2, 0, 0, 0];
+        for (tag, rights, id) in [
+            (0x01_u16, 4_u16, u32::MAX),
+            (0x02, 4, user),
+            (0x04, 0, u32::MAX),
+            (0x10, 4, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ] {
+            list.extend(tag.to_le_bytes());
+            list.extend(rights.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        list
+    };
+    let files = Files::new();
+    let path = files.path("kek");
+    write_kek(&path, &DataKey::random().unwrap()).unwrap();
+    let give = |user| {
+        let name = "system.posix_acl_access";
+        rustix::fs::setxattr(&path, name, &list(user), rustix::fs::XattrFlags::empty())
+    };
+    let user = geteuid().as_raw();
+    if give(user) == Err(rustix::io::Errno::OPNOTSUPP) {
+        eprintln!("not run: this file system has no access control lists");
+        return;
+    }
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o440);
+    read_kek(&path).unwrap();
+    give(user + 1).unwrap();
+    assert!(matches!(read_kek(&path), Err(KeyFileError::Rights { .. })));
+}
+
+#[test]
 fn a_secret_of_another_user_is_refused() {
     let files = Files::new();
     let path = files.path("kek");
