@@ -12,6 +12,7 @@ use std::{
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps},
     io::Errno,
+    rand::GetRandomFlags,
 };
 
 use crate::{
@@ -367,8 +368,9 @@ struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     fn new(directory: BorrowedFd<'a>) -> io::Result<Self> {
+        // The system call itself: a statically linked program in an empty root has no /dev/urandom to fall back to.
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(io::Error::from)?;
+        rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let name = format!(".portcullis-rescue-{}.part", hex::encode(random));
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
