@@ -44,6 +44,49 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Ends the session: uploads that were not closed are withdrawn, handles and connections released.
     fn end(&self) -> BoxFuture<'static, ()>;
+
+    /// What finds and ends renames that stopped half-way; `None` where a rename is one step.
+    fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
+        None
+    }
+}
+
+/// Of a backend whose rename is a copy and a removal: what dies between the two leaves both files.
+pub trait HalfwayRenames: Send + Sync {
+    /// Looks what a RENAME or `posix-rename@openssh.com` has left that was under way at a crash, and removes the original if
+    /// nothing is lost by it. `announced` is when the rename was, in seconds since 1970. The look stops where it is dropped.
+    fn settle(
+        &self,
+        recorded: Recorded<Permit>,
+        announced: i64,
+    ) -> BoxFuture<'static, Result<Settled, BackendError>>;
+}
+
+/// What a rename has left that was under way at a crash.
+#[derive(Debug, Clone)]
+pub enum Settled {
+    /// Nothing stands under the old name.
+    Removed,
+    /// Nothing stands under the new name.
+    NotCopied,
+    /// Everything was copied, and the original stood there still.
+    Copied {
+        files: usize,
+        /// Whether it could be removed by this look.
+        removed: Result<(), BackendError>,
+    },
+    /// A directory of which some files have a copy and others have none. Nothing was changed.
+    CopiedInPart { copied: usize, files: usize },
+    /// Both stand there, and which of them the rename left can't be told. Nothing was changed.
+    Both(Content),
+}
+
+/// How what stands under two names compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Same,
+    Different,
+    Unknown,
 }
 
 /// Whose uploads a session's are. Backends know no users: they only compare.

@@ -81,8 +81,8 @@ pub struct Requester {
     pub mfa_window: Option<Value>,
 }
 
-/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`] and
-/// [`Permit::reconciling`] for the gateway.
+/// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`],
+/// [`Permit::reconciling`] and [`Permit::settling`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -100,7 +100,7 @@ enum Decision {
     WithoutOverwrite,
     /// Nobody asked: the gateway looks what lies on a mount that has a quota.
     Measuring,
-    /// Nobody asked: the gateway looks what became of an operation that was under way when it crashed.
+    /// Nobody asked: the gateway looks what became of an operation that was under way when it crashed, and may end it.
     Reconciling,
 }
 
@@ -245,6 +245,15 @@ pub fn authorize(
     })
 }
 
+/// The mount that a path is on, and where below its directory.
+fn holding(mounts: &[Mount], path: &VirtualPath) -> Option<(MountId, RelativePath)> {
+    mounts
+        .iter()
+        .enumerate()
+        .filter_map(|(at, mount)| Some((MountId(at), path.below(&mount.at)?)))
+        .min_by_key(|(_, target)| target.components().count())
+}
+
 impl Permit {
     /// For a look at a directory of a mount, which needs no permission of the account: it learns nothing by it. `None` if the
     /// directory is not on the mount.
@@ -286,19 +295,42 @@ impl Permit {
         id: OperationId,
         path: &VirtualPath,
     ) -> Option<Self> {
-        let (mount, target) = mounts
-            .iter()
-            .enumerate()
-            .filter_map(|(at, mount)| Some((at, path.below(&mount.at)?)))
-            .min_by_key(|(_, target)| target.components().count())?;
+        let (mount, target) = holding(mounts, path)?;
         Some(Self {
             id,
             operation: Operation::Lstat { path: path.clone() },
             route: Route::Mount {
-                mount: MountId(mount),
+                mount,
                 target,
                 second: None,
             },
+            decision: Decision::Reconciling,
+            requester: Arc::clone(requester),
+        })
+    }
+
+    /// For ending a rename that was permitted, announced, and under way at a crash: see
+    /// [`HalfwayRenames`](crate::backend::HalfwayRenames). `None` for other operations, and unless one mount holds both paths.
+    pub fn settling(
+        requester: &Arc<Requester>,
+        mounts: &[Mount],
+        id: OperationId,
+        operation: Operation,
+    ) -> Option<Self> {
+        let (Operation::Rename { from, to } | Operation::PosixRename { from, to }) = &operation
+        else {
+            return None;
+        };
+        let (mount, target) = holding(mounts, from)?;
+        let (mount_of_second, second) = holding(mounts, to)?;
+        (mount == mount_of_second).then(|| Self {
+            id,
+            route: Route::Mount {
+                mount,
+                target,
+                second: Some(second),
+            },
+            operation: operation.clone(),
             decision: Decision::Reconciling,
             requester: Arc::clone(requester),
         })

@@ -34,15 +34,18 @@ const PATHS: [&str; 2] = ["path", "path2"];
 /// Fields of other events that hold paths: of questions to the log, and of mounts.
 const OF_OTHERS: [&str; 4] = ["at", "directory", "path", "path2"];
 /// Fields whose text the gateway chose from a fixed list, or that are numbers in other forms. Any other text may hold a path.
-const HARMLESS: [&str; 18] = [
+const HARMLESS: [&str; 21] = [
     "algorithm",
     "attrs",
+    "content",
     "decision",
     "direction",
     "flags",
     "member",
     "mfa_window",
     "origin",
+    "recovery_error",
+    "rename",
     "request",
     "sftp_op",
     "sha256",

@@ -23,7 +23,9 @@ use tokio::{
     time,
 };
 
-use super::{Backend, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner};
+use super::{
+    Backend, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames, Origin, Owner,
+};
 use crate::{metrics, policy::Permit, status::Retry};
 
 /// Longest wait for a probe's answer.
@@ -162,6 +164,10 @@ impl Backend for Chosen {
 
     fn end(&self) -> BoxFuture<'static, ()> {
         self.backend.end()
+    }
+
+    fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
+        self.backend.halfway_renames()
     }
 }
 

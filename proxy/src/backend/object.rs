@@ -16,6 +16,7 @@ mod interface;
 mod location;
 mod names;
 mod parts;
+mod settle;
 pub mod settings;
 mod transport;
 mod upload;
@@ -45,8 +46,8 @@ use self::{
 };
 use crate::{
     backend::{
-        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
-        Shown,
+        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames,
+        Origin, Owner, Settled, Shown,
         ftp::TlsSettingsError,
         staging::{self, Unreadable},
     },
@@ -203,6 +204,37 @@ impl Backend for ObjectBackend {
         self.tasks.close();
         let tasks = self.tasks.clone();
         async move { tasks.wait().await }.boxed()
+    }
+
+    fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
+        Some(self)
+    }
+}
+
+impl HalfwayRenames for ObjectBackend {
+    fn settle(
+        &self,
+        recorded: Recorded<Permit>,
+        announced: i64,
+    ) -> BoxFuture<'static, Result<Settled, BackendError>> {
+        let permit = recorded.into_intent();
+        let bucket = Arc::clone(&self.bucket);
+        let places = || {
+            let nowhere = || unsupported("a look at a rename without two paths on this mount");
+            let root = self.base.as_ref().map_err(Fault::clone)?.root();
+            let from = self.key(permit.target().ok_or_else(nowhere)?)?;
+            let to = self.key(permit.second_target().ok_or_else(nowhere)?)?;
+            Ok::<_, Fault>((from, to, root))
+        };
+        let places = places();
+        async move {
+            let settled = async {
+                let (from, to, root) = places?;
+                settle::settle(&bucket, &from, &to, &root, announced).await
+            };
+            settled.await.map_err(|fault| fault.at(bucket.name()))
+        }
+        .boxed()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Operations that were under way when the gateway died: nobody knows whether the backend did them, so their records say what
 //! it shows now.
 
+mod renames;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -18,15 +20,16 @@ use portcullis_journal::{
     read::{Part, Record, lines},
     record::{untrusted, untrusted_bytes},
 };
+use chrono::DateTime;
 use serde_json::{Map, Value};
 
 use crate::{
     accounts::Accounts,
     backend::{BackendError, ErrorKind},
-    gate::reconcile::look,
+    gate::reconcile::Looker,
     operation::{Attributes, Outcome},
     path::VirtualPath,
-    policy::{Mount, Requester},
+    policy::Requester,
     session::Backends,
 };
 
@@ -63,11 +66,19 @@ pub(super) async fn left_unknown(
     });
     // A search that panics finds nothing.
     let announced = search.await.unwrap_or_default();
-    let states = states(journal, recovery, &announced, accounts, services).await;
+    let looker = looker(journal, accounts, services);
+    let renames = renames::settle(recovery, &announced, &looker).await;
+    let states = states(recovery, &announced, &looker).await;
     let appends: Vec<_> = recovery
         .unknown
         .iter()
-        .map(|name| journal.append(outcome(*name, announced.get(name), &states)))
+        .map(|name| {
+            let mut event = outcome(*name, announced.get(name), &states);
+            if let Some(ended) = renames.get(name) {
+                renames::describe(ended, &mut event.body);
+            }
+            journal.append(event)
+        })
         .collect();
     for append in appends {
         append.await?;
@@ -79,6 +90,8 @@ pub(super) async fn left_unknown(
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Announced {
     operation: String,
+    /// When, in seconds since 1970.
+    time: Option<i64>,
     user: Option<Actor>,
     source: Option<SocketAddr>,
     handle: Option<u64>,
@@ -123,6 +136,9 @@ impl Announced {
             .flatten();
         Self {
             operation: text("sftp_op").unwrap_or_default().to_owned(),
+            time: DateTime::parse_from_rfc3339(&record.time)
+                .ok()
+                .map(|time| time.timestamp()),
             user: record.user.as_ref().map(|user| Actor {
                 uid: user.uid,
                 name: user.name.clone(),
@@ -271,18 +287,40 @@ fn name(record: &Record) -> Option<Name> {
 /// Whom an operation was for, and a path that it names.
 type Place = (i64, VirtualPath);
 
+/// Makes what looks for the account of an operation; all looks are of one session. `None` if the record does not name it.
+fn looker<'a>(
+    journal: &'a Journal,
+    accounts: &'a Accounts,
+    services: &'a Backends,
+) -> impl Fn(&Announced) -> Option<Looker<'a>> {
+    let mut session = [0; 16];
+    let has_session = getrandom::fill(&mut session).is_ok();
+    move |one| {
+        let user = one.user.clone().filter(|_| has_session)?;
+        let mounts = accounts
+            .mounts_by_directory(crate::auth::flow::UserId(user.uid?))
+            .unwrap_or_default()
+            .into();
+        Some(Looker {
+            journal,
+            services,
+            mounts,
+            requester: Arc::new(Requester {
+                session: SessionId(session),
+                user,
+                source: one.source?,
+                mfa_window: None,
+            }),
+        })
+    }
+}
+
 /// What lies at the places of all operations that leave traces.
-async fn states(
-    journal: &Journal,
+async fn states<'a>(
     recovery: &Recovery,
     announced: &HashMap<Name, Announced>,
-    accounts: &Accounts,
-    services: &Backends,
+    looker: impl Fn(&Announced) -> Option<Looker<'a>>,
 ) -> HashMap<Place, Found> {
-    let mut session = [0; 16];
-    if getrandom::fill(&mut session).is_err() {
-        return HashMap::new();
-    }
     let mut wanted = Vec::new();
     let mut known = HashSet::new();
     for one in recovery
@@ -291,33 +329,23 @@ async fn states(
         .filter_map(|name| announced.get(name))
         .filter(|one| one.leaves_traces())
     {
-        let (Some(user), Some(source)) = (&one.user, one.source) else {
+        let Some(looker) = looker(one) else { continue };
+        let Some(uid) = looker.requester.user.uid else {
             continue;
         };
-        let Some(uid) = user.uid else { continue };
-        let mounts: Arc<[Mount]> = accounts
-            .mounts_by_directory(crate::auth::flow::UserId(uid))
-            .unwrap_or_default()
-            .into();
-        let requester = Arc::new(Requester {
-            session: SessionId(session),
-            user: user.clone(),
-            source,
-            mfa_window: None,
-        });
         for path in &one.paths {
             let Written::Clear(path) = path else { continue };
             let place = (uid, path.clone());
             if wanted.len() < MOST_LOOKS && known.insert(place.clone()) {
-                wanted.push((place, Arc::clone(&mounts), Arc::clone(&requester)));
+                wanted.push((place, looker.clone()));
             }
         }
     }
     let deadline = tokio::time::Instant::now() + LOOK_DEADLINE;
     let looks = wanted
         .into_iter()
-        .map(|(place, mounts, requester)| async move {
-            let look = look(journal, services, &mounts, &requester, &place.1);
+        .map(|(place, looker)| async move {
+            let look = looker.look(&place.1);
             let found = match tokio::time::timeout_at(deadline, look).await {
                 Ok(result) => Found::of(result),
                 Err(_) => Found::Unknown(ErrorKind::TimedOut.code()),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
 use crate::{
-    backend::{Backend, BackendError, Capabilities, ErrorKind, Execution},
+    backend::{Backend, BackendError, Capabilities, ErrorKind, Execution, Settled},
     operation::{Access, Attributes, Entry, HandleId, Operation, Outcome},
     path::VirtualPath,
     policy::{Named, OpenHandle, Permit, authorize},
@@ -84,6 +84,17 @@ impl Client {
     pub(crate) async fn start(&self, operation: Operation) -> Execution {
         let recorded = self.recorded(operation).await;
         self.backend.execute(recorded)
+    }
+
+    /// What the backend says of a rename that was under way at a crash; `None` where it is one step.
+    pub(crate) async fn settle(
+        &self,
+        rename: Operation,
+        announced: i64,
+    ) -> Option<Result<Settled, BackendError>> {
+        let renames = self.backend.halfway_renames()?;
+        let recorded = self.recorded(rename).await;
+        Some(renames.settle(recorded, announced).await)
     }
 
     async fn recorded(&self, operation: Operation) -> Recorded<Permit> {

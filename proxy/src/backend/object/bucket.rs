@@ -16,7 +16,7 @@ use super::{
     interface::Interface,
     location::Key,
     settings::{Credential, ObjectSettings},
-    wire::{Listing, Page},
+    wire::{Listing, Page, Version},
 };
 
 /// A bucket of a server.
@@ -193,15 +193,17 @@ impl Bucket {
         }
     }
 
-    /// Copies a file within the bucket, only if nothing stands there if so wished. If the answer is lost, a look says
+    /// Copies a file within the bucket, only this version of it, and only if nothing stands there if so wished. If the answer is lost, a look says
     /// whether it was done; where that can't be told, the fault says that it is not known.
     pub(super) async fn copy(
         &self,
         from: &Key,
+        version: &Version,
         to: &Key,
         only_if_absent: bool,
     ) -> Result<(), Fault> {
-        match self.clients.wire.copy(from, to, only_if_absent).await {
+        let wire = &self.clients.wire;
+        match wire.copy(from, version, to, only_if_absent).await {
             Err(fault) if fault.leaves_open() => match self.was_copied(from, to).await {
                 Ok(true) => Ok(()),
                 Ok(false) | Err(_) => Err(fault),
@@ -231,7 +233,12 @@ impl Bucket {
 
     /// Deletes an object. It is no fault if there is none.
     pub(super) async fn delete(&self, key: &Key) -> Result<(), Fault> {
-        self.clients.wire.delete(key).await
+        self.clients.wire.delete(key, &Version::default()).await
+    }
+
+    /// Deletes a file if it is still this version, as far as the server keeps such a condition.
+    pub(super) async fn delete_version(&self, key: &Key, version: &Version) -> Result<(), Fault> {
+        self.clients.wire.delete(key, version).await
     }
 
     pub(super) async fn list(&self, listing: &Listing<'_>) -> Result<Page, Fault> {

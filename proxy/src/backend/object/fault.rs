@@ -139,6 +139,11 @@ impl Fault {
         }
     }
 
+    /// True if the server can't do what a condition asks for, and so did nothing.
+    pub(super) fn is_unknown_condition(&self) -> bool {
+        matches!(self, Self::Refused { status: 501, .. })
+    }
+
     /// True if the object ends before the range begins.
     pub(super) fn is_empty_range(&self) -> bool {
         matches!(self, Self::Refused { status: 416, .. })

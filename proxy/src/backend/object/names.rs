@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join, stream};
+use object_store::ObjectMeta;
 
 use super::{
     bucket::Bucket,
     fault::Fault,
     location::Key,
-    wire::{Listing, Object},
+    wire::{Listing, Object, Version},
 };
 use crate::{backend::ErrorKind, operation::Attributes};
 
@@ -17,9 +18,9 @@ pub(super) const FILE_MODE: u32 = Attributes::REGULAR | 0o644;
 pub(super) const DIRECTORY_MODE: u32 = Attributes::DIRECTORY | 0o755;
 
 /// Most files that are moved with their directory: one page of a listing.
-const MOVED_MAX: u16 = 1000;
+pub(super) const MOVED_MAX: u16 = 1000;
 /// Copies and deletions at a time.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 
 pub(super) fn file_attributes(size: u64, modified: Option<i64>) -> Attributes {
     let time = modified.map(|time| u32::try_from(time.max(0)).unwrap_or(u32::MAX));
@@ -38,24 +39,46 @@ pub(super) fn directory_attributes() -> Attributes {
     }
 }
 
+/// What stands at a path.
+pub(super) enum Standing {
+    File(ObjectMeta),
+    Directory,
+}
+
+impl Standing {
+    fn attributes(&self) -> Attributes {
+        match self {
+            Self::File(meta) => file_attributes(meta.size, Some(meta.last_modified.timestamp())),
+            Self::Directory => directory_attributes(),
+        }
+    }
+}
+
 /// What stands at a path; `None` if nothing does. A file hides a directory of the same name. The mount's own directory,
 /// which is a prefix that the operator chose, always counts as there.
+pub(super) async fn standing(
+    bucket: &Bucket,
+    key: &Key,
+    root: &Key,
+) -> Result<Option<Standing>, Fault> {
+    if key == root {
+        return Ok(Some(Standing::Directory));
+    }
+    let (file, is_directory) = join(bucket.head(key), bucket.is_directory(key)).await;
+    match file? {
+        Some(meta) => Ok(Some(Standing::File(meta))),
+        None => Ok(is_directory?.then_some(Standing::Directory)),
+    }
+}
+
+/// As [`standing`], as clients see it.
 pub(super) async fn find(
     bucket: &Bucket,
     key: &Key,
     root: &Key,
 ) -> Result<Option<Attributes>, Fault> {
-    if key == root {
-        return Ok(Some(directory_attributes()));
-    }
-    let (file, is_directory) = join(bucket.head(key), bucket.is_directory(key)).await;
-    match file? {
-        Some(meta) => Ok(Some(file_attributes(
-            meta.size,
-            Some(meta.last_modified.timestamp()),
-        ))),
-        None => Ok(is_directory?.then(directory_attributes)),
-    }
+    let found = standing(bucket, key, root).await?;
+    Ok(found.map(|found| found.attributes()))
 }
 
 /// As [`find`], where something must stand.
@@ -148,19 +171,18 @@ pub(super) async fn rename(
         return Err(root_stays());
     }
     let (source, destination, parent) = tokio::join!(
-        attributes(bucket, from, root),
+        standing(bucket, from, root),
         find(bucket, to, root),
         parent_exists(bucket, to, root)
     );
-    let source = source?;
+    let source = source?.ok_or_else(|| not_found(from))?;
     if destination?.is_some() {
         return Err(already_exists(to));
     }
     parent?;
-    if source.is_directory() {
-        move_directory(bucket, from, to).await
-    } else {
-        move_file(bucket, from, to, source.size, true).await
+    match source {
+        Standing::Directory => move_directory(bucket, from, to).await,
+        Standing::File(meta) => move_file(bucket, from, to, &meta, true).await,
     }
 }
 
@@ -175,44 +197,50 @@ pub(super) async fn replace(
         return Err(root_stays());
     }
     let (source, destination, parent) = tokio::join!(
-        attributes(bucket, from, root),
-        find(bucket, to, root),
+        standing(bucket, from, root),
+        standing(bucket, to, root),
         parent_exists(bucket, to, root)
     );
-    let source = source?;
+    let source = source?.ok_or_else(|| not_found(from))?;
     let destination = destination?;
     if from == to {
         return Ok(());
     }
     parent?;
-    match (source.is_directory(), destination) {
-        (true, None) => move_directory(bucket, from, to).await,
-        (true, Some(_)) => Err(already_exists(to)),
-        (false, Some(found)) if found.is_directory() => Err(is_a_directory(to)),
-        (false, Some(_) | None) => move_file(bucket, from, to, source.size, false).await,
+    match (source, destination) {
+        (Standing::Directory, None) => move_directory(bucket, from, to).await,
+        (Standing::Directory, Some(_)) => Err(already_exists(to)),
+        (Standing::File(_), Some(Standing::Directory)) => Err(is_a_directory(to)),
+        (Standing::File(meta), Some(Standing::File(_)) | None) => {
+            move_file(bucket, from, to, &meta, false).await
+        }
     }
 }
 
-/// A copy, then the removal of the original. If it ends between the two there are both, never neither.
+/// A copy, then the removal of the original. If it ends between the two there are both, never neither: `settle` finds them.
 async fn move_file(
     bucket: &Bucket,
     from: &Key,
     to: &Key,
-    size: Option<u64>,
+    meta: &ObjectMeta,
     only_if_absent: bool,
 ) -> Result<(), Fault> {
-    check_size(bucket, from, size)?;
-    bucket
-        .copy(from, to, only_if_absent)
-        .await
-        .map_err(|fault| {
-            if fault.is_failed_precondition() {
+    check_size(bucket, from, Some(meta.size))?;
+    let version = Version::of(meta);
+    match bucket.copy(from, &version, to, only_if_absent).await {
+        Err(fault) if fault.is_failed_precondition() => {
+            return Err(if is_still(bucket, from, &version).await? {
                 already_exists(to)
             } else {
-                fault
-            }
-        })?;
-    bucket.delete(from).await.map_err(|fault| {
+                Fault::judged(
+                    ErrorKind::Failure,
+                    format!("{from} was replaced while it was renamed; nothing was done"),
+                )
+            });
+        }
+        copied => copied?,
+    }
+    remove_original(bucket, from, &version).await.map_err(|fault| {
         tracing::error!(
             bucket = bucket.name(), %from, %to, %fault,
             "a file was copied to its new name and the old one could not be removed: both exist"
@@ -222,6 +250,27 @@ async fn move_file(
             format!("{from} was copied to {to}, but is still there too: {fault}"),
         )
     })
+}
+
+async fn is_still(bucket: &Bucket, key: &Key, version: &Version) -> Result<bool, Fault> {
+    let found = bucket.head(key).await?;
+    Ok(found.is_some_and(|meta| Version::of(&meta) == *version))
+}
+
+/// Removes the version that was copied. What somebody has put there since is his, and stays.
+async fn remove_original(bucket: &Bucket, key: &Key, version: &Version) -> Result<(), Fault> {
+    match bucket.delete_version(key, version).await {
+        Err(fault) if fault.is_unknown_condition() => bucket.delete(key).await,
+        Err(fault) if fault.is_failed_precondition() => {
+            // A server that keeps the condition badly.
+            if is_still(bucket, key, version).await? {
+                bucket.delete(key).await
+            } else {
+                Ok(())
+            }
+        }
+        removed => removed,
+    }
 }
 
 /// Copies all files below a directory, then removes the originals.
@@ -257,13 +306,16 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
         .iter()
         .map(|object| moved(object, &old, &new))
         .collect::<Result<Vec<_>, Fault>>()?;
-    let originals: Vec<_> = moves.iter().map(|(source, _)| source.clone()).collect();
+    let originals: Vec<_> = moves
+        .iter()
+        .map(|moved| (moved.source.clone(), moved.version.clone()))
+        .collect();
     let (ours, failed) = copy_all(bucket, moves).await;
     if let Some(fault) = failed {
         delete_all(bucket, ours).await?;
         return Err(fault);
     }
-    delete_all(bucket, originals).await.map_err(|fault| {
+    remove_originals(bucket, originals).await.map_err(|fault| {
         tracing::error!(
             bucket = bucket.name(), %from, %to, %fault,
             "a directory was copied to its new name and not all of the old one could be removed"
@@ -277,13 +329,13 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
 
 /// What was copied, and the last fault. Markers come first, a directory's before those of what it holds: a server that keeps
 /// real directories makes those on the way to a file, and would then find a marker there already.
-async fn copy_all(bucket: &Arc<Bucket>, moves: Vec<(Key, Key)>) -> (Vec<Key>, Option<Fault>) {
+async fn copy_all(bucket: &Arc<Bucket>, moves: Vec<Move>) -> (Vec<Key>, Option<Fault>) {
     let (markers, files): (Vec<_>, Vec<_>) = moves
         .into_iter()
-        .partition(|(source, _)| source.is_marker());
+        .partition(|moved| moved.source.is_marker());
     let mut ours = Vec::new();
     // Listings are in the order of the keys.
-    for (_, target) in markers {
+    for Move { target, .. } in markers {
         // Not every server copies them.
         match bucket.put_marker(&target).await {
             Ok(()) => ours.push(target),
@@ -292,11 +344,11 @@ async fn copy_all(bucket: &Arc<Bucket>, moves: Vec<(Key, Key)>) -> (Vec<Key>, Op
     }
     let mut failed = None;
     let mut copies = stream::iter(files)
-        .map(|(source, target)| {
+        .map(|moved| {
             let bucket = Arc::clone(bucket);
             async move {
-                let copied = bucket.copy(&source, &target, true).await;
-                copied.map(|()| target)
+                let copied = bucket.copy(&moved.source, &moved.version, &moved.target, true);
+                copied.await.map(|()| moved.target)
             }
         })
         .buffer_unordered(AT_ONCE);
@@ -325,12 +377,37 @@ fn check_size(bucket: &Bucket, key: &Key, size: Option<u64>) -> Result<(), Fault
     }
 }
 
-fn moved(object: &Object, old: &str, new: &str) -> Result<(Key, Key), Fault> {
+/// A file that goes with its directory.
+struct Move {
+    source: Key,
+    version: Version,
+    target: Key,
+}
+
+fn moved(object: &Object, old: &str, new: &str) -> Result<Move, Fault> {
     let source = Key::listed(&object.key);
     let target = source.moved(old, new).ok_or_else(|| not_found(&source))?;
     // Keys that the library can't name are found before anything is copied.
     source.path()?;
-    Ok((source, target))
+    Ok(Move {
+        source,
+        version: object.version.clone(),
+        target,
+    })
+}
+
+async fn remove_originals(
+    bucket: &Arc<Bucket>,
+    originals: Vec<(Key, Version)>,
+) -> Result<(), Fault> {
+    stream::iter(originals)
+        .map(|(key, version)| {
+            let bucket = Arc::clone(bucket);
+            async move { remove_original(&bucket, &key, &version).await }
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 async fn delete_all(bucket: &Arc<Bucket>, keys: Vec<Key>) -> Result<(), Fault> {

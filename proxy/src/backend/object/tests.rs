@@ -6,6 +6,7 @@ mod directories;
 mod faults;
 mod front;
 mod gcs;
+mod renames;
 mod tls;
 mod transfers;
 

@@ -16,6 +16,7 @@ use super::{
     location::Key,
     names,
     parts::{Assembly, Disorder, Part},
+    wire::Version,
 };
 use crate::{
     backend::{
@@ -283,7 +284,9 @@ impl Upload {
             kept => kept,
         };
         if is_hidden {
-            let copied = bucket.copy(&joined, &self.key, true).await;
+            let copied = bucket
+                .copy(&joined, &Version::default(), &self.key, true)
+                .await;
             if let Err(fault) = bucket.delete(&joined).await {
                 tracing::warn!(
                     bucket = bucket.name(), key = %joined, %fault,

@@ -13,9 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request,
-    header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH},
+    header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH},
 };
 use object_store::{
+    ObjectMeta,
     aws::{AwsAuthorizer, AwsCredential},
     azure::{AzureAuthorizer, AzureCredentialProvider},
     client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponse},
@@ -86,6 +87,42 @@ pub(super) struct Object {
     pub(super) size: u64,
     /// Seconds since 1970.
     pub(super) modified: Option<i64>,
+    pub(super) version: Version,
+}
+
+/// Which of the files that stood under a name in the course of time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Version {
+    /// With its quotation marks.
+    tag: Option<String>,
+    /// Cloud Storage's, which conditions of changes name there instead of the tag.
+    generation: Option<String>,
+}
+
+impl Version {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.e_tag.clone(), meta.version.clone())
+    }
+
+    fn new(tag: Option<String>, generation: Option<String>) -> Self {
+        // Listings of some services leave the quotation marks out.
+        let quoted = |tag: String| {
+            if tag.ends_with('"') {
+                tag
+            } else {
+                format!("\"{tag}\"")
+            }
+        };
+        Self {
+            tag: tag.filter(|tag| !tag.is_empty()).map(quoted),
+            generation,
+        }
+    }
+
+    /// `None` for a weak one, which is never equal to another (RFC 9110 section 8.8.3.2).
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.tag.as_deref().filter(|tag| !tag.starts_with("W/"))
+    }
 }
 
 /// Which keys are listed.
@@ -187,11 +224,12 @@ impl Wire {
         }
     }
 
-    /// Copies a file within the bucket. With the condition it is not repeated once it may have been done: a second one
-    /// would find the copy and take it for somebody else's.
+    /// Copies a file within the bucket, of the version that is named. With the condition it is not repeated once it may have
+    /// been done: a second one would find the copy and take it for somebody else's.
     pub(super) async fn copy(
         &self,
         from: &Key,
+        version: &Version,
         to: &Key,
         only_if_absent: bool,
     ) -> Result<(), Fault> {
@@ -209,9 +247,20 @@ impl Wire {
                     NO_GENERATION,
                 ),
             ),
-            Signer::Azure { .. } => return self.copy_blob(from, to, only_if_absent).await,
+            Signer::Azure { .. } => {
+                return self.copy_blob(from, version, to, only_if_absent).await;
+            }
         };
         let mut headers = vec![(HeaderName::from_static(source), value(REQUEST, &path)?)];
+        let of_version = self.only_version(
+            REQUEST,
+            version,
+            [
+                "x-amz-copy-source-if-match",
+                "x-goog-copy-source-if-generation-match",
+            ],
+        )?;
+        headers.extend(of_version);
         headers.extend(only_if_absent.then_some(condition));
         let message = Message {
             request: REQUEST,
@@ -229,20 +278,39 @@ impl Wire {
         Ok(())
     }
 
-    /// Deletes an object. It is no fault if there is none.
-    pub(super) async fn delete(&self, key: &Key) -> Result<(), Fault> {
+    /// Deletes an object, only the version if one is named. It is no fault if there is none.
+    pub(super) async fn delete(&self, key: &Key, version: &Version) -> Result<(), Fault> {
+        const REQUEST: &str = "DELETE";
+        let names = [IF_MATCH.as_str(), "x-goog-if-generation-match"];
         let message = Message {
-            request: "DELETE",
+            request: REQUEST,
             method: Method::DELETE,
             key: key.as_str(),
             query: Vec::new(),
-            headers: Vec::new(),
+            headers: Vec::from_iter(self.only_version(REQUEST, version, names)?),
             body: Bytes::new(),
         };
         match self.send(message, Fault::is_passing).await {
             Err(fault) if fault.is_not_found() => Ok(()),
             deleted => deleted.map(|_| ()),
         }
+    }
+
+    /// The condition that a file is still of this version: named by its tag, or on Cloud Storage by its generation. `None` if
+    /// the version is not known.
+    fn only_version(
+        &self,
+        request: &'static str,
+        version: &Version,
+        [by_tag, by_generation]: [&'static str; 2],
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Fault> {
+        let (name, of_version) = match self.signer {
+            Signer::S3 { .. } | Signer::Azure { .. } => (by_tag, version.tag()),
+            Signer::Gcs { .. } => (by_generation, version.generation.as_deref()),
+        };
+        of_version
+            .map(|text| Ok((HeaderName::from_static(name), value(request, text)?)))
+            .transpose()
     }
 
     fn url_of(&self, key: &str) -> String {

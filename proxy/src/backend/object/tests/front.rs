@@ -11,7 +11,9 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
+    time::{Duration, sleep},
 };
 
 /// What becomes of a request.
@@ -26,6 +28,10 @@ pub(super) enum Fate {
     Head(&'static str),
     /// Nothing of the body is read, nothing is answered.
     Hang,
+    /// It is handed on once the test adds a permit.
+    Hold(Arc<Semaphore>),
+    /// So many milliseconds pass before it is handed on.
+    Delay(u64),
     /// The request reaches the server whole; its answer is lost.
     LoseAnswer,
     /// So many bytes of the request's body, then a reset.
@@ -173,7 +179,9 @@ async fn serve(
     let wanted = match fate {
         Fate::Hang => std::future::pending().await,
         Fate::CutBody(count) => count.min(length),
-        Fate::HandOn
+        Fate::Hold(_)
+        | Fate::Delay(_)
+        | Fate::HandOn
         | Fate::Refuse(..)
         | Fate::Answer(_)
         | Fate::Head(_)
@@ -201,7 +209,18 @@ async fn serve(
         )
         .into_bytes(),
         Fate::Head(head) => format!("{head}\r\nConnection: close\r\n\r\n").into_bytes(),
-        Fate::HandOn | Fate::LoseAnswer | Fate::CutAnswer(_) | Fate::Hang => {
+        Fate::HandOn
+        | Fate::LoseAnswer
+        | Fate::CutAnswer(_)
+        | Fate::Hang
+        | Fate::Hold(_)
+        | Fate::Delay(_) => {
+            if let Fate::Hold(released) = &fate {
+                released.acquire().await.unwrap().forget();
+            }
+            if let Fate::Delay(milliseconds) = &fate {
+                sleep(Duration::from_millis(*milliseconds)).await;
+            }
             let body = &received[end..];
             let head = match upstream.translation {
                 Some(translation) => translation(&head, body),
@@ -221,6 +240,8 @@ async fn serve(
             reset(client)
         }
         Fate::HandOn
+        | Fate::Hold(_)
+        | Fate::Delay(_)
         | Fate::Refuse(..)
         | Fate::Answer(_)
         | Fate::Head(_)

@@ -14,7 +14,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::{
     super::{fault::Fault, location::Key},
-    ANYTHING, Answer, Listing, Message, Object, Page, QUERY, Signer, Wire, garbled, repeatable,
+    ANYTHING, Answer, Listing, Message, Object, Page, QUERY, Signer, Version, Wire, garbled, repeatable,
     value,
 };
 use crate::backend::ErrorKind;
@@ -23,6 +23,7 @@ use crate::backend::ErrorKind;
 const LOOK: Duration = Duration::from_millis(500);
 
 const COPY_SOURCE: HeaderName = HeaderName::from_static("x-ms-copy-source");
+const COPY_SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-ms-source-if-match");
 
 pub(super) fn listing<'a>(listing: &Listing<'a>, count: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut query = vec![("comp", "list")];
@@ -55,6 +56,7 @@ impl Wire {
     pub(super) async fn copy_blob(
         &self,
         from: &Key,
+        version: &Version,
         to: &Key,
         only_if_absent: bool,
     ) -> Result<(), Fault> {
@@ -62,6 +64,9 @@ impl Wire {
         let mut source = value(REQUEST, &self.source(from).await?)?;
         source.set_sensitive(true);
         let mut headers = vec![(COPY_SOURCE, source)];
+        if let Some(tag) = version.tag() {
+            headers.push((COPY_SOURCE_IF_MATCH, value(REQUEST, tag)?));
+        }
         headers.extend(only_if_absent.then_some((IF_NONE_MATCH, ANYTHING)));
         let message = Message {
             request: REQUEST,
@@ -228,6 +233,8 @@ struct Properties {
     modified: String,
     #[serde(rename = "Content-Length")]
     length: u64,
+    #[serde(rename = "Etag")]
+    tag: Option<String>,
 }
 
 impl Name {
@@ -261,6 +268,7 @@ pub(super) fn parse_page(body: &str) -> Result<Page, String> {
                 modified: DateTime::parse_from_rfc2822(&blob.properties.modified)
                     .ok()
                     .map(|time| time.timestamp()),
+                version: Version::new(blob.properties.tag, None),
             })
             .collect(),
         prefixes: result
@@ -298,11 +306,13 @@ mod tests {
                     key: "d/a & b".to_owned(),
                     size: 5,
                     modified: Some(1_795_348_284),
+                    version: Version::default(),
                 },
                 Object {
                     key: "d/c\u{fffe}d".to_owned(),
                     size: 0,
                     modified: None,
+                    version: Version::new(Some("0x8DE".to_owned()), None),
                 },
             ],
             prefixes: vec!["d//".to_owned(), "d/e/".to_owned()],

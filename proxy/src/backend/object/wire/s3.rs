@@ -5,7 +5,7 @@ use chrono::DateTime;
 use object_store::multipart::PartId;
 use serde::Deserialize;
 
-use super::{Listing, Object, Page};
+use super::{Listing, Object, Page, Version};
 
 pub(super) fn listing<'a>(listing: &Listing<'a>, count: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut query = Vec::new();
@@ -64,6 +64,10 @@ struct Contents {
     size: u64,
     #[serde(default)]
     last_modified: String,
+    #[serde(rename = "ETag")]
+    tag: Option<String>,
+    /// Cloud Storage's.
+    generation: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,6 +99,7 @@ pub(super) fn parse_page(body: &str) -> Result<Page, String> {
                 modified: DateTime::parse_from_rfc3339(&object.last_modified)
                     .ok()
                     .map(|time| time.timestamp()),
+                version: Version::new(object.tag, object.generation),
             })
             .collect(),
         prefixes: result
@@ -116,7 +121,7 @@ mod tests {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name>\
              <IsTruncated>true</IsTruncated><NextContinuationToken>x+/=</NextContinuationToken>\
-             <Contents><Key>d/a &amp; b</Key><Size>5</Size><LastModified>2026-11-22T11:51:24.135Z</LastModified></Contents>\
+             <Contents><Key>d/a &amp; b</Key><Size>5</Size><LastModified>2026-11-22T11:51:24.135Z</LastModified><ETag>&quot;ab&quot;</ETag></Contents>\
              <CommonPrefixes><Prefix>d//</Prefix></CommonPrefixes>\
              <Contents><Key>d/c</Key><Size>0</Size><LastModified>yesterday</LastModified></Contents>\
              <CommonPrefixes><Prefix>d/e/</Prefix></CommonPrefixes></ListBucketResult>",
@@ -128,11 +133,13 @@ mod tests {
                     key: "d/a & b".to_owned(),
                     size: 5,
                     modified: Some(1_795_348_284),
+                    version: Version::new(Some("\"ab\"".to_owned()), None),
                 },
                 Object {
                     key: "d/c".to_owned(),
                     size: 0,
                     modified: None,
+                    version: Version::default(),
                 },
             ],
             prefixes: vec!["d//".to_owned(), "d/e/".to_owned()],
