@@ -33,7 +33,10 @@ use self::{
     steps::Steps,
     upload::{Gathered, Origin, Piece, Rest, Upload},
 };
-use super::{Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Owner};
+use super::{
+    Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames,
+    Owner,
+};
 use crate::{
     operation::{Access, Attributes, HandleId, Operation, Outcome},
     path::VirtualPath,
@@ -276,6 +279,11 @@ impl Backend for Encrypted {
     fn end(&self) -> BoxFuture<'static, ()> {
         lock(&self.session.handles).clear();
         self.session.backend.end()
+    }
+
+    fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
+        // Names are those of the backend, and what is encrypted is compared as it is.
+        self.session.backend.halfway_renames()
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::DateTime;
 use futures_util::{StreamExt as _, stream};
 use portcullis_audit::hidden::is_token;
 use portcullis_journal::{
@@ -20,7 +21,6 @@ use portcullis_journal::{
     read::{Part, Record, lines},
     record::{untrusted, untrusted_bytes},
 };
-use chrono::DateTime;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -342,16 +342,14 @@ async fn states<'a>(
         }
     }
     let deadline = tokio::time::Instant::now() + LOOK_DEADLINE;
-    let looks = wanted
-        .into_iter()
-        .map(|(place, looker)| async move {
-            let look = looker.look(&place.1);
-            let found = match tokio::time::timeout_at(deadline, look).await {
-                Ok(result) => Found::of(result),
-                Err(_) => Found::Unknown(ErrorKind::TimedOut.code()),
-            };
-            (place, found)
-        });
+    let looks = wanted.into_iter().map(|(place, looker)| async move {
+        let look = looker.look(&place.1);
+        let found = match tokio::time::timeout_at(deadline, look).await {
+            Ok(result) => Found::of(result),
+            Err(_) => Found::Unknown(ErrorKind::TimedOut.code()),
+        };
+        (place, found)
+    });
     stream::iter(looks)
         .buffer_unordered(LOOKS_AT_ONCE)
         .collect()

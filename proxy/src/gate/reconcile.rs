@@ -63,12 +63,10 @@ impl Looker<'_> {
         let settled = renames.settle(look.recorded, announced).await;
         backend.end().await;
         let result = match &settled {
-            Ok(
-                Settled::Copied {
-                    removed: Err(error),
-                    ..
-                },
-            )
+            Ok(Settled::Copied {
+                removed: Err(error),
+                ..
+            })
             | Err(error) => Err(error.clone()),
             Ok(
                 Settled::Removed
@@ -110,12 +108,7 @@ impl Looker<'_> {
         })
     }
 
-    fn end(
-        &self,
-        begun: Instant,
-        id: OperationId,
-        result: &Result<Outcome, BackendError>,
-    ) {
+    fn end(&self, begun: Instant, id: OperationId, result: &Result<Outcome, BackendError>) {
         let event = outcome_event(&self.requester, id, result, None, begun.elapsed());
         drop(self.journal.append_soon(event));
     }

@@ -318,6 +318,24 @@ fn a_rename_stays_on_its_mount() {
 }
 
 #[test]
+fn a_rename_is_ended_after_a_crash_on_one_mount_and_nothing_else_is() {
+    let mounts = [mount("/a", &[]), mount("/b", &[])];
+    let settling = |operation| Permit::settling(&requester(), &mounts, OperationId(1), operation);
+    let rename = |from, to| Operation::Rename {
+        from: path(from),
+        to: path(to),
+    };
+    let permit = settling(rename("/a/x", "/a/y")).unwrap();
+    assert_eq!(permit.target().unwrap().as_bytes(), b"x");
+    assert_eq!(permit.second_target().unwrap().as_bytes(), b"y");
+    assert_eq!(permit.event().body["decision"], "reconciling");
+    assert!(settling(rename("/a/x", "/b/x")).is_none());
+    assert!(settling(rename("/a/x", "/x")).is_none());
+    let remove = Operation::Remove { path: path("/a/x") };
+    assert!(settling(remove).is_none());
+}
+
+#[test]
 fn a_link_leads_down_or_is_refused() {
     let mounts = [mount("/inbox", &ALL)];
     let link = |target: &'static [u8]| {

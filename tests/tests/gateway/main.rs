@@ -25,6 +25,7 @@ mod promises;
 mod raw;
 mod reload;
 mod remote_factors;
+mod renames;
 mod resume;
 mod russh_client;
 mod scp;

@@ -107,6 +107,12 @@ impl Bucket {
             .get_opts(&key.path()?, options)
             .await
             .map_err(self.fault("GET"))?;
+        // What a server answers that does not know the condition, or a cache before it.
+        if let (Some(asked), Some(came)) = (tag, &result.meta.e_tag)
+            && asked != came
+        {
+            return Err(Fault::refused("GET", 412, ""));
+        }
         Ok(Fetched {
             meta: result.meta.clone(),
             content: result.into_stream(),

@@ -72,6 +72,12 @@ impl Directory {
         Ok(Outcome::Names(self.entries.drain(..count).collect()))
     }
 
+    /// Names that are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.entries.len()
+    }
+
     async fn page(&self, after: Option<&str>) -> Result<Page, Fault> {
         self.bucket
             .list(&Listing {

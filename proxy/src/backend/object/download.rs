@@ -82,7 +82,7 @@ impl Download {
             return Err(names::is_a_directory(&key));
         }
         let place = Arc::clone(&limits.ahead).try_acquire_owned().ok();
-        let (opened, first) = Fetch::open(bucket, key.clone(), 0..RANGE, None, place);
+        let (opened, first) = Fetch::open(bucket, key.clone(), 0..RANGE, None, None, place);
         let (meta, ranges) = match opened.await.unwrap_or_else(|_| Err(interrupted())) {
             Ok(meta) => (meta, VecDeque::from([first])),
             Err(fault) if fault.is_not_found() => {
@@ -210,6 +210,7 @@ impl Download {
             &self.bucket,
             self.key.clone(),
             range,
+            Some(self.size),
             self.tag.clone(),
             place,
         );
@@ -221,6 +222,7 @@ impl Download {
             &self.bucket,
             self.key.clone(),
             wanted.clone(),
+            Some(self.size),
             self.tag.clone(),
             None,
         );
@@ -236,6 +238,7 @@ impl Fetch {
         bucket: &Arc<Bucket>,
         key: Key,
         range: Range<u64>,
+        known_size: Option<u64>,
         tag: Option<String>,
         place: Option<OwnedSemaphorePermit>,
     ) -> (Opened, Self) {
@@ -248,6 +251,7 @@ impl Fetch {
             Arc::clone(bucket),
             key,
             range.clone(),
+            known_size,
             tag,
             opened,
             pieces,
@@ -320,6 +324,7 @@ async fn fetch(
     bucket: Arc<Bucket>,
     key: Key,
     range: Range<u64>,
+    known_size: Option<u64>,
     tag: Option<String>,
     opened: oneshot::Sender<Result<object_store::ObjectMeta, Fault>>,
     pieces: mpsc::Sender<Result<Bytes, Fault>>,
@@ -334,6 +339,16 @@ async fn fetch(
             return;
         }
     };
+    if known_size.is_some_and(|size| size != meta.size) {
+        let changed = Fault::judged(
+            ErrorKind::Failure,
+            format!(
+                "{key} has another size than when it was opened: it was replaced while it was read"
+            ),
+        );
+        let _ = pieces.send(Err(changed)).await;
+        return;
+    }
     let mut left = range.end.min(meta.size).saturating_sub(range.start);
     let _ = opened.send(Ok(meta));
     while left > 0 {

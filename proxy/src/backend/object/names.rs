@@ -240,16 +240,18 @@ async fn move_file(
         }
         copied => copied?,
     }
-    remove_original(bucket, from, &version).await.map_err(|fault| {
-        tracing::error!(
-            bucket = bucket.name(), %from, %to, %fault,
-            "a file was copied to its new name and the old one could not be removed: both exist"
-        );
-        Fault::judged(
-            fault.kind(),
-            format!("{from} was copied to {to}, but is still there too: {fault}"),
-        )
-    })
+    remove_original(bucket, from, &version)
+        .await
+        .map_err(|fault| {
+            tracing::error!(
+                bucket = bucket.name(), %from, %to, %fault,
+                "a file was copied to its new name and the old one could not be removed: both exist"
+            );
+            Fault::judged(
+                fault.kind(),
+                format!("{from} was copied to {to}, but is still there too: {fault}"),
+            )
+        })
 }
 
 async fn is_still(bucket: &Bucket, key: &Key, version: &Version) -> Result<bool, Fault> {

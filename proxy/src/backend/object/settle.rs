@@ -50,13 +50,12 @@ pub(super) async fn settle(
         (None, _) => Ok(Settled::Removed),
         (Some(_), None) => Ok(Settled::NotCopied),
         (Some(Standing::File(original)), Some(Standing::File(copy))) => {
-            let [original, copy] =
-                [(from, original), (to, copy)].map(|(key, meta)| File {
-                    key: key.clone(),
-                    size: meta.size,
-                    modified: Some(meta.last_modified.timestamp()),
-                    version: Version::of(&meta),
-                });
+            let [original, copy] = [(from, original), (to, copy)].map(|(key, meta)| File {
+                key: key.clone(),
+                size: meta.size,
+                modified: Some(meta.last_modified.timestamp()),
+                version: Version::of(&meta),
+            });
             settle_file(bucket, original, &copy, since).await
         }
         (Some(Standing::Directory), Some(Standing::Directory)) => {
@@ -99,7 +98,10 @@ async fn settle_directory(
     if new.starts_with(&old) || old.starts_with(&new) {
         return Ok(Settled::Both(Content::Unknown));
     }
-    let copies: HashMap<&str, &File> = copies.iter().map(|file| (file.key.as_str(), file)).collect();
+    let copies: HashMap<&str, &File> = copies
+        .iter()
+        .map(|file| (file.key.as_str(), file))
+        .collect();
     let (files, mut copied, mut left) = (originals.len(), 0, COMPARED_MAX);
     for original in &originals {
         let target = original.key.moved(&old, &new);

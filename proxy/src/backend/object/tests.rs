@@ -6,9 +6,11 @@ mod directories;
 mod faults;
 mod front;
 mod gcs;
+mod odd_answers;
 mod renames;
 mod tls;
 mod transfers;
+mod two_writers;
 
 use std::{
     sync::{

@@ -18,9 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    Request, StatusCode,
+    Request, Response, StatusCode,
     body::{Body, Frame, Incoming, SizeHint},
-    header::RANGE,
+    header::{RANGE, RETRY_AFTER},
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -91,6 +91,9 @@ impl Transport {
             .while_it_moves(answer, &sent)
             .await?
             .map_err(|error| judged(&error))?;
+        if let Some(pause) = asked_pause(&response).filter(|pause| *pause <= self.timeout) {
+            sleep(pause).await;
+        }
         let (parts, body) = response.into_parts();
         let limit = if is_content && parts.status == StatusCode::PARTIAL_CONTENT {
             u64::MAX
@@ -230,6 +233,18 @@ impl Body for Timed {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// How long a server that is busy wants to be left alone, before anybody asks it again.
+fn asked_pause<T>(response: &Response<T>) -> Option<Duration> {
+    if !matches!(
+        response.status(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    ) {
+        return None;
+    }
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn stalled() -> HttpError {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method, Request,
-    header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH},
+    header::{
+        AUTHORIZATION, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    },
 };
 use object_store::{
     ObjectMeta,

@@ -74,7 +74,9 @@ fn rename(announced: &Announced) -> Option<Operation> {
 fn say(from: &str, to: &str, ended: &Ended) {
     match ended {
         Ok(Settled::Removed | Settled::NotCopied) => {}
-        Ok(Settled::Copied { removed: Ok(()), .. }) => tracing::warn!(
+        Ok(Settled::Copied {
+            removed: Ok(()), ..
+        }) => tracing::warn!(
             from,
             to,
             "a rename had been copied and not removed at the crash: the old name was removed by this start"

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::{
-        ErrorKind, Origin,
+        ErrorKind, Origin, Settled,
         conformance::{Client, READ, REPLACE, Subject},
         object::{AzureKey, Credential, ObjectService, ObjectSettings, SecretText},
     },
@@ -231,6 +231,32 @@ async fn a_rename_whose_copy_lost_its_answer_is_done_and_not_in_its_own_way() {
     assert!(client.is_missing("/a").await);
     assert_eq!(client.get("/b").await, b"content");
     assert_eq!(front.count("PUT", "/b "), 1);
+}
+
+/// Each copy has a tag of its own here, so that files are compared by their content.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_original_was_not_removed_is_found_and_the_original_removed() {
+    let refused = Fate::Refuse(403, "AuthorizationFailure");
+    let front = front(first(1, "DELETE", "/a", refused)).await;
+    let client = through(&front);
+    client.put("/a", content(9 * MIB)).await;
+    let announced = chrono::Utc::now().timestamp();
+    client.ask(rename("/a", "/b")).await.unwrap_err();
+    client.put("/c", content(9 * MIB - 1)).await;
+    for (to, is_copy) in [("/c", false), ("/b", true)] {
+        let settled = client.settle(rename("/a", to), announced).await;
+        let settled = settled.unwrap().unwrap();
+        let removed = matches!(
+            settled,
+            Settled::Copied {
+                removed: Ok(()),
+                ..
+            }
+        );
+        assert_eq!(removed, is_copy, "{settled:?}");
+        assert_eq!(client.is_missing("/a").await, is_copy);
+    }
+    assert!(client.get("/b").await == content(9 * MIB));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

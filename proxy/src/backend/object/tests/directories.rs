@@ -1,6 +1,15 @@
 //! Directories, which a bucket does not have.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures_util::{StreamExt as _, stream};
+use object_store::PutPayload;
 
 use super::{
     client, directory,
@@ -8,8 +17,12 @@ use super::{
     server, session, settings,
 };
 use crate::{
-    backend::{ErrorKind, conformance::READ},
-    operation::{Attributes, Operation},
+    backend::{
+        ErrorKind,
+        conformance::READ,
+        object::{bucket::Bucket, directory::Directory, location::Key},
+    },
+    operation::{Attributes, Operation, Outcome},
     path::VirtualPath,
 };
 
@@ -265,6 +278,49 @@ async fn a_hundred_thousand_names_come_page_by_page() {
     assert_eq!(names.len(), 100_000);
     assert_eq!(names[99_999], b"099-999");
     assert_eq!(front.count("GET", "list-type=2"), 100);
+    let once: HashSet<_> = names.iter().collect();
+    assert_eq!(once.len(), names.len());
+
+    let bucket = Bucket::new(&settings(front.endpoint.clone())).unwrap();
+    let many = Key::listed("test/many");
+    let mut listing = Directory::open(&bucket, &many, &many).await.unwrap();
+    let (mut seen, mut most) = (0, listing.held());
+    while let Outcome::Names(names) = listing.read().await.unwrap() {
+        seen += names.len();
+        most = most.max(names.len() + listing.held());
+    }
+    assert_eq!((seen, most), (100_000, 1000), "a page is held, and no more");
+}
+
+/// Also with what a bucket does not hold in the order of its names: prefixes between keys, and names of several bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_files_of_a_real_server_are_listed_once_each() {
+    const FILES: usize = 10_000;
+    let settings = settings(server().await.endpoint());
+    let place = directory();
+    let bucket = Bucket::new(&settings).unwrap();
+    let prefix = format!("test/{}", String::from_utf8_lossy(&place));
+    let name = |number: usize| match number % 4 {
+        0 => format!("{number:05} ä&<"),
+        1 => format!("{number:05}/file"),
+        _ => format!("{number:05}"),
+    };
+    stream::iter(0..FILES)
+        .map(|number| {
+            let key = Key::listed(&format!("{prefix}/{}", name(number)));
+            let bucket = Arc::clone(&bucket);
+            async move { bucket.put(&key, PutPayload::new(), false).await.unwrap() }
+        })
+        .buffer_unordered(64)
+        .collect::<()>()
+        .await;
+    let client = session(&settings, &place);
+    let mut names = client.names("/").await;
+    names.sort();
+    let shown = |number| name(number).trim_end_matches("/file").as_bytes().to_vec();
+    let mut expected: Vec<_> = (0..FILES).map(shown).collect();
+    expected.sort();
+    assert!(names == expected, "{} names", names.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,8 @@ pub(super) enum Fate {
     CutBody(usize),
     /// So many bytes of the server's answer, then a reset.
     CutAnswer(usize),
+    /// The server's answer, changed: its head line by line, and its body.
+    Change(fn(&mut Vec<String>, &mut Vec<u8>)),
 }
 
 type Rule = dyn Fn(&Seen) -> Fate + Send + Sync;
@@ -186,6 +188,7 @@ async fn serve(
         | Fate::Answer(_)
         | Fate::Head(_)
         | Fate::LoseAnswer
+        | Fate::Change(_)
         | Fate::CutAnswer(_) => length,
     };
     while received.len() < end + wanted {
@@ -213,6 +216,7 @@ async fn serve(
         | Fate::LoseAnswer
         | Fate::CutAnswer(_)
         | Fate::Hang
+        | Fate::Change(_)
         | Fate::Hold(_)
         | Fate::Delay(_) => {
             if let Fate::Hold(released) = &fate {
@@ -233,6 +237,10 @@ async fn serve(
         }
     };
     match fate {
+        Fate::Change(change) => {
+            client.write_all(&changed(&answer, change)).await?;
+            client.shutdown().await
+        }
         Fate::LoseAnswer => reset(client),
         Fate::CutAnswer(count) => {
             client.write_all(&answer[..count.min(answer.len())]).await?;
@@ -251,6 +259,16 @@ async fn serve(
             client.shutdown().await
         }
     }
+}
+
+fn changed(answer: &[u8], change: fn(&mut Vec<String>, &mut Vec<u8>)) -> Vec<u8> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    let (head, body) = answer.split_at(end.unwrap() + 4);
+    let head = String::from_utf8_lossy(head);
+    let mut head: Vec<_> = head.trim_end().lines().map(str::to_owned).collect();
+    let mut body = body.to_vec();
+    change(&mut head, &mut body);
+    [format!("{}\r\n\r\n", head.join("\r\n")).into_bytes(), body].concat()
 }
 
 async fn hand_on(

@@ -39,9 +39,7 @@ fn now() -> i64 {
 }
 
 /// Sessions in one directory, behind a front and without it.
-async fn behind(
-    rule: impl Fn(&Seen) -> Fate + Send + Sync + 'static,
-) -> (Front, Client, Client) {
+async fn behind(rule: impl Fn(&Seen) -> Fate + Send + Sync + 'static) -> (Front, Client, Client) {
     let front = Front::start(rule).await;
     let place = directory();
     let client = session(&settings(front.endpoint.clone()), &place);
@@ -145,11 +143,13 @@ async fn files_with_other_tags_are_compared_by_their_content() {
             bytes[5 * MIB] ^= 1;
         }
         assert_eq!(client.is_missing("/a").await, is_same);
-        assert!(client.get("/b").await == {
-            let mut expected = bytes.clone();
-            expected[5 * MIB] ^= u8::from(!is_same);
-            expected
-        });
+        assert!(
+            client.get("/b").await == {
+                let mut expected = bytes.clone();
+                expected[5 * MIB] ^= u8::from(!is_same);
+                expected
+            }
+        );
     }
 }
 
@@ -179,7 +179,10 @@ async fn a_directory_goes_on_being_removed_and_one_that_was_copied_in_part_stays
     client.put("/new/b", "/b").await;
     client.put("/new/sub/c", "/c").await;
     let left = settle(&client, "/old", "/new", now()).await;
-    assert!(matches!(left, Settled::CopiedInPart { copied: 4, .. }), "{left:?}");
+    assert!(
+        matches!(left, Settled::CopiedInPart { copied: 4, .. }),
+        "{left:?}"
+    );
     client.put("/new/sub/c", "/sub/c").await;
     let remove = Operation::Remove {
         path: path("/old/b"),
@@ -197,7 +200,10 @@ async fn a_directory_goes_on_being_removed_and_one_that_was_copied_in_part_stays
         "{left:?}"
     );
     assert!(client.is_missing("/old").await);
-    assert_eq!(client.names("/new").await, [b"a".to_vec(), b"b".to_vec(), b"sub".to_vec()]);
+    assert_eq!(
+        client.names("/new").await,
+        [b"a".to_vec(), b"b".to_vec(), b"sub".to_vec()]
+    );
     assert_eq!(client.get("/new/sub/c").await, b"/sub/c");
 }
 
@@ -220,7 +226,10 @@ async fn what_is_put_under_the_old_name_before_it_is_removed_stays() {
         let renaming = tokio::spawn(async move {
             if settles {
                 let settled = settle(&client, "/a", "/b", announced).await;
-                assert!(matches!(settled, Settled::Both(Content::Unknown)), "{settled:?}");
+                assert!(
+                    matches!(settled, Settled::Both(Content::Unknown)),
+                    "{settled:?}"
+                );
             } else {
                 client.done(rename("/a", "/b")).await;
             }
@@ -250,7 +259,10 @@ async fn a_file_that_is_replaced_before_it_is_copied_is_not_renamed() {
     copy.add_permits(1);
     let error = renaming.await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Failure, "{error}");
-    assert!(error.message.contains("was replaced while it was renamed"), "{error}");
+    assert!(
+        error.message.contains("was replaced while it was renamed"),
+        "{error}"
+    );
     assert_eq!(direct.get("/a").await, b"new");
     assert!(direct.is_missing("/b").await);
 }

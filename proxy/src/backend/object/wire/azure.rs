@@ -14,8 +14,8 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::{
     super::{fault::Fault, location::Key},
-    ANYTHING, Answer, Listing, Message, Object, Page, QUERY, Signer, Version, Wire, garbled, repeatable,
-    value,
+    ANYTHING, Answer, Listing, Message, Object, Page, QUERY, Signer, Version, Wire, garbled,
+    repeatable, value,
 };
 use crate::backend::ErrorKind;
 
@@ -296,7 +296,7 @@ mod tests {
              <BlobType>BlockBlob</BlobType></Properties><OrMetadata/></Blob>\
              <BlobPrefix><Name>d//</Name></BlobPrefix>\
              <Blob><Name Encoded=\"true\">d/c%EF%BF%BEd</Name><Properties><Last-Modified>once</Last-Modified>\
-             <Content-Length>0</Content-Length></Properties></Blob>\
+             <Content-Length>0</Content-Length><Etag>0x8DE</Etag></Properties></Blob>\
              <BlobPrefix><Name>d/e/</Name></BlobPrefix></Blobs><NextMarker>2!76!x</NextMarker></EnumerationResults>",
         )
         .unwrap();
