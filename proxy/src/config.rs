@@ -5,6 +5,7 @@
 mod alerts;
 mod auth;
 mod backends;
+mod encryption;
 mod exception;
 mod files;
 mod journal;
@@ -22,6 +23,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -35,6 +37,7 @@ pub use backends::{
     BackendConfig, BucketAccess, BucketConfig, BucketTransport, Charset, Credential, FtpTls,
     KeyPair, ServerAddress, TrustAnchor, Uploads,
 };
+pub use encryption::{AtRest, EncryptionConfig};
 pub use files::{Secret, Stamp, revoked_keys};
 pub use journal::{JournalConfig, PathMode, RoomConfig};
 pub use section::Fault;
@@ -75,6 +78,8 @@ pub struct Config {
     pub allowlist: Option<AllowlistConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
+    /// How the files of each backend lie there.
+    pub at_rest: BTreeMap<String, AtRest>,
     pub sinks: Vec<SinkConfig>,
     pub alerts: Vec<Rule>,
     /// Who cosigns the journal.
@@ -255,10 +260,17 @@ impl Config {
         let bans = root.section("bans").map(throttles::bans);
         let allowlist = root.section("allowlist").map(throttles::allowlist);
         let metrics = root.section("metrics").map(metrics);
+        let encryption = root.section("encryption").map(encryption::encryption);
+        let encryption = encryption.map(|encryption| encryption.map(Arc::new));
+        let keys = match &encryption {
+            None => encryption::Keys::Absent,
+            Some(None) => encryption::Keys::Faulty,
+            Some(Some(keys)) => encryption::Keys::Good(keys),
+        };
         let backends = root
             .named_sections("backends")
             .into_iter()
-            .map(|(name, section)| (name.to_owned(), backends::backend(section, today)))
+            .map(|(name, section)| (name.to_owned(), backends::backend(section, keys, today)))
             .collect::<Vec<_>>();
         let sinks = sinks::sinks(root.tables("sink"), today);
         let alerts = alerts::alerts(root.tables("alert"), &sink_names(&table));
@@ -278,6 +290,13 @@ impl Config {
         }
 
         let faults = faults.into_vec();
+        let (backends, at_rest) = backends
+            .into_iter()
+            .filter_map(|(name, backend)| {
+                let (backend, at_rest) = backend?;
+                Some(((name.clone(), backend), (name, at_rest)))
+            })
+            .unzip();
         let optional_is_whole = bans.as_ref().is_none_or(Option::is_some)
             && allowlist.as_ref().is_none_or(Option::is_some)
             && metrics.as_ref().is_none_or(Option::is_some);
@@ -295,10 +314,8 @@ impl Config {
                     bans: bans.flatten(),
                     allowlist: allowlist.flatten(),
                     metrics: metrics.flatten(),
-                    backends: backends
-                        .into_iter()
-                        .filter_map(|(name, backend)| backend.map(|backend| (name, backend)))
-                        .collect(),
+                    backends,
+                    at_rest,
                     sinks,
                     alerts,
                     witnesses,
@@ -322,6 +339,13 @@ impl Config {
         self.backends
             .iter()
             .filter_map(|(name, backend)| Some((name.as_str(), backend.plaintext_exception()?)))
+    }
+
+    /// The backends whose files lie there unencrypted although they need not, and who allowed it.
+    pub fn unencrypted_exceptions(&self) -> impl Iterator<Item = (&str, &Exception)> {
+        self.at_rest
+            .iter()
+            .filter_map(|(name, at_rest)| Some((name.as_str(), at_rest.exception()?)))
     }
 
     /// The sinks that send in clear, and who allowed it.

@@ -103,7 +103,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let (journal, recovery) = open_journal(&config.journal)?;
-    let built = backends::build(&config.backends, &config.journal.node, None)?;
+    let built = backends::build(&config, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),

@@ -20,7 +20,7 @@ use crate::place::Place;
 use crate::process::{PATIENCE, Running, finish_within, succeed, wait_for};
 use crate::totp::Authenticator;
 
-pub use self::plan::{Backend, Bans, Plan};
+pub use self::plan::{Backend, Bans, Plan, UNENCRYPTED};
 
 /// A running proxy.
 #[derive(Debug)]

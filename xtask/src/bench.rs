@@ -2,6 +2,7 @@
 //!
 //! A new suite is a file below this module, a variant of [`Suite`] and one line in [`run`].
 
+mod at_rest;
 mod auth;
 mod journal;
 mod parts;
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
     /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
     /// memory, drop; journal: append, hide, verify, start, size, search,
-    /// transfer)
+    /// transfer; at-rest: transfer)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts
@@ -46,6 +47,8 @@ enum Suite {
     Sftp,
     /// Logins and attacks on them: what time tells, one code for many, against sshd with PAM, under a flood of guesses
     Auth,
+    /// Encryption at rest: what it costs transfers
+    AtRest,
     /// The journal: what a record costs, checks, starts, sizes, searches, and what it costs a transfer
     Journal,
     /// The agent's XDP program, against parse-and-drop, LPM tries, nftables and ipset
@@ -54,6 +57,7 @@ enum Suite {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match arguments.suite {
+        Suite::AtRest => at_rest::run(arguments),
         Suite::Auth => auth::run(arguments),
         Suite::Journal => journal::run(arguments),
         Suite::Sftp => sftp::run(arguments),

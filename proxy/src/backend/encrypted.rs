@@ -373,11 +373,7 @@ impl Session {
             };
         }
         let upload = match upload {
-            Some(mut upload) => {
-                upload.pending.permissions = attributes.permissions;
-                upload.pending.times = attributes.times;
-                upload
-            }
+            Some(upload) => upload,
             None => {
                 let below = Access {
                     create: access.create,
@@ -628,14 +624,16 @@ impl Session {
         };
         steps.open(&path, handle, REPLACE).await?;
         let times = pending.times;
+        let mut set = Ok(Outcome::Done);
         if pending != Attributes::default() {
-            let set = Operation::Fsetstat {
-                handle,
-                attributes: pending,
-            };
-            steps.start(set).await?;
+            let attributes = pending;
+            set = steps
+                .start(Operation::Fsetstat { handle, attributes })
+                .await;
         }
-        publish(steps, handle, *gathered, times).await
+        let published = publish(steps, handle, *gathered, times).await?;
+        // Attributes that can't be set cost the file nothing.
+        set.map(|_| published)
     }
 
     /// SETSTAT with a size.

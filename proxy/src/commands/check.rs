@@ -34,6 +34,12 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
             exception.expires, exception.reason, exception.approver
         ));
     }
+    for (name, exception) in config.unencrypted_exceptions() {
+        super::print(&format!(
+            "files of backend {name} lie there unencrypted until {}: {} (approved by {})",
+            exception.expires, exception.reason, exception.approver
+        ));
+    }
     for (name, exception) in config.plaintext_sinks() {
         super::print(&format!(
             "sink {name} sends in clear until {}: {} (approved by {})",

@@ -21,7 +21,11 @@ pub use self::{
     server::{ServerAddress, TrustAnchor},
     sftp::{Credential, KeyPair},
 };
-use super::{files::Secret, section::Section};
+use super::{
+    encryption::{AtRest, Keys, at_rest},
+    files::Secret,
+    section::Section,
+};
 
 /// How long what interrupted uploads left is kept: a partner may come back the next day.
 const PARTIAL_RETENTION_HOURS: u64 = 24;
@@ -109,7 +113,16 @@ impl BackendConfig {
     }
 }
 
-pub(super) fn backend(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
+pub(super) fn backend(
+    mut section: Section<'_>,
+    keys: Keys<'_>,
+    today: NaiveDate,
+) -> Option<(BackendConfig, AtRest)> {
+    let at_rest = at_rest(&mut section, keys, today);
+    Some((target(section, today)?, at_rest?))
+}
+
+fn target(mut section: Section<'_>, today: NaiveDate) -> Option<BackendConfig> {
     const KINDS: &str = "\"local\", \"ftp\", \"s3\", \"azure\", \"gcs\", \"sftp\" or \"failover\"";
     match section.required_text("kind", KINDS)? {
         "local" => local(section),
@@ -156,16 +169,18 @@ fn failover(mut section: Section<'_>) -> Option<BackendConfig> {
 }
 
 /// What is wrong with the members of failover backends, as key and problem.
-pub(super) fn member_faults(backends: &[(String, Option<BackendConfig>)]) -> Vec<(String, String)> {
+pub(super) fn member_faults(
+    backends: &[(String, Option<(BackendConfig, AtRest)>)],
+) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     for (name, backend) in backends {
-        let Some(BackendConfig::Failover { members, .. }) = backend else {
+        let Some((BackendConfig::Failover { members, .. }, _)) = backend else {
             continue;
         };
         for (index, member) in members.iter().enumerate() {
             let problem = match backends.iter().find(|(other, _)| other == member) {
                 None => format!("there is no [backends.{member}]"),
-                Some((_, Some(BackendConfig::Failover { .. }))) => {
+                Some((_, Some((BackendConfig::Failover { .. }, _)))) => {
                     format!("{member:?} is a failover backend itself")
                 }
                 Some(_) => continue,

@@ -1,5 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use portcullis_at_rest::{DataKey, escrow::Identity, key_file};
 use portcullis_audit::hidden::AuditorSecret;
 
 use super::*;
@@ -8,6 +9,7 @@ use crate::{policy::DataOps, sftp::Digests};
 mod alerts;
 mod auth;
 mod backends;
+mod encryption;
 mod presets;
 mod sinks;
 mod trust;
@@ -32,6 +34,10 @@ impl Files {
         );
         files.write("password", "open sesame\n", 0o640);
         fs::create_dir(files.0.path().join("data")).unwrap();
+        let at = |name: &str| files.0.path().join(name);
+        let escrow = Identity::generate().unwrap();
+        key_file::write_kek(&at("kek"), &DataKey::random().unwrap()).unwrap();
+        key_file::write_recipient(&at("escrow.pub"), escrow.recipient()).unwrap();
         files
     }
 
@@ -41,8 +47,13 @@ impl Files {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// `text` with `%` for the directory.
+    /// `text` with `%` for the directory, and with keys for stored files.
     fn parse(&self, text: &str) -> Result<Config, Vec<Fault>> {
+        self.parse_alone(&format!("{text}\n{ENCRYPTION}"))
+    }
+
+    /// `text` with `%` for the directory.
+    fn parse_alone(&self, text: &str) -> Result<Config, Vec<Fault>> {
         Config::parse(&text.replace('%', self.0.path().to_str().unwrap()), today())
     }
 
@@ -55,6 +66,13 @@ impl Files {
             .collect()
     }
 }
+
+const ENCRYPTION: &str = r#"
+[encryption]
+key_file = "%/kek"
+escrow_recipient_file = "%/escrow.pub"
+spool_directory = "%"
+"#;
 
 const MINIMAL: &str = r#"
 [server]
@@ -379,7 +397,9 @@ fn the_sample_configuration_names_every_key_and_has_no_fault_but_its_files() {
     let faults = Config::parse(sample, today()).unwrap_err();
     for fault in &faults {
         assert!(
-            fault.problem.contains("can't be read") || fault.problem.contains("can be seen"),
+            fault.problem.contains("can't be read")
+                || fault.problem.contains("can't be opened")
+                || fault.problem.contains("can be seen"),
             "{fault}"
         );
     }

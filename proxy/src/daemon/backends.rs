@@ -10,12 +10,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use portcullis_at_rest::Realm;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::exception::Dated;
 use crate::{
     backend::{
         BackendService,
+        encrypted::{EncryptedService, Foreign, Vault},
         failover::{FailoverService, Member, Probe},
         ftp::{
             FtpService, FtpSettings, FtpTls, Password, TlsTrust,
@@ -26,7 +28,9 @@ use crate::{
         sftp::{Credential, PoolLimits, Publication, SftpService, SftpSettings},
         staging::{Claims, UploadSettings},
     },
-    config::{self, BackendConfig, BucketAccess, BucketTransport, KeyPair, TrustAnchor},
+    config::{
+        self, AtRest, BackendConfig, BucketAccess, BucketTransport, Config, KeyPair, TrustAnchor,
+    },
     session::Backends,
 };
 
@@ -89,14 +93,41 @@ impl Built {
 /// Makes a service for each section; `node` is this gateway's name. What is in `before` and has not changed stays the same
 /// value, with its connections. No server is reached yet.
 pub(super) fn build(
-    configs: &BTreeMap<String, BackendConfig>,
-    node: &str,
-    before: Option<(&BTreeMap<String, BackendConfig>, &Built)>,
+    config: &Config,
+    before: Option<(&Config, &Built)>,
 ) -> Result<Built, BuildError> {
+    let before = before.map(|(config, built)| (Wanted::of(config), built));
+    build_all(Wanted::of(config), &config.journal.node, before)
+}
+
+/// What is said of backends.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    configs: &'a BTreeMap<String, BackendConfig>,
+    at_rest: &'a BTreeMap<String, AtRest>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(config: &'a Config) -> Self {
+        Self {
+            configs: &config.backends,
+            at_rest: &config.at_rest,
+        }
+    }
+}
+
+fn build_all(
+    wanted: Wanted<'_>,
+    node: &str,
+    before: Option<(Wanted<'_>, &Built)>,
+) -> Result<Built, BuildError> {
+    let Wanted { configs, at_rest } = wanted;
     let unchanged = |name: &str, config: &BackendConfig| {
-        let (configs, built) = before?;
+        let (old, built) = before?;
         let entry = built.entries.get(name)?;
-        (configs.get(name) == Some(config)).then(|| Entry {
+        let is_same =
+            old.configs.get(name) == Some(config) && old.at_rest.get(name) == at_rest.get(name);
+        is_same.then(|| Entry {
             failover: None,
             ..entry.clone()
         })
@@ -108,10 +139,12 @@ pub(super) fn build(
     for (name, config) in configs {
         let entry = match unchanged(name, config) {
             Some(entry) => Some(entry),
-            None => entry(config, node, &mut claims).map_err(|source| BuildError {
-                name: name.clone(),
-                source,
-            })?,
+            None => entry(config, node, &mut claims)
+                .map_err(|source| BuildError {
+                    name: name.clone(),
+                    source,
+                })?
+                .map(|entry| entry.at_rest(name, at_rest.get(name))),
         };
         entries.extend(entry.map(|entry| (name.clone(), entry)));
     }
@@ -134,6 +167,33 @@ pub(super) fn build(
         }
     }
     Ok(Built { entries, claims })
+}
+
+impl Entry {
+    /// With its files as they are to lie there.
+    fn at_rest(mut self, name: &str, at_rest: Option<&AtRest>) -> Self {
+        match at_rest {
+            None | Some(AtRest::Plain(None)) => {}
+            Some(AtRest::Plain(Some(exception))) => {
+                self.service = Arc::new(Dated::new(self.service, exception.expires));
+            }
+            Some(AtRest::Encrypted { keys, is_migrating }) => {
+                let vault = Vault {
+                    ring: keys.ring.clone(),
+                    realm: Realm::named(name),
+                    foreign: if *is_migrating {
+                        Foreign::Read
+                    } else {
+                        Foreign::Refuse
+                    },
+                    update_limit: keys.update_limit,
+                    spool_directory: keys.spool_directory.clone(),
+                };
+                self.service = Arc::new(EncryptedService::new(self.service, vault));
+            }
+        }
+        self
+    }
 }
 
 fn failover(
@@ -406,8 +466,13 @@ mod tests {
     async fn what_has_not_changed_stays_the_same_service_and_a_list_changes_with_its_members() {
         let directory = tempfile::tempdir().unwrap();
         let (before, after) = (configs(directory.path(), 30), configs(directory.path(), 31));
-        let old = build(&before, "node", None).unwrap();
-        let new = build(&after, "node", Some((&before, &old))).unwrap();
+        let none = BTreeMap::new();
+        let wanted = |configs| Wanted {
+            configs,
+            at_rest: &none,
+        };
+        let old = build_all(wanted(&before), "node", None).unwrap();
+        let new = build_all(wanted(&after), "node", Some((wanted(&before), &old))).unwrap();
         let (old, new) = (old.services(), new.services());
         let is_same = |name: &str| Arc::ptr_eq(&old[name], &new[name]);
         assert!(is_same("a") && is_same("b") && is_same("a-or-b"));

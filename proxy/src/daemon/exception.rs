@@ -37,6 +37,14 @@ pub(super) fn announce(config: &Config) {
         } = exception;
         tracing::warn!(backend, %expires, approver, reason, "a backend is reached in clear under an exception");
     }
+    for (backend, exception) in config.unencrypted_exceptions() {
+        let Exception {
+            reason,
+            approver,
+            expires,
+        } = exception;
+        tracing::warn!(backend, %expires, approver, reason, "files lie on a backend unencrypted under an exception");
+    }
 }
 
 /// Resolves once the day after `last` has begun, UTC; never without one.

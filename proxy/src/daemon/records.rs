@@ -185,6 +185,15 @@ fn exceptions(config: &Config) -> Value {
             "expires": exception.expires.to_string(),
         })
     });
+    let unencrypted = config.unencrypted_exceptions().map(|(backend, exception)| {
+        json!({
+            "backend": backend,
+            "what": "files unencrypted at rest",
+            "reason": exception.reason,
+            "approver": exception.approver,
+            "expires": exception.expires.to_string(),
+        })
+    });
     config
         .plaintext_exceptions()
         .map(|(backend, exception)| {
@@ -196,6 +205,7 @@ fn exceptions(config: &Config) -> Value {
                 "expires": exception.expires.to_string(),
             })
         })
+        .chain(unencrypted)
         .chain(sinks)
         .chain(lifetimes)
         .chain(algorithms)

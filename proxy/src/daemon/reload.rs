@@ -230,8 +230,8 @@ impl Reloader<'_> {
                     sha256: config.sha256,
                 });
             }
-            let old = Some((&before.config.backends, &before.built));
-            let built = backends::build(&config.backends, &config.journal.node, old)?;
+            let old = Some((&before.config, &before.built));
+            let built = backends::build(&config, old)?;
             let socket = |config: &Config| {
                 let bans = config.bans.as_ref()?;
                 Some(bans.agent_socket.clone())
@@ -320,7 +320,10 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         .collect();
     let backends = names
         .into_iter()
-        .filter(|&name| before.backends.get(name) != after.backends.get(name))
+        .filter(|&name| {
+            before.backends.get(name) != after.backends.get(name)
+                || before.at_rest.get(name) != after.at_rest.get(name)
+        })
         .map(|name| format!("backends.{name}"));
     sections.chain(backends).collect()
 }

@@ -158,3 +158,196 @@ fn is_no_more(asked: Access, granted: Access) -> bool {
         && (!asked.create || granted.create)
         && (!granted.exclusive || asked.exclusive)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        operation::Attributes,
+        testing::{self, Fixture},
+    };
+
+    const READ: Access = Access {
+        read: true,
+        write: false,
+        append: false,
+        create: false,
+        truncate: false,
+        exclusive: false,
+    };
+    const REPLACE: Access = Access {
+        read: false,
+        write: true,
+        truncate: true,
+        ..READ
+    };
+    const CREATE: Access = Access {
+        create: true,
+        ..REPLACE
+    };
+
+    const HANDLE: HandleId = HandleId(7);
+
+    fn open(path: &str, handle: HandleId, access: Access) -> Operation {
+        Operation::Open {
+            path: VirtualPath::clean(path.as_bytes()).unwrap(),
+            handle,
+            access,
+            attributes: Attributes::default(),
+        }
+    }
+
+    fn read(handle: HandleId) -> Operation {
+        Operation::Read {
+            handle,
+            offset: 0,
+            length: 1,
+        }
+    }
+
+    fn write(handle: HandleId) -> Operation {
+        Operation::Write {
+            handle,
+            offset: 0,
+            data: Bytes::from_static(b"x"),
+        }
+    }
+
+    fn close(handle: HandleId) -> Operation {
+        Operation::Close { handle }
+    }
+
+    fn stat(path: &str) -> Operation {
+        Operation::Stat {
+            path: VirtualPath::clean(path.as_bytes()).unwrap(),
+        }
+    }
+
+    fn remove(path: &str) -> Operation {
+        Operation::Remove {
+            path: VirtualPath::clean(path.as_bytes()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_step_goes_as_far_as_its_operation_and_no_further() {
+        let (other, beneath) = (HandleId(8), HANDLE.beneath());
+        let fsetstat = Operation::Fsetstat {
+            handle: HANDLE,
+            attributes: Attributes::default(),
+        };
+        for (whole, allowed, forbidden) in [
+            (
+                open("/a", HANDLE, READ),
+                vec![
+                    open("/a", HANDLE, READ),
+                    read(HANDLE),
+                    Operation::Fstat { handle: HANDLE },
+                    close(HANDLE),
+                    read(beneath),
+                ],
+                vec![
+                    open("/a", HANDLE, REPLACE),
+                    write(HANDLE),
+                    read(other),
+                    close(other),
+                    remove("/a"),
+                ],
+            ),
+            (
+                open("/a", HANDLE, CREATE),
+                vec![
+                    open("/a", HANDLE, REPLACE),
+                    open("/a", HANDLE, CREATE),
+                    open("/a", beneath, READ),
+                    close(beneath),
+                ],
+                vec![
+                    open("/b", HANDLE, REPLACE),
+                    open("/a", other, REPLACE),
+                    close(HANDLE),
+                    write(HANDLE),
+                ],
+            ),
+            (
+                open("/a", HANDLE, REPLACE),
+                vec![open("/a", HANDLE, REPLACE)],
+                vec![open("/a", HANDLE, CREATE)],
+            ),
+            (
+                read(HANDLE),
+                vec![read(HANDLE)],
+                vec![write(HANDLE), read(other), close(HANDLE)],
+            ),
+            (
+                write(HANDLE),
+                vec![write(HANDLE)],
+                vec![write(other), close(HANDLE), fsetstat.clone()],
+            ),
+            (
+                close(HANDLE),
+                vec![
+                    write(HANDLE),
+                    close(HANDLE),
+                    fsetstat,
+                    open("/a", HANDLE, REPLACE),
+                    open("/a", beneath, READ),
+                    close(beneath),
+                ],
+                vec![
+                    write(other),
+                    close(other),
+                    open("/a", HANDLE, CREATE),
+                    open("/a", other, READ),
+                    remove("/a"),
+                ],
+            ),
+            (
+                stat("/a"),
+                vec![
+                    stat("/a"),
+                    open("/a", beneath, READ),
+                    read(beneath),
+                    close(beneath),
+                ],
+                vec![
+                    open("/a", beneath, REPLACE),
+                    read(HANDLE),
+                    write(beneath),
+                    stat("/b"),
+                ],
+            ),
+            (
+                remove("/a"),
+                vec![remove("/a")],
+                vec![remove("/b"), open("/a", beneath, READ), stat("/a")],
+            ),
+        ] {
+            for step in allowed {
+                assert!(leads_to(&whole, &step), "{whole:?} takes {step:?}");
+            }
+            for step in forbidden {
+                assert!(!leads_to(&whole, &step), "{whole:?} takes no {step:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_belongs_to_the_record_of_its_own_operation_alone() {
+        let fixture = Fixture::new();
+        let (one, two) = (
+            fixture.recorded(stat("/a")).await,
+            fixture.recorded(stat("/a")).await,
+        );
+        let step = one.intent().step(stat("/a"));
+        assert!(one.cover(step.clone()).is_ok());
+        assert!(two.cover(step).is_err(), "of another operation");
+        let elsewhere = fixture.recorded(stat("/b")).await;
+        assert!(one.cover(elsewhere.intent().step(stat("/b"))).is_err());
+        let mut stolen = one.intent().step(stat("/a"));
+        stolen.requester = Arc::new(testing::requester());
+        assert!(one.cover(stolen).is_err(), "of another account");
+    }
+}

@@ -22,6 +22,10 @@ use crate::server::{PASSWORD, USER};
 
 use super::{Proxy, SmallDisk, start_at};
 
+/// What lets tests look at the files that lie on a backend.
+pub const UNENCRYPTED: &str = "encryption = \"off\"\n\
+    unencrypted_exception = { reason = \"lab\", approver = \"J. Doe\", expires = \"2099-12-31\" }\n";
+
 /// Where a mount's files are, in the words of the configuration.
 #[derive(Debug, Clone)]
 pub struct Backend(String);
@@ -31,9 +35,16 @@ impl Backend {
     #[must_use]
     pub fn local(directory: &Path) -> Self {
         Self(format!(
-            "kind = \"local\"\ndirectory = \"{}\"\n",
+            "kind = \"local\"\ndirectory = \"{}\"\n{UNENCRYPTED}",
             directory.display()
         ))
+    }
+
+    /// The same, with its files encrypted at rest.
+    #[must_use]
+    pub fn encrypted(mut self) -> Self {
+        self.0 = self.0.replace(UNENCRYPTED, "");
+        self
     }
 
     /// vsftpd, with the protection that it was started with.
@@ -84,7 +95,7 @@ impl Backend {
         let (id, secret) = server.key_files()?;
         Ok(Self(format!(
             "kind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\naccess_key_file = \"{}\"\n\
-             secret_key_file = \"{}\"\ntimeout_seconds = 20\n",
+             secret_key_file = \"{}\"\ntimeout_seconds = 20\n{UNENCRYPTED}",
             server.endpoint(),
             id.display(),
             secret.display()
@@ -98,10 +109,16 @@ impl Backend {
     pub fn azurite(server: &Azurite) -> Result<Self> {
         Ok(Self(format!(
             "kind = \"azure\"\naccount = \"{ACCOUNT}\"\ncontainer = \"{CONTAINER}\"\nendpoint = \"{}\"\n\
-             key_file = \"{}\"\ntimeout_seconds = 20\n",
+             key_file = \"{}\"\ntimeout_seconds = 20\n{UNENCRYPTED}",
             server.endpoint(),
             server.key_file()?.display()
         )))
+    }
+
+    fn is_encrypted(&self) -> bool {
+        let has = |what| self.0.contains(what);
+        let is_default = has("kind = \"local\"") || has("kind = \"s3\"") || has("kind = \"azure\"");
+        has("encryption = \"on\"") || is_default && !has("encryption = \"off\"")
     }
 
     /// With another line of the configuration file.
@@ -317,6 +334,23 @@ impl<'a> Plan<'a> {
         for (name, Backend(toml)) in &self.backends {
             let toml = toml.replace("PASSWORD_FILE", &password_file.display().to_string());
             let _ = write!(text, "\n[backends.{name}]\n{toml}");
+        }
+        if self
+            .backends
+            .iter()
+            .any(|(_, backend)| backend.is_encrypted())
+        {
+            let (key, escrow) = (folder.join("at-rest.kek"), folder.join("escrow"));
+            // Of the same build.
+            let rescue = self.program.with_file_name("portcullis-rescue");
+            succeed(Command::new(&rescue).arg("new-key").arg(&key))?;
+            succeed(Command::new(&rescue).arg("new-escrow").arg(&escrow))?;
+            let _ = write!(
+                text,
+                "\n[encryption]\nkey_file = \"{}\"\nescrow_recipient_file = \"{}/recipient\"\n",
+                key.display(),
+                escrow.display()
+            );
         }
         let config = folder.join("proxy.toml");
         fs::write(&config, text)?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod alerts;
+mod at_rest;
 mod audit;
 mod backends;
 mod bad_input;

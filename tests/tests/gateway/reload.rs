@@ -9,7 +9,7 @@ use portcullis_tests::client::OpensshConnection;
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, wait_for};
-use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::proxy::{Backend, Plan, Proxy, UNENCRYPTED};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -260,7 +260,7 @@ async fn a_new_backend_and_mount_are_there_for_a_new_session_and_not_for_an_old_
     ensure!(old.list(b"/").await?.len() == 1);
     let record = world.proxy.reload(|text| {
         format!(
-            "{text}\n[backends.third]\nkind = \"local\"\ndirectory = \"{}\"\n",
+            "{text}\n[backends.third]\nkind = \"local\"\ndirectory = \"{}\"\n{UNENCRYPTED}",
             third.path().display()
         )
     })?;

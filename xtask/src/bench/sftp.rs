@@ -5,6 +5,7 @@
 //! time is user and system time of the serving processes, less that of a session that transfers nothing.
 
 mod client;
+mod encrypted;
 mod figures;
 mod ftp;
 mod journalled;
@@ -99,6 +100,14 @@ pub(super) fn journalled(rounds: u32, report: &mut Report) -> Result<()> {
     journalled::run(&lab, report)
 }
 
+/// What encryption at rest costs transfers; a part of another suite, likewise.
+pub(super) fn encrypted(rounds: u32, report: &mut Report) -> Result<()> {
+    build()?;
+    let lab = Lab::new(rounds)?;
+    lab.conditions(report);
+    encrypted::run(&lab, report)
+}
+
 fn build() -> Result<()> {
     process::run(process::cargo().args([
         "build",
@@ -108,6 +117,8 @@ fn build() -> Result<()> {
         "portcullis-proxy",
         "--package",
         "portcullis-journal",
+        "--package",
+        "portcullis-rescue",
         "--package",
         "portcullis-bench-client",
     ]))

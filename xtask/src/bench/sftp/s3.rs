@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use portcullis_tests::process::{PATIENCE, succeed_within};
-use portcullis_tests::proxy::Backend;
+use portcullis_tests::proxy::{Backend, UNENCRYPTED};
 use portcullis_tests::report::{Measure, Report};
 use portcullis_tests::server::PASSWORD;
 use portcullis_tests::server::seaweed::{ACCESS_KEY, BUCKET, Seaweed};
@@ -24,7 +24,7 @@ pub(super) fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let server = Seaweed::start(lab.place())?;
     let (id, secret) = server.key_files()?;
     let backend = Backend::custom(&format!(
-        "kind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\naccess_key_file = \"{}\"\nsecret_key_file = \"{}\"\n",
+        "kind = \"s3\"\nendpoint = \"{}\"\nbucket = \"{BUCKET}\"\naccess_key_file = \"{}\"\nsecret_key_file = \"{}\"\n{UNENCRYPTED}",
         server.endpoint(),
         id.display(),
         secret.display()

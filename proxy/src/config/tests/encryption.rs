@@ -1,0 +1,148 @@
+//! `[encryption]`, and what backends say of it.
+
+use super::{super::*, ENCRYPTION, Files, MINIMAL};
+
+fn with(backend: &str) -> String {
+    format!("{MINIMAL}[backends.a]\n{backend}\n")
+}
+
+const LOCAL: &str = "kind = \"local\"\ndirectory = \"%/data\"";
+const LIST: &str = "kind = \"failover\"\nmembers = [\"b\", \"c\"]";
+const FTP: &str = "kind = \"ftp\"\naddress = \"198.51.100.20:21\"\nuser = \"g\"\npassword_file = \"%/password\"\ntls = \"implicit\"";
+const EXCEPTION: &str =
+    r#"unencrypted_exception = { reason = "r", approver = "a", expires = "2026-11-22" }"#;
+
+#[test]
+fn local_files_are_encrypted_unless_somebody_allows_that_they_are_not() {
+    let files = Files::new();
+    let of = |lines: &str| {
+        let config = files.parse(&with(&format!("{LOCAL}\n{lines}")))?;
+        assert_eq!(
+            config.unencrypted_exceptions().count(),
+            usize::from(lines.contains("exception"))
+        );
+        Ok::<_, Vec<Fault>>(
+            matches!(config.at_rest["a"], AtRest::Encrypted { is_migrating, .. }
+            if is_migrating == lines.contains("migrating")),
+        )
+    };
+    for (lines, is_encrypted) in [
+        ("", true),
+        ("encryption = \"on\"", true),
+        ("encryption = \"migrating\"", true),
+        (&format!("encryption = \"off\"\n{EXCEPTION}"), false),
+    ] {
+        assert_eq!(of(lines).unwrap(), is_encrypted, "{lines}");
+    }
+    for (lines, fault) in [
+        (
+            "encryption = \"off\"".to_owned(),
+            "backends.a.unencrypted_exception: missing",
+        ),
+        (
+            EXCEPTION.to_owned(),
+            "backends.a.unencrypted_exception: has no use",
+        ),
+        (
+            format!(
+                "encryption = \"off\"\n{}",
+                EXCEPTION.replace("22\"", "21\"")
+            ),
+            "backends.a.unencrypted_exception.expires: the exception ended",
+        ),
+        (
+            "encryption = \"no\"".to_owned(),
+            "backends.a.encryption: expected",
+        ),
+    ] {
+        let faults = files.faults(&with(&format!("{LOCAL}\n{lines}")));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with(fault), "{faults:?}");
+    }
+}
+
+#[test]
+fn legacy_servers_keep_what_they_read_themselves_unless_they_are_to_be_encrypted() {
+    let files = Files::new();
+    let config = files.parse_alone(&with(FTP)).unwrap();
+    assert_eq!(config.at_rest["a"], AtRest::Plain(None));
+    let config = files.parse(&with(&format!("{FTP}\nencryption = \"on\"")));
+    assert!(matches!(
+        config.unwrap().at_rest["a"],
+        AtRest::Encrypted { .. }
+    ));
+    let list = format!("{LIST}\nencryption = \"on\"");
+    assert!(
+        files.faults(&with(&list))[0]
+            .starts_with("backends.a.encryption: it is said in the sections")
+    );
+}
+
+#[test]
+fn files_without_keys_are_a_fault_that_names_the_way_out_and_so_are_bad_keys() {
+    let files = Files::new();
+    let faults = files.parse_alone(&with(LOCAL)).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0].problem.contains("portcullis-rescue new-key"),
+        "{faults:?}"
+    );
+    files.write(
+        "open",
+        &std::fs::read_to_string(files.0.path().join("kek")).unwrap(),
+        0o644,
+    );
+    files.write("empty", "", 0o600);
+    for (key, fault) in [
+        (
+            "%/open",
+            "encryption.key_file: others than its owner have rights",
+        ),
+        ("%/empty", "encryption.key_file: empty is empty"),
+        ("%/escrow.pub", "encryption.key_file: "),
+        (
+            "%/nowhere",
+            "encryption.key_file: nowhere can't be opened: No such file",
+        ),
+    ] {
+        let section = ENCRYPTION.replace("%/kek", key);
+        let text =
+            format!("{}{section}", with(LOCAL)).replace('%', &files.0.path().display().to_string());
+        let faults = Config::parse(&text, super::today()).unwrap_err();
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|fault| {
+                fault
+                    .to_string()
+                    .replace(&format!("{}/", files.0.path().display()), "")
+            })
+            .collect();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with(fault), "{faults:?}");
+    }
+    let without = ENCRYPTION.replace("escrow_recipient_file = \"%/escrow.pub\"\n", "");
+    let faults = files
+        .parse_alone(&format!("{}{without}", with(LOCAL)))
+        .unwrap_err();
+    assert!(
+        faults[0]
+            .to_string()
+            .starts_with("encryption.escrow_recipient_file: missing"),
+        "{faults:?}"
+    );
+}
+
+#[test]
+fn the_same_keys_are_the_same_configuration_and_others_are_not() {
+    let files = Files::new();
+    let keys = || {
+        let config = files.parse(&with(LOCAL)).unwrap();
+        config.at_rest["a"].clone()
+    };
+    let before = keys();
+    assert_eq!(before, keys());
+    std::fs::remove_file(files.0.path().join("kek")).unwrap();
+    let key = portcullis_at_rest::DataKey::random().unwrap();
+    portcullis_at_rest::key_file::write_kek(&files.0.path().join("kek"), &key).unwrap();
+    assert_ne!(before, keys());
+}

@@ -1,0 +1,243 @@
+//! A gateway whose backend keeps files encrypted, as its clients and a thief of the disk see it.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use portcullis_tests::account::{Account, Factors, Mount};
+use portcullis_tests::client::OpensshConnection;
+use portcullis_tests::files;
+use portcullis_tests::place::Place;
+use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::server::seaweed::Seaweed;
+use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
+use tempfile::TempDir;
+
+use crate::sessions::{body, text, wait_for_record};
+
+const CANARY: &[u8] = b"Jane Doe, born 1980-01-01, HIV positive";
+/// Bytes that a stored file has more than the plaintext, if that fits into a segment: head, FLOE header, one segment.
+const OVERHEAD: u64 = 512 + 74 + 32;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Gateway {
+    proxy: Proxy,
+    alice: Account,
+    storage: TempDir,
+    here: TempDir,
+}
+
+impl Gateway {
+    fn start(backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
+        Self::over(".", backend)
+    }
+
+    fn over(directory: &'static str, backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
+        let storage = files::folder("storage")?;
+        let proxy = Plan::new(Place::Loopback)?
+            .backend("disk", backend(storage.path()))
+            .start()?;
+        let alice = proxy.account("alice", &[Mount::all("/inbox", "disk", directory)])?;
+        Ok(Self {
+            proxy,
+            alice,
+            storage,
+            here: files::folder("here")?,
+        })
+    }
+
+    /// Runs an `sftp` batch with the local folder as its own, and says what was printed, errors included.
+    fn sftp(&mut self, batch: &str) -> Result<(bool, String)> {
+        let connection =
+            OpensshConnection::new(&self.proxy, &mut self.alice, Factors::KeyThenPassword)?;
+        let batch = format!("lcd {}\ncd /inbox\n{batch}\n", self.here.path().display());
+        let output = connection.sftp(Place::Loopback, &batch, PATIENCE)?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    }
+
+    fn succeed(&mut self, batch: &str) -> Result<String> {
+        let (is_done, said) = self.sftp(batch)?;
+        ensure!(is_done, "{batch}: {said}");
+        Ok(said)
+    }
+
+    fn local(&self, name: &str) -> PathBuf {
+        self.here.path().join(name)
+    }
+
+    fn stored(&self, name: &str) -> PathBuf {
+        self.storage.path().join(name)
+    }
+}
+
+fn holds_canary(folder: &Path) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if let Some(found) = holds_canary(&path)? {
+                return Ok(Some(found));
+            }
+        } else if fs::read(&path)?
+            .windows(CANARY.len())
+            .any(|window| window == CANARY)
+        {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn clients_see_their_files_and_a_thief_of_the_disk_does_not() -> Result<()> {
+    let mut gateway = Gateway::start(|storage| Backend::local(storage).encrypted())?;
+    let large = [CANARY, &files::random_bytes(20 << 20)?, CANARY].concat();
+    fs::write(gateway.local("small"), CANARY)?;
+    fs::write(gateway.local("large"), &large)?;
+    fs::write(gateway.local("empty"), "")?;
+    gateway.succeed("put small\nput large\nput empty\nmkdir sub\nrename small sub/renamed")?;
+    let listed = gateway.succeed(
+        "ls -l\nls -l sub\nget sub/renamed back-small\nget large back-large\nget empty back-empty",
+    )?;
+    let size = |name: &str| -> Result<u64> {
+        let line = listed
+            .lines()
+            .find(|line| line.ends_with(name))
+            .context("it is listed")?;
+        Ok(line.split_whitespace().nth(4).context("a size")?.parse()?)
+    };
+    ensure!(
+        size("large")? == large.len() as u64 && size("empty")? == 0,
+        "{listed}"
+    );
+    ensure!(size("renamed")? == CANARY.len() as u64, "{listed}");
+    ensure!(fs::read(gateway.local("back-small"))? == CANARY);
+    ensure!(fs::read(gateway.local("back-large"))? == large);
+    ensure!(fs::read(gateway.local("back-empty"))?.is_empty());
+
+    let stored = fs::metadata(gateway.stored("sub/renamed"))?.len();
+    ensure!(stored == CANARY.len() as u64 + OVERHEAD, "{stored}");
+    let found = holds_canary(gateway.storage.path())?.or(holds_canary(gateway.proxy.folder())?);
+    ensure!(found.is_none(), "{found:?} holds plaintext");
+    for record in gateway.proxy.records()? {
+        if text(&record, "event") == "xfer.summary" && body(&record, "direction") == "upload" {
+            ensure!(body(&record, "sha256").len() == 64, "{record}");
+        }
+    }
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.proxy.process.id()))?;
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .context("a limit")?;
+    ensure!(
+        core.split_whitespace().filter(|word| *word == "0").count() == 2,
+        "{core}"
+    );
+    gateway.proxy.journal_is_sound()
+}
+
+#[test]
+fn what_was_changed_behind_the_gateways_back_is_never_given_out_and_named_on_record() -> Result<()>
+{
+    let mut gateway = Gateway::start(|storage| Backend::local(storage).encrypted())?;
+    let content = files::random_bytes(200_000)?;
+    fs::write(gateway.local("file"), &content)?;
+    gateway.succeed("put file sound\nput file flipped\nput file cut\nput file newer")?;
+    let flip = |name: &str, at: u64, bits: u8| -> Result<()> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(gateway.stored(name))?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        Ok(file.write_all_at(&[byte[0] ^ bits], at)?)
+    };
+    flip("flipped", 100_000, 1)?;
+    flip("newer", 9, 3)?;
+    let segment = 512 + 74 + 65_536 + 32;
+    fs::OpenOptions::new()
+        .write(true)
+        .open(gateway.stored("cut"))?
+        .set_len(segment)?;
+    fs::write(gateway.stored("foreign"), "written by somebody else")?;
+    fs::write(gateway.stored("nothing"), "")?;
+    for (name, reason) in [
+        ("flipped", "segment 1 was changed"),
+        ("cut", "segment 0 was changed, moved or cut off"),
+        ("newer", "format version 2"),
+        ("foreign", "not encrypted, or not by this program"),
+        ("nothing", "it is empty"),
+    ] {
+        let (is_done, said) = gateway.sftp(&format!("get {name} back"))?;
+        ensure!(!is_done, "{name}: {said}");
+        let given = fs::read(gateway.local("back")).unwrap_or_default();
+        ensure!(
+            content.starts_with(&given),
+            "{name}: other bytes were given"
+        );
+        ensure!(given.len() <= 65_536, "{name}: {} bytes", given.len());
+        let _ = fs::remove_file(gateway.local("back"));
+        wait_for_record(&gateway.proxy, name, |record| {
+            text(record, "reason") == "not_authentic" && body(record, "error").contains(reason)
+        })?;
+    }
+    gateway.succeed("get sound back\nrm flipped\nrm foreign\nrm nothing")?;
+    ensure!(fs::read(gateway.local("back"))? == content);
+    Ok(())
+}
+
+#[test]
+fn files_from_before_are_read_while_a_backend_is_migrated_and_new_ones_are_encrypted() -> Result<()>
+{
+    let mut gateway = Gateway::start(|storage| {
+        Backend::local(storage)
+            .encrypted()
+            .with("encryption = \"migrating\"")
+    })?;
+    fs::write(gateway.stored("old"), CANARY)?;
+    fs::write(gateway.local("new"), CANARY)?;
+    gateway.succeed("put new\nget old back-old\nget new back-new")?;
+    for name in ["back-old", "back-new"] {
+        ensure!(fs::read(gateway.local(name))? == CANARY, "{name}");
+    }
+    ensure!(fs::metadata(gateway.stored("new"))?.len() == CANARY.len() as u64 + OVERHEAD);
+    // What replaces an old file is encrypted.
+    gateway.succeed("put new old\nget old back-old")?;
+    ensure!(fs::read(gateway.local("back-old"))? == CANARY);
+    ensure!(holds_canary(gateway.storage.path())?.is_none());
+    Ok(())
+}
+
+#[test]
+fn a_legacy_server_and_a_bucket_hold_no_plaintext_either() -> Result<()> {
+    let server = Vsftpd::start(Place::Loopback, Tls::ExplicitWithSessionReuse)?;
+    let on = |backend: Backend| backend.with("encryption = \"on\"");
+    works_over(on(Backend::vsftpd(&server)), "/")?;
+    let found = holds_canary(&server.home)?;
+    ensure!(found.is_none(), "{found:?} holds plaintext");
+
+    let store = Seaweed::start(Place::Loopback)?;
+    works_over(Backend::seaweed(&store)?.encrypted(), "/partners/alice")
+}
+
+/// Uploads, lists, changes and downloads.
+fn works_over(backend: Backend, directory: &'static str) -> Result<()> {
+    let mut gateway = Gateway::over(directory, |_| backend)?;
+    let large = [CANARY, &files::random_bytes(9 << 20)?].concat();
+    fs::write(gateway.local("large"), &large)?;
+    fs::write(gateway.local("small"), CANARY)?;
+    gateway.succeed("put large\nput small\nrename small moved")?;
+    let listed = gateway.succeed("ls -l\nget large back-large\nget moved back-small")?;
+    ensure!(listed.contains(&format!(" {} ", large.len())), "{listed}");
+    ensure!(fs::read(gateway.local("back-large"))? == large);
+    ensure!(fs::read(gateway.local("back-small"))? == CANARY);
+    fs::write(gateway.local("moved"), [CANARY, b", and more"].concat())?;
+    gateway.succeed("reput moved\nget moved back-small")?;
+    ensure!(fs::read(gateway.local("back-small"))? == [CANARY, b", and more"].concat());
+    Ok(())
+}
