@@ -53,6 +53,8 @@ pub enum Watched {
     SinkBehind { seconds: u64, records: u64 },
     /// The log's disk has no room, or fails.
     Disk,
+    /// Stored files differ from what was uploaded.
+    FilesAltered,
 }
 
 impl Watched {
@@ -67,6 +69,7 @@ impl Watched {
             Self::VerifyFailed => "verify_failed",
             Self::SinkBehind { .. } => "sink_behind",
             Self::Disk => "disk",
+            Self::FilesAltered => "files_altered",
         }
     }
 }
@@ -166,6 +169,7 @@ impl Engine {
             EventKind::LogSink,
             EventKind::LogDisk,
             EventKind::LogAlert,
+            EventKind::RestFinding,
         ]
         .iter()
         .any(|kind| kind.name().as_bytes() == event)
@@ -301,6 +305,10 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
         Watched::Disk => {
             (is(EventKind::LogDisk) && outcome == Some("failure")).then_some(())?;
             Some((record.reason.clone().unwrap_or_default(), once))
+        }
+        Watched::FilesAltered => {
+            is(EventKind::RestFinding).then_some(())?;
+            Some((text(&record.body, "backend")?.to_owned(), once))
         }
     }
 }

@@ -134,7 +134,7 @@ impl Renames {
 }
 
 /// What becomes of `path` when `from` becomes `to`.
-fn moved(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn moved(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     if path == from {
         return Some(to.to_vec());
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod catalogue;
 pub mod coverage;
 pub mod file;
 pub mod filter;

@@ -13,6 +13,8 @@ pub(crate) struct Key(LazyLock<Finder<'static>>);
 pub(crate) static EVENT: Key = Key(LazyLock::new(|| Finder::new("\"event\":\"")));
 pub(crate) static SESSION: Key = Key(LazyLock::new(|| Finder::new("\"session_id\":\"")));
 pub(crate) static OUTCOME: Key = Key(LazyLock::new(|| Finder::new("\"outcome\":\"")));
+/// Of an intent, in the body: there is no other of its name.
+pub(crate) static OPERATION: Key = Key(LazyLock::new(|| Finder::new("\"sftp_op\":\"")));
 pub(crate) static TIME: Key = Key(LazyLock::new(|| Finder::new("\"ts\":\"")));
 
 impl Key {

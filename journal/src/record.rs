@@ -38,6 +38,8 @@ pub enum EventKind {
     AuthStep,
     /// `auth.result`
     AuthResult,
+    /// `session.mounts`: where the paths of a session lead.
+    SessionMounts,
     /// `op.intent`
     OperationIntent,
     /// `op.outcome`
@@ -48,6 +50,10 @@ pub enum EventKind {
     ChannelRefused,
     /// `xfer.summary`
     TransferSummary,
+    /// `rest.finding`: a stored file is not what was stored.
+    RestFinding,
+    /// `rest.verify`: what a look at stored files found.
+    RestVerify,
     /// `allow.change`
     AllowChange,
     /// `ban.change`
@@ -102,11 +108,14 @@ impl EventKind {
             Self::ConnectionClose => "conn.close",
             Self::AuthStep => "auth.step",
             Self::AuthResult => "auth.result",
+            Self::SessionMounts => "session.mounts",
             Self::OperationIntent => "op.intent",
             Self::OperationOutcome => "op.outcome",
             Self::OperationDenied => "op.denied",
             Self::ChannelRefused => "channel.refused",
             Self::TransferSummary => "xfer.summary",
+            Self::RestFinding => "rest.finding",
+            Self::RestVerify => "rest.verify",
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",

@@ -5,6 +5,7 @@
 mod extents;
 mod measure;
 pub mod reconcile;
+pub mod verify;
 
 use std::{
     collections::BTreeMap,

@@ -29,7 +29,7 @@ use serde_json::Value;
 use crate::{
     allowance::Allowance,
     extensions::Extensions,
-    operation::{Access, HandleId, Operation},
+    operation::{Access, Attributes, HandleId, Operation},
     path::{RelativePath, VirtualPath},
 };
 
@@ -82,7 +82,7 @@ pub struct Requester {
 }
 
 /// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`],
-/// [`Permit::reconciling`] and [`Permit::settling`] for the gateway.
+/// [`Permit::reconciling`], [`Permit::settling`] and [`Permit::verifying`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -102,6 +102,28 @@ enum Decision {
     Measuring,
     /// Nobody asked: the gateway looks what became of an operation that was under way when it crashed, and may end it.
     Reconciling,
+    /// Nobody asked: the gateway compares what lies on a backend with the log.
+    Verifying,
+}
+
+/// A step of the gateway's own look at a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileLook {
+    Stat,
+    Open(HandleId),
+    Read {
+        handle: HandleId,
+        offset: u64,
+        length: u32,
+    },
+    Close(HandleId),
+}
+
+/// A step of the gateway's own look at a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    Directory(Look),
+    File(FileLook),
 }
 
 /// A step of the gateway's own look at a directory.
@@ -332,6 +354,58 @@ impl Permit {
             },
             operation: operation.clone(),
             decision: Decision::Reconciling,
+            requester: Arc::clone(requester),
+        })
+    }
+
+    /// For a look at what lies on a backend, which is mounted for nobody but the gateway. It changes nothing. `None` if the path
+    /// is not on the mount.
+    pub fn verifying(
+        requester: &Arc<Requester>,
+        mount: &Mount,
+        id: OperationId,
+        path: &VirtualPath,
+        look: Verify,
+    ) -> Option<Self> {
+        let target = path.below(&mount.at)?;
+        let operation = match look {
+            Verify::Directory(Look::Open(handle)) => Operation::Opendir {
+                path: path.clone(),
+                handle,
+            },
+            Verify::Directory(Look::Next(handle)) => Operation::Readdir { handle },
+            Verify::File(FileLook::Stat) => Operation::Lstat { path: path.clone() },
+            Verify::File(FileLook::Open(handle)) => Operation::Open {
+                path: path.clone(),
+                handle,
+                access: Access {
+                    read: true,
+                    ..Access::default()
+                },
+                attributes: Attributes::default(),
+            },
+            Verify::File(FileLook::Read {
+                handle,
+                offset,
+                length,
+            }) => Operation::Read {
+                handle,
+                offset,
+                length,
+            },
+            Verify::Directory(Look::Close(handle)) | Verify::File(FileLook::Close(handle)) => {
+                Operation::Close { handle }
+            }
+        };
+        Some(Self {
+            id,
+            operation,
+            route: Route::Mount {
+                mount: MountId(0),
+                target,
+                second: None,
+            },
+            decision: Decision::Verifying,
             requester: Arc::clone(requester),
         })
     }

@@ -5,7 +5,7 @@
 
 pub mod channel;
 pub mod compound;
-mod digest;
+pub(crate) mod digest;
 pub mod framing;
 pub mod handles;
 pub mod reply;

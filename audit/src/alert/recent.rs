@@ -176,8 +176,9 @@ fn reached(watched: &Watched, events: u64, bytes: u64) -> Option<(u64, &'static 
         }
         Watched::OffHours(_) => Some((events, "logins")),
         Watched::RelaxationExpiring { .. } => Some((events, "exceptions")),
-        Watched::VerifyFailed | Watched::SinkBehind { .. } | Watched::Disk => {
-            Some((events, "records"))
-        }
+        Watched::VerifyFailed
+        | Watched::SinkBehind { .. }
+        | Watched::Disk
+        | Watched::FilesAltered => Some((events, "records")),
     }
 }

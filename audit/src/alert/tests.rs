@@ -247,6 +247,16 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
 }
 
 #[test]
+fn a_finding_among_stored_files_alerts_and_a_look_that_found_none_does_not() {
+    let body = json!({ "backend": "archive", "finding": "altered" });
+    let finding = record(1, EventKind::RestFinding, "failure", "root", body);
+    let found = alerts(Watched::FilesAltered, &[finding]);
+    assert_eq!(found[0].subject, "archive");
+    let sound = record(1, EventKind::RestVerify, "success", "root", json!({}));
+    assert_eq!(alerts(Watched::FilesAltered, &[sound]), []);
+}
+
+#[test]
 fn a_log_that_its_witness_refuses_alerts_and_a_witness_that_is_away_does_not() {
     let told = |reason: &str| {
         let body = json!({ "witness": "w.example/1" });

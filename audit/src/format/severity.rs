@@ -28,6 +28,7 @@ impl Severity {
         }
         if event == "log.gap"
             || event == "log.alert"
+            || event == "rest.finding"
             || event.starts_with("log.") && outcome == "failure"
             || event.starts_with("auth.") && (has("alert") || has("locked"))
         {

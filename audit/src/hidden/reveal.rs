@@ -37,6 +37,14 @@ impl Revealer {
             if let Some(Value::Object(filters)) = body.get_mut("filters") {
                 self.open_all(filters, &mut clear);
             }
+            let mounts = body.get_mut("mounts").and_then(Value::as_array_mut);
+            for mount in mounts
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_object_mut)
+            {
+                self.open_all(mount, &mut Map::new());
+            }
         }
         clear
     }

@@ -22,25 +22,37 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(1024).expect("it is not zero");
 const LONGEST_KEPT: usize = 1024;
 
 /// Events that hold what a client sent, or what a backend said of it.
-const OF_CLIENTS: [EventKind; 5] = [
+const OF_CLIENTS: [EventKind; 6] = [
     EventKind::OperationIntent,
     EventKind::OperationOutcome,
     EventKind::OperationDenied,
     EventKind::TransferSummary,
     EventKind::ChannelRefused,
+    EventKind::RestFinding,
 ];
 /// Fields of a client's operation that hold its paths.
 const PATHS: [&str; 2] = ["path", "path2"];
+/// Fields of a session's mounts that hold paths.
+const OF_MOUNTS: [&str; 2] = ["at", "directory"];
 /// Fields of other events that hold paths: of questions to the log, and of mounts.
 const OF_OTHERS: [&str; 4] = ["at", "directory", "path", "path2"];
 /// Fields whose text the gateway chose from a fixed list, or that are numbers in other forms. Any other text may hold a path.
-const HARMLESS: [&str; 21] = [
+const HARMLESS: [&str; 30] = [
     "algorithm",
     "attrs",
+    "backend",
     "content",
     "decision",
     "direction",
+    "earlier_time",
+    "earlier_user",
+    "expected_sha256",
+    "finding",
     "flags",
+    "last_session",
+    "last_time",
+    "last_user",
+    "look",
     "member",
     "mfa_window",
     "origin",
@@ -121,6 +133,25 @@ impl PathVeil {
         }
     }
 
+    fn cover_mounts(&self, body: &mut Map<String, Value>) {
+        let mounts = body.get_mut("mounts").and_then(Value::as_array_mut);
+        for mount in mounts
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
+            for name in OF_MOUNTS {
+                let text = mount.get(name).and_then(Value::as_str);
+                if let Some(path) = text.and_then(untrusted_bytes) {
+                    mount.insert(name.to_owned(), self.key.token(&path).into());
+                    if let Some(sealed) = self.seal(&path) {
+                        mount.insert(format!("{name}{SEALED}"), sealed.into());
+                    }
+                }
+            }
+        }
+    }
+
     fn hide(&self, name: String, value: &Value, body: &mut Map<String, Value>) {
         let text = match value.as_str() {
             Some(text) => untrusted_bytes(text).unwrap_or_else(|| text.as_bytes().to_vec()),
@@ -164,6 +195,8 @@ impl Veil for PathVeil {
             self.cover_operation(&mut event.body);
         } else if event.kind == EventKind::LogRead {
             self.cover_reading(&mut event.body);
+        } else if event.kind == EventKind::SessionMounts {
+            self.cover_mounts(&mut event.body);
         }
     }
 }
@@ -181,6 +214,19 @@ pub fn says_a_path(record: &Record) -> Option<String> {
             .map(|(name, _)| name.clone());
     }
     let filters = body.get("filters").and_then(Value::as_object);
+    let mounts = body.get("mounts").and_then(Value::as_array);
+    let is_clear = |value: &Value| !value.as_str().is_some_and(|text| is_token(text.as_bytes()));
+    let mut mounts = mounts
+        .filter(|_| record.event == EventKind::SessionMounts.name())
+        .into_iter()
+        .flatten();
+    if mounts.any(|mount| {
+        OF_MOUNTS
+            .iter()
+            .any(|name| mount.get(*name).is_some_and(is_clear))
+    }) {
+        return Some("mounts".to_owned());
+    }
     body.iter()
         .chain(filters.into_iter().flatten())
         .find(|(name, value)| OF_OTHERS.contains(&name.as_str()) && !is_hidden(name, value))
@@ -218,6 +264,17 @@ mod tests {
 
     fn key() -> PathKey {
         PathKey::new(&[7; 32])
+    }
+
+    #[test]
+    fn mounts_of_a_session_are_tokens_and_their_backends_stay() {
+        let veil = PathVeil::new(key(), None);
+        let body = json!({ "mounts": [{ "at": "/in", "backend": "b", "directory": "/x/y" }] });
+        let body = covered(&veil, EventKind::SessionMounts, body);
+        let expected = json!({ "mounts": [{
+            "at": key().token(b"/in"), "backend": "b", "directory": key().token(b"/x/y"),
+        }] });
+        assert_eq!(Value::from(body), expected);
     }
 
     #[test]

@@ -247,6 +247,7 @@ impl<'a> Shown<'a> {
             "verify_failed" => ("--event log.verify,log.witness".to_owned(), false),
             "sink_behind" => ("--event log.sink".to_owned(), false),
             "disk" => ("--event log.disk".to_owned(), false),
+            "files_altered" => ("--event rest".to_owned(), false),
             _ => (String::new(), false),
         };
         let moment = |at: DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();

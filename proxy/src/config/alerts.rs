@@ -64,7 +64,7 @@ pub(super) fn unheard<'a>(
 
 fn alert(mut section: Section<'_>, name: Option<String>, sinks: &[&str]) -> Option<Rule> {
     const KINDS: &str = "\"brute_force\", \"mass_download\", \"off_hours\", \"denial_burst\", \"relaxation_expiring\", \
-                         \"verify_failed\", \"sink_behind\" or \"disk\"";
+                         \"verify_failed\", \"sink_behind\", \"disk\" or \"files_altered\"";
     let kind = section.required_text("kind", KINDS);
     let to = to(&mut section, sinks);
     let (watched, window, quiet) = match kind {
@@ -92,6 +92,7 @@ fn alert(mut section: Section<'_>, name: Option<String>, sinks: &[&str]) -> Opti
         Some("verify_failed") => (Some(Watched::VerifyFailed), 0, QUIET),
         Some("sink_behind") => (Some(sink_behind(&mut section)), 0, QUIET),
         Some("disk") => (Some(Watched::Disk), 0, QUIET),
+        Some("files_altered") => (Some(Watched::FilesAltered), 0, QUIET),
         Some(other) => {
             section.fault("kind", format!("expected {KINDS}, found {other:?}"));
             return None;

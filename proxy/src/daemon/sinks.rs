@@ -220,7 +220,8 @@ impl Judged {
             | Watched::DenialBurst { .. }
             | Watched::RelaxationExpiring { .. }
             | Watched::VerifyFailed
-            | Watched::Disk => None,
+            | Watched::Disk
+            | Watched::FilesAltered => None,
         });
         let alerts_only = config
             .sinks

@@ -100,7 +100,7 @@ fn join(directory: &VirtualPath, name: &[u8]) -> Result<VirtualPath, crate::path
 }
 
 /// Above all that channels give out, and below 2^53.
-fn next_handle() -> HandleId {
+pub(super) fn next_handle() -> HandleId {
     static NEXT: AtomicU64 = AtomicU64::new(1 << 52);
     HandleId(NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -23,6 +23,7 @@ impl Intent for Permit {
                     Decision::WithoutOverwrite => "without_overwrite",
                     Decision::Measuring => "measuring",
                     Decision::Reconciling => "reconciling",
+                    Decision::Verifying => "verifying",
                 }
                 .into(),
             );

@@ -18,7 +18,7 @@ const MAX_WAITING: usize = 8 << 20;
 
 /// A SHA-256 under way. Dropped, it leaves its thread at most [`MAX_WAITING`] bytes to finish.
 #[derive(Debug)]
-pub(super) struct Digest(Arc<Shared>);
+pub(crate) struct Digest(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -38,7 +38,7 @@ struct State {
 }
 
 impl Digest {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 hasher: Some(Sha256::new()),
@@ -51,7 +51,7 @@ impl Digest {
     }
 
     /// The next bytes of the stream. Needs a runtime.
-    pub(super) fn add(&self, data: Bytes) {
+    pub(crate) fn add(&self, data: Bytes) {
         let mut state = self.0.lock();
         state.bytes += data.len();
         state.waiting.push(data);
@@ -66,7 +66,7 @@ impl Digest {
     }
 
     /// Waits for what was added, some milliseconds at most.
-    pub(super) fn finish(self) -> [u8; 32] {
+    pub(crate) fn finish(self) -> [u8; 32] {
         let mut state = self.0.catch_up(self.0.lock());
         state.hasher.take().unwrap_or_default().finalize().into()
     }

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use portcullis_audit::catalogue::clean;
 use portcullis_journal::{
     Actor, AppendError, Event, EventKind, Journal, SessionId, Verdict, record::untrusted,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{negotiation::Observed, stream::Meter};
-use crate::{auth::Authenticated, metrics};
+use crate::{auth::Authenticated, metrics, policy::Mount};
 
 /// Longest part of a client's text that goes into a record, in bytes.
 const LONGEST_TEXT: usize = 1024;
@@ -83,6 +84,20 @@ impl Recorder {
         if let Some(window) = user.window() {
             let _ = self.mfa_window.set(window.began_in_records());
         }
+    }
+
+    /// `session.mounts`, ahead of every operation of the session.
+    pub(super) fn mounts(&self, mounts: &[Mount]) {
+        let mut event = self.event(EventKind::SessionMounts);
+        let listed = mounts.iter().map(|mount| {
+            json!({
+                "at": untrusted(mount.at.as_bytes()),
+                "backend": mount.backend,
+                "directory": untrusted(&clean(&mount.directory)),
+            })
+        });
+        event.body.insert("mounts".to_owned(), listed.collect());
+        drop(self.journal.append_soon(event));
     }
 
     /// `conn.open`, durable when this returns.

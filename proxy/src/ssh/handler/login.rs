@@ -107,6 +107,7 @@ impl Handler {
             );
             return Ok(false);
         };
+        self.recorder.mounts(&mounts);
         let session = Session {
             id: self.recorder.session(),
             source: self.recorder.source(),

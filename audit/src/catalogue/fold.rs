@@ -1,0 +1,675 @@
+//! What records do to the catalogue.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
+
+use portcullis_journal::{EventKind, read::Record};
+use serde_json::Value;
+
+use super::{Catalogue, Change, Content, EARLIER, Place, State};
+use crate::{
+    file::moved,
+    hidden::{base, is_token},
+    operations::{bytes, integer, text},
+    pattern::is_at_or_below,
+    raw,
+};
+
+/// What is remembered of a session.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    mounts: Option<Vec<MountPoint>>,
+    pending: HashMap<u64, Pending>,
+    /// Files that are open for writing, by handle.
+    writing: HashMap<u64, Written>,
+}
+
+#[derive(Debug)]
+struct MountPoint {
+    at: Vec<u8>,
+    backend: String,
+    directory: Vec<u8>,
+}
+
+/// What is being uploaded, and whether its backend shows that before it is closed.
+#[derive(Debug, Clone)]
+struct Written {
+    place: Option<Vec<u8>>,
+    is_direct: bool,
+}
+
+/// An operation that is on record before it is done.
+#[derive(Debug)]
+struct Pending {
+    deed: Deed,
+    /// Another one touched the same place meanwhile: which was first, nobody knows.
+    is_contested: bool,
+    by: Change,
+}
+
+#[derive(Debug, Clone)]
+enum Deed {
+    Publish {
+        at: Vec<u8>,
+        has_ended: bool,
+    },
+    Remove {
+        at: Vec<u8>,
+    },
+    Move {
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+    HardLink {
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+    SymLink {
+        at: Vec<u8>,
+        target: Option<Vec<u8>>,
+    },
+    Cut {
+        at: Vec<u8>,
+    },
+    Open {
+        handle: u64,
+    },
+}
+
+impl Deed {
+    fn places(&self) -> Vec<&[u8]> {
+        match self {
+            Self::Publish { at, .. }
+            | Self::Remove { at }
+            | Self::SymLink { at, .. }
+            | Self::Cut { at } => vec![at],
+            Self::Move { from, to } | Self::HardLink { from, to } => vec![from, to],
+            // The CLOSE changes the place.
+            Self::Open { .. } => Vec::new(),
+        }
+    }
+
+    fn touches(&self, place: &[u8]) -> bool {
+        self.places()
+            .into_iter()
+            .any(|own| is_at_or_below(place, own) || is_at_or_below(own, place))
+    }
+}
+
+/// What opens or changes files, as records write it.
+const DEEDS: [&str; 10] = [
+    "open",
+    "close",
+    "remove",
+    "rename",
+    "posix_rename",
+    "hardlink",
+    "symlink",
+    "setstat",
+    "lsetstat",
+    "fsetstat",
+];
+
+/// Failures after which nothing has changed; after any other, nobody knows.
+const CERTAIN: [&str; 10] = [
+    "not_found",
+    "permission_denied",
+    "already_exists",
+    "not_a_directory",
+    "is_a_directory",
+    "not_empty",
+    "no_space",
+    "invalid_handle",
+    "invalid_argument",
+    "unsupported",
+];
+
+impl Catalogue {
+    /// False only if the line changes nothing here.
+    pub fn matters(&self, line: &[u8]) -> bool {
+        let Some(event) = raw::EVENT.of(line) else {
+            return true;
+        };
+        let is = |kind: EventKind| event == kind.name().as_bytes();
+        if is(EventKind::OperationIntent) {
+            let name = raw::OPERATION.of(line).unwrap_or_default();
+            return DEEDS.iter().any(|deed| deed.as_bytes() == name);
+        }
+        if is(EventKind::OperationOutcome) {
+            return raw::session(line)
+                .and_then(|session| self.sessions.get(&session))
+                .is_some_and(|session| !session.pending.is_empty());
+        }
+        [
+            EventKind::SessionMounts,
+            EventKind::TransferSummary,
+            EventKind::ConnectionClose,
+            EventKind::LogBeginAnew,
+            EventKind::AppStart,
+        ]
+        .into_iter()
+        .any(is)
+    }
+
+    /// Takes the next record.
+    pub fn hear(&mut self, record: &Record) {
+        let is = |kind: EventKind| record.event == kind.name();
+        if is(EventKind::LogBeginAnew) {
+            self.is_cut = true;
+            return;
+        }
+        if is(EventKind::AppStart) {
+            return self.new_run();
+        }
+        let Some(session) = record.session.as_deref().and_then(raw::session_number) else {
+            return;
+        };
+        if is(EventKind::SessionMounts) {
+            self.begin(session, record);
+        } else if is(EventKind::OperationIntent) {
+            self.intent(session, record);
+        } else if is(EventKind::OperationOutcome) {
+            self.outcome(session, record);
+        } else if is(EventKind::TransferSummary) {
+            self.summary(session, record);
+        } else if is(EventKind::ConnectionClose)
+            && let Some(known) = self.sessions.get_mut(&session)
+        {
+            known.writing.clear();
+            if known.pending.is_empty() {
+                self.sessions.remove(&session);
+            }
+        }
+    }
+
+    fn begin(&mut self, session: u128, record: &Record) {
+        let listed = record.body.get("mounts").and_then(Value::as_array);
+        let mounts = listed.into_iter().flatten().map(|mount| MountPoint {
+            at: bytes(mount, "at").unwrap_or_default(),
+            backend: text(mount, "backend").unwrap_or_default().to_owned(),
+            directory: bytes(mount, "directory").unwrap_or_default(),
+        });
+        let mounts: Vec<_> = mounts.collect();
+        for mount in mounts.iter().filter(|mount| !is_token(&mount.directory)) {
+            let place = self.place(&mount.backend, &mount.directory);
+            let named = (mount.backend.clone(), mount.directory.clone());
+            self.directories.entry(place).or_insert(named);
+        }
+        self.sessions.entry(session).or_default().mounts = Some(mounts);
+    }
+
+    /// What no outcome was found for has an unknown one.
+    fn new_run(&mut self) {
+        for (_, session) in std::mem::take(&mut self.sessions) {
+            for pending in session.pending.into_values() {
+                self.lose(&pending.deed, &pending.by, "unknown_outcome");
+            }
+        }
+    }
+
+    fn intent(&mut self, session: u128, record: &Record) {
+        let (Some(operation), Some(name)) = (record.operation, text(&record.body, "sftp_op"))
+        else {
+            return;
+        };
+        let by = Change::of(record);
+        let Some(deed) = self.deed(session, record, name, &by) else {
+            return;
+        };
+        let pending = Pending {
+            deed,
+            is_contested: false,
+            by,
+        };
+        let known = self.sessions.entry(session).or_default();
+        known.pending.insert(operation, pending);
+    }
+
+    /// What the intent is about to change; `None` if nothing.
+    fn deed(&mut self, session: u128, record: &Record, name: &str, by: &Change) -> Option<Deed> {
+        let body = &record.body;
+        let handle = integer(body.get("handle_id"));
+        let has_size = || {
+            body.get("attrs")
+                .is_some_and(|attrs| attrs.get("size").is_some())
+        };
+        match name {
+            "open" => {
+                let flags = text(body, "flags")?;
+                let writes = flags
+                    .split(',')
+                    .any(|flag| matches!(flag, "write" | "append"));
+                let handle = handle.filter(|_| writes)?;
+                let (at, is_direct) = self.path(session, record, "path", true);
+                if let Some(at) = at.as_deref().filter(|_| is_direct) {
+                    self.forget(at, by, "being_written");
+                }
+                let place = Written {
+                    place: at,
+                    is_direct,
+                };
+                let known = self.sessions.entry(session).or_default();
+                known.writing.insert(handle, place);
+                Some(Deed::Open { handle })
+            }
+            "close" => {
+                let known = self.sessions.get(&session)?;
+                let at = known.writing.get(&handle?)?.place.clone()?;
+                Some(Deed::Publish {
+                    at,
+                    has_ended: false,
+                })
+            }
+            // Part of the upload that the handle is.
+            "fsetstat" => None,
+            "setstat" | "lsetstat" if has_size() => {
+                let (at, _) = self.path(session, record, "path", name == "setstat");
+                Some(Deed::Cut { at: at? })
+            }
+            "remove" => {
+                let (at, _) = self.path(session, record, "path", false);
+                Some(Deed::Remove { at: at? })
+            }
+            "rename" | "posix_rename" | "hardlink" => {
+                let (from, _) = self.path(session, record, "path", false);
+                let (to, _) = self.path(session, record, "path2", false);
+                let (from, to) = (from?, to?);
+                Some(if name == "hardlink" {
+                    Deed::HardLink { from, to }
+                } else {
+                    Deed::Move { from, to }
+                })
+            }
+            "symlink" => {
+                let (at, _) = self.path(session, record, "path", false);
+                // What is hidden leads nowhere.
+                let target = bytes(body, "path2").filter(|target| !is_token(target));
+                let at = at?;
+                let target = target.filter(|_| !is_token(&at));
+                Some(Deed::SymLink { at, target })
+            }
+            _ => None,
+        }
+    }
+
+    /// The place that a field of an intent names, over links, and whether its backend shows uploads at once.
+    fn path(
+        &mut self,
+        session: u128,
+        record: &Record,
+        field: &str,
+        follows_last: bool,
+    ) -> (Option<Vec<u8>>, bool) {
+        let known = self.sessions.get(&session);
+        let Some(mounts) = known.and_then(|known| known.mounts.as_ref()) else {
+            // Of a version that did not say where mounts lead.
+            self.is_cut = true;
+            return (None, false);
+        };
+        let index = integer(record.body.get("mount")).and_then(|index| usize::try_from(index).ok());
+        let Some(mount) = index.and_then(|index| mounts.get(index)) else {
+            return (None, false);
+        };
+        let is_direct = self.direct.contains(&mount.backend);
+        let place = bytes(&record.body, field)
+            .and_then(|path| self.place_of(&mount.backend, &mount.directory, &mount.at, &path));
+        let Some(place) = place else {
+            return (None, is_direct);
+        };
+        let resolved = self.resolved(&place, follows_last);
+        if resolved.is_none() {
+            // Whatever it was done to, it is not known which.
+            let by = Change::of(record);
+            self.forget(&place, &by, "through_a_link");
+        }
+        (resolved, is_direct)
+    }
+
+    fn outcome(&mut self, session: u128, record: &Record) {
+        let Some(operation) = record.operation else {
+            return;
+        };
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let Some(pending) = known.pending.remove(&operation) else {
+            return;
+        };
+        let by = Change {
+            user: pending.by.user.clone(),
+            session: pending.by.session.clone(),
+            time: record.time.clone(),
+            seq: record.seq,
+        };
+        let verdict = Ended::of(record);
+        if let Deed::Open { handle } = &pending.deed {
+            if verdict == Ended::Failed {
+                known.writing.remove(handle);
+            }
+            // The CLOSE publishes.
+            return;
+        }
+        let has_ended = matches!(
+            &pending.deed,
+            Deed::Publish {
+                has_ended: true,
+                ..
+            }
+        );
+        if !has_ended && verdict != Ended::Failed {
+            self.contest(&pending.deed);
+        }
+        match (verdict, &pending.deed) {
+            // Its summary has said it.
+            (
+                Ended::Done | Ended::Failed | Ended::Unsure,
+                Deed::Publish {
+                    has_ended: true, ..
+                },
+            ) => {}
+            (Ended::Failed, _) => {}
+            (Ended::Done, Deed::Publish { .. }) => {
+                self.lose(&pending.deed, &by, "no_summary");
+            }
+            (Ended::Done, deed) if pending.is_contested => self.lose(deed, &by, "concurrent"),
+            (Ended::Done, deed) => self.apply(deed, &by),
+            (Ended::Unsure, deed) => self.lose(deed, &by, "unknown_outcome"),
+        }
+    }
+
+    /// An upload or download has ended.
+    fn summary(&mut self, session: u128, record: &Record) {
+        if text(&record.body, "direction") != Some("upload") {
+            return;
+        }
+        let Some(handle) = integer(record.body.get("handle_id")) else {
+            return;
+        };
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        let Some(Written {
+            place: Some(at),
+            is_direct,
+        }) = known.writing.remove(&handle)
+        else {
+            return;
+        };
+        let mut is_contested = false;
+        for pending in known.pending.values_mut() {
+            if let Deed::Publish {
+                at: own,
+                has_ended: ended @ false,
+            } = &mut pending.deed
+                && *own == at
+            {
+                *ended = true;
+                is_contested |= pending.is_contested;
+            }
+        }
+        let by = Change::of(record);
+        let deed = Deed::Publish {
+            at: at.clone(),
+            has_ended: true,
+        };
+        match Ended::of(record) {
+            Ended::Done => {
+                self.contest(&deed);
+                let sha256 = text(&record.body, "sha256").and_then(digest);
+                let is_whole = text(&record.body, "sha256_source") == Some("stream");
+                let size = integer(record.body.get("bytes")).filter(|_| is_whole);
+                match sha256 {
+                    Some(_) if is_contested => self.forget(&at, &by, "concurrent"),
+                    Some(sha256) => self.know(&at, Content { sha256, size, by }),
+                    None => {
+                        let because = text(&record.body, "sha256_reason").unwrap_or("no_digest");
+                        self.forget(&at, &by, because);
+                    }
+                }
+            }
+            Ended::Failed if !is_direct => {}
+            Ended::Unsure if !is_direct && record.reason.as_deref() == Some("not_closed") => {}
+            Ended::Failed | Ended::Unsure => {
+                self.contest(&deed);
+                self.forget(&at, &by, "unknown_outcome");
+            }
+        }
+    }
+
+    /// Others that are under way at the same place can't be put in order any more.
+    fn contest(&mut self, deed: &Deed) {
+        for session in self.sessions.values_mut() {
+            for pending in session.pending.values_mut() {
+                let is_itself = matches!(
+                    &pending.deed,
+                    Deed::Publish {
+                        has_ended: true,
+                        ..
+                    }
+                );
+                if !is_itself && deed.places().iter().any(|at| pending.deed.touches(at)) {
+                    pending.is_contested = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_changing(&self, place: &[u8]) -> bool {
+        let mut pending = self
+            .sessions
+            .values()
+            .flat_map(|session| session.pending.values());
+        pending.any(|pending| pending.deed.touches(place))
+    }
+
+    fn apply(&mut self, deed: &Deed, by: &Change) {
+        match deed {
+            Deed::Publish { at, .. } => self.forget(at, by, "no_summary"),
+            Deed::Open { .. } => {}
+            Deed::Remove { at } => self.put(at, State::Gone(by.clone()), by.seq),
+            Deed::Cut { at } => {
+                let group = self.places.get(at).and_then(|place| place.linked);
+                self.forget(at, by, "size_changed");
+                self.forget_group(group, by);
+            }
+            Deed::SymLink { at, target } => {
+                self.put(at, State::Link(by.clone()), by.seq);
+                self.links.insert(Self::link_name(at), target.clone());
+            }
+            Deed::HardLink { from, to } => {
+                let Some(mut place) = self.places.get(from).cloned() else {
+                    return self.forget(to, by, "linked_to_unknown");
+                };
+                let group = place.linked.unwrap_or(self.next_link);
+                self.next_link += 1;
+                place.linked = Some(group);
+                if let Some(from) = self.places.get_mut(from) {
+                    from.linked = Some(group);
+                }
+                self.install(to, place, by);
+            }
+            Deed::Move { from, to } => self.rename(from, to, by),
+        }
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8], by: &Change) {
+        if from == to {
+            return;
+        }
+        let below: Vec<Vec<u8>> = self.range(from).map(|(at, _)| at.clone()).collect();
+        if !below.iter().any(|at| at == from) && self.places.contains_key(to) {
+            self.forget(to, by, "from_unknown");
+        }
+        let tree = self.tree_of(from).is_some();
+        let mut arriving = Vec::new();
+        for at in below {
+            let is_lost = self.tree_of(&at).map(|(since, _)| since.seq);
+            let (Some(mut place), Some(new)) = (self.places.remove(&at), moved(&at, from, to))
+            else {
+                continue;
+            };
+            if matches!(place.state, State::Gone(_)) {
+                self.places.insert(at, place);
+                continue;
+            }
+            let left = Place {
+                state: State::Gone(by.clone()),
+                earlier: place.clone().contents(),
+                placed: by.seq,
+                linked: None,
+            };
+            self.places.insert(at, left);
+            if is_lost.is_some_and(|since| place.placed < since) {
+                let state = State::Unknown {
+                    since: by.clone(),
+                    because: "from_unknown".to_owned(),
+                };
+                place.earlier = place.clone().contents();
+                place.state = state;
+            }
+            arriving.push((new, place));
+        }
+        for (new, place) in arriving {
+            self.install(&new, place, by);
+        }
+        if tree {
+            let tree = (by.clone(), "from_unknown".to_owned());
+            self.trees.insert(Self::link_name(to), tree);
+        }
+        let trees: BTreeMap<_, _> = std::mem::take(&mut self.trees);
+        for (at, tree) in trees {
+            let at = moved(&at, base(from), base(to)).unwrap_or(at);
+            self.trees.insert(at, tree);
+        }
+        let links = std::mem::take(&mut self.links);
+        for (at, target) in links {
+            let at = moved(&at, base(from), base(to)).unwrap_or(at);
+            self.links.insert(at, target);
+        }
+    }
+
+    /// The outcome is not known.
+    fn lose(&mut self, deed: &Deed, by: &Change, because: &str) {
+        for at in deed.places() {
+            self.forget(at, by, because);
+        }
+        if let Deed::Move { from, to } = deed {
+            for at in [from, to] {
+                let tree = (by.clone(), because.to_owned());
+                self.trees.insert(Self::link_name(at), tree);
+            }
+        }
+        if let Deed::SymLink { at, .. } = deed {
+            self.links.insert(Self::link_name(at), None);
+        }
+    }
+
+    fn know(&mut self, at: &[u8], content: Content) {
+        let seq = content.by.seq;
+        self.put(at, State::Known(content), seq);
+    }
+
+    fn forget(&mut self, at: &[u8], since: &Change, because: &str) {
+        let state = State::Unknown {
+            since: since.clone(),
+            because: because.to_owned(),
+        };
+        self.put(at, state, since.seq);
+    }
+
+    /// Other names of a file that was changed in place.
+    fn forget_group(&mut self, group: Option<u64>, since: &Change) {
+        let Some(group) = group else { return };
+        let names: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(_, place)| place.linked == Some(group))
+            .map(|(at, _)| at.clone())
+            .collect();
+        for at in names {
+            self.forget(&at, since, "size_changed");
+        }
+    }
+
+    fn put(&mut self, at: &[u8], state: State, placed: u64) {
+        let place = Place {
+            state,
+            earlier: Vec::new(),
+            placed,
+            linked: None,
+        };
+        self.replace(at, place);
+    }
+
+    fn install(&mut self, at: &[u8], mut place: Place, by: &Change) {
+        place.placed = by.seq;
+        self.replace(at, place);
+    }
+
+    /// What was there before stays in mind.
+    fn replace(&mut self, at: &[u8], mut place: Place) {
+        if !matches!(place.state, State::Link(_)) && !self.links.is_empty() {
+            self.links.remove(&Self::link_name(at));
+        }
+        if let Some(before) = self.places.remove(at) {
+            let mut earlier = before.contents();
+            earlier.append(&mut place.earlier);
+            place.earlier = earlier;
+        }
+        let too_many = place.earlier.len().saturating_sub(EARLIER);
+        place.earlier.drain(..too_many);
+        self.places.insert(at.to_vec(), place);
+    }
+
+    /// The place and all below it.
+    pub(super) fn range(&self, place: &[u8]) -> impl Iterator<Item = (&Vec<u8>, &Place)> {
+        let itself = self.places.get_key_value(place);
+        let begin = Self::link_name(place);
+        let from = [begin.as_slice(), b"/"].concat();
+        // The byte behind a slash.
+        let until = [begin.as_slice(), b"0"].concat();
+        let below = self
+            .places
+            .range::<Vec<u8>, _>((Bound::Included(from), Bound::Excluded(until)));
+        itself.into_iter().chain(below)
+    }
+}
+
+/// How an operation ended, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Done,
+    /// Nothing has changed.
+    Failed,
+    Unsure,
+}
+
+impl Ended {
+    fn of(record: &Record) -> Self {
+        let reason = record.reason.as_deref().unwrap_or_default();
+        match record.outcome.as_deref() {
+            Some("success") => Self::Done,
+            Some("failure") if CERTAIN.contains(&reason) => Self::Failed,
+            Some(_) | None => Self::Unsure,
+        }
+    }
+}
+
+impl Change {
+    fn of(record: &Record) -> Self {
+        Self {
+            user: record.user.as_ref().map(|user| user.name.clone()),
+            session: record.session.clone(),
+            time: record.time.clone(),
+            seq: record.seq,
+        }
+    }
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest).ok()?;
+    Some(digest)
+}

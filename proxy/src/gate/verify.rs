@@ -1,0 +1,219 @@
+//! What lies on a backend, for the gateway's comparison with the log. It looks by itself, and each look is on record as an
+//! operation of a session of its own; the READs of a file have one record before and one after.
+
+use std::{
+    num::NonZeroU64,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use portcullis_journal::{Journal, Urgency};
+
+use super::{
+    extents::Announcement, gateway_error, measure::next_handle, next_operation, outcome_event,
+};
+use crate::{
+    backend::{Backend, BackendError},
+    operation::{Attributes, Entry, MAX_DATA, Outcome},
+    path::VirtualPath,
+    policy::{DataOps, Extent, FileLook, Look, Mount, Permit, Requester, Verify},
+    sftp::digest::Digest,
+};
+
+/// READs under way.
+const AHEAD: usize = 4;
+
+/// Bytes a second, at most, from its making on.
+#[derive(Debug)]
+pub struct Pace {
+    rate: Option<NonZeroU64>,
+    begun: Instant,
+    moved: u64,
+}
+
+impl Pace {
+    pub fn of(rate: Option<NonZeroU64>) -> Self {
+        Self {
+            rate,
+            begun: Instant::now(),
+            moved: 0,
+        }
+    }
+
+    /// Bytes so far.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Waits until so many more bytes are due.
+    async fn take(&mut self, bytes: u64) {
+        self.moved += bytes;
+        let Some(rate) = self.rate else { return };
+        let micros = u128::from(self.moved) * 1_000_000 / u128::from(rate.get());
+        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        tokio::time::sleep(due.saturating_sub(self.begun.elapsed())).await;
+    }
+}
+
+/// A backend as the gateway looks at it.
+#[derive(Debug)]
+pub struct Verified {
+    pub journal: Journal,
+    pub requester: Arc<Requester>,
+    /// Of the backend's root, at its place.
+    pub mount: Mount,
+    pub backend: Arc<dyn Backend>,
+}
+
+impl Verified {
+    /// All that lies in a directory, but for `.` and `..`.
+    ///
+    /// # Errors
+    /// If the backend says so, or a look can't be recorded.
+    pub async fn entries(&self, directory: &VirtualPath) -> Result<Vec<Entry>, BackendError> {
+        let handle = next_handle();
+        let look = |look| self.look(directory, Verify::Directory(look));
+        look(Look::Open(handle)).await?;
+        let mut all = Vec::new();
+        let listed = loop {
+            match look(Look::Next(handle)).await {
+                Ok(Outcome::Names(entries)) => all.extend(
+                    entries
+                        .into_iter()
+                        .filter(|entry| !matches!(&entry.name[..], b"." | b"..")),
+                ),
+                Ok(_) => break Ok(all),
+                Err(error) => break Err(error),
+            }
+        };
+        let closed = look(Look::Close(handle)).await;
+        let all = listed?;
+        closed?;
+        Ok(all)
+    }
+
+    /// What lies there; a link is not followed.
+    ///
+    /// # Errors
+    /// As [`entries`](Self::entries).
+    pub async fn stat(&self, path: &VirtualPath) -> Result<Attributes, BackendError> {
+        match self.look(path, Verify::File(FileLook::Stat)).await? {
+            Outcome::Attributes(attributes) => Ok(attributes),
+            _ => Err(gateway_error("no attributes".to_owned())),
+        }
+    }
+
+    /// The SHA-256 of a file.
+    ///
+    /// # Errors
+    /// As [`entries`](Self::entries).
+    pub async fn sha256(
+        &self,
+        path: &VirtualPath,
+        pace: &mut Pace,
+    ) -> Result<[u8; 32], BackendError> {
+        let handle = next_handle();
+        self.look(path, Verify::File(FileLook::Open(handle)))
+            .await?;
+        let read = |offset| {
+            let length = MAX_DATA;
+            self.permit(
+                path,
+                Verify::File(FileLook::Read {
+                    handle,
+                    offset,
+                    length,
+                }),
+            )
+        };
+        let digest = self.digest(read, pace).await;
+        let closed = self.look(path, Verify::File(FileLook::Close(handle))).await;
+        let digest = digest?;
+        closed?;
+        Ok(digest)
+    }
+
+    async fn digest(
+        &self,
+        read: impl Fn(u64) -> Result<Permit, BackendError>,
+        pace: &mut Pace,
+    ) -> Result<[u8; 32], BackendError> {
+        let extent = Extent::of(&read(0)?, DataOps::Summary, next_operation())
+            .ok_or_else(|| gateway_error("no stretch".to_owned()))?;
+        let announcement = Arc::new(Announcement::new(self.journal.clone(), extent.clone()));
+        let durable = self.journal.record_intent(extent, Urgency::Now).await;
+        announcement.settle(durable);
+        let digest = Digest::new();
+        let mut asked = 0_u64;
+        let mut under_way = FuturesOrdered::new();
+        loop {
+            while under_way.len() < AHEAD {
+                under_way.push_back(self.read(&announcement, read(asked)?, asked)?);
+                asked += u64::from(MAX_DATA);
+            }
+            let Some((offset, result)) = under_way.next().await else {
+                break;
+            };
+            match result? {
+                Outcome::Data(data) => {
+                    let bytes = data.len() as u64;
+                    digest.add(data);
+                    pace.take(bytes).await;
+                    if bytes < u64::from(MAX_DATA) {
+                        // The others are not where this one ended.
+                        while under_way.next().await.is_some() {}
+                        asked = offset + bytes;
+                    }
+                }
+                _ => break,
+            }
+        }
+        while under_way.next().await.is_some() {}
+        drop(announcement);
+        Ok(tokio::task::spawn_blocking(move || digest.finish())
+            .await
+            .map_err(|error| gateway_error(error.to_string()))?)
+    }
+
+    fn read(
+        &self,
+        announcement: &Arc<Announcement>,
+        permit: Permit,
+        offset: u64,
+    ) -> Result<impl Future<Output = (u64, Result<Outcome, BackendError>)> + use<>, BackendError>
+    {
+        let unrecorded = || gateway_error("the look can't be recorded".to_owned());
+        let mut covering = announcement.covering(&permit).ok_or_else(unrecorded)?;
+        let recorded = covering
+            .prove(permit)
+            .map_err(|error| gateway_error(error.to_string()))?;
+        covering.begin();
+        let execution = self.backend.execute(recorded);
+        Ok(async move {
+            let result = execution.await;
+            covering.end(offset, 0, &result);
+            (offset, result)
+        })
+    }
+
+    fn permit(&self, path: &VirtualPath, look: Verify) -> Result<Permit, BackendError> {
+        Permit::verifying(&self.requester, &self.mount, next_operation(), path, look)
+            .ok_or_else(|| gateway_error("a path outside the backend".to_owned()))
+    }
+
+    async fn look(&self, path: &VirtualPath, look: Verify) -> Result<Outcome, BackendError> {
+        let permit = self.permit(path, look)?;
+        let id = permit.id();
+        let begun = Instant::now();
+        let recorded = self
+            .journal
+            .record_intent(permit, Urgency::Now)
+            .await
+            .map_err(|error| gateway_error(error.to_string()))?;
+        let result = self.backend.execute(recorded).await;
+        let event = outcome_event(&self.requester, id, &result, None, begun.elapsed());
+        drop(self.journal.append_soon(event));
+        result
+    }
+}
