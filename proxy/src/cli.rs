@@ -1,11 +1,15 @@
 //! Every command and flag.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, num::NonZeroU64, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_audit::time::Moment;
 
 use crate::{
-    accounts::AccountName,
+    accounts::{
+        AccountName,
+        mounts::{RateError, parse_rate},
+    },
     commands::{
         account::AccountCommand, audit::AuditCommand, break_glass::BreakGlassCommand,
         group::GroupCommand,
@@ -41,6 +45,8 @@ pub enum Command {
     BreakGlass(BreakGlassArgs),
     /// Ask the log who did what, and sign for what was seen.
     Audit(AuditArgs),
+    /// Let the daemon compare stored files with the log. Exit code: 0 as recorded, 1 findings, 2 not done.
+    Verify(VerifyArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -97,6 +103,33 @@ pub struct AuditArgs {
     pub config: PathBuf,
     #[command(flatten)]
     pub command: AuditCommand,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Configuration file; only its section `[journal]` is used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Only the directories that accounts see at this path.
+    #[arg(long, value_name = "PATH", value_parser = virtual_path)]
+    pub mount: Option<VirtualPath>,
+    /// Only this backend.
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Only files that were put there since, such as `24h`, `7d` or `2026-11-22`.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Moment>,
+    /// Bytes a second, such as `50MB/s`; otherwise that of the configuration.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<NonZeroU64>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn rate(text: &str) -> Result<NonZeroU64, RateError> {
+    let text = text.strip_suffix("/s").unwrap_or(text);
+    parse_rate(text.strip_suffix('B').unwrap_or(text))
 }
 
 #[derive(Debug, Args)]

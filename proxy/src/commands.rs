@@ -9,6 +9,7 @@ pub mod group;
 mod host_key;
 mod print_policy;
 mod run;
+mod verify;
 mod witness;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ use crate::{
 pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Explain(arguments) => return explain::explain(&arguments),
+        Command::Verify(arguments) => return verify::verify(&arguments),
         Command::Witness(arguments) => return witness::witness(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),

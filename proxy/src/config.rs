@@ -15,6 +15,7 @@ mod server;
 mod sinks;
 mod throttles;
 mod trust;
+mod verification;
 mod witness;
 mod witnesses;
 
@@ -47,6 +48,7 @@ pub use sinks::{
 };
 pub use throttles::{AllowlistConfig, BansConfig};
 pub use trust::RevokedKeysFile;
+pub use verification::VerificationConfig;
 pub use witness::{WitnessConfig, WitnessedLog};
 pub use witnesses::WitnessPeer;
 
@@ -84,6 +86,7 @@ pub struct Config {
     pub alerts: Vec<Rule>,
     /// Who cosigns the journal.
     pub witnesses: Vec<WitnessPeer>,
+    pub verification: VerificationConfig,
     /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
@@ -267,6 +270,10 @@ impl Config {
             Some(None) => encryption::Keys::Faulty,
             Some(Some(keys)) => encryption::Keys::Good(keys),
         };
+        let verification = root
+            .section("verification")
+            .map(verification::verification)
+            .unwrap_or_default();
         let backends = root
             .named_sections("backends")
             .into_iter()
@@ -319,6 +326,7 @@ impl Config {
                     sinks,
                     alerts,
                     witnesses,
+                    verification,
                     sha256: Sha256::digest(text.as_bytes()).into(),
                 })
             }

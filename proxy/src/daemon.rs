@@ -10,6 +10,7 @@ mod offers;
 mod reconcile;
 mod records;
 mod reload;
+mod rest;
 mod revocation;
 mod room;
 mod sinks;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     alerts::Alerts,
     reload::{InForce, Reloader},
+    rest::{Rest, Stored},
     sinks::Sinks,
     witnesses::Witnesses,
 };
@@ -89,6 +91,8 @@ pub enum DaemonError {
     Metrics(#[source] io::Error),
     #[error("collect metrics")]
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("prepare the look at stored files, in {}", path.display())]
+    Rest { path: PathBuf, source: io::Error },
     #[error("wait for signals")]
     Signals(#[source] io::Error),
     #[error("record the start or the end of the gateway")]
@@ -145,6 +149,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         ..Settings::default()
     };
     let judges = judges::build(&config.auth, None)?;
+    let stored_accounts = accounts.clone();
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
         .with_account_defaults(config.accounts.defaults)
         .with_judges(judges.clone());
@@ -199,6 +204,18 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let alerts = Alerts::start(&config.alerts, &config.journal, &journal, log, begun);
     background.spawn(sinks::measure(sinks.clone(), stop.clone()));
     let witnesses = Witnesses::start(&config.witnesses, &config.journal, &journal);
+    let rest = Rest::start(
+        &config.verification,
+        &config.journal,
+        journal.clone(),
+        stored_accounts,
+        Stored::of(&config, built.services()),
+        stop.clone(),
+    )
+    .map_err(|source| DaemonError::Rest {
+        path: config.journal.verification(),
+        source,
+    })?;
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -227,6 +244,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         sinks: &sinks,
         alerts: &alerts,
         witnesses: &witnesses,
+        rest: &rest,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();
@@ -261,6 +279,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         tracing::error!(%error, "the last counts of failures are not written");
     }
     background.shutdown().await;
+    rest.end().await;
     alerts.end().await;
     records::stopped(&journal, signal, cut)
         .await

@@ -33,4 +33,5 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod throttle_store;
+pub mod verification;
 pub mod witness;

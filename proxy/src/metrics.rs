@@ -47,6 +47,10 @@ const COSIGNED: &str = "portcullis_witness_cosigned_total";
 const COSIGNED_RECORDS: &str = "portcullis_witness_log_records";
 const COSIGNING_REFUSED: &str = "portcullis_witness_refused_total";
 const ALERTS: &str = "portcullis_proxy_alerts_total";
+const AT_REST_FINDINGS: &str = "portcullis_proxy_at_rest_findings";
+const AT_REST_SOUND: &str = "portcullis_proxy_at_rest_sound";
+const AT_REST_FILES: &str = "portcullis_proxy_at_rest_files";
+const AT_REST_VERIFIED: &str = "portcullis_proxy_at_rest_verified_bytes_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -142,6 +146,21 @@ pub fn journal_disk(used_percent: f64) {
 /// What the last check of the whole journal found.
 pub fn journal_sound(is_sound: bool) {
     gauge!(JOURNAL_SOUND).set(if is_sound { 1.0 } else { 0.0 });
+}
+
+/// Stored files that the last look found so.
+#[expect(clippy::cast_precision_loss, reason = "a number of files")]
+pub fn at_rest_findings(finding: &'static str, files: u64) {
+    gauge!(AT_REST_FINDINGS, "finding" => finding).set(files as f64);
+}
+
+/// What the last look at stored files came to; `bytes` were read.
+#[expect(clippy::cast_precision_loss, reason = "a number of files")]
+pub fn at_rest_verified(is_sound: bool, files: u64, unverified: u64, bytes: u64) {
+    gauge!(AT_REST_SOUND).set(if is_sound { 1.0 } else { 0.0 });
+    gauge!(AT_REST_FILES, "result" => "verified").set(files.saturating_sub(unverified) as f64);
+    gauge!(AT_REST_FILES, "result" => "unverified").set(unverified as f64);
+    counter!(AT_REST_VERIFIED).increment(bytes);
 }
 
 /// A record became durable after so long.

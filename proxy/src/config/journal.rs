@@ -81,6 +81,13 @@ impl JournalConfig {
         name.into()
     }
 
+    /// Folder of the requests for a look at stored files.
+    pub fn verification(&self) -> PathBuf {
+        let mut name = self.directory.clone().into_os_string();
+        name.push(".verification");
+        name.into()
+    }
+
     /// What hides paths in records; makes the key if there is none yet.
     ///
     /// # Errors

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     alerts::Alerts,
     backends::{self, BuildError, Built},
-    bans, judges, records, revocation,
+    bans, judges, records,
+    rest::{Rest, Stored},
+    revocation,
     sinks::{self, SinkError, Sinks},
     witnesses::Witnesses,
 };
@@ -92,6 +94,7 @@ pub(super) struct Reloader<'a> {
     pub(super) sinks: &'a Sinks,
     pub(super) alerts: &'a Alerts,
     pub(super) witnesses: &'a Witnesses,
+    pub(super) rest: &'a Rest,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -213,6 +216,8 @@ impl Reloader<'_> {
         }
         self.witnesses
             .change(&before.config.witnesses, &after.config.witnesses);
+        self.rest
+            .change(Stored::of(&after.config, after.built.services()));
         super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
@@ -288,6 +293,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
         ("journal.path_mode", journal.paths == other.paths),
         ("journal.path_key_file", journal.path_key == other.path_key),
         ("metrics", before.metrics == after.metrics),
+        ("verification", before.verification == after.verification),
         ("allowlist", before.allowlist == after.allowlist),
     ]
     .into_iter()

@@ -98,9 +98,11 @@ impl Verified {
     /// # Errors
     /// As [`entries`](Self::entries).
     pub async fn stat(&self, path: &VirtualPath) -> Result<Attributes, BackendError> {
-        match self.look(path, Verify::File(FileLook::Stat)).await? {
-            Outcome::Attributes(attributes) => Ok(attributes),
-            _ => Err(gateway_error("no attributes".to_owned())),
+        let outcome = self.look(path, Verify::File(FileLook::Stat)).await?;
+        if let Outcome::Attributes(attributes) = outcome {
+            Ok(attributes)
+        } else {
+            Err(gateway_error("no attributes".to_owned()))
         }
     }
 
@@ -155,25 +157,23 @@ impl Verified {
             let Some((offset, result)) = under_way.next().await else {
                 break;
             };
-            match result? {
-                Outcome::Data(data) => {
-                    let bytes = data.len() as u64;
-                    digest.add(data);
-                    pace.take(bytes).await;
-                    if bytes < u64::from(MAX_DATA) {
-                        // The others are not where this one ended.
-                        while under_way.next().await.is_some() {}
-                        asked = offset + bytes;
-                    }
-                }
-                _ => break,
+            let Outcome::Data(data) = result? else {
+                break;
+            };
+            let bytes = data.len() as u64;
+            digest.add(data);
+            pace.take(bytes).await;
+            if bytes < u64::from(MAX_DATA) {
+                // The others are not where this one ended.
+                while under_way.next().await.is_some() {}
+                asked = offset + bytes;
             }
         }
         while under_way.next().await.is_some() {}
         drop(announcement);
-        Ok(tokio::task::spawn_blocking(move || digest.finish())
+        tokio::task::spawn_blocking(move || digest.finish())
             .await
-            .map_err(|error| gateway_error(error.to_string()))?)
+            .map_err(|error| gateway_error(error.to_string()))
     }
 
     fn read(

@@ -34,6 +34,7 @@ mod sessions;
 mod sinks;
 mod ssh_audit;
 mod stalls;
+mod stored_files;
 mod tree;
 mod whole_folders;
 mod wire;

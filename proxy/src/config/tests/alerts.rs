@@ -64,6 +64,7 @@ fn each_kind_has_the_documented_defaults() {
     assert_eq!(of("sink_behind"), (behind, 0, 3600));
     assert_eq!(of("verify_failed"), (Watched::VerifyFailed, 0, 3600));
     assert_eq!(of("disk"), (Watched::Disk, 0, 3600));
+    assert_eq!(of("files_altered"), (Watched::FilesAltered, 0, 3600));
 }
 
 #[test]

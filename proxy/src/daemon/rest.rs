@@ -1,0 +1,292 @@
+//! Compares what lies on local backends with the journal: when it is due, and when `portcullis-proxy verify` asks for it.
+//!
+//! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
+
+mod run;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use portcullis_journal::Journal;
+use tokio_util::sync::CancellationToken;
+
+use self::run::{Ended, Run};
+use crate::{
+    accounts::Accounts,
+    causes::chain,
+    config::{BackendConfig, Config, JournalConfig, VerificationConfig},
+    session::Backends,
+    verification::{Answer, REQUEST, Request},
+};
+
+/// How often requests are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// After a start the daemon has other things to do.
+const FIRST: Duration = Duration::from_secs(600);
+/// Of Linux: the lowest.
+const PRIORITY: i32 = 19;
+/// Its time is that of the last look that was due.
+const LAST: &str = "last";
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    services: Backends,
+    /// Directories of the local ones.
+    local: HashMap<String, PathBuf>,
+    /// Those that show an upload before it is closed.
+    direct: Vec<String>,
+}
+
+impl Stored {
+    pub(super) fn of(config: &Config, services: Backends) -> Self {
+        let local = config.backends.iter().filter_map(|(name, backend)| {
+            if let BackendConfig::Local { directory, .. } = backend {
+                Some((name.clone(), directory.clone()))
+            } else {
+                None
+            }
+        });
+        let is_direct = |backend: &BackendConfig| {
+            matches!(
+                backend,
+                BackendConfig::Sftp {
+                    publishes_directly: true,
+                    ..
+                }
+            )
+        };
+        let direct = config
+            .backends
+            .iter()
+            .filter(|(_, backend)| is_direct(backend))
+            .map(|(name, _)| name.clone());
+        Self {
+            services,
+            local: local.collect(),
+            direct: direct.collect(),
+        }
+    }
+}
+
+/// The thread.
+pub(super) struct Rest {
+    stored: Arc<Mutex<Stored>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Rest {
+    /// Begins.
+    ///
+    /// # Errors
+    /// If there can't be another thread, or no folder for requests.
+    pub(super) fn start(
+        config: &VerificationConfig,
+        journal_config: &JournalConfig,
+        journal: Journal,
+        accounts: Accounts,
+        stored: Stored,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
+        let folder = journal_config.verification();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let stored = Arc::new(Mutex::new(stored));
+        let worker = Worker {
+            config: config.clone(),
+            journal_config: journal_config.clone(),
+            journal,
+            accounts,
+            stored: Arc::clone(&stored),
+            folder,
+        };
+        let thread = thread::Builder::new()
+            .name("rest-check".to_owned())
+            .spawn(move || {
+                // Without the right to it, the look competes with the daemon.
+                let _ = rustix::process::setpriority_process(None, PRIORITY);
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => runtime.block_on(async {
+                        tokio::select! {
+                            () = worker.work() => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }),
+                    Err(error) => tracing::error!(%error, "stored files are not verified"),
+                }
+            })?;
+        Ok(Self {
+            stored,
+            thread: Some(thread),
+        })
+    }
+
+    /// Goes on with other backends, from the next look on.
+    pub(super) fn change(&self, stored: Stored) {
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+    }
+
+    /// Waits for the thread, once it has been told to stop.
+    pub(super) async fn end(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Its panic was its own.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+    }
+}
+
+struct Worker {
+    config: VerificationConfig,
+    journal_config: JournalConfig,
+    journal: Journal,
+    accounts: Accounts,
+    stored: Arc<Mutex<Stored>>,
+    folder: PathBuf,
+}
+
+impl Worker {
+    async fn work(self) {
+        let mut interval = tokio::time::interval(LOOK);
+        let not_before = tokio::time::Instant::now() + FIRST;
+        loop {
+            interval.tick().await;
+            while let Some(asked) = next_request(&self.folder) {
+                self.answer(asked).await;
+            }
+            if tokio::time::Instant::now() >= not_before && self.is_due() {
+                // First, so that one that can't be ended is not begun all the time.
+                if let Err(error) = fs::write(self.folder.join(LAST), b"") {
+                    tracing::error!(%error, "the look at stored files waits");
+                    continue;
+                }
+                let request = Request::default();
+                self.run(&request, None, &mut |_| {}).await;
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let Some(every) = self.config.every else {
+            return false;
+        };
+        let last = fs::metadata(self.folder.join(LAST)).and_then(|last| last.modified());
+        let since = last
+            .ok()
+            .and_then(|last| SystemTime::now().duration_since(last).ok());
+        since.is_none_or(|since| since >= every)
+    }
+
+    async fn answer(&self, asked: Asked) {
+        let answer = match asked.request {
+            Ok(request) => {
+                let file = asked.path.with_extension("progress");
+                let mut tell = |answer: &Answer| put(&file, answer);
+                let answer = self.run(&request, Some(asked.uid), &mut tell).await;
+                let _ = fs::remove_file(&file);
+                answer
+            }
+            Err(problem) => Answer {
+                error: Some(problem),
+                ..Answer::default()
+            },
+        };
+        put(&asked.path.with_extension("result"), &answer);
+    }
+
+    async fn run(
+        &self,
+        request: &Request,
+        asked_by: Option<u32>,
+        tell: &mut (dyn FnMut(&Answer) + Send),
+    ) -> Answer {
+        let stored = self
+            .stored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let rate = request.rate.or(self.config.rate);
+        let run = Run {
+            journal: &self.journal,
+            config: &self.journal_config,
+            accounts: &self.accounts,
+            stored: &stored,
+            request,
+            asked_by,
+            rate,
+        };
+        match run.carry_out(tell).await {
+            Ok(Ended { answer, is_sound }) => {
+                if is_sound {
+                    tracing::info!(files = answer.files, "stored files are as the journal says");
+                } else {
+                    tracing::error!(
+                        findings = answer.findings.len(),
+                        "stored files are not as the journal says: portcullis-proxy audit search --event rest.finding"
+                    );
+                }
+                answer
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, "stored files can't be verified");
+                Answer {
+                    error: Some(error),
+                    ..Answer::default()
+                }
+            }
+        }
+    }
+}
+
+struct Asked {
+    path: PathBuf,
+    request: Result<Request, String>,
+    /// Unix user.
+    uid: u32,
+}
+
+/// Takes the next request; the file is gone afterwards.
+fn next_request(folder: &Path) -> Option<Asked> {
+    let mut names: Vec<PathBuf> = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == REQUEST))
+        .collect();
+    names.sort();
+    let path = names.into_iter().next()?;
+    let about = fs::symlink_metadata(&path).ok()?;
+    let text = fs::read(&path);
+    fs::remove_file(&path).ok()?;
+    let request = text
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+    Some(Asked {
+        path,
+        request,
+        uid: about.uid(),
+    })
+}
+
+/// Whoever asked may be gone.
+fn put(file: &Path, answer: &Answer) {
+    let new = file.with_extension("new");
+    let written = serde_json::to_vec(answer)
+        .map_err(io::Error::other)
+        .and_then(|text| fs::write(&new, text))
+        .and_then(|()| fs::rename(&new, file));
+    if let Err(error) = written {
+        tracing::warn!(file = %file.display(), %error, "the answer about stored files is lost");
+    }
+}
