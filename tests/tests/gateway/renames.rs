@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::Mount;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{succeed, wait_for};
-use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::proxy::{Backend, Plan, Proxy, UNENCRYPTED};
 use portcullis_tests::server::seaweed::{BUCKET, Seaweed};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -122,7 +122,7 @@ fn a_rename_that_was_copied_and_not_removed_at_a_kill_is_on_record_and_ended() -
     let (id, secret) = server.key_files()?;
     let backend = Backend::custom(&format!(
         "kind = \"s3\"\nendpoint = \"http://{}\"\nbucket = \"{BUCKET}\"\naccess_key_file = \"{}\"\n\
-         secret_key_file = \"{}\"\ntimeout_seconds = 20\n",
+         secret_key_file = \"{}\"\ntimeout_seconds = 20\n{UNENCRYPTED}",
         front.address,
         id.display(),
         secret.display()
