@@ -3,13 +3,16 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::OpensshConnection;
 use portcullis_tests::files;
+use portcullis_tests::locate;
 use portcullis_tests::place::Place;
+use portcullis_tests::process::finish_within;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::seaweed::Seaweed;
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
@@ -239,5 +242,43 @@ fn works_over(backend: Backend, directory: &'static str) -> Result<()> {
     fs::write(gateway.local("moved"), [CANARY, b", and more"].concat())?;
     gateway.succeed("reput moved\nget moved back-small")?;
     ensure!(fs::read(gateway.local("back-small"))? == [CANARY, b", and more"].concat());
+    Ok(())
+}
+
+#[test]
+fn two_shares_bring_the_files_back_when_the_gateway_is_gone() -> Result<()> {
+    let mut gateway = Gateway::start(|storage| Backend::local(storage).encrypted())?;
+    let large = files::random_bytes(17 << 20)?;
+    fs::write(gateway.local("large"), &large)?;
+    fs::write(gateway.local("small"), CANARY)?;
+    gateway.succeed("mkdir sub\nput large sub/large\nput small before\nrename before after")?;
+    gateway.proxy.process.kill()?;
+
+    let (folder, rescued) = (gateway.proxy.folder(), gateway.local("rescued"));
+    fs::remove_file(folder.join("at-rest.kek"))?;
+    let rescue = |shares: &[&str]| {
+        let mut command = Command::new(locate::binary("portcullis-rescue")?);
+        command.arg("--from").arg(gateway.storage.path());
+        command.arg("--to").arg(&rescued).args(["--journal"]);
+        command.arg(&gateway.proxy.journal).arg("--journal-key");
+        command.arg(folder.join("journal.key.pub"));
+        for share in shares {
+            command
+                .arg("--share")
+                .arg(folder.join("escrow").join(share));
+        }
+        finish_within(&mut command, PATIENCE)
+    };
+    let alone = rescue(&["share-2"])?;
+    ensure!(
+        alone.status.code() == Some(2),
+        "one share is none: {alone:?}"
+    );
+    let output = rescue(&["share-1", "share-3"])?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{report}");
+    ensure!(report.matches("verified").count() >= 2, "{report}");
+    ensure!(fs::read(rescued.join("sub/large"))? == large);
+    ensure!(fs::read(rescued.join("after"))? == CANARY);
     Ok(())
 }
