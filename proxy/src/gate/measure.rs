@@ -81,18 +81,26 @@ impl Measured {
             look,
         )
         .ok_or_else(|| gateway_error("a directory outside the mount".to_owned()))?;
-        let id = permit.id();
-        let begun = Instant::now();
-        let recorded = self
-            .journal
-            .record_intent(permit, Urgency::Now)
-            .await
-            .map_err(|error| gateway_error(error.to_string()))?;
-        let result = self.backend.execute(recorded).await;
-        let event = outcome_event(&self.requester, id, &result, None, begun.elapsed());
-        drop(self.journal.append_soon(event));
-        result
+        perform(&self.journal, &self.backend, permit).await
     }
+}
+
+/// Does what nobody asked for, on record like any operation.
+pub(super) async fn perform(
+    journal: &Journal,
+    backend: &Arc<dyn Backend>,
+    permit: Permit,
+) -> Result<Outcome, BackendError> {
+    let (id, requester) = (permit.id(), Arc::clone(permit.requester()));
+    let begun = Instant::now();
+    let recorded = journal
+        .record_intent(permit, Urgency::Now)
+        .await
+        .map_err(|error| gateway_error(error.to_string()))?;
+    let result = backend.execute(recorded).await;
+    let event = outcome_event(&requester, id, &result, None, begun.elapsed());
+    drop(journal.append_soon(event));
+    result
 }
 
 fn join(directory: &VirtualPath, name: &[u8]) -> Result<VirtualPath, crate::path::PathError> {

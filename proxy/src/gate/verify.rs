@@ -11,7 +11,10 @@ use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use portcullis_journal::{Journal, Urgency};
 
 use super::{
-    extents::Announcement, gateway_error, measure::next_handle, next_operation, outcome_event,
+    extents::Announcement,
+    gateway_error,
+    measure::{self, next_handle},
+    next_operation,
 };
 use crate::{
     backend::{Backend, BackendError},
@@ -204,16 +207,6 @@ impl Verified {
 
     async fn look(&self, path: &VirtualPath, look: Verify) -> Result<Outcome, BackendError> {
         let permit = self.permit(path, look)?;
-        let id = permit.id();
-        let begun = Instant::now();
-        let recorded = self
-            .journal
-            .record_intent(permit, Urgency::Now)
-            .await
-            .map_err(|error| gateway_error(error.to_string()))?;
-        let result = self.backend.execute(recorded).await;
-        let event = outcome_event(&self.requester, id, &result, None, begun.elapsed());
-        drop(self.journal.append_soon(event));
-        result
+        measure::perform(&self.journal, &self.backend, permit).await
     }
 }

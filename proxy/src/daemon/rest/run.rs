@@ -269,6 +269,8 @@ fn roots(stored: &Stored) -> Vec<(String, Vec<u8>)> {
 /// What is there at a place.
 enum Seen {
     Content([u8; 32]),
+    /// A file whose content tells nothing.
+    NotRead,
     Link,
     Nothing,
     Unreadable(BackendError),
@@ -398,7 +400,7 @@ impl Look<'_> {
                     Err(error) => Seen::Unreadable(error),
                 }
             } else {
-                Seen::Content([0; 32])
+                Seen::NotRead
             };
             let judgement = self.judge(place, &seen);
             if judgement == Judgement::Sound {
@@ -476,6 +478,8 @@ impl Look<'_> {
         let catalogue = &self.reader.catalogue;
         match seen {
             Seen::Content(sha256) => catalogue.judge(place, Found::Content(sha256)),
+            // The log has no digest that this could be compared with.
+            Seen::NotRead => catalogue.judge(place, Found::Content(&[0; 32])),
             Seen::Link => catalogue.judge(place, Found::Link),
             Seen::Nothing => catalogue.judge(place, Found::Nothing),
             Seen::Unreadable(_) => catalogue.judge_unreadable(place),
@@ -576,10 +580,9 @@ fn described(backend: &str, place: &[u8], finding: &Finding, seen: &Seen) -> Map
     }
     put("expected_sha256", finding.expected.map(hex::encode).into());
     match seen {
-        Seen::Content([0, ..]) if finding.last.is_none() => {}
         Seen::Content(sha256) => put("sha256", hex::encode(sha256).into()),
         Seen::Link => put("look", "link".into()),
-        Seen::Nothing => {}
+        Seen::NotRead | Seen::Nothing => {}
         Seen::Unreadable(error) => put("look", error.kind.code().into()),
     }
     body
