@@ -130,3 +130,154 @@ mod reads {
         assert!(segments.load(Ordering::SeqCst) - before <= 1);
     }
 }
+
+/// In which orders a file can be written, and what becomes of one that was written in another.
+mod orders {
+    use bytes::Bytes;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+    use crate::{
+        backend::{
+            ErrorKind,
+            conformance::{Client, READ, REPLACE, WRITE},
+        },
+        operation::{Attributes, HandleId, Operation, Outcome},
+        path::VirtualPath,
+    };
+
+    const PIECE: usize = 64 << 10;
+    const LIMIT: u64 = 3 << 20;
+
+    fn client(memory: &Memory) -> Client {
+        let vault = Vault {
+            update_limit: LIMIT,
+            ..vault(Foreign::Refuse)
+        };
+        let service = EncryptedService::new(Arc::new(memory.clone()), vault);
+        Client::new(service.session(b"", &crate::testing::owner()))
+    }
+
+    fn content(pieces: usize) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(7);
+        std::iter::repeat_with(|| random.u8(..))
+            .take(pieces * PIECE)
+            .collect()
+    }
+
+    async fn write(
+        client: &Client,
+        handle: HandleId,
+        content: &[u8],
+        piece: usize,
+    ) -> Result<Outcome, crate::backend::BackendError> {
+        let from = piece * PIECE;
+        let data = Bytes::copy_from_slice(&content[from..from + PIECE]);
+        let offset = from as u64;
+        client
+            .ask(Operation::Write {
+                handle,
+                offset,
+                data,
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_written_from_its_end_is_whole_and_digested() {
+        let client = client(&Memory::new());
+        let content = content(40);
+        let handle = client.open("/a", REPLACE).await;
+        for piece in (0..40).rev() {
+            write(&client, handle, &content, piece).await.unwrap();
+        }
+        let digest: [u8; 32] = Sha256::digest(&content).into();
+        assert_eq!(client.close_digested(handle).await, Some(digest));
+        assert!(client.get("/a").await == content);
+    }
+
+    #[tokio::test]
+    async fn what_comes_a_little_early_finds_its_place_and_what_comes_elsewhere_is_not_published() {
+        let client = client(&Memory::new());
+        let content = content(60);
+        let handle = client.open("/a", REPLACE).await;
+        for pair in (0..60).step_by(2) {
+            for piece in [pair + 1, pair] {
+                write(&client, handle, &content, piece).await.unwrap();
+            }
+        }
+        client.close(handle).await;
+        assert!(client.get("/a").await == content);
+
+        // Bytes that are there already, and more early ones than are kept.
+        for elsewhere in [vec![0], (11..11 + 33).collect()] {
+            let handle = client.open("/b", REPLACE).await;
+            for piece in 0..10 {
+                write(&client, handle, &content, piece).await.unwrap();
+            }
+            let mut refused = None;
+            for piece in elsewhere {
+                refused = write(&client, handle, &content, piece).await.err();
+            }
+            let refused = refused.unwrap();
+            assert_eq!(refused.kind, ErrorKind::Unsupported);
+            assert!(refused.message.contains("at byte 655360"), "{refused}");
+            assert!(client.ask(Operation::Close { handle }).await.is_err());
+            assert!(client.is_missing("/b").await);
+        }
+        // A gap that stays one.
+        let handle = client.open("/b", REPLACE).await;
+        for piece in (0..10).chain([12]) {
+            write(&client, handle, &content, piece).await.unwrap();
+        }
+        let refused = client.ask(Operation::Close { handle }).await.unwrap_err();
+        assert!(refused.message.contains("lacks the bytes"), "{refused}");
+        assert!(client.is_missing("/b").await);
+    }
+
+    #[tokio::test]
+    async fn a_file_up_to_the_limit_can_be_changed_and_a_larger_one_is_refused_and_stays() {
+        let client = client(&Memory::new());
+        let pieces = usize::try_from(LIMIT).unwrap() / PIECE;
+        for (pieces, is_allowed) in [(pieces, true), (pieces + 1, false)] {
+            let mut content = content(pieces);
+            client.put("/a", content.clone()).await;
+            let opened = client.ask(client.open_operation("/a", WRITE)).await;
+            let size = Operation::Setstat {
+                path: VirtualPath::clean(b"/a").unwrap(),
+                attributes: Attributes {
+                    size: Some(content.len() as u64 - 10),
+                    ..Attributes::default()
+                },
+            };
+            if is_allowed {
+                assert_eq!(opened.unwrap(), Outcome::Opened);
+                assert_eq!(client.ask(size).await.unwrap(), Outcome::Done);
+                content.truncate(content.len() - 10);
+            } else {
+                assert_eq!(opened.unwrap_err().kind, ErrorKind::Unsupported);
+                let refused = client.ask(size).await.unwrap_err();
+                assert!(refused.message.contains("update_limit_bytes"), "{refused}");
+            }
+            assert!(client.get("/a").await == content);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_update_of_what_somebody_else_replaced_is_withdrawn() {
+        let memory = Memory::new();
+        let vault = vault(Foreign::Refuse);
+        let service = EncryptedService::new(Arc::new(memory), vault);
+        let session = || Client::new(service.session(b"", &crate::testing::owner()));
+        let (one, two) = (session(), session());
+        one.put("/a", "first").await;
+        let handle = one.open("/a", WRITE).await;
+        one.write(handle, 0, "F").await;
+        two.put("/a", "second").await;
+        let refused = one.ask(Operation::Close { handle }).await.unwrap_err();
+        assert!(refused.message.contains("meanwhile"), "{refused}");
+        assert_eq!(two.get("/a").await, b"second");
+        let reader = two.open("/a", READ).await;
+        two.close(reader).await;
+    }
+}
