@@ -63,6 +63,23 @@ pub struct Access {
 }
 
 impl Access {
+    /// An existing file, for reading.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+        append: false,
+        create: false,
+        truncate: false,
+        exclusive: false,
+    };
+    /// An existing file, to be written anew.
+    pub const REPLACE: Self = Self {
+        read: false,
+        write: true,
+        truncate: true,
+        ..Self::READ
+    };
+
     /// True if bytes can be written through the handle.
     pub fn writes(&self) -> bool {
         self.write || self.append

@@ -169,20 +169,8 @@ mod tests {
         testing::{self, Fixture},
     };
 
-    const READ: Access = Access {
-        read: true,
-        write: false,
-        append: false,
-        create: false,
-        truncate: false,
-        exclusive: false,
-    };
-    const REPLACE: Access = Access {
-        read: false,
-        write: true,
-        truncate: true,
-        ..READ
-    };
+    const READ: Access = Access::READ;
+    const REPLACE: Access = Access::REPLACE;
     const CREATE: Access = Access {
         create: true,
         ..REPLACE

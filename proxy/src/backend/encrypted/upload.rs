@@ -116,6 +116,11 @@ impl Upload {
         })
     }
 
+    /// It is open for writing on the backend.
+    pub(super) fn is_open_below(&self) -> bool {
+        matches!(self.origin, Origin::Fresh)
+    }
+
     /// Bytes of plaintext so far.
     pub(super) fn length(&self) -> u64 {
         match &self.body {

@@ -1,0 +1,199 @@
+//! The end of an upload: the rest of its bytes, and its name.
+
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::join_all};
+use portcullis_at_rest::Head;
+
+use super::{
+    answer,
+    fault::Fault,
+    lock,
+    session::{Handle, Session},
+    steps::Steps,
+    upload::{Gathered, Origin, Piece, Rest, Upload},
+};
+use crate::{
+    backend::{BackendError, Execution},
+    operation::{Access, Attributes, HandleId, Operation, Outcome},
+    path::VirtualPath,
+};
+
+impl Session {
+    pub(super) fn close(self, steps: Steps, handle: HandleId) -> Execution {
+        let closed = lock(&self.handles).remove(&handle);
+        let upload = match closed {
+            Some(Handle::Upload(upload)) => upload,
+            Some(Handle::Download(_) | Handle::Plain | Handle::Directory) | None => {
+                return steps.pass();
+            }
+        };
+        // The table held the only other reference, and nothing runs beside a CLOSE.
+        let Some(upload) = Arc::into_inner(upload) else {
+            return answer(Err(Fault::NoSuchHandle));
+        };
+        let upload = upload.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !upload.is_open_below() {
+            return async move { self.publish_update(&steps, upload, handle).await }.boxed();
+        }
+        let times = upload.pending.times;
+        let rest = upload.finish(&self.vault);
+        match rest {
+            Ok(Rest::Pieces(pieces)) => {
+                let mut started = start(&steps, handle, pieces);
+                started.extend(set_times(&steps, handle, times));
+                started.push(steps.pass());
+                finish(started)
+            }
+            Ok(Rest::Gathered(gathered)) => {
+                async move { publish(&steps, handle, *gathered, times).await }.boxed()
+            }
+            Err(fault) => {
+                self.spoiled.fetch_add(1, Ordering::Relaxed);
+                answer(Err(fault))
+            }
+        }
+    }
+
+    /// Writes a changed file anew, if nobody else has changed it.
+    async fn publish_update(
+        &self,
+        steps: &Steps,
+        upload: Upload,
+        handle: HandleId,
+    ) -> Result<Outcome, BackendError> {
+        let Origin::Update { beginning, .. } = &upload.origin else {
+            return Err(Fault::NoSuchHandle.into());
+        };
+        if !upload.is_touched() && upload.pending == Attributes::default() {
+            return Ok(Outcome::Done);
+        }
+        let beneath = handle.beneath();
+        steps.open(&upload.path, beneath, Access::READ).await?;
+        let now = steps.read(beneath, 0, Head::LENGTH).await;
+        let closed = steps.close(beneath).await;
+        if now? != *beginning {
+            return Err(Fault::ChangedMeanwhile.into());
+        }
+        closed?;
+        let (path, pending) = (upload.path.clone(), upload.pending.clone());
+        let Rest::Gathered(gathered) = upload.finish(&self.vault)? else {
+            return Err(Fault::NoSuchHandle.into());
+        };
+        steps.open(&path, handle, Access::REPLACE).await?;
+        let times = pending.times;
+        let mut set = Ok(Outcome::Done);
+        if pending != Attributes::default() {
+            let attributes = pending;
+            set = steps
+                .start(Operation::Fsetstat { handle, attributes })
+                .await;
+        }
+        let published = publish(steps, handle, *gathered, times).await?;
+        // Attributes that can't be set cost the file nothing.
+        set.map(|_| published)
+    }
+
+    /// SETSTAT with a size.
+    pub(super) async fn resize(
+        self,
+        steps: Steps,
+        path: VirtualPath,
+        attributes: Attributes,
+    ) -> Result<Outcome, BackendError> {
+        let access = Access {
+            write: true,
+            ..Access::READ
+        };
+        let handle = self.own_handle();
+        let mut upload = self.load(&steps, &path, handle, access).await?;
+        if let Some(size) = attributes.size
+            && size != upload.length()
+        {
+            upload.resize(size)?;
+            self.publish_update(&steps, upload, handle).await?;
+        }
+        let rest = Attributes {
+            size: None,
+            ..attributes
+        };
+        if rest != Attributes::default() {
+            let set = Operation::Setstat {
+                path,
+                attributes: rest,
+            };
+            steps.start(set).await?;
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+pub(super) fn start(steps: &Steps, handle: HandleId, pieces: Vec<Piece>) -> Vec<Execution> {
+    let mut started = Vec::with_capacity(pieces.len());
+    let mut pieces = pieces.into_iter().peekable();
+    while let Some((offset, mut data)) = pieces.next() {
+        // Heads are small: they go with what follows them.
+        while data.len() < SMALL
+            && let Some((_, next)) = pieces.next()
+        {
+            data = Bytes::from([data, next].concat());
+        }
+        started.push(steps.write(handle, offset, data));
+    }
+    started
+}
+
+/// Bytes of a piece that is not worth a WRITE of its own.
+const SMALL: usize = 1024;
+
+pub(super) fn finish(started: Vec<Execution>) -> Execution {
+    async move {
+        let mut last = Outcome::Done;
+        for outcome in join_all(started).await {
+            last = outcome?;
+        }
+        // The digest of a backend is that of what lies there.
+        Ok(if let Outcome::Published { .. } = last {
+            Outcome::Done
+        } else {
+            last
+        })
+    }
+    .boxed()
+}
+
+/// Sets times again that the client set before the last bytes were written. Whether they can be set it has heard then.
+fn set_times(steps: &Steps, handle: HandleId, times: Option<(u32, u32)>) -> Option<Execution> {
+    let set = steps.start(Operation::Fsetstat {
+        handle,
+        attributes: Attributes {
+            times: Some(times?),
+            ..Attributes::default()
+        },
+    });
+    Some(set.map(|_| Ok(Outcome::Done)).boxed())
+}
+
+async fn publish(
+    steps: &Steps,
+    handle: HandleId,
+    mut gathered: Gathered,
+    times: Option<(u32, u32)>,
+) -> Result<Outcome, BackendError> {
+    loop {
+        let pieces = gathered.next()?;
+        if pieces.is_empty() {
+            break;
+        }
+        finish(start(steps, handle, pieces)).await?;
+    }
+    if let Some(set) = set_times(steps, handle, times) {
+        set.await?;
+    }
+    steps.close(handle).await?;
+    Ok(match gathered.digest() {
+        Some(sha256) => Outcome::Published { sha256 },
+        None => Outcome::Done,
+    })
+}

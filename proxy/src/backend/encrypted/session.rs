@@ -1,0 +1,350 @@
+//! What the operations of one session share: what is open, and how it is looked at and loaded.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures_util::FutureExt as _;
+use portcullis_at_rest::{ExtentReaders, Head, HeadError, Layout};
+
+use super::{
+    Foreign, Vault, answer,
+    download::Download,
+    fault::Fault,
+    lock,
+    shown::{may_be_encrypted, show_plaintext, with_size},
+    steps::Steps,
+    upload::{Origin, Upload},
+};
+use crate::{
+    backend::{Backend, BackendError, ErrorKind, Execution},
+    operation::{Access, Attributes, HandleId, Operation, Outcome},
+    path::VirtualPath,
+};
+
+/// Most uploads of a session that failed; they stay open at the backend until the session ends.
+const MAX_SPOILED: usize = 64;
+
+/// Bytes that are loaded at once of a file that is to be changed.
+const LOAD: usize = 256 << 10;
+
+/// What the operations of one session share.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) vault: Arc<Vault>,
+    pub(super) handles: Arc<Mutex<HashMap<HandleId, Handle>>>,
+    pub(super) spoiled: Arc<AtomicU64>,
+    /// Numbers of handles that belong to no operation's handle.
+    pub(super) own: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Handle {
+    Download(Arc<Download>),
+    Upload(Arc<Mutex<Upload>>),
+    /// A file that is not encrypted.
+    Plain,
+    Directory,
+}
+
+/// A file that was opened to be looked at.
+pub(super) enum Found {
+    Encrypted(Box<ExtentReaders>, Attributes),
+    Plain(Attributes),
+}
+
+impl Session {
+    pub(super) fn handle(&self, id: HandleId) -> Option<Handle> {
+        lock(&self.handles).get(&id).cloned()
+    }
+
+    pub(super) fn insert(&self, id: HandleId, handle: Handle) {
+        lock(&self.handles).insert(id, handle);
+    }
+
+    pub(super) fn own_handle(&self) -> HandleId {
+        HandleId(self.own.fetch_add(1, Ordering::Relaxed)).beneath()
+    }
+
+    pub(super) fn open_download(
+        self,
+        steps: Steps,
+        path: VirtualPath,
+        handle: HandleId,
+    ) -> Execution {
+        let opening = steps.pass();
+        async move {
+            opening.await?;
+            let found = match self.look(&steps, handle).await {
+                Ok(found) => found,
+                Err(error) => {
+                    let _ = steps.close(handle).await;
+                    // Of what the session itself uploads there is nothing to be read yet.
+                    if error.kind == ErrorKind::NotAuthentic && self.uploads_to(&path).is_some() {
+                        return Err(Fault::NotReadable.into());
+                    }
+                    return Err(error);
+                }
+            };
+            let opened = match found {
+                Found::Encrypted(readers, _) => {
+                    Handle::Download(Arc::new(Download::new(handle, *readers)))
+                }
+                Found::Plain(_) => Handle::Plain,
+            };
+            self.insert(handle, opened);
+            Ok(Outcome::Opened)
+        }
+        .boxed()
+    }
+
+    /// Looks what is open under `handle`.
+    pub(super) async fn look(
+        &self,
+        steps: &Steps,
+        handle: HandleId,
+    ) -> Result<Found, BackendError> {
+        let beginning = steps.read(handle, 0, Head::LENGTH);
+        let attributes = steps.attributes(handle);
+        let (beginning, attributes) = futures_util::join!(beginning, attributes);
+        let (beginning, mut attributes) = (beginning?, attributes?);
+        let head = match Head::parse(&beginning) {
+            Err(HeadError::Foreign | HeadError::Empty | HeadError::Short)
+                if self.vault.foreign == Foreign::Read =>
+            {
+                return Ok(Found::Plain(attributes));
+            }
+            head => head.map_err(Fault::from)?,
+        };
+        let key = self
+            .vault
+            .ring
+            .unwrap(&head, &self.vault.realm)
+            .map_err(Fault::from)?;
+        let stored = attributes.size.ok_or(Fault::NoSize)?;
+        let layout = Layout::of_stored(stored).map_err(Fault::from)?;
+        attributes.size = Some(layout.plaintext());
+        let readers = ExtentReaders::new(&key, head, layout);
+        Ok(Found::Encrypted(Box::new(readers), attributes))
+    }
+
+    pub(super) async fn open_upload(
+        self,
+        steps: Steps,
+        path: VirtualPath,
+        handle: HandleId,
+        access: Access,
+        attributes: Attributes,
+    ) -> Result<Outcome, BackendError> {
+        if self.spoiled.load(Ordering::Relaxed) >= MAX_SPOILED as u64 {
+            return Err(Fault::TooManySpoiled.into());
+        }
+        let is_fresh = access.truncate || access.create && access.exclusive;
+        let mut upload = None;
+        if !is_fresh {
+            upload = match self.load(&steps, &path, handle.beneath(), access).await {
+                Err(error) if error.kind == ErrorKind::NotFound && access.create => None,
+                loaded => Some(loaded?),
+            };
+        }
+        let upload = match upload {
+            Some(upload) => upload,
+            None => {
+                let below = Access {
+                    create: access.create,
+                    exclusive: access.exclusive,
+                    ..Access::REPLACE
+                };
+                let attributes = Attributes {
+                    size: None,
+                    ..attributes
+                };
+                let open = Operation::Open {
+                    path: path.clone(),
+                    handle,
+                    access: below,
+                    attributes,
+                };
+                steps.start(open).await?;
+                Upload::fresh(path, access, &self.vault)?
+            }
+        };
+        self.insert(handle, Handle::Upload(Arc::new(Mutex::new(upload))));
+        Ok(Outcome::Opened)
+    }
+
+    /// The content of the file at `path`, to be changed. It is not open any more when this returns.
+    pub(super) async fn load(
+        &self,
+        steps: &Steps,
+        path: &VirtualPath,
+        handle: HandleId,
+        access: Access,
+    ) -> Result<Upload, BackendError> {
+        steps.open(path, handle, Access::READ).await?;
+        let loaded = self.load_open(steps, path, handle, access).await;
+        let closed = steps.close(handle).await;
+        let upload = loaded?;
+        closed?;
+        Ok(upload)
+    }
+
+    pub(super) async fn load_open(
+        &self,
+        steps: &Steps,
+        path: &VirtualPath,
+        handle: HandleId,
+        access: Access,
+    ) -> Result<Upload, BackendError> {
+        let found = self.look(steps, handle).await?;
+        let limit = self.vault.update_limit;
+        let too_large = |size: u64| {
+            if size > limit {
+                Err(Fault::TooLargeToUpdate(limit))
+            } else {
+                Ok(())
+            }
+        };
+        let (path, vault) = (path.clone(), &*self.vault);
+        match found {
+            Found::Plain(attributes) => {
+                let size = attributes.size.ok_or(Fault::NoSize)?;
+                too_large(size)?;
+                let beginning = steps.read(handle, 0, Head::LENGTH).await?;
+                let mut upload = Upload::update(path, access, attributes, beginning, vault)?;
+                while upload.length() < size {
+                    let left = size - upload.length();
+                    let wanted = usize::try_from(left).map_or(LOAD, |left| left.min(LOAD));
+                    let data = steps.read(handle, upload.length(), wanted).await?;
+                    if data.is_empty() {
+                        return Err(Fault::ChangedMeanwhile.into());
+                    }
+                    upload.load(upload.length(), &data)?;
+                }
+                Ok(upload)
+            }
+            Found::Encrypted(readers, attributes) => {
+                let size = readers.layout().plaintext();
+                too_large(size)?;
+                let beginning = readers.head().as_bytes().to_vec();
+                let mut upload = Upload::update(path, access, attributes, beginning, vault)?;
+                let download = Download::new(handle, *readers);
+                let wanted = u32::try_from(LOAD).unwrap_or(u32::MAX);
+                loop {
+                    let outcome = download.read(steps, upload.length(), wanted).await?;
+                    let Outcome::Data(data) = outcome else {
+                        return Ok(upload);
+                    };
+                    upload.load(upload.length(), &data)?;
+                }
+            }
+        }
+    }
+
+    pub(super) fn uploads_to(&self, path: &VirtualPath) -> Option<Arc<Mutex<Upload>>> {
+        let handles = lock(&self.handles);
+        handles.values().find_map(|handle| match handle {
+            Handle::Upload(upload) if lock(upload).path == *path => Some(Arc::clone(upload)),
+            Handle::Upload(_) | Handle::Download(_) | Handle::Plain | Handle::Directory => None,
+        })
+    }
+
+    pub(super) async fn stat(
+        self,
+        steps: Steps,
+        path: VirtualPath,
+    ) -> Result<Outcome, BackendError> {
+        let mut outcome = steps.pass().await?;
+        let Outcome::Attributes(attributes) = &mut outcome else {
+            return Ok(outcome);
+        };
+        let upload = self.uploads_to(&path);
+        if let Some(upload) = upload.as_deref().map(lock)
+            && attributes.size == Some(upload.stored())
+        {
+            attributes.size = Some(upload.length());
+        } else if self.vault.foreign == Foreign::Refuse || !may_be_encrypted(attributes) {
+            show_plaintext(attributes);
+        } else {
+            let handle = self.own_handle();
+            if steps.open(&path, handle, Access::READ).await.is_ok() {
+                let found = self.look(&steps, handle).await;
+                let _ = steps.close(handle).await;
+                if !matches!(found, Ok(Found::Plain(_))) {
+                    show_plaintext(attributes);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn fstat(self, steps: Steps, handle: HandleId) -> Execution {
+        match self.handle(handle) {
+            Some(Handle::Download(download)) => {
+                let size = download.layout().plaintext();
+                with_size(steps.pass(), size)
+            }
+            Some(Handle::Upload(upload)) => {
+                let upload = lock(&upload);
+                match &upload.origin {
+                    Origin::Fresh => with_size(steps.pass(), upload.length()),
+                    Origin::Update { attributes, .. } => {
+                        answer(Ok(Outcome::Attributes(Attributes {
+                            size: Some(upload.length()),
+                            permissions: upload.pending.permissions.or(attributes.permissions),
+                            times: upload.pending.times.or(attributes.times),
+                            ..attributes.clone()
+                        })))
+                    }
+                }
+            }
+            Some(Handle::Plain | Handle::Directory) | None => steps.pass(),
+        }
+    }
+
+    pub(super) fn set_open(
+        self,
+        steps: Steps,
+        handle: HandleId,
+        attributes: Attributes,
+    ) -> Execution {
+        let Some(Handle::Upload(upload)) = self.handle(handle) else {
+            return if attributes.size.is_some() {
+                answer(Err(Fault::WrongHandle))
+            } else {
+                steps.pass()
+            };
+        };
+        let mut upload = lock(&upload);
+        if let Some(size) = attributes.size
+            && let Err(fault) = upload.resize(size)
+        {
+            return answer(Err(fault));
+        }
+        let rest = Attributes {
+            size: None,
+            ..attributes
+        };
+        if upload.is_open_below() {
+            if rest == Attributes::default() {
+                return answer(Ok(Outcome::Done));
+            }
+            // What is written later would change it.
+            upload.pending.times = rest.times.or(upload.pending.times);
+            return steps.start(Operation::Fsetstat {
+                handle,
+                attributes: rest,
+            });
+        }
+        let pending = &mut upload.pending;
+        pending.owner = rest.owner.or(pending.owner);
+        pending.permissions = rest.permissions.or(pending.permissions);
+        pending.times = rest.times.or(pending.times);
+        answer(Ok(Outcome::Done))
+    }
+}
