@@ -19,6 +19,7 @@ use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
 use tempfile::TempDir;
 
 use crate::sessions::{body, text, wait_for_record};
+use crate::stored_files::{findings, verify};
 
 const CANARY: &[u8] = b"Jane Doe, born 1980-01-01, HIV positive";
 /// Bytes that a stored file has more than the plaintext, if that fits into a segment: head, FLOE header, one segment.
@@ -189,6 +190,16 @@ fn what_was_changed_behind_the_gateways_back_is_never_given_out_and_named_on_rec
             text(record, "reason") == "not_authentic" && body(record, "error").contains(reason)
         })?;
     }
+    let (found, code) = findings(&verify(&gateway.proxy.config, &["--json"])?)?;
+    let expected = [
+        ("cut", "altered"),
+        ("flipped", "altered"),
+        ("foreign", "unknown"),
+        ("newer", "altered"),
+        ("nothing", "unknown"),
+    ];
+    let expected = expected.map(|(name, finding)| (format!("/disk/{name}"), finding.to_owned()));
+    ensure!(found == expected && code == Some(1), "{found:?}");
     gateway.succeed("get sound back\nrm flipped\nrm foreign\nrm nothing")?;
     ensure!(fs::read(gateway.local("back"))? == content);
     Ok(())

@@ -69,7 +69,7 @@ impl Gateway {
     }
 }
 
-fn verify(config: &Path, arguments: &[&str]) -> Result<Output> {
+pub(crate) fn verify(config: &Path, arguments: &[&str]) -> Result<Output> {
     let program = locate::binary("portcullis-proxy")?;
     let mut command = Command::new(program);
     command.arg("verify").args(arguments).arg("--config");
@@ -81,9 +81,9 @@ fn verify(config: &Path, arguments: &[&str]) -> Result<Output> {
 }
 
 /// Paths with what was found there, sorted, and the exit code.
-type Findings = (Vec<(String, String)>, Option<i32>);
+pub(crate) type Findings = (Vec<(String, String)>, Option<i32>);
 
-fn findings(output: &Output) -> Result<Findings> {
+pub(crate) fn findings(output: &Output) -> Result<Findings> {
     let shown = String::from_utf8_lossy(&output.stderr).into_owned();
     let answer: Value = serde_json::from_slice(&output.stdout).context(shown)?;
     let listed = answer

@@ -271,6 +271,8 @@ enum Seen {
     Content([u8; 32]),
     /// A file whose content tells nothing.
     NotRead,
+    /// An encrypted file that nobody wrote through the gateway as it is.
+    NotAuthentic,
     Link,
     Nothing,
     Unreadable(BackendError),
@@ -397,6 +399,7 @@ impl Look<'_> {
                 match verified.sha256(&path, &mut self.pace).await {
                     Ok(sha256) => Seen::Content(sha256),
                     Err(error) if error.kind == ErrorKind::NotFound => Seen::Nothing,
+                    Err(error) if error.kind == ErrorKind::NotAuthentic => Seen::NotAuthentic,
                     Err(error) => Seen::Unreadable(error),
                 }
             } else {
@@ -478,8 +481,8 @@ impl Look<'_> {
         let catalogue = &self.reader.catalogue;
         match seen {
             Seen::Content(sha256) => catalogue.judge(place, Found::Content(sha256)),
-            // The log has no digest that this could be compared with.
-            Seen::NotRead => catalogue.judge(place, Found::Content(&[0; 32])),
+            // No digest in the log is like this one; where there is none, it does not count.
+            Seen::NotRead | Seen::NotAuthentic => catalogue.judge(place, Found::Content(&[0; 32])),
             Seen::Link => catalogue.judge(place, Found::Link),
             Seen::Nothing => catalogue.judge(place, Found::Nothing),
             Seen::Unreadable(_) => catalogue.judge_unreadable(place),
@@ -582,6 +585,7 @@ fn described(backend: &str, place: &[u8], finding: &Finding, seen: &Seen) -> Map
     match seen {
         Seen::Content(sha256) => put("sha256", hex::encode(sha256).into()),
         Seen::Link => put("look", "link".into()),
+        Seen::NotAuthentic => put("look", ErrorKind::NotAuthentic.code().into()),
         Seen::NotRead | Seen::Nothing => {}
         Seen::Unreadable(error) => put("look", error.kind.code().into()),
     }
