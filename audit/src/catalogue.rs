@@ -6,6 +6,7 @@
 //! Places are paths `/<backend>/<path below its root>`, one namespace for all backends: two mounts of one directory are one
 //! place. With a [`PathKey`] all of them are kept as tokens, so that records that hide names count too.
 
+mod deed;
 mod fold;
 mod place;
 mod reader;
