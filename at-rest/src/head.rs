@@ -16,6 +16,7 @@ const MAGIC: &[u8; 8] = b"\x89PCREST\n";
 /// The version that is written.
 const VERSION: u16 = 1;
 const DOMAIN: &[u8] = b"portcullis at-rest";
+const NAMES_DOMAIN: &[u8] = b"portcullis at-rest names v1";
 
 // Offsets; what is not named is zero.
 const VERSION_AT: usize = 8;
@@ -83,6 +84,21 @@ impl Realm {
             *to = *from;
         }
         Self(realm)
+    }
+
+    /// Of the [key of names](crate::names) of this realm's backend alone: no file that a client wrote is in it.
+    #[must_use]
+    pub fn of_names(&self) -> Self {
+        let digest = digest::digest(&digest::SHA256, &[NAMES_DOMAIN, &self.0].concat());
+        let mut realm = [0; 32];
+        for (to, from) in realm.iter_mut().zip(digest.as_ref()) {
+            *to = *from;
+        }
+        Self(realm)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

@@ -21,6 +21,7 @@ pub mod kek;
 pub mod key_file;
 mod keyring;
 mod layout;
+pub mod names;
 mod open;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
