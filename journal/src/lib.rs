@@ -14,6 +14,7 @@ pub mod disk;
 pub mod growth;
 mod keeper;
 mod line;
+pub mod manifest;
 mod operations;
 mod passage;
 mod position;

@@ -334,7 +334,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ProofError> {
 }
 
 /// The checkpoints that one of the keys signed, or one that it handed over to, without those of an empty log.
-fn good_notes<'a>(text: &'a [u8], keys: &[StandardVerifier]) -> Vec<(Head, &'a [u8])> {
+pub(crate) fn good_notes<'a>(text: &'a [u8], keys: &[StandardVerifier]) -> Vec<(Head, &'a [u8])> {
     let mut keyring = Keyring::new(keys.to_vec());
     notes(text)
         .0

@@ -69,19 +69,27 @@ impl SigningKey {
         }
     }
 
+    /// Reads the key in `path`.
+    ///
+    /// # Errors
+    /// If it can't be read or is none.
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        let text = fs::read_to_string(path).map_err(|source| KeyError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(text.trim()).map_err(|why| KeyError::NotASigningKey {
+            path: path.to_owned(),
+            why,
+        })
+    }
+
     /// Makes the key that is to follow the one in `path`, in `<path>.next`; the daemon takes it over.
     ///
     /// # Errors
     /// If there is no key yet, or the next one can't be written, or is there already.
     pub fn prepare_next(path: &Path) -> Result<String, KeyError> {
-        let text = fs::read_to_string(path).map_err(|source| KeyError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let key = Self::parse(text.trim()).map_err(|why| KeyError::NotASigningKey {
-            path: path.to_owned(),
-            why,
-        })?;
+        let key = Self::read(path)?;
         let next = next_key_path(path);
         if next.exists() {
             return Err(KeyError::AlreadyThere { path: next });

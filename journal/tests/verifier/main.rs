@@ -2,6 +2,7 @@
 
 mod cosigned;
 mod excerpts;
+mod manifests;
 mod proofs;
 
 use std::{

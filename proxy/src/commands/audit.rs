@@ -8,6 +8,7 @@ mod export;
 mod file;
 mod hidden;
 mod hold;
+mod manifest;
 mod report;
 mod review;
 mod search;
@@ -26,8 +27,8 @@ use serde_json::{Map, Value};
 
 use self::{
     begin_anew::BeginAnewArgs, export::ExportArgs, file::FileArgs, hidden::AuditorKeyArgs,
-    hold::HoldArgs, report::ReportArgs, review::ReviewArgs, search::SearchArgs,
-    session::SessionArgs,
+    hold::HoldArgs, manifest::ManifestArgs, report::ReportArgs, review::ReviewArgs,
+    search::SearchArgs, session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
 use crate::{
@@ -64,6 +65,8 @@ enum Question {
     File(FileArgs),
     /// Write records with a proof of each into one file, for who has the log's public key and not the log
     Export(Box<ExportArgs>),
+    /// Write a signed list of the files that a session delivered
+    Manifest(ManifestArgs),
     /// Count what happened in a period, for the one who reviews it
     Report(Box<ReportArgs>),
     /// Sign for what was seen of a period
@@ -101,6 +104,7 @@ impl Question {
             Self::Session(arguments) => arguments.run(&logs?, output),
             Self::File(arguments) => arguments.run(&logs?, output),
             Self::Export(arguments) => arguments.run(&logs?, output),
+            Self::Manifest(arguments) => arguments.run(&logs?, output),
             Self::Report(arguments) => arguments.run(&logs?, output),
             Self::Review(arguments) => arguments.run(&logs?, output),
             Self::Hold(arguments) => arguments.run(&logs?, output),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod manifest;
 mod proofs;
 
 use std::{
@@ -29,12 +30,14 @@ Only reads, and needs nothing but the log and the public key. The daemon may be 
 Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--witness FILE [--quorum NUMBER]] [--json]
        portcullis-verify prove DIR --key FILE (--record NUMBER | --since FILE)
        portcullis-verify check PROOF --key FILE [--since FILE] [--json]
+       portcullis-verify manifest FILE --key FILE [--journal DIR] [--files DIR] [--json]
        portcullis-verify keys DIR --key FILE
        portcullis-verify tiles DIR FOLDER --key FILE [--entries]
 
   DIR                directory of the log (*.jsonl, *.jsonl.zst and checkpoints)
   prove              print a proof that one record is in the log, or that the log has only grown since a checkpoint
   check              check such a proof or an excerpt of a log (portcullis-proxy audit export) without the log, and print its records
+  manifest           check a manifest of delivered files (portcullis-proxy audit manifest)
   keys               print the keys that the log's key handed over to, one a line, for proofs of later records
   tiles              write the log's tree as static files (C2SP tlog-tiles) into FOLDER, or what they lack there
   --entries          the records too
@@ -44,6 +47,8 @@ Usage: portcullis-verify DIR --key FILE [--checkpoint FILE] [--witness FILE [--q
   --quorum NUMBER    so many of them have to agree on it; all, unless this is given
   --record NUMBER    the record to prove, by its `seq`
   --since FILE       the checkpoint to prove growth from; to check that, the one that was kept
+  --journal DIR      a log: find out whether it is sound, and says what the manifest says
+  --files DIR        the delivered files: find out whether they are as they were delivered
   --json             write the report as one JSON object
   --help, --version
 
@@ -55,6 +60,7 @@ enum Call {
     Verify(Arguments),
     Prove(proofs::Prove),
     Check(proofs::Check),
+    Manifest(manifest::Arguments),
     Keys {
         directory: PathBuf,
         key: PathBuf,
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         Ok(Call::Verify(arguments)) => run(&arguments),
         Ok(Call::Prove(arguments)) => proofs::prove(&arguments),
         Ok(Call::Check(arguments)) => proofs::check(&arguments),
+        Ok(Call::Manifest(arguments)) => manifest::run(&arguments),
         Ok(Call::Keys { directory, key }) => keys(&directory, &key),
         Ok(Call::Tiles {
             directory,
@@ -236,6 +243,7 @@ enum Verb {
     Verify,
     Prove,
     Check,
+    Manifest,
     Keys,
     Tiles,
 }
@@ -247,6 +255,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
     let (mut record, mut since) = (None::<u64>, None);
     let (mut witness, mut quorum) = (None::<PathBuf>, None);
     let (mut folder, mut entries) = (None::<PathBuf>, false);
+    let (mut journal, mut files) = (None::<PathBuf>, None::<PathBuf>);
     let mut parser = lexopt::Parser::from_iter(arguments);
     let mut is_first = true;
     while let Some(argument) = parser.next()? {
@@ -260,7 +269,11 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             Long("since") if matches!(verb, Verb::Prove | Verb::Check) => {
                 since = Some(parser.value()?.into())
             }
-            Long("json") if matches!(verb, Verb::Verify | Verb::Check) => json = true,
+            Long("journal") if verb == Verb::Manifest => journal = Some(parser.value()?.into()),
+            Long("files") if verb == Verb::Manifest => files = Some(parser.value()?.into()),
+            Long("json") if matches!(verb, Verb::Verify | Verb::Check | Verb::Manifest) => {
+                json = true
+            }
             Long("help") | Short('h') => return Ok(Call::Print(USAGE.to_owned())),
             Long("version") => {
                 return Ok(Call::Print(format!(
@@ -270,6 +283,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             }
             Value(word) if is_first && word == "prove" => verb = Verb::Prove,
             Value(word) if is_first && word == "check" => verb = Verb::Check,
+            Value(word) if is_first && word == "manifest" => verb = Verb::Manifest,
             Value(word) if is_first && word == "keys" => verb = Verb::Keys,
             Value(word) if is_first && word == "tiles" => verb = Verb::Tiles,
             Value(word) if path.is_none() => path = Some(word.into()),
@@ -286,6 +300,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             "the directory of the log is missing"
         }
         Verb::Check => "the file of the proof is missing",
+        Verb::Manifest => "the file of the manifest is missing",
     })?;
     let key = key.ok_or("--key is missing: without a public key nothing is proved")?;
     Ok(match verb {
@@ -314,6 +329,13 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Call, lexopt::
             key,
             entries,
         },
+        Verb::Manifest => Call::Manifest(manifest::Arguments {
+            file: path,
+            key,
+            journal,
+            files,
+            json,
+        }),
         Verb::Keys => Call::Keys {
             directory: path,
             key,

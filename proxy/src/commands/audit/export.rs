@@ -115,7 +115,7 @@ impl ExportArgs {
 }
 
 /// Writes a whole file or none; gives its SHA-256.
-fn write_new(
+pub(super) fn write_new(
     file: &Path,
     write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<String> {

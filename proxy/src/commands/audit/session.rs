@@ -17,7 +17,7 @@ use super::{Logs, hidden::UnsealArgs, put, search::session};
 /// Sessions that are named when several begin alike.
 const NAMED: usize = 5;
 /// Digits of a whole number.
-const DIGITS: usize = 32;
+pub(super) const DIGITS: usize = 32;
 
 #[derive(Debug, Args)]
 pub(super) struct SessionArgs {
@@ -87,7 +87,8 @@ impl SessionArgs {
     }
 }
 
-fn only_one(logs: &Logs, filter: &Filter) -> anyhow::Result<()> {
+/// Sees to it that one session at most begins so, and says which.
+pub(super) fn only_one(logs: &Logs, filter: &Filter) -> anyhow::Result<Option<String>> {
     let mut sessions = BTreeSet::new();
     for found in Results::of(&logs.directories, filter, None)? {
         sessions.extend(found?.record.session);
@@ -101,5 +102,5 @@ fn only_one(logs: &Logs, filter: &Filter) -> anyhow::Result<()> {
         "several sessions begin so, give more digits: {}",
         names.join(", ")
     );
-    Ok(())
+    Ok(names.into_iter().next())
 }
