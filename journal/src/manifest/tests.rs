@@ -614,6 +614,8 @@ fn a_checkpoint_is_no_manifest_and_a_manifest_no_checkpoint() {
     assert_eq!(judge(found[0], &log.keys()), Judged::Malformed);
 }
 
+type Lie = fn(&mut Manifest);
+
 #[test]
 fn what_a_signed_manifest_says_is_compared_with_the_log() {
     let log = Log::of(
@@ -625,7 +627,7 @@ fn what_a_signed_manifest_says_is_compared_with_the_log() {
     let honest = log.manifest();
     let findings = |manifest: &Manifest| compare(manifest, &log.directory()).unwrap();
     assert_eq!(findings(&honest), [""; 0]);
-    let lies: [(&str, fn(&mut Manifest)); 10] = [
+    let lies: [(&str, Lie); 10] = [
         ("another size", |it| it.entries[0].size = Some(8)),
         ("no size", |it| it.entries[0].size = None),
         ("another digest", |it| it.entries[0].sha256 = Ok([9; 32])),

@@ -18,6 +18,7 @@ mod hidden_paths;
 mod keys;
 mod limits;
 mod login;
+mod manifests;
 mod matrix;
 mod peers;
 mod permissions;
