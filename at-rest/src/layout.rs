@@ -83,9 +83,11 @@ impl Layout {
         }
     }
 
-    /// Bytes of plaintext that are in whole extents of a file that was cut off at `stored`; an upload can go on behind them.
+    /// Bytes of plaintext that are in whole extents of a file that was cut off at `stored`, if more than them was written; an
+    /// upload can go on behind them. So there is something left to send, also of one that was cut off after its last byte.
     pub fn whole_extents(stored: u64) -> u64 {
-        stored.saturating_sub(HEAD) / EXTENT_STORED * EXTENT_PLAINTEXT
+        let empty = HEAD + EXTENT_HEADER as u64 + SEGMENT_OVERHEAD as u64;
+        stored.saturating_sub(empty + 1) / EXTENT_STORED * EXTENT_PLAINTEXT
     }
 
     /// Length of a stored file that ends with the whole extents of so much plaintext.

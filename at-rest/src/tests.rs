@@ -254,6 +254,18 @@ fn an_interrupted_file_goes_on_behind_its_whole_extents() {
 }
 
 #[test]
+fn what_was_cut_off_never_seems_whole() {
+    let lab = Lab::new();
+    for length in [0, 1, EXTENT - 1, EXTENT, EXTENT + 1, 2 * EXTENT] {
+        let stored = lab.seal(&noise(length), 1 << 20);
+        for missing in [0, 1, 31, 32, 33, 106, 107] {
+            let whole = Layout::whole_extents((stored.len() - missing) as u64) as usize;
+            assert!(whole < length.max(1), "{whole} of {length}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_a_head_is_named() {
     let lab = Lab::new();
     let stored = lab.seal(b"", 1);

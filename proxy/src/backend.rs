@@ -135,8 +135,8 @@ pub struct Capabilities {
     pub random_access: bool,
     /// Existing files can be opened for writing without truncation.
     pub update: bool,
-    /// An interrupted upload can be continued by a later session of its owner.
-    pub resume: bool,
+    /// An interrupted upload of so many bytes or more can be continued by a later session of its owner.
+    pub resume_from: Option<u64>,
     /// What a session uploads can be opened for reading in that session before CLOSE publishes it.
     pub read_back: bool,
     /// Rename replaces an existing file in one step.

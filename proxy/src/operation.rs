@@ -97,6 +97,8 @@ pub struct Attributes {
     pub permissions: Option<u32>,
     /// Access and modification time, seconds since 1970.
     pub times: Option<(u32, u32)>,
+    /// True for what an interrupted upload left, which its account can go on with. Backends say it; it is not sent.
+    pub is_interrupted: bool,
 }
 
 impl Attributes {

@@ -22,11 +22,11 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, ready},
 };
-use portcullis_at_rest::{Keyring, Realm};
+use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, Realm, SEGMENT_PLAINTEXT};
 use portcullis_journal::Recorded;
 
 use self::{
-    closing::{finish, start},
+    closing::{finish, start, withdraw},
     fault::Fault,
     session::{Handle, Session},
     shown::show_plaintext,
@@ -81,11 +81,19 @@ impl EncryptedService {
 
 impl BackendService for EncryptedService {
     fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
-        // What an interrupted upload left can't be continued yet.
-        let owner = owner.clone().resuming(Some(false));
+        let mut backend = self.service.session(directory, owner);
+        let below = backend.capabilities();
+        let is_kept = below.resume_from.is_some();
+        let can_resume = is_kept && below.read_back;
+        if is_kept && !can_resume {
+            // The key that the rest would be encrypted with is in the first bytes of what is there.
+            let owner = owner.clone().resuming(Some(false));
+            backend = self.service.session(directory, &owner);
+        }
         Arc::new(Encrypted {
             session: Session {
-                backend: self.service.session(directory, &owner),
+                backend,
+                can_resume,
                 vault: Arc::clone(&self.vault),
                 handles: Arc::default(),
                 spoiled: Arc::default(),
@@ -94,6 +102,9 @@ impl BackendService for EncryptedService {
         })
     }
 }
+
+/// An extent, and a segment behind it that was followed by another.
+const RESUME_FROM: u64 = EXTENT_PLAINTEXT + 2 * SEGMENT_PLAINTEXT as u64;
 
 #[derive(Debug)]
 struct Encrypted {
@@ -106,7 +117,7 @@ impl Backend for Encrypted {
         Capabilities {
             random_access: true,
             update: true,
-            resume: false,
+            resume_from: self.session.can_resume.then_some(RESUME_FROM),
             read_back: false,
             ..below
         }
@@ -171,7 +182,10 @@ impl Backend for Encrypted {
                     let written = lock(&upload).write(offset, &data, &session.vault);
                     match written {
                         Ok(pieces) => finish(start(&steps, handle, pieces)),
-                        Err(fault) => answer(Err(fault)),
+                        Err(fault) => {
+                            let withdrawal = lock(&upload).withdrawal();
+                            withdraw(&steps, handle, withdrawal, fault)
+                        }
                     }
                 }
                 Some(_) => answer(Err(Fault::WrongHandle)),

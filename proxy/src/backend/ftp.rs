@@ -53,7 +53,7 @@ pub use self::{
 use crate::{
     backend::{
         Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
-        staging::{self, Unreadable},
+        staging::{self, LEAST_RESUMABLE, Unreadable},
     },
     operation::{HandleId, Operation, Outcome},
     path::RelativePath,
@@ -142,7 +142,8 @@ impl Backend for FtpBackend {
         Capabilities {
             random_access: false,
             update: settings.copy_limit > 0 && shows.sizes,
-            resume: settings.uploads.resume && !quirks.no_resume.is_known(),
+            resume_from: (settings.uploads.resume && !quirks.no_resume.is_known())
+                .then_some(LEAST_RESUMABLE),
             read_back: false,
             atomic_replace: false,
             symlinks: false,

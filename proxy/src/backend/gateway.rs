@@ -124,7 +124,7 @@ impl Backend for Gateway {
         Capabilities {
             random_access: false,
             update: false,
-            resume: false,
+            resume_from: None,
             read_back: false,
             atomic_replace: false,
             symlinks: false,
@@ -163,6 +163,7 @@ pub(super) fn directory() -> Attributes {
         owner: Some((0, 0)),
         permissions: Some(Attributes::DIRECTORY | 0o555),
         times: Some((0, 0)),
+        is_interrupted: false,
     }
 }
 

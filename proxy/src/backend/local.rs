@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     Backend, BackendService, Capabilities, Execution, Owner, Shown,
-    staging::{StagingNames, UploadSettings},
+    staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
 use crate::{operation::Operation, policy::Permit};
 
@@ -162,7 +162,7 @@ impl Backend for LocalBackend {
         Capabilities {
             random_access: true,
             update: true,
-            resume: true,
+            resume_from: Some(LEAST_RESUMABLE),
             read_back: true,
             atomic_replace: true,
             symlinks: true,

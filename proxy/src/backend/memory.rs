@@ -25,7 +25,7 @@ use self::{
 use super::{
     Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
     Shown,
-    staging::{SessionNames, StagingNames, UploadSettings},
+    staging::{LEAST_RESUMABLE, SessionNames, StagingNames, UploadSettings},
 };
 use crate::{
     operation::{Access, Attributes, Entry, FilesystemStatus, HandleId, Operation, Outcome},
@@ -164,7 +164,7 @@ impl Backend for MemorySession {
         Capabilities {
             random_access: true,
             update: true,
-            resume: true,
+            resume_from: Some(LEAST_RESUMABLE),
             read_back: true,
             atomic_replace: true,
             symlinks: true,

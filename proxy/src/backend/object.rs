@@ -162,7 +162,7 @@ impl Backend for ObjectBackend {
         Capabilities {
             random_access: false,
             update: false,
-            resume: false,
+            resume_from: None,
             read_back: false,
             atomic_replace: true,
             symlinks: false,

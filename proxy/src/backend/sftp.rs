@@ -36,7 +36,7 @@ pub use self::{login::Credential, places::PoolLimits};
 use self::{pool::Pool, session::Session, sweep::Sweeps};
 use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, Owner, Shown,
-    staging::{StagingNames, UploadSettings},
+    staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
 use crate::{operation::Outcome, policy::Permit};
 
@@ -120,7 +120,7 @@ impl Backend for SftpBackend {
         Capabilities {
             random_access: true,
             update: true,
-            resume: true,
+            resume_from: Some(LEAST_RESUMABLE),
             read_back: true,
             atomic_replace: true,
             symlinks: true,

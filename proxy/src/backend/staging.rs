@@ -10,7 +10,7 @@ mod unreadable;
 
 pub use self::{
     name::{Claim, Claims, SessionNames, StagingName, StagingNames, UploadSettings},
-    progress::{Beginning, Landing, Progress, shown_length},
+    progress::{Beginning, LEAST_RESUMABLE, Landing, Progress, shown_length},
     unreadable::Unreadable,
 };
 use crate::{backend::ErrorKind, operation::Access, path::RESERVED_PREFIX};

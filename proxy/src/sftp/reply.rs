@@ -340,6 +340,7 @@ mod tests {
                 owner: Some((1000, 100)),
                 permissions: Some(permissions),
                 times: Some((0, modified)),
+                is_interrupted: false,
             },
         }
     }

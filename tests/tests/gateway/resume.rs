@@ -25,6 +25,9 @@ use tokio::runtime::Runtime;
 const CHUNK: usize = 32 << 10;
 /// No multiple of any packet size.
 const SIZE: usize = 3 * 1024 * 1024 + 4_711;
+/// Of files that are stored in extents.
+const ENCRYPTED_SIZE: usize = 3 * EXTENT + 600_011;
+const EXTENT: usize = 16 << 20;
 const PATH: &[u8] = b"/inbox/report.bin";
 
 /// A proxy in front of one place to store in.
@@ -33,14 +36,22 @@ struct Gateway {
     alice: Account,
     stored: PathBuf,
     upstream: Option<Openssh>,
+    /// Bytes of the files that are uploaded, at most.
+    size: usize,
+    /// Of a file that is interrupted, so many are kept or more; what is behind them may have to be sent again.
+    least: usize,
     _folders: Vec<TempDir>,
 }
 
 impl Gateway {
     fn local() -> Result<Self> {
+        Self::on_a_disk(Backend::local)
+    }
+
+    fn on_a_disk(backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
         let disk = files::folder("stored")?;
         let proxy = Plan::new(Place::Loopback)?
-            .backend("peer", Backend::local(disk.path()))
+            .backend("peer", backend(disk.path()))
             .start()?;
         let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "/")])?;
         Ok(Self {
@@ -48,16 +59,39 @@ impl Gateway {
             alice,
             stored: disk.path().to_path_buf(),
             upstream: None,
+            size: SIZE,
+            least: 0,
             _folders: vec![disk],
         })
     }
 
+    /// What is stored is encrypted, in extents.
+    fn encrypted() -> Result<Self> {
+        Ok(Self {
+            size: ENCRYPTED_SIZE,
+            least: EXTENT,
+            ..Self::on_a_disk(|storage| Backend::local(storage).encrypted())?
+        })
+    }
+
+    fn encrypted_openssh() -> Result<Self> {
+        Ok(Self {
+            size: ENCRYPTED_SIZE,
+            least: EXTENT,
+            ..Self::over_openssh(|backend| backend.with("encryption = \"on\""))?
+        })
+    }
+
     fn openssh() -> Result<Self> {
+        Self::over_openssh(|backend| backend)
+    }
+
+    fn over_openssh(changed: impl FnOnce(Backend) -> Backend) -> Result<Self> {
         let keys = files::folder("keys")?;
         let key = files::ssh_key(keys.path(), "gateway")?;
         let server = Openssh::start(Place::Loopback, Subsystem::Internal, &key)?;
         let proxy = Plan::new(Place::Loopback)?
-            .backend("peer", Backend::openssh(&server, &key))
+            .backend("peer", changed(Backend::openssh(&server, &key)))
             .start()?;
         let directory = server.home.display().to_string();
         let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", &directory)])?;
@@ -66,12 +100,23 @@ impl Gateway {
             alice,
             stored: server.home.clone(),
             upstream: Some(server),
+            size: SIZE,
+            least: 0,
             _folders: vec![keys],
         })
     }
 
     fn published(&self) -> PathBuf {
         self.stored.join("report.bin")
+    }
+
+    /// What clients read.
+    fn content(&self, runtime: &Runtime) -> Result<Vec<u8>> {
+        runtime.block_on(async {
+            let connection = log_in(self.proxy.address, &self.alice).await?;
+            let mut wire = connection.sftp().await?;
+            wire.get(PATH).await
+        })
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -111,11 +156,12 @@ impl Gateway {
 /// A client goes on with an upload that broke off after two thirds, and the journal has the digest of the whole.
 fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
     let here = files::folder("partner")?;
-    let content = files::random_bytes(SIZE)?;
+    let size = gateway.size;
+    let content = files::random_bytes(size)?;
     let local = here.path().join("report.bin");
     fs::write(&local, &content)?;
     let runtime = Runtime::new()?;
-    gateway.interrupt(&runtime, &content, SIZE * 2 / 3)?;
+    gateway.interrupt(&runtime, &content, size * 2 / 3)?;
     client.session(
         Place::Loopback,
         &gateway.proxy,
@@ -126,12 +172,13 @@ fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
             remote: String::from_utf8_lossy(PATH).into_owned(),
         }],
     )?;
+    // Before it is read back, which is summed up too.
+    let records = gateway.proxy.records()?;
     ensure!(
-        fs::read(gateway.published())? == content,
+        gateway.content(&runtime)? == content,
         "the file differs from the original"
     );
     ensure!(gateway.names()? == ["report.bin"], "{:?}", gateway.names());
-    let records = gateway.proxy.records()?;
     let summary = records
         .iter()
         .rfind(|record| record.get("event").and_then(Value::as_str) == Some("xfer.summary"))
@@ -146,8 +193,8 @@ fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
     ensure!(field("sha256") == digest.as_str(), "{summary}");
     let sent = field("bytes").as_u64().context("bytes were counted")?;
     ensure!(
-        sent < u64::try_from(SIZE)? / 2,
-        "{sent} bytes were sent again of {SIZE}"
+        sent < u64::try_from(size)? / 2,
+        "{sent} bytes were sent again of {size}"
     );
     evidence::note(Program::Session(client), &[Deed::Resume])
 }
@@ -160,6 +207,26 @@ fn openssh_resumes_on_a_local_disk() -> Result<()> {
 #[test]
 fn openssh_resumes_on_an_sftp_server() -> Result<()> {
     resumes(Gateway::openssh()?, Client::Openssh)
+}
+
+#[test]
+fn openssh_resumes_on_an_encrypted_disk() -> Result<()> {
+    resumes(Gateway::encrypted()?, Client::Openssh)
+}
+
+#[test]
+fn openssh_resumes_on_an_encrypted_sftp_server() -> Result<()> {
+    resumes(Gateway::encrypted_openssh()?, Client::Openssh)
+}
+
+#[test]
+fn lftp_resumes_on_an_encrypted_disk() -> Result<()> {
+    resumes(Gateway::encrypted()?, Client::Lftp)
+}
+
+#[test]
+fn psftp_resumes_on_an_encrypted_disk() -> Result<()> {
+    resumes(Gateway::encrypted()?, Client::Psftp)
 }
 
 #[test]
@@ -305,7 +372,11 @@ async fn take_answer(wire: &mut crate::wire::Wire, answered: &AtomicU64) -> Resu
 )]
 fn survives_kills(mut gateway: Gateway) -> Result<()> {
     let seed = seed()?;
-    let rounds = rounds()?;
+    let rounds = if gateway.least == 0 {
+        rounds()?
+    } else {
+        rounds()? / 4
+    };
     println!("PORTCULLIS_KILL_SEED={seed} PORTCULLIS_KILL_ROUNDS={rounds}");
     let mut random = fastrand::Rng::with_seed(seed);
     let runtime = Runtime::new()?;
@@ -340,7 +411,8 @@ fn one_kill(
     random: &mut fastrand::Rng,
     tally: &mut Tally,
 ) -> Result<()> {
-    let length = random.usize(1..SIZE);
+    let (size, least) = (gateway.size, gateway.least);
+    let length = random.usize(1 + 2 * least..size);
     let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
         .take(length)
         .collect();
@@ -352,7 +424,7 @@ fn one_kill(
         let (address, alice) = (gateway.proxy.address, gateway.alice.clone());
         runtime.spawn(async move { upload(address, &alice, &content, &answered).await })
     };
-    let enough = random.u64(0..=chunks);
+    let enough = random.u64(u64::try_from(least / CHUNK)?..=chunks);
     wait_for("the moment of the kill", || {
         (answered.load(Ordering::Relaxed) >= enough || uploading.is_finished()).then_some(())
     })?;
@@ -369,14 +441,14 @@ fn one_kill(
     let was_acknowledged = runtime.block_on(uploading)?.is_ok();
     if gateway.published().exists() {
         tally.published_before_the_kill += 1;
-        whole(&gateway.published(), &content)?;
+        whole(gateway, runtime, &content)?;
     } else {
         ensure!(
             !was_acknowledged,
             "CLOSE was answered, and no file is there"
         );
         resume(gateway, runtime, &content, tally)?;
-        whole(&gateway.published(), &content)?;
+        whole(gateway, runtime, &content)?;
         ensure!(gateway.names()? == ["report.bin"], "{:?}", gateway.names()?);
     }
     for name in gateway.names()? {
@@ -385,8 +457,8 @@ fn one_kill(
     Ok(())
 }
 
-fn whole(path: &Path, content: &[u8]) -> Result<()> {
-    let stored = fs::read(path)?;
+fn whole(gateway: &Gateway, runtime: &Runtime, content: &[u8]) -> Result<()> {
+    let stored = gateway.content(runtime)?;
     ensure!(
         stored == content,
         "{} of {} bytes stand under the final name, or others",
@@ -421,6 +493,12 @@ fn resume(gateway: &Gateway, runtime: &Runtime, content: &[u8], tally: &mut Tall
 fn a_killed_gateway_leaves_nothing_incomplete_on_a_local_disk_and_every_upload_is_resumed()
 -> Result<()> {
     survives_kills(Gateway::local()?)
+}
+
+#[test]
+fn a_killed_gateway_leaves_nothing_incomplete_on_an_encrypted_disk_and_every_upload_is_resumed()
+-> Result<()> {
+    survives_kills(Gateway::encrypted()?)
 }
 
 #[test]

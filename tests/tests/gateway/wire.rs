@@ -464,6 +464,26 @@ impl Wire {
         }
     }
 
+    /// Downloads a whole file.
+    pub(crate) async fn get(&mut self, path: &[u8]) -> Result<Vec<u8>> {
+        let handle = self.open(path, open::READ).await?;
+        let mut data = Vec::new();
+        loop {
+            let offset = u64::try_from(data.len())?;
+            let reply = self
+                .ask(kind::READ, |frame| {
+                    frame.string(&handle).u64(offset).u32(256 << 10)
+                })
+                .await?;
+            if reply.status() == Some(status::EOF) {
+                break;
+            }
+            data.extend(reply.string()?);
+        }
+        self.close(&handle).await?;
+        Ok(data)
+    }
+
     /// Sends a request on one path and returns the status.
     pub(crate) async fn path_status(&mut self, kind: u8, path: &[u8]) -> Result<Option<u32>> {
         Ok(self.ask(kind, |frame| frame.string(path)).await?.status())

@@ -5,9 +5,11 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::join_all};
 use portcullis_at_rest::Head;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     answer,
+    download::Download,
     fault::Fault,
     lock,
     session::{Handle, Session},
@@ -37,10 +39,46 @@ impl Session {
         if !upload.is_open_below() {
             return async move { self.publish_update(&steps, upload, handle).await }.boxed();
         }
+        let is_as_it_was = matches!(upload.origin, Origin::Partial(_)) && !upload.is_touched();
+        if is_as_it_was && !upload.is_spoiled {
+            // The backend says that it publishes nothing, and keeps it.
+            return steps.pass();
+        }
         let times = upload.pending.times;
+        let withdrawal = upload.withdrawal();
         let rest = upload.finish(&self.vault);
         match rest {
-            Ok(Rest::Pieces(pieces)) => {
+            Ok(Rest::Pieces {
+                pieces,
+                stored: Some(readers),
+            }) => {
+                let pieces = start(&steps, handle, pieces);
+                let download = Download::new(handle, *readers);
+                async move {
+                    finish(pieces).await?;
+                    match read_back(&steps, download).await {
+                        Ok(sha256) => {
+                            if let Some(set) = set_times(&steps, handle, times) {
+                                set.await?;
+                            }
+                            steps.close(handle).await?;
+                            Ok(Outcome::Published { sha256 })
+                        }
+                        Err(error) => {
+                            self.spoiled.fetch_add(1, Ordering::Relaxed);
+                            if let Some((offset, data)) = withdrawal {
+                                let _ = steps.write(handle, offset, data).await;
+                            }
+                            Err(error)
+                        }
+                    }
+                }
+                .boxed()
+            }
+            Ok(Rest::Pieces {
+                pieces,
+                stored: None,
+            }) => {
                 let mut started = start(&steps, handle, pieces);
                 started.extend(set_times(&steps, handle, times));
                 started.push(steps.pass());
@@ -51,7 +89,7 @@ impl Session {
             }
             Err(fault) => {
                 self.spoiled.fetch_add(1, Ordering::Relaxed);
-                answer(Err(fault))
+                withdraw(&steps, handle, withdrawal, fault)
             }
         }
     }
@@ -162,6 +200,38 @@ pub(super) fn finish(started: Vec<Execution>) -> Execution {
     }
     .boxed()
 }
+
+/// What failed is not gone on with: neither by this session nor by a later one.
+pub(super) fn withdraw(
+    steps: &Steps,
+    handle: HandleId,
+    withdrawal: Option<Piece>,
+    fault: Fault,
+) -> Execution {
+    let written = withdrawal.map(|(offset, data)| steps.write(handle, offset, data));
+    async move {
+        if let Some(written) = written {
+            // A backend that refuses it has lost the upload as well.
+            let _ = written.await;
+        }
+        Err(fault.into())
+    }
+    .boxed()
+}
+
+/// The SHA-256 of what is stored.
+async fn read_back(steps: &Steps, download: Download) -> Result<[u8; 32], BackendError> {
+    let mut digest = Sha256::new();
+    let mut offset = 0;
+    while let Outcome::Data(data) = download.read(steps, offset, READ_BACK).await? {
+        offset += data.len() as u64;
+        digest.update(&data);
+    }
+    Ok(digest.finalize().into())
+}
+
+/// Bytes that are read at once.
+const READ_BACK: u32 = 1 << 20;
 
 /// Sets times again that the client set before the last bytes were written. Whether they can be set it has heard then.
 fn set_times(steps: &Steps, handle: HandleId, times: Option<(u32, u32)>) -> Option<Execution> {

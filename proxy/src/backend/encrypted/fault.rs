@@ -48,6 +48,12 @@ pub(super) enum Fault {
     Gap(u64),
     #[error("an earlier WRITE of the upload failed; it is not published")]
     Spoiled,
+    #[error(
+        "what an interrupted upload left can't be continued; remove it, or upload the file from its beginning"
+    )]
+    PartialLost(#[source] Box<Self>),
+    #[error("an interrupted upload left too little to go on with")]
+    NothingLeft,
     #[error("too many uploads of the session failed; log in again")]
     TooManySpoiled,
     #[error("somebody else has changed the file meanwhile; the update is not published")]
@@ -60,13 +66,20 @@ pub(super) enum Fault {
 
 impl From<Fault> for BackendError {
     fn from(fault: Fault) -> Self {
-        let (kind, origin) = match &fault {
+        let cause = if let Fault::PartialLost(cause) = &fault {
+            cause
+        } else {
+            &fault
+        };
+        let (kind, origin) = match cause {
             Fault::Unwrap(UnwrapError::NoSuchKek(_)) => (ErrorKind::Failure, Origin::Gateway),
             Fault::Head(_)
             | Fault::Unwrap(_)
             | Fault::Layout(_)
             | Fault::Open(_)
+            | Fault::PartialLost(_)
             | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
+            Fault::NothingLeft => (ErrorKind::NotFound, Origin::Backend),
             Fault::NoSize => (ErrorKind::Unsupported, Origin::Backend),
             Fault::Wrap(_) | Fault::Seal(_) | Fault::Spool(_) => {
                 (ErrorKind::Failure, Origin::Gateway)

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) vault: Arc<Vault>,
     pub(super) handles: Arc<Mutex<HashMap<HandleId, Handle>>>,
     pub(super) spoiled: Arc<AtomicU64>,
+    /// The backend keeps what an interrupted upload left, and lets it be read when it is opened again.
+    pub(super) can_resume: bool,
     /// Numbers of handles that belong to no operation's handle.
     pub(super) own: Arc<AtomicU64>,
 }
@@ -144,9 +146,12 @@ impl Session {
         if self.spoiled.load(Ordering::Relaxed) >= MAX_SPOILED as u64 {
             return Err(Fault::TooManySpoiled.into());
         }
-        let is_fresh = access.truncate || access.create && access.exclusive;
         let mut upload = None;
-        if !is_fresh {
+        if !access.truncate {
+            upload = self.resume(&steps, &path, handle, access).await?;
+        }
+        let is_fresh = access.truncate || access.create && access.exclusive;
+        if upload.is_none() && !is_fresh {
             upload = match self.load(&steps, &path, handle.beneath(), access).await {
                 Err(error) if error.kind == ErrorKind::NotFound && access.create => None,
                 loaded => Some(loaded?),
@@ -176,6 +181,50 @@ impl Session {
         };
         self.insert(handle, Handle::Upload(Arc::new(Mutex::new(upload))));
         Ok(Outcome::Opened)
+    }
+
+    /// Opens what an interrupted upload of the same account left, if it is enough to go on with.
+    async fn resume(
+        &self,
+        steps: &Steps,
+        path: &VirtualPath,
+        handle: HandleId,
+        access: Access,
+    ) -> Result<Option<Upload>, BackendError> {
+        if !self.can_resume {
+            return Ok(None);
+        }
+        let stat = Operation::Stat { path: path.clone() };
+        let stored = match steps.start(stat).await {
+            Ok(Outcome::Attributes(attributes)) if attributes.is_interrupted => attributes.size,
+            Ok(_) | Err(_) => None,
+        };
+        let Some(stored) = stored.filter(|stored| Layout::whole_extents(*stored) > 0) else {
+            return Ok(None);
+        };
+        let below = Access {
+            read: true,
+            append: false,
+            ..access
+        };
+        steps.open(path, handle, below).await?;
+        let head = steps.read(handle, 0, Head::LENGTH).await;
+        let upload = head.map(|head| {
+            let head = Head::parse(&head)?;
+            Upload::partial(path.clone(), access, (stored, head), &self.vault)
+        });
+        match upload {
+            Ok(Ok(upload)) => Ok(Some(upload)),
+            // It stays open below, since a CLOSE would publish it.
+            Ok(Err(fault)) => {
+                self.spoiled.fetch_add(1, Ordering::Relaxed);
+                Err(Fault::PartialLost(Box::new(fault)).into())
+            }
+            Err(error) => {
+                self.spoiled.fetch_add(1, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 
     /// The content of the file at `path`, to be changed. It is not open any more when this returns.
@@ -268,6 +317,12 @@ impl Session {
             && attributes.size == Some(upload.stored())
         {
             attributes.size = Some(upload.length());
+        } else if attributes.is_interrupted {
+            let shown = attributes.size.map(Layout::whole_extents);
+            if shown.is_none_or(|shown| shown == 0) {
+                return Err(Fault::NothingLeft.into());
+            }
+            attributes.size = shown;
         } else if self.vault.foreign == Foreign::Refuse || !may_be_encrypted(attributes) {
             show_plaintext(attributes);
         } else {
@@ -292,7 +347,7 @@ impl Session {
             Some(Handle::Upload(upload)) => {
                 let upload = lock(&upload);
                 match &upload.origin {
-                    Origin::Fresh => with_size(steps.pass(), upload.length()),
+                    Origin::Fresh | Origin::Partial(_) => with_size(steps.pass(), upload.length()),
                     Origin::Update { attributes, .. } => {
                         answer(Ok(Outcome::Attributes(Attributes {
                             size: Some(upload.length()),

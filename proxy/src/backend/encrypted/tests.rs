@@ -5,6 +5,8 @@ use portcullis_at_rest::{DataKey, Keyring, Realm, escrow::Identity, kek::Softwar
 use super::{EncryptedService, Foreign, Vault};
 use crate::backend::{BackendService, memory::Memory};
 
+mod resumption;
+
 /// A vault with keys of its own.
 fn vault(foreign: Foreign) -> Vault {
     let kek = SoftwareKek::new(&DataKey::random().unwrap());

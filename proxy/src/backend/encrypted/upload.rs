@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use portcullis_at_rest::{DataKey, Head, Sealer, Spool};
+use portcullis_at_rest::{DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, Sealer, Spool};
 use sha2::{Digest as _, Sha256};
 
 use super::{Vault, fault::Fault};
 use crate::{
-    backend::staging::{Beginning, Progress},
+    backend::staging::{Beginning, Landing, Progress},
     operation::{Access, Attributes},
     path::VirtualPath,
 };
@@ -37,12 +37,23 @@ pub(super) struct Upload {
 pub(super) enum Origin {
     /// Nothing: it is open on the backend under the client's handle.
     Fresh,
+    /// What an interrupted upload left, open likewise.
+    Partial(Box<Partial>),
     /// The content of a file, which is opened for writing when this is closed.
     Update {
         attributes: Attributes,
         /// Its first bytes, by which it is known again.
         beginning: Vec<u8>,
     },
+}
+
+/// What an interrupted upload left.
+#[derive(Debug)]
+pub(super) struct Partial {
+    /// Bytes on the backend.
+    stored: u64,
+    key: DataKey,
+    head: Head,
 }
 
 #[derive(Debug)]
@@ -93,6 +104,24 @@ impl Upload {
         Self::new(path, access, origin, vault, Beginning::Copy)
     }
 
+    /// Goes on with what an interrupted upload left in `stored` bytes, of which some whole extents are kept.
+    pub(super) fn partial(
+        path: VirtualPath,
+        access: Access,
+        (stored, head): (u64, Head),
+        vault: &Vault,
+    ) -> Result<Self, Fault> {
+        let key = vault.ring.unwrap(&head, &vault.realm)?;
+        let kept = Layout::whole_extents(stored);
+        let stream = Stream::behind(&key, head.clone(), kept);
+        let partial = Partial { stored, key, head };
+        let origin = Origin::Partial(Box::new(partial));
+        let mut upload = Self::new(path, access, origin, vault, Beginning::Partial)?;
+        upload.progress = Progress::new(Beginning::Partial, kept);
+        upload.body = Body::Streamed(Box::new(stream));
+        Ok(upload)
+    }
+
     fn new(
         path: VirtualPath,
         access: Access,
@@ -118,7 +147,7 @@ impl Upload {
 
     /// It is open for writing on the backend.
     pub(super) fn is_open_below(&self) -> bool {
-        matches!(self.origin, Origin::Fresh)
+        matches!(self.origin, Origin::Fresh | Origin::Partial(_))
     }
 
     /// Bytes of plaintext so far.
@@ -129,12 +158,19 @@ impl Upload {
         }
     }
 
-    /// Bytes of the stored file that were given to the backend.
+    /// Bytes of the stored file that the backend has.
     pub(super) fn stored(&self) -> u64 {
-        match &self.body {
-            Body::Gathered { .. } => 0,
-            Body::Streamed(stream) => stream.outlet.offset,
+        match (&self.body, &self.origin) {
+            (Body::Gathered { .. }, _) => 0,
+            (Body::Streamed(_), Origin::Partial(partial)) if !self.is_touched() => partial.stored,
+            (Body::Streamed(stream), _) => stream.outlet.offset,
         }
+    }
+
+    /// A WRITE behind a gap, after which nobody can go on with what is there. `None` if nothing is there.
+    pub(super) fn withdrawal(&self) -> Option<Piece> {
+        let stored = self.stored();
+        (stored > 0).then(|| (stored + 1, Bytes::from_static(&[0])))
     }
 
     /// True once something was written or the size was set.
@@ -180,8 +216,20 @@ impl Upload {
 
     fn take(&mut self, offset: u64, data: &Bytes, vault: &Vault) -> Result<Vec<Piece>, Fault> {
         let end = offset.saturating_add(data.len() as u64);
-        self.progress.write(offset, data.len() as u64);
+        let landing = self.progress.write(offset, data.len() as u64);
         match &mut self.body {
+            Body::Streamed(stream) if landing == Landing::Cut(0) => {
+                let (key, head) = vault.ring.create(&vault.realm)?;
+                **stream = Stream::new(&key, head.clone());
+                self.origin = Origin::Partial(Box::new(Partial {
+                    stored: 0,
+                    key,
+                    head,
+                }));
+                let mut pieces = vec![stream.head()];
+                pieces.extend(stream.write(offset, data)?);
+                Ok(pieces)
+            }
             Body::Streamed(stream) => stream.write(offset, data),
             Body::Gathered {
                 spool,
@@ -191,7 +239,7 @@ impl Upload {
                 let is_next = matches!(self.origin, Origin::Fresh) && offset == *gapless;
                 if end > self.limit && !(is_next && ahead.is_empty()) {
                     return Err(match self.origin {
-                        Origin::Fresh => Fault::OutOfOrder { next: *gapless },
+                        Origin::Fresh | Origin::Partial(_) => Fault::OutOfOrder { next: *gapless },
                         Origin::Update { .. } => Fault::TooLargeToUpdate(self.limit),
                     });
                 }
@@ -250,7 +298,18 @@ impl Upload {
             return Err(Fault::Spoiled);
         }
         Ok(match self.body {
-            Body::Streamed(stream) => Rest::Pieces(stream.finish()?),
+            Body::Streamed(stream) => {
+                let layout = Layout::of_plaintext(stream.length());
+                let pieces = stream.finish()?;
+                let stored = match self.origin {
+                    Origin::Partial(partial) => {
+                        let readers = ExtentReaders::new(&partial.key, partial.head, layout);
+                        Some(Box::new(readers))
+                    }
+                    Origin::Fresh | Origin::Update { .. } => None,
+                };
+                Rest::Pieces { pieces, stored }
+            }
             Body::Gathered { spool, .. } => {
                 let (key, head) = vault.ring.create(&vault.realm)?;
                 let digest = self.progress.needs_reread(self.access).then(Sha256::new);
@@ -270,7 +329,11 @@ const CHUNK: usize = 256 << 10;
 
 /// What is left to be given to the backend at CLOSE.
 pub(super) enum Rest {
-    Pieces(Vec<Piece>),
+    Pieces {
+        pieces: Vec<Piece>,
+        /// Of a file that was continued: its digest is that of what is stored.
+        stored: Option<Box<ExtentReaders>>,
+    },
     Gathered(Box<Gathered>),
 }
 
@@ -319,6 +382,18 @@ impl Stream {
             ahead: BTreeMap::new(),
             ahead_bytes: 0,
             outlet: Outlet::default(),
+        }
+    }
+
+    /// Behind the extents that `kept` bytes of plaintext fill.
+    fn behind(key: &DataKey, head: Head, kept: u64) -> Self {
+        Self {
+            sealer: Sealer::from(key, head, kept / EXTENT_PLAINTEXT),
+            ahead: BTreeMap::new(),
+            ahead_bytes: 0,
+            outlet: Outlet {
+                offset: Layout::stored_extents(kept),
+            },
         }
     }
 

@@ -248,6 +248,7 @@ impl Facts {
             owner: self.user.zip(self.group),
             permissions: Some(self.mode.map_or(usual, |mode| kind | (mode & 0o7777))),
             times: self.modified.map(|time| (time, time)),
+            is_interrupted: false,
         }
     }
 }

@@ -88,6 +88,7 @@ pub(super) async fn attributes(
         .and_then(|found| {
             Some(Attributes {
                 size: Some(shown_length(found.size?)?),
+                is_interrupted: true,
                 ..found
             })
         }))

@@ -16,6 +16,7 @@ pub(super) fn from_stat(stat: &Stat) -> Attributes {
         owner: Some((stat.st_uid, stat.st_gid)),
         permissions: Some(stat.st_mode),
         times: Some((seconds(stat.st_atime), seconds(stat.st_mtime))),
+        is_interrupted: false,
     }
 }
 

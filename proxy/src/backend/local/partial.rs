@@ -34,6 +34,7 @@ pub(super) fn attributes(
         };
     Ok(length(&stat).map(|length| Attributes {
         size: Some(length),
+        is_interrupted: true,
         ..attributes::from_stat(&stat)
     }))
 }

@@ -37,6 +37,7 @@ impl Tree {
                 owner: None,
                 permissions: Some(Attributes::DIRECTORY | 0o755),
                 times: None,
+                is_interrupted: false,
             },
         };
         if path.is_empty() {

@@ -54,6 +54,7 @@ impl Partials {
         node.set(attributes);
         Some(Attributes {
             size: Some(shown_length(data.len() as u64)?),
+            is_interrupted: true,
             ..node.attributes()
         })
     }

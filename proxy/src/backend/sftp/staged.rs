@@ -231,6 +231,7 @@ impl Staged {
 pub(super) fn shown(found: &Attributes) -> Option<Attributes> {
     Some(Attributes {
         size: Some(length(found)?),
+        is_interrupted: true,
         ..found.clone()
     })
 }

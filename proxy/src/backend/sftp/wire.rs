@@ -330,6 +330,7 @@ mod tests {
             owner: Some((1, 2)),
             permissions: Some(0o100_644),
             times: Some((3, 4)),
+            is_interrupted: false,
         };
         for expected in [full, Attributes::default()] {
             let frame = Request::new(Kind::Init).attributes(&expected).finish(0);

@@ -110,6 +110,9 @@ impl Progress {
     }
 }
 
+/// Bytes of an upload that is kept when it is interrupted: see [`shown_length`].
+pub const LEAST_RESUMABLE: u64 = 2;
+
 /// How long a partial of `length` bytes is said to be, and made when it is continued: one byte less, so that a client which
 /// had sent everything but lost the connection before CLOSE has something left to send, and does not take a file for
 /// complete that was never published. `None` if that leaves nothing to continue.

@@ -341,6 +341,7 @@ fn mlsd_facts_are_read_in_any_case_and_order() {
             owner: Some((1000, 100)),
             permissions: Some(0o100_640),
             times: Some((1_603_120_770, 1_603_120_770)),
+            is_interrupted: false,
         }
     );
     assert_eq!(

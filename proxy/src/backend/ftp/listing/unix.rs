@@ -50,6 +50,7 @@ fn finish(mode: u32, size: u64, before: &[&[u8]], modified: NaiveDateTime, name:
             owner,
             permissions: Some(mode),
             times: seconds(modified).map(|time| (time, time)),
+            is_interrupted: false,
         },
     )
 }
