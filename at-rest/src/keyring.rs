@@ -59,6 +59,11 @@ impl Keyring {
         Arc::clone(&self.active)
     }
 
+    /// Those that only open what was wrapped to them before.
+    pub fn retired(&self) -> impl Iterator<Item = KekId> + '_ {
+        self.retired.iter().map(|kek| kek.id())
+    }
+
     /// A new file's key and head.
     ///
     /// # Errors

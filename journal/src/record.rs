@@ -54,6 +54,8 @@ pub enum EventKind {
     RestFinding,
     /// `rest.verify`: what a look at stored files found.
     RestVerify,
+    /// `rest.rotation`: the keys of stored files were wrapped to others.
+    RestRotation,
     /// `allow.change`
     AllowChange,
     /// `ban.change`
@@ -116,6 +118,7 @@ impl EventKind {
             Self::TransferSummary => "xfer.summary",
             Self::RestFinding => "rest.finding",
             Self::RestVerify => "rest.verify",
+            Self::RestRotation => "rest.rotation",
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",

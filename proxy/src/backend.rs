@@ -20,6 +20,7 @@ pub mod union;
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use portcullis_journal::Recorded;
 
@@ -45,10 +46,33 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Ends the session: uploads that were not closed are withdrawn, handles and connections released.
     fn end(&self) -> BoxFuture<'static, ()>;
 
+    /// What changes stored files while clients use them; `None` where that can't be done.
+    fn tending(&self) -> Option<&dyn Tending> {
+        None
+    }
+
     /// What finds and ends renames that stopped half-way; `None` where a rename is one step.
     fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
         None
     }
+}
+
+/// Of a backend whose stored files the gateway itself can change while clients use them.
+pub trait Tending: Send + Sync {
+    /// Exchanges the first bytes of the file at the operation's path, where it lies: whoever has it open goes on, and its times,
+    /// owner and rights stay. It is durable when this ends.
+    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
+}
+
+/// The first bytes of a stored file.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// What must be there.
+    pub before: Bytes,
+    /// As many others.
+    pub after: Bytes,
+    /// What the file's times are afterwards, in seconds since 1970; `None` for what they were.
+    pub times: Option<(u32, u32)>,
 }
 
 /// Of a backend whose rename is a copy and a removal: what dies between the two leaves both files.

@@ -47,6 +47,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Let the daemon compare stored files with the log. Exit code: 0 as recorded, 1 findings, 2 not done.
     Verify(VerifyArgs),
+    /// Let the daemon work on files that lie encrypted.
+    Encryption(EncryptionArgs),
     /// Make and show keys that the gateway proves itself with.
     HostKey {
         #[command(subcommand)]
@@ -120,6 +122,34 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
     /// Bytes a second, such as `50MB/s`; otherwise that of the configuration.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<NonZeroU64>,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EncryptionArgs {
+    /// Configuration file; only its section `[journal]` is used.
+    #[arg(long, short, value_name = "FILE", default_value = DEFAULT_CONFIG, global = true)]
+    pub config: PathBuf,
+    #[command(subcommand)]
+    pub command: EncryptionCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EncryptionCommand {
+    /// Wrap the keys of stored files to the keys that new files are wrapped to. Exit code: 0 all are, 1 some could not be, 2 not done.
+    Rotate(WalkArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct WalkArgs {
+    /// Only this backend.
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Bytes a second, such as `50MB/s`.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub rate: Option<NonZeroU64>,
     /// One JSON object.

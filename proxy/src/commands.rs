@@ -1,9 +1,11 @@
 //! One file for each command.
 
 pub mod account;
+mod asking;
 pub mod audit;
 pub mod break_glass;
 mod check;
+mod encryption;
 mod explain;
 pub mod group;
 mod host_key;
@@ -27,6 +29,7 @@ pub fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Explain(arguments) => return explain::explain(&arguments),
         Command::Verify(arguments) => return verify::verify(&arguments),
+        Command::Encryption(arguments) => return encryption::encryption(&arguments),
         Command::Witness(arguments) => return witness::witness(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),

@@ -3,6 +3,7 @@
 mod alerts;
 mod backends;
 mod bans;
+mod encryption;
 mod exception;
 mod judges;
 mod lag;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     alerts::Alerts,
+    encryption::{Encryption, Vaults},
     reload::{InForce, Reloader},
     rest::{Rest, Stored},
     sinks::Sinks,
@@ -133,6 +135,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .await
         .map_err(DaemonError::Unrecorded)?;
     }
+    encryption::finish(&config, &built.services(), &journal).await;
     let bans = config
         .bans
         .as_ref()
@@ -216,6 +219,16 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         path: config.journal.verification(),
         source,
     })?;
+    let encryption = Encryption::start(
+        config.journal.verification(),
+        journal.clone(),
+        Vaults::of(&config, &built.services()),
+        stop.clone(),
+    )
+    .map_err(|source| DaemonError::Rest {
+        path: config.journal.verification(),
+        source,
+    })?;
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -245,6 +258,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         alerts: &alerts,
         witnesses: &witnesses,
         rest: &rest,
+        encryption: &encryption,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();
@@ -280,6 +294,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     }
     background.shutdown().await;
     rest.end().await;
+    encryption.end().await;
     alerts.end().await;
     records::stopped(&journal, signal, cut)
         .await

@@ -5,6 +5,7 @@
 mod extents;
 mod measure;
 pub mod reconcile;
+mod tend;
 pub mod verify;
 
 use std::{
@@ -232,6 +233,7 @@ impl Gate {
         if let Some(covering) = &mut covering {
             covering.begin();
         }
+        let renaming = Renaming::of(permit.operation());
         let backend = self.backend(permit.route());
         let member = member(permit.operation(), &backend);
         let execution = backend.map(|backend| backend.execute(recorded));
@@ -242,6 +244,7 @@ impl Gate {
                 Ok(execution) => execution.await,
                 Err(error) => Err(error),
             };
+            drop(renaming);
             if let (Some(account), Ok(outcome)) = (account, &result) {
                 let bytes = if let Outcome::Data(data) = outcome {
                     data.len()
@@ -457,6 +460,35 @@ fn next_operation() -> OperationId {
     OperationId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+static RENAMES: AtomicU64 = AtomicU64::new(0);
+
+/// A number that grows when a rename begins and when it ends: who walks over a backend meanwhile may have missed what it moved.
+pub fn renames() -> u64 {
+    RENAMES.load(Ordering::SeqCst)
+}
+
+/// A rename that is under way.
+struct Renaming;
+
+impl Renaming {
+    fn of(operation: &Operation) -> Option<Self> {
+        let is_one = matches!(
+            operation,
+            Operation::Rename { .. } | Operation::PosixRename { .. }
+        );
+        is_one.then(|| {
+            RENAMES.fetch_add(1, Ordering::SeqCst);
+            Self
+        })
+    }
+}
+
+impl Drop for Renaming {
+    fn drop(&mut self) {
+        RENAMES.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// True if the reply tells the client that something has changed for good: its record comes first.
 fn acknowledges_change(operation: &Operation, summary: Option<&Summary>) -> bool {
     match operation {
@@ -489,7 +521,8 @@ fn acknowledges_change(operation: &Operation, summary: Option<&Summary>) -> bool
         | Operation::CopyData { .. }
         | Operation::Limits
         | Operation::HomeDirectory
-        | Operation::UsersGroupsById { .. } => false,
+        | Operation::UsersGroupsById { .. }
+        | Operation::Tend { .. } => false,
     }
 }
 
@@ -533,6 +566,9 @@ fn outcome_event(
             };
             if let Some(bytes) = bytes {
                 event.body.insert("bytes".into(), bytes.into());
+            }
+            if let Outcome::Tended(tended) = outcome {
+                event.body.insert("state".into(), tended.name().into());
             }
             Status::from(outcome)
         }

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod encryption;
 pub mod exception;
 pub mod explain;
 pub mod extensions;

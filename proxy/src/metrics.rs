@@ -51,6 +51,7 @@ const AT_REST_FINDINGS: &str = "portcullis_proxy_at_rest_findings";
 const AT_REST_SOUND: &str = "portcullis_proxy_at_rest_sound";
 const AT_REST_FILES: &str = "portcullis_proxy_at_rest_files";
 const AT_REST_VERIFIED: &str = "portcullis_proxy_at_rest_verified_bytes_total";
+const AT_REST_ROTATION: &str = "portcullis_proxy_at_rest_rotation_files";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -161,6 +162,19 @@ pub fn at_rest_verified(is_sound: bool, files: u64, unverified: u64, bytes: u64)
     gauge!(AT_REST_FILES, "result" => "verified").set(files.saturating_sub(unverified) as f64);
     gauge!(AT_REST_FILES, "result" => "unverified").set(unverified as f64);
     counter!(AT_REST_VERIFIED).increment(bytes);
+}
+
+/// What the last rotation of keys came to, in files.
+#[expect(clippy::cast_precision_loss, reason = "a number of files")]
+pub fn at_rest_rotation(current: u64, rewrapped: u64, plain: u64, failed: u64) {
+    for (result, files) in [
+        ("current", current),
+        ("rewrapped", rewrapped),
+        ("plain", plain),
+        ("failed", failed),
+    ] {
+        gauge!(AT_REST_ROTATION, "result" => result).set(files as f64);
+    }
 }
 
 /// A record became durable after so long.
@@ -308,6 +322,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         JOURNAL_SOUND,
         "0 since the last check of the whole journal found something."
+    );
+    describe_gauge!(
+        AT_REST_ROTATION,
+        "Files that the last rotation of keys looked at, by result."
     );
     describe_gauge!(
         JOURNAL_DISK,

@@ -243,6 +243,49 @@ pub enum Operation {
         users: Vec<u32>,
         groups: Vec<u32>,
     },
+    /// The gateway's own work on a stored file. No client can ask for it.
+    Tend {
+        path: VirtualPath,
+        care: Care,
+    },
+}
+
+/// What the gateway does by itself to a stored file of an encrypted backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Wraps the file's key as those of new files are.
+    Rewrap,
+}
+
+impl Care {
+    /// As records say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rewrap => "rewrap",
+        }
+    }
+}
+
+/// What a stored file was or became when the gateway tended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tended {
+    /// Its key is wrapped as those of new files are.
+    Current,
+    /// Its key was wrapped otherwise before.
+    Rewrapped,
+    /// It is not encrypted.
+    Plain,
+}
+
+impl Tended {
+    /// As records say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Rewrapped => "rewrapped",
+            Self::Plain => "plain",
+        }
+    }
 }
 
 impl Operation {
@@ -279,6 +322,7 @@ impl Operation {
             Self::Limits => "limits",
             Self::HomeDirectory => "home_directory",
             Self::UsersGroupsById { .. } => "users_groups_by_id",
+            Self::Tend { care, .. } => care.name(),
         }
     }
 
@@ -315,7 +359,8 @@ impl Operation {
             | Self::CheckFileName { .. }
             | Self::Limits
             | Self::HomeDirectory
-            | Self::UsersGroupsById { .. } => None,
+            | Self::UsersGroupsById { .. }
+            | Self::Tend { .. } => None,
         }
     }
 
@@ -431,6 +476,7 @@ pub enum Outcome {
         algorithm: DigestAlgorithm,
         digests: Bytes,
     },
+    Tended(Tended),
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use serde_json::Value;
 use crate::{
     allowance::Allowance,
     extensions::Extensions,
-    operation::{Access, Attributes, HandleId, Operation},
+    operation::{Access, Attributes, Care, HandleId, Operation},
     path::{RelativePath, VirtualPath},
 };
 
@@ -82,7 +82,7 @@ pub struct Requester {
 }
 
 /// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`],
-/// [`Permit::reconciling`], [`Permit::settling`] and [`Permit::verifying`] for the gateway.
+/// [`Permit::reconciling`], [`Permit::settling`], [`Permit::verifying`] and [`Permit::tending`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -104,6 +104,8 @@ enum Decision {
     Reconciling,
     /// Nobody asked: the gateway compares what lies on a backend with the log.
     Verifying,
+    /// An operator asked: the keys of stored files are wrapped to other keys.
+    Rotating,
 }
 
 /// A step of the gateway's own look at a file.
@@ -183,6 +185,8 @@ pub enum Denied {
     SameFile,
     #[error("the extension is off on the mount")]
     DisabledExtension,
+    #[error("only the gateway itself does this")]
+    GatewayOnly,
 }
 
 impl Denied {
@@ -201,6 +205,7 @@ impl Denied {
             Self::LinkTarget => "link_target",
             Self::SameFile => "same_file",
             Self::DisabledExtension => "disabled_extension",
+            Self::GatewayOnly => "gateway_only",
         }
     }
 }
@@ -406,6 +411,32 @@ impl Permit {
                 second: None,
             },
             decision: Decision::Verifying,
+            requester: Arc::clone(requester),
+        })
+    }
+
+    /// For work on what lies on a backend that changes nothing of what clients see there. `None` if the path is not on the mount.
+    pub fn tending(
+        requester: &Arc<Requester>,
+        mount: &Mount,
+        id: OperationId,
+        path: &VirtualPath,
+        care: Care,
+    ) -> Option<Self> {
+        Some(Self {
+            id,
+            operation: Operation::Tend {
+                path: path.clone(),
+                care,
+            },
+            route: Route::Mount {
+                mount: MountId(0),
+                target: path.below(&mount.at)?,
+                second: None,
+            },
+            decision: match care {
+                Care::Rewrap => Decision::Rotating,
+            },
             requester: Arc::clone(requester),
         })
     }

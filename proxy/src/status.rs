@@ -74,7 +74,8 @@ impl From<&Outcome> for Status {
             | Outcome::Path(_)
             | Outcome::Limits { .. }
             | Outcome::UsersGroups { .. }
-            | Outcome::Digests { .. } => Self::Ok,
+            | Outcome::Digests { .. }
+            | Outcome::Tended(_) => Self::Ok,
         }
     }
 }
@@ -142,6 +143,7 @@ impl From<&Denied> for Status {
             | Denied::RulesBelow
             | Denied::Widens
             | Denied::LinkTarget
+            | Denied::GatewayOnly
             | Denied::WrongHandle => Self::PermissionDenied,
             // Clients copy and delete when a rename across file systems fails so.
             Denied::AcrossMounts | Denied::UnknownHandle | Denied::SameFile => Self::Failure,

@@ -6,9 +6,11 @@
 mod closing;
 mod download;
 mod fault;
+mod pending;
 mod session;
 mod shown;
 mod steps;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -25,6 +27,7 @@ use futures_util::{
 use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, Realm, SEGMENT_PLAINTEXT};
 use portcullis_journal::Recorded;
 
+pub use self::pending::Pending;
 use self::{
     closing::{finish, start, withdraw},
     fault::Fault,
@@ -36,7 +39,7 @@ use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, HalfwayRenames, Owner,
 };
 use crate::{
-    operation::{Operation, Outcome},
+    operation::{Care, Operation, Outcome},
     policy::Permit,
 };
 
@@ -52,6 +55,8 @@ pub struct Vault {
     pub update_limit: u64,
     /// Where such a file waits for its CLOSE, encrypted.
     pub spool_directory: PathBuf,
+    /// Where a head is kept that is being written in the place of another.
+    pub pending: Pending,
 }
 
 /// What is done with files that are not encrypted.
@@ -240,6 +245,9 @@ impl Backend for Encrypted {
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => steps.pass(),
+            Operation::Tend { path, care } => match care {
+                Care::Rewrap => session.rewrap(steps, path).boxed(),
+            },
         }
     }
 

@@ -265,9 +265,8 @@ impl FtpBackend {
             | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => {
-                self.refuse(unsupported("what the gateway itself answers"))
-            }
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => self.refuse(unsupported("what the gateway itself answers")),
         }
     }
 

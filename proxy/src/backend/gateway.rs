@@ -97,7 +97,8 @@ impl Gateway {
             | Operation::CheckFile { .. }
             | Operation::CheckFileName { .. }
             | Operation::CopyData { .. }
-            | Operation::Fsync { .. } => Err(BackendError::new(
+            | Operation::Fsync { .. }
+            | Operation::Tend { .. } => Err(BackendError::new(
                 ErrorKind::Unsupported,
                 Origin::Client,
                 "the directories above the mounts can only be listed",

@@ -13,6 +13,7 @@ mod listing;
 mod partial;
 mod session;
 mod sweep;
+mod tending;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -32,10 +33,14 @@ use self::{
     session::{Session, data_or_end},
 };
 use super::{
-    Backend, BackendService, Capabilities, Execution, Owner, Shown,
+    Backend, BackendError, BackendService, Beginning, Capabilities, Execution, Owner, Shown,
+    Tending,
     staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
-use crate::{operation::Operation, policy::Permit};
+use crate::{
+    operation::{Operation, Outcome},
+    policy::Permit,
+};
 
 /// Settings of a local backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,19 +194,11 @@ impl Backend for LocalBackend {
             let read = (download, offset, length, buffer);
             return read_beside(self.pool.clone(), session, permit, read);
         }
-        let done = {
-            let permit = Arc::clone(&permit);
-            self.lane.run(move || session.perform(&permit))
-        };
-        let session = self.session.clone();
-        let patience = self.pool.patience();
-        async move {
-            done.await.unwrap_or_else(|lost| {
-                let fault = session.lose(lost, &permit, patience);
-                Err(session.blame(&fault, &permit))
-            })
-        }
-        .boxed()
+        self.run(permit, Session::perform)
+    }
+
+    fn tending(&self) -> Option<&dyn Tending> {
+        Some(self)
     }
 
     fn end(&self) -> BoxFuture<'static, ()> {
@@ -211,6 +208,38 @@ impl Backend for LocalBackend {
             // Should the thread have died, the handles are dropped all the same; should the file system hang, they are as
             // soon as it answers.
             let _ = ended.await;
+        }
+        .boxed()
+    }
+}
+
+impl Tending for LocalBackend {
+    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let permit = Arc::new(recorded.into_intent());
+        self.run(permit, move |session, permit| {
+            session.exchange(permit, &beginning)
+        })
+    }
+}
+
+impl LocalBackend {
+    /// In the order of these calls.
+    fn run(
+        &self,
+        permit: Arc<Permit>,
+        work: impl FnOnce(&Session, &Permit) -> Result<Outcome, BackendError> + Send + 'static,
+    ) -> Execution {
+        let done = {
+            let (session, permit) = (Arc::clone(&self.session), Arc::clone(&permit));
+            self.lane.run(move || work(&session, &permit))
+        };
+        let session = Arc::clone(&self.session);
+        let patience = self.pool.patience();
+        async move {
+            done.await.unwrap_or_else(|lost| {
+                let fault = session.lose(lost, &permit, patience);
+                Err(session.blame(&fault, &permit))
+            })
         }
         .boxed()
     }

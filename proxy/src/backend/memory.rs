@@ -424,7 +424,8 @@ impl State {
             | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => Err(error(ErrorKind::Unsupported)),
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => Err(error(ErrorKind::Unsupported)),
         }
     }
 

@@ -349,7 +349,8 @@ impl ObjectBackend {
             | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => {
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => {
                 return Err(unsupported("what the gateway itself answers"));
             }
         })

@@ -1,37 +1,25 @@
 //! `verify`: the daemon compares stored files with the log, and this says what it found.
 
-use std::{
-    fs,
-    io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
-use anyhow::Context as _;
 use chrono::Utc;
 use portcullis_audit::{text::word, time::as_recorded};
 use serde_json::Value;
 
-use super::print;
+use super::{asking, print};
 use crate::{
     cli::VerifyArgs,
     config::Config,
     verification::{Answer, REQUEST, Request},
 };
 
-/// How often an answer is looked for.
-const LOOK: Duration = Duration::from_millis(200);
-/// A daemon takes a request at once, unless it is busy with another one.
-const PATIENCE: Duration = Duration::from_secs(10);
 const NOT_DONE: u8 = 2;
 
 pub(super) fn verify(arguments: &VerifyArgs) -> anyhow::Result<ExitCode> {
     match ask(arguments) {
         Ok(answer) => Ok(report(&answer, arguments.json)),
         Err(error) => {
-            complain(&format!("portcullis-proxy: {error:#}\n"));
+            asking::complain(&format!("portcullis-proxy: {error:#}\n"));
             Ok(ExitCode::from(NOT_DONE))
         }
     }
@@ -49,77 +37,19 @@ fn ask(arguments: &VerifyArgs) -> anyhow::Result<Answer> {
         since: arguments.since.map(|since| as_recorded(since.begin(now))),
         rate: arguments.rate,
     };
-    let folder = config.verification();
-    let mut id = [0; 8];
-    getrandom::fill(&mut id).context("draw a number for the request")?;
-    let file = folder.join(hex::encode(id)).with_extension(REQUEST);
-    let new = file.with_extension("new");
-    fs::write(&new, serde_json::to_vec(&request)?)
-        .and_then(|()| fs::rename(&new, &file))
-        .with_context(|| {
-            format!(
-                "ask the daemon in {}; it makes the folder at its start, and its user and root may write there",
-                folder.display()
-            )
-        })?;
-    let answer = wait(&Files::of(&file));
-    if answer.is_err() {
-        let _ = fs::remove_file(&file);
-    }
-    let answer = answer?;
+    let answer: Answer = asking::ask(&config.verification(), REQUEST, &request, |now: &Answer| {
+        format!(
+            "{} files, {} MiB, {} findings, {} s",
+            now.files,
+            now.bytes >> 20,
+            now.further,
+            now.seconds
+        )
+    })?;
     if let Some(error) = &answer.error {
         anyhow::bail!("{error}");
     }
     Ok(answer)
-}
-
-struct Files {
-    request: PathBuf,
-    progress: PathBuf,
-    result: PathBuf,
-}
-
-impl Files {
-    fn of(request: &Path) -> Self {
-        Self {
-            request: request.to_owned(),
-            progress: request.with_extension("progress"),
-            result: request.with_extension("result"),
-        }
-    }
-}
-
-fn wait(files: &Files) -> anyhow::Result<Answer> {
-    let begun = Instant::now();
-    let shows = io::stderr().is_terminal();
-    loop {
-        match fs::read(&files.result) {
-            Ok(text) => {
-                let _ = fs::remove_file(&files.result);
-                return serde_json::from_slice(&text).context("read the daemon's answer");
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).context("read the daemon's answer"),
-        }
-        if files.request.exists() && begun.elapsed() > PATIENCE {
-            anyhow::bail!(
-                "the daemon has not taken the request: it is not running, or another look is under way"
-            );
-        }
-        if shows
-            && let Ok(text) = fs::read(&files.progress)
-            && let Ok(now) = serde_json::from_slice::<Answer>(&text)
-        {
-            complain(&format!(
-                "\r{} files, {} MiB, {} findings, {} s ",
-                now.files,
-                now.bytes >> 20,
-                now.further,
-                now.seconds
-            ));
-        }
-        thread::sleep(LOOK);
-    }
 }
 
 fn report(answer: &Answer, json: bool) -> ExitCode {
@@ -164,9 +94,4 @@ fn line(finding: &Value) -> String {
     tell("last by", text("last_user"), text("last_time"));
     tell("as it was by", text("earlier_user"), text("earlier_time"));
     line
-}
-
-/// Beside the results.
-fn complain(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
 }

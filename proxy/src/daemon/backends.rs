@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::Path,
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError},
@@ -17,7 +18,7 @@ use super::exception::Dated;
 use crate::{
     backend::{
         BackendService,
-        encrypted::{EncryptedService, Foreign, Vault},
+        encrypted::{EncryptedService, Foreign, Pending, Vault},
         failover::{FailoverService, Member, Probe},
         ftp::{
             FtpService, FtpSettings, FtpTls, Password, TlsTrust,
@@ -96,8 +97,10 @@ pub(super) fn build(
     config: &Config,
     before: Option<(&Config, &Built)>,
 ) -> Result<Built, BuildError> {
-    let before = before.map(|(config, built)| (Wanted::of(config), built));
-    build_all(Wanted::of(config), &config.journal.node, before)
+    let folder = config.journal.verification();
+    let wanted = |config| Wanted::of(config, &folder);
+    let before = before.map(|(config, built)| (wanted(config), built));
+    build_all(wanted(config), &config.journal.node, before)
 }
 
 /// What is said of backends.
@@ -105,13 +108,16 @@ pub(super) fn build(
 struct Wanted<'a> {
     configs: &'a BTreeMap<String, BackendConfig>,
     at_rest: &'a BTreeMap<String, AtRest>,
+    /// Folder of the heads that are being exchanged.
+    pending: &'a Path,
 }
 
 impl<'a> Wanted<'a> {
-    fn of(config: &'a Config) -> Self {
+    fn of(config: &'a Config, pending: &'a Path) -> Self {
         Self {
             configs: &config.backends,
             at_rest: &config.at_rest,
+            pending,
         }
     }
 }
@@ -121,7 +127,11 @@ fn build_all(
     node: &str,
     before: Option<(Wanted<'_>, &Built)>,
 ) -> Result<Built, BuildError> {
-    let Wanted { configs, at_rest } = wanted;
+    let Wanted {
+        configs,
+        at_rest,
+        pending,
+    } = wanted;
     let unchanged = |name: &str, config: &BackendConfig| {
         let (old, built) = before?;
         let entry = built.entries.get(name)?;
@@ -144,7 +154,7 @@ fn build_all(
                     name: name.clone(),
                     source,
                 })?
-                .map(|entry| entry.at_rest(name, at_rest.get(name))),
+                .map(|entry| entry.at_rest(name, at_rest.get(name), pending)),
         };
         entries.extend(entry.map(|entry| (name.clone(), entry)));
     }
@@ -171,7 +181,7 @@ fn build_all(
 
 impl Entry {
     /// With its files as they are to lie there.
-    fn at_rest(mut self, name: &str, at_rest: Option<&AtRest>) -> Self {
+    fn at_rest(mut self, name: &str, at_rest: Option<&AtRest>, folder: &Path) -> Self {
         match at_rest {
             None | Some(AtRest::Plain(None)) => {}
             Some(AtRest::Plain(Some(exception))) => {
@@ -188,12 +198,18 @@ impl Entry {
                     },
                     update_limit: keys.update_limit,
                     spool_directory: keys.spool_directory.clone(),
+                    pending: pending(folder, name),
                 };
                 self.service = Arc::new(EncryptedService::new(self.service, vault));
             }
         }
         self
     }
+}
+
+/// Where the head is kept that is being exchanged on the backend of that name.
+pub(super) fn pending(folder: &Path, name: &str) -> Pending {
+    Pending::new(folder.join(name).with_added_extension("pending"))
 }
 
 fn failover(
@@ -435,7 +451,7 @@ pub(super) fn trusted(anchor: &TrustAnchor) -> Result<TlsTrust, AuthoritiesError
 mod tests {
     use super::*;
 
-    fn local(directory: &std::path::Path, seconds: u64) -> BackendConfig {
+    fn local(directory: &Path, seconds: u64) -> BackendConfig {
         BackendConfig::Local {
             directory: directory.to_owned(),
             uploads: config::Uploads {
@@ -446,7 +462,7 @@ mod tests {
         }
     }
 
-    fn configs(directory: &std::path::Path, seconds: u64) -> BTreeMap<String, BackendConfig> {
+    fn configs(directory: &Path, seconds: u64) -> BTreeMap<String, BackendConfig> {
         let failover = |members: [&str; 2]| BackendConfig::Failover {
             members: members.map(str::to_owned).to_vec(),
             check_interval: Duration::from_secs(3600),
@@ -470,6 +486,7 @@ mod tests {
         let wanted = |configs| Wanted {
             configs,
             at_rest: &none,
+            pending: directory.path(),
         };
         let old = build_all(wanted(&before), "node", None).unwrap();
         let new = build_all(wanted(&after), "node", Some((wanted(&before), &old))).unwrap();

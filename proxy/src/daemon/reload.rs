@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     alerts::Alerts,
     backends::{self, BuildError, Built},
-    bans, judges, records,
+    bans,
+    encryption::{Encryption, Vaults},
+    judges, records,
     rest::{Rest, Stored},
     revocation,
     sinks::{self, SinkError, Sinks},
@@ -95,6 +97,7 @@ pub(super) struct Reloader<'a> {
     pub(super) alerts: &'a Alerts,
     pub(super) witnesses: &'a Witnesses,
     pub(super) rest: &'a Rest,
+    pub(super) encryption: &'a Encryption,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -218,6 +221,8 @@ impl Reloader<'_> {
             .change(&before.config.witnesses, &after.config.witnesses);
         self.rest
             .change(Stored::of(&after.config, after.built.services()));
+        self.encryption
+            .change(Vaults::of(&after.config, &after.built.services()));
         super::exception::announce(&after.config);
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)

@@ -15,6 +15,7 @@ use std::{
 };
 
 use portcullis_journal::Journal;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::run::{Ended, Run};
@@ -162,7 +163,7 @@ impl Worker {
         let not_before = tokio::time::Instant::now() + FIRST;
         loop {
             interval.tick().await;
-            while let Some(asked) = next_request(&self.folder) {
+            while let Some(asked) = next_request(&self.folder, REQUEST) {
                 self.answer(asked).await;
             }
             if tokio::time::Instant::now() >= not_before && self.is_due() {
@@ -188,7 +189,7 @@ impl Worker {
         since.is_none_or(|since| since >= every)
     }
 
-    async fn answer(&self, asked: Asked) {
+    async fn answer(&self, asked: Asked<Request>) {
         let answer = match asked.request {
             Ok(request) => {
                 let file = asked.path.with_extension("progress");
@@ -250,19 +251,20 @@ impl Worker {
     }
 }
 
-struct Asked {
-    path: PathBuf,
-    request: Result<Request, String>,
+/// What somebody asked the daemon for.
+pub(super) struct Asked<T> {
+    pub(super) path: PathBuf,
+    pub(super) request: Result<T, String>,
     /// Unix user.
-    uid: u32,
+    pub(super) uid: u32,
 }
 
-/// Takes the next request; the file is gone afterwards.
-fn next_request(folder: &Path) -> Option<Asked> {
+/// Takes the next request whose name ends so; the file is gone afterwards.
+pub(super) fn next_request<T: DeserializeOwned>(folder: &Path, ending: &str) -> Option<Asked<T>> {
     let mut names: Vec<PathBuf> = fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == REQUEST))
+        .filter(|path| path.extension().is_some_and(|end| end == ending))
         .collect();
     names.sort();
     let path = names.into_iter().next()?;
@@ -280,7 +282,7 @@ fn next_request(folder: &Path) -> Option<Asked> {
 }
 
 /// Whoever asked may be gone.
-fn put(file: &Path, answer: &Answer) {
+pub(super) fn put(file: &Path, answer: &impl Serialize) {
     let new = file.with_extension("new");
     let written = serde_json::to_vec(answer)
         .map_err(io::Error::other)

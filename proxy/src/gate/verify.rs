@@ -2,13 +2,14 @@
 //! operation of a session of its own; the READs of a file have one record before and one after.
 
 use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
-use portcullis_journal::{Journal, Urgency};
+use portcullis_journal::{Actor, Journal, SessionId, Urgency};
 
 use super::{
     extents::Announcement,
@@ -17,10 +18,13 @@ use super::{
     next_operation,
 };
 use crate::{
-    backend::{Backend, BackendError},
+    allowance::Allowance,
+    backend::{Backend, BackendError, BackendService, Owner},
     operation::{Attributes, Entry, MAX_DATA, Outcome},
     path::VirtualPath,
-    policy::{DataOps, Extent, FileLook, Look, Mount, Permit, Requester, Verify},
+    policy::{
+        DataOps, Extent, FileLook, Look, Mount, PathRules, Permissions, Permit, Requester, Verify,
+    },
     sftp::digest::Digest,
 };
 
@@ -50,7 +54,7 @@ impl Pace {
     }
 
     /// Waits until so many more bytes are due.
-    async fn take(&mut self, bytes: u64) {
+    pub async fn take(&mut self, bytes: u64) {
         self.moved += bytes;
         let Some(rate) = self.rate else { return };
         let micros = u128::from(self.moved) * 1_000_000 / u128::from(rate.get());
@@ -70,6 +74,48 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// The whole of a backend at the place of its name, for a session of the gateway.
+    ///
+    /// # Errors
+    /// If that is no path, or there is no randomness.
+    pub fn whole(
+        journal: Journal,
+        name: &str,
+        service: &dyn BackendService,
+    ) -> Result<Self, BackendError> {
+        let mut session = [0; 16];
+        getrandom::fill(&mut session).map_err(|error| gateway_error(error.to_string()))?;
+        let at = VirtualPath::clean(name.as_bytes())
+            .map_err(|error| gateway_error(error.to_string()))?;
+        let mount = Mount {
+            at,
+            backend: name.to_owned(),
+            directory: b".".to_vec(),
+            permissions: Permissions::default(),
+            rules: PathRules::default(),
+            group: None,
+            allowance: Allowance::default(),
+            extensions: None,
+            resume: Some(false),
+        };
+        let owner = Owner::new(b"gateway".as_slice()).resuming(Some(false));
+        Ok(Self {
+            journal,
+            requester: Arc::new(Requester {
+                session: SessionId(session),
+                user: Actor {
+                    uid: None,
+                    name: "gateway".to_owned(),
+                    kind: None,
+                },
+                source: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+                mfa_window: None,
+            }),
+            backend: service.session(&mount.directory, &owner),
+            mount,
+        })
+    }
+
     /// All that lies in a directory, but for `.` and `..`.
     ///
     /// # Errors

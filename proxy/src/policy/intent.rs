@@ -24,6 +24,7 @@ impl Intent for Permit {
                     Decision::Measuring => "measuring",
                     Decision::Reconciling => "reconciling",
                     Decision::Verifying => "verifying",
+                    Decision::Rotating => "rotation",
                 }
                 .into(),
             );
@@ -106,7 +107,8 @@ pub fn describe(operation: &Operation, body: &mut Map<String, Value>) {
         | Operation::Rmdir { path }
         | Operation::Realpath { path }
         | Operation::Readlink { path }
-        | Operation::Statvfs { path } => field("path", untrusted(path.as_bytes())),
+        | Operation::Statvfs { path }
+        | Operation::Tend { path, .. } => field("path", untrusted(path.as_bytes())),
         Operation::Setstat { path, attributes }
         | Operation::Lsetstat { path, attributes }
         | Operation::Mkdir { path, attributes } => {

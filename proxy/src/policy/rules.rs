@@ -157,6 +157,7 @@ pub(super) fn decide(
         | Operation::Limits
         | Operation::HomeDirectory
         | Operation::UsersGroupsById { .. } => Route::Gateway,
+        Operation::Tend { .. } => return Err(Denied::GatewayOnly),
     };
     Ok((operation, route))
 }

@@ -144,7 +144,8 @@ fn path(operation: &Operation) -> Option<&VirtualPath> {
     if let Operation::Open { path, .. }
     | Operation::Stat { path }
     | Operation::Lstat { path }
-    | Operation::Setstat { path, .. } = operation
+    | Operation::Setstat { path, .. }
+    | Operation::Tend { path, .. } = operation
     {
         Some(path)
     } else {

@@ -89,7 +89,7 @@ pub fn outcome(
     rest: &mut Vec<Entry>,
 ) -> Reply {
     match outcome {
-        Outcome::Done | Outcome::Published { .. } => status(id, Status::Ok),
+        Outcome::Done | Outcome::Published { .. } | Outcome::Tended(_) => status(id, Status::Ok),
         Outcome::End => status(id, Status::Eof),
         Outcome::Opened => match opened {
             Some(handle) => {

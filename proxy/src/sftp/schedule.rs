@@ -160,7 +160,8 @@ impl Claims {
             Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => Self::none(),
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => Self::none(),
         }
     }
 }

@@ -13,7 +13,7 @@ use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
 use crate::{
     backend::{Backend, BackendError, Capabilities, ErrorKind, Execution, Settled},
-    operation::{Access, Attributes, Entry, HandleId, Operation, Outcome},
+    operation::{Access, Attributes, Care, Entry, HandleId, Operation, Outcome, Tended},
     path::VirtualPath,
     policy::{Named, OpenHandle, Permit, authorize},
     testing,
@@ -95,6 +95,32 @@ impl Client {
         let renames = self.backend.halfway_renames()?;
         let recorded = self.recorded(rename).await;
         Some(renames.settle(recorded, announced).await)
+    }
+
+    /// What the gateway does by itself to a stored file.
+    pub(crate) async fn tend(
+        &self,
+        name: impl AsRef<[u8]>,
+        care: Care,
+    ) -> Result<Tended, BackendError> {
+        let permit = Permit::tending(
+            &Arc::new(testing::requester()),
+            &testing::everything("/", "subject"),
+            OperationId(self.number()),
+            &path(name),
+            care,
+        )
+        .expect("the path is on the mount");
+        let recorded = self
+            .journal
+            .record_intent(permit, Urgency::Now)
+            .await
+            .expect("the journal can be written");
+        let outcome = self.backend.execute(recorded).await?;
+        let Outcome::Tended(tended) = outcome else {
+            panic!("it gave {outcome:?}");
+        };
+        Ok(tended)
     }
 
     async fn recorded(&self, operation: Operation) -> Recorded<Permit> {

@@ -14,6 +14,7 @@ use super::{
     lock,
     session::{Handle, Session},
     steps::Steps,
+    tend::is_same_file,
     upload::{Gathered, Origin, Piece, Rest, Upload},
 };
 use crate::{
@@ -111,7 +112,7 @@ impl Session {
         steps.open(&upload.path, beneath, Access::READ).await?;
         let now = steps.read(beneath, 0, Head::LENGTH).await;
         let closed = steps.close(beneath).await;
-        if now? != *beginning {
+        if !is_same_file(&now?, beginning) {
             return Err(Fault::ChangedMeanwhile.into());
         }
         closed?;

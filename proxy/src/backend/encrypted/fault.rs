@@ -1,7 +1,7 @@
 //! What the layer itself can't do, or must not.
 
 use portcullis_at_rest::{
-    HeadError, LayoutError, OpenError, SealError, SpoolError, UnwrapError, WrapError,
+    HeadError, LayoutError, OpenError, RewrapError, SealError, SpoolError, UnwrapError, WrapError,
 };
 
 use crate::{
@@ -30,6 +30,14 @@ pub(super) enum Fault {
     Short { expected: usize, found: usize },
     #[error("no key for the file")]
     Wrap(#[from] WrapError),
+    #[error("its key can't be wrapped to another one")]
+    Rewrap(#[from] RewrapError),
+    #[error("the new head can't be kept on a disk of the gateway, so it is not written")]
+    Pending(#[source] std::io::Error),
+    #[error(
+        "a backend of this kind can't exchange the heads of its files; each is wrapped to the new key when it is uploaded again"
+    )]
+    NotInPlace,
     #[error("the upload is lost")]
     Seal(#[from] SealError),
     #[error("the upload is lost")]
@@ -80,10 +88,12 @@ impl From<Fault> for BackendError {
             | Fault::PartialLost(_)
             | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
             Fault::NothingLeft => (ErrorKind::NotFound, Origin::Backend),
-            Fault::NoSize => (ErrorKind::Unsupported, Origin::Backend),
-            Fault::Wrap(_) | Fault::Seal(_) | Fault::Spool(_) => {
-                (ErrorKind::Failure, Origin::Gateway)
-            }
+            Fault::NoSize | Fault::NotInPlace => (ErrorKind::Unsupported, Origin::Backend),
+            Fault::Wrap(_)
+            | Fault::Rewrap(_)
+            | Fault::Pending(_)
+            | Fault::Seal(_)
+            | Fault::Spool(_) => (ErrorKind::Failure, Origin::Gateway),
             Fault::TooLargeToUpdate(_) | Fault::OutOfOrder { .. } | Fault::NotReadable => {
                 (ErrorKind::Unsupported, Origin::Client)
             }

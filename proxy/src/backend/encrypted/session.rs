@@ -123,11 +123,7 @@ impl Session {
             }
             head => head.map_err(Fault::from)?,
         };
-        let key = self
-            .vault
-            .ring
-            .unwrap(&head, &self.vault.realm)
-            .map_err(Fault::from)?;
+        let (head, key) = self.unwrap(steps, handle, head).await?;
         let stored = attributes.size.ok_or(Fault::NoSize)?;
         let layout = Layout::of_stored(stored).map_err(Fault::from)?;
         attributes.size = Some(layout.plaintext());

@@ -33,17 +33,21 @@ impl Steps {
 
     /// Starts a step before it returns.
     pub(super) fn start(&self, operation: Operation) -> Execution {
-        let permit = self.recorded.intent().step(operation);
-        match self.recorded.cover(permit) {
+        match self.prove(operation) {
             Ok(recorded) => self.backend.execute(recorded),
-            Err(permit) => {
-                let step = permit.operation().name();
-                let whole = self.operation().name();
-                let message = format!("{step} is no step of {whole}");
-                let error = BackendError::new(ErrorKind::Failure, Origin::Gateway, message);
-                Box::pin(std::future::ready(Err(error)))
-            }
+            Err(error) => Box::pin(std::future::ready(Err(error))),
         }
+    }
+
+    /// The proof for a step.
+    pub(super) fn prove(&self, operation: Operation) -> Result<Recorded<Permit>, BackendError> {
+        let permit = self.recorded.intent().step(operation);
+        self.recorded.cover(permit).map_err(|permit| {
+            let step = permit.operation().name();
+            let whole = self.operation().name();
+            let message = format!("{step} is no step of {whole}");
+            BackendError::new(ErrorKind::Failure, Origin::Gateway, message)
+        })
     }
 
     /// Does the operation as it is.

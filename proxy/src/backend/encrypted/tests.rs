@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use portcullis_at_rest::{DataKey, Keyring, Realm, escrow::Identity, kek::SoftwareKek};
 
-use super::{EncryptedService, Foreign, Vault};
+use super::{EncryptedService, Foreign, Pending, Vault};
 use crate::backend::{BackendService, memory::Memory};
 
 mod resumption;
@@ -17,6 +17,7 @@ fn vault(foreign: Foreign) -> Vault {
         foreign,
         update_limit: 64 << 20,
         spool_directory: std::env::temp_dir(),
+        pending: Pending::new("/nonexistent/pending"),
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) enum Fault {
     OtherFileSystem,
     #[error("the file was changed by someone else since it was opened; the upload is withdrawn")]
     ChangedMeanwhile,
+    #[error("the file does not begin as it did: somebody has replaced it meanwhile")]
+    OtherBeginning,
     #[error("a write to this file failed ({0}); the upload is withdrawn")]
     Spoiled(Errno),
     #[error("no such handle is open")]
@@ -71,7 +73,7 @@ impl Fault {
             }
             Self::Refused(refusal) => (refusal.kind(), Origin::Client),
             Self::OtherFileSystem => (ErrorKind::Unsupported, Origin::Backend),
-            Self::ChangedMeanwhile => (ErrorKind::Failure, Origin::Backend),
+            Self::ChangedMeanwhile | Self::OtherBeginning => (ErrorKind::Failure, Origin::Backend),
             Self::Spoiled(errno) => os_class(*errno),
             Self::NoSuchHandle
             | Self::HandleOfDirectory

@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    fn tree(&self) -> Result<&Tree, Fault> {
+    pub(super) fn tree(&self) -> Result<&Tree, Fault> {
         if let Some(tree) = self.tree.get() {
             return Ok(tree);
         }
@@ -337,7 +337,8 @@ impl Session {
             | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => Err(Fault::ForTheGateway),
         }
     }
 

@@ -204,21 +204,8 @@ impl Upload {
         }
     }
 
-    fn write_fully(&self, mut offset: u64, mut data: &[u8]) -> Result<(), Errno> {
-        while !data.is_empty() {
-            match rustix::io::pwrite(&self.file, data, offset) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(written) => {
-                    data = data.get(written..).unwrap_or_default();
-                    offset = offset
-                        .checked_add(u64::try_from(written).unwrap_or(u64::MAX))
-                        .ok_or(Errno::FBIG)?;
-                }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(())
+    fn write_fully(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        write_fully(&self.file, offset, data)
     }
 
     pub(super) fn file(&self) -> &OwnedFd {
@@ -359,6 +346,23 @@ impl Staged {
             );
         }
     }
+}
+
+pub(super) fn write_fully(file: &OwnedFd, mut offset: u64, mut data: &[u8]) -> Result<(), Errno> {
+    while !data.is_empty() {
+        match rustix::io::pwrite(file, data, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                data = data.get(written..).unwrap_or_default();
+                offset = offset
+                    .checked_add(u64::try_from(written).unwrap_or(u64::MAX))
+                    .ok_or(Errno::FBIG)?;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Renames, and fails if `to` exists; the check and the act are one.

@@ -228,7 +228,8 @@ impl Session {
             | Operation::Realpath { .. }
             | Operation::Limits
             | Operation::HomeDirectory
-            | Operation::UsersGroupsById { .. } => Err(Fault::ForTheGateway),
+            | Operation::UsersGroupsById { .. }
+            | Operation::Tend { .. } => Err(Fault::ForTheGateway),
         }
     }
 

@@ -1,0 +1,261 @@
+//! Works on what encrypted backends hold when `portcullis-proxy encryption` asks for it, and ends what a crash interrupted.
+//!
+//! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
+
+mod rotate;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use portcullis_at_rest::kek::KekId;
+use portcullis_journal::Journal;
+use tokio_util::sync::CancellationToken;
+
+use self::rotate::Rotation;
+use super::{
+    backends::pending,
+    rest::{Asked, next_request, put},
+};
+use crate::{
+    backend::BackendService,
+    config::{AtRest, BackendConfig, Config, EncryptionConfig},
+    encryption::{Answer, REQUEST, Request, Task},
+    gate::verify::Verified,
+    operation::Care,
+    session::Backends,
+};
+
+/// How often requests are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// Of Linux: the lowest.
+const PRIORITY: i32 = 19;
+
+/// The encrypted backends of a configuration.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Vaults {
+    by_name: BTreeMap<String, Kept>,
+    /// Of earlier configurations, that sessions may still write by.
+    outdated: Vec<Outdated>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    service: Arc<dyn BackendService>,
+    keys: Arc<EncryptionConfig>,
+    is_local: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Outdated {
+    /// What new files were wrapped to.
+    active: KekId,
+    service: Weak<dyn BackendService>,
+}
+
+impl Vaults {
+    pub(super) fn of(config: &Config, services: &Backends) -> Self {
+        let kept = config.at_rest.iter().filter_map(|(name, at_rest)| {
+            let AtRest::Encrypted { keys, .. } = at_rest else {
+                return None;
+            };
+            let is_local = matches!(config.backends.get(name), Some(BackendConfig::Local { .. }));
+            let kept = Kept {
+                service: Arc::clone(services.get(name)?),
+                keys: Arc::clone(keys),
+                is_local,
+            };
+            Some((name.clone(), kept))
+        });
+        Self {
+            by_name: kept.collect(),
+            outdated: Vec::new(),
+        }
+    }
+
+    /// These, in the place of others.
+    fn after(mut self, before: &Self) -> Self {
+        let replaced = before.by_name.iter().filter(|(name, old)| {
+            let new = self.by_name.get(*name);
+            new.is_none_or(|new| !Arc::ptr_eq(&new.service, &old.service))
+        });
+        let replaced = replaced.map(|(_, old)| Outdated {
+            active: old.keys.ring.active().id(),
+            service: Arc::downgrade(&old.service),
+        });
+        let outdated: Vec<_> = before.outdated.iter().cloned().chain(replaced).collect();
+        self.outdated = outdated;
+        self.outdated
+            .retain(|outdated| outdated.service.strong_count() > 0);
+        self
+    }
+
+    /// True if new files may still be wrapped to that key.
+    fn is_written_to(&self, key: KekId) -> bool {
+        self.outdated
+            .iter()
+            .any(|outdated| outdated.active == key && outdated.service.strong_count() > 0)
+    }
+}
+
+/// Writes again what a crash may have torn. Nobody uses the backends yet.
+pub(super) async fn finish(config: &Config, services: &Backends, journal: &Journal) {
+    let folder = config.journal.verification();
+    for (name, kept) in Vaults::of(config, services).by_name {
+        let pending = pending(&folder, &name);
+        let finished = async {
+            let Some(path) = pending.path()? else {
+                return Ok(None);
+            };
+            let verified = Verified::whole(journal.clone(), &name, &*kept.service)
+                .map_err(io::Error::other)?;
+            let tended = verified.tend(&path, Care::Rewrap).await;
+            verified.backend.end().await;
+            let tended = tended.map_err(io::Error::other)?;
+            pending.clear().map(|()| Some((path, tended)))
+        };
+        match finished.await {
+            Ok(None) => {}
+            Ok(Some((path, tended))) => {
+                tracing::info!(
+                    ?path,
+                    state = tended.name(),
+                    "a crash interrupted a rotation of keys at this file"
+                );
+            }
+            Err(error) => {
+                tracing::error!(backend = name, %error, "a crash interrupted a rotation of keys, and the file it was at can't be looked at; it is tried again at the next start");
+            }
+        }
+    }
+}
+
+/// The thread.
+pub(super) struct Encryption {
+    vaults: Arc<Mutex<Vaults>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Encryption {
+    /// Begins. The folder of requests is there.
+    ///
+    /// # Errors
+    /// If there can't be another thread.
+    pub(super) fn start(
+        folder: PathBuf,
+        journal: Journal,
+        vaults: Vaults,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
+        let vaults = Arc::new(Mutex::new(vaults));
+        let worker = Worker {
+            folder,
+            journal,
+            vaults: Arc::clone(&vaults),
+        };
+        let thread = thread::Builder::new()
+            .name("rest-keys".to_owned())
+            .spawn(move || {
+                // Without the right to it, the work competes with the daemon.
+                let _ = rustix::process::setpriority_process(None, PRIORITY);
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => runtime.block_on(async {
+                        tokio::select! {
+                            () = worker.work() => {}
+                            () = stop.cancelled() => {}
+                        }
+                    }),
+                    Err(error) => tracing::error!(%error, "keys of stored files can't be rotated"),
+                }
+            })?;
+        Ok(Self {
+            vaults,
+            thread: Some(thread),
+        })
+    }
+
+    /// Goes on with other backends, from the next request on.
+    pub(super) fn change(&self, vaults: Vaults) {
+        let mut own = self.vaults.lock().unwrap_or_else(PoisonError::into_inner);
+        *own = vaults.after(&own);
+    }
+
+    /// Waits for the thread, once it has been told to stop.
+    pub(super) async fn end(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Its panic was its own.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+    }
+}
+
+struct Worker {
+    folder: PathBuf,
+    journal: Journal,
+    vaults: Arc<Mutex<Vaults>>,
+}
+
+impl Worker {
+    async fn work(self) {
+        let mut interval = tokio::time::interval(LOOK);
+        loop {
+            interval.tick().await;
+            while let Some(asked) = next_request::<Request>(&self.folder, REQUEST) {
+                self.answer(asked).await;
+            }
+        }
+    }
+
+    async fn answer(&self, asked: Asked<Request>) {
+        let answer = match asked.request {
+            Ok(request) => {
+                let file = asked.path.with_extension("progress");
+                let mut tell = |answer: &Answer| put(&file, answer);
+                let answer = self.run(&request, asked.uid, &mut tell).await;
+                let _ = std::fs::remove_file(&file);
+                answer
+            }
+            Err(problem) => Answer {
+                error: Some(problem),
+                ..Answer::default()
+            },
+        };
+        put(&asked.path.with_extension("result"), &answer);
+    }
+
+    async fn run(
+        &self,
+        request: &Request,
+        asked_by: u32,
+        tell: &mut (dyn FnMut(&Answer) + Send),
+    ) -> Answer {
+        let vaults = self
+            .vaults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let done = match request.task {
+            Task::Rotate => {
+                Rotation::of(&self.journal, &self.folder, vaults, request, asked_by, tell)
+                    .carry_out()
+                    .await
+            }
+        };
+        done.unwrap_or_else(|error| {
+            let error = crate::causes::chain(&error);
+            tracing::error!(error, "the work on stored files was not done");
+            Answer {
+                error: Some(error),
+                ..Answer::default()
+            }
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! What `portcullis-proxy encryption` and the daemon tell each other.
+
+use std::num::NonZeroU64;
+
+use serde::{Deserialize, Serialize};
+
+/// How the name of a request's file ends.
+pub const REQUEST: &str = "encryption";
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    pub task: Task,
+    /// Only this backend.
+    pub backend: Option<String>,
+    /// Bytes a second.
+    pub rate: Option<NonZeroU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Wraps the keys of stored files as those of new files are.
+    Rotate,
+}
+
+/// How far it is, or what was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Files that were looked at.
+    pub files: u64,
+    /// Of those, the ones that nothing had to be done to.
+    pub current: u64,
+    /// That were wrapped to other keys.
+    pub rewrapped: u64,
+    /// That are not encrypted.
+    pub plain: u64,
+    pub failed: u64,
+    /// The first of those that failed.
+    pub failures: Vec<Failure>,
+    /// Read and written.
+    pub bytes: u64,
+    pub seconds: u64,
+    /// Retired keys that no file needs any more.
+    pub unneeded_keys: Vec<String>,
+    /// Why nothing is said of retired keys, if so.
+    pub keys_unknown: Option<String>,
+    /// Why it was not done.
+    pub error: Option<String>,
+}
+
+/// What was not done, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Of a file, or a backend.
+    pub path: String,
+    pub reason: String,
+}
