@@ -26,19 +26,22 @@ const CANARY: &[u8] = b"Jane Doe, born 1980-01-01, HIV positive";
 const OVERHEAD: u64 = 512 + 74 + 32;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Gateway {
-    proxy: Proxy,
-    alice: Account,
-    storage: TempDir,
-    here: TempDir,
+pub(crate) struct Gateway {
+    pub(crate) proxy: Proxy,
+    pub(crate) alice: Account,
+    pub(crate) storage: TempDir,
+    pub(crate) here: TempDir,
 }
 
 impl Gateway {
-    fn start(backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
+    pub(crate) fn start(backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
         Self::over(".", backend)
     }
 
-    fn over(directory: &'static str, backend: impl FnOnce(&Path) -> Backend) -> Result<Self> {
+    pub(crate) fn over(
+        directory: &'static str,
+        backend: impl FnOnce(&Path) -> Backend,
+    ) -> Result<Self> {
         let storage = files::folder("storage")?;
         let proxy = Plan::new(Place::Loopback)?
             .backend("disk", backend(storage.path()))
@@ -53,7 +56,7 @@ impl Gateway {
     }
 
     /// Runs an `sftp` batch with the local folder as its own, and says what was printed, errors included.
-    fn sftp(&mut self, batch: &str) -> Result<(bool, String)> {
+    pub(crate) fn sftp(&mut self, batch: &str) -> Result<(bool, String)> {
         let connection =
             OpensshConnection::new(&self.proxy, &mut self.alice, Factors::KeyThenPassword)?;
         let batch = format!("lcd {}\ncd /inbox\n{batch}\n", self.here.path().display());
@@ -65,17 +68,17 @@ impl Gateway {
         ))
     }
 
-    fn succeed(&mut self, batch: &str) -> Result<String> {
+    pub(crate) fn succeed(&mut self, batch: &str) -> Result<String> {
         let (is_done, said) = self.sftp(batch)?;
         ensure!(is_done, "{batch}: {said}");
         Ok(said)
     }
 
-    fn local(&self, name: &str) -> PathBuf {
+    pub(crate) fn local(&self, name: &str) -> PathBuf {
         self.here.path().join(name)
     }
 
-    fn stored(&self, name: &str) -> PathBuf {
+    pub(crate) fn stored(&self, name: &str) -> PathBuf {
         self.storage.path().join(name)
     }
 }

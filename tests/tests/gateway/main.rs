@@ -29,6 +29,7 @@ mod reload;
 mod remote_factors;
 mod renames;
 mod resume;
+mod rotation;
 mod russh_client;
 mod scp;
 mod sessions;
