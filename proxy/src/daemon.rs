@@ -109,7 +109,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let (journal, recovery) = open_journal(&config.journal)?;
-    let built = backends::build(&config, None)?;
+    let built = backends::build(&config, &journal, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),
@@ -119,6 +119,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
     built.probe_new().await;
+    built.prepare_new();
     if !recovery.unknown.is_empty() {
         tracing::warn!(
             operations = recovery.unknown.len(),
