@@ -158,6 +158,8 @@ pub enum KeyFile {
     },
     /// Where there is none.
     Create(HandleId),
+    /// In the place of the one that is there.
+    Replace(HandleId),
     Write {
         handle: HandleId,
         data: Bytes,
@@ -514,6 +516,7 @@ impl Permit {
                             ..Access::REPLACE
                         },
                     ),
+                    KeyFile::Replace(handle) => open(handle, Access::REPLACE),
                     KeyFile::Write { handle, data } => Operation::Write {
                         handle,
                         offset: 0,

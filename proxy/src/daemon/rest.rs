@@ -22,7 +22,7 @@ use self::run::{Ended, Run};
 use crate::{
     accounts::Accounts,
     causes::chain,
-    config::{BackendConfig, Config, JournalConfig, VerificationConfig},
+    config::{AtRest, BackendConfig, Config, JournalConfig, VerificationConfig},
     session::Backends,
     verification::{Answer, REQUEST, Request},
 };
@@ -44,6 +44,8 @@ pub(super) struct Stored {
     local: HashMap<String, PathBuf>,
     /// Those that show an upload before it is closed.
     direct: Vec<String>,
+    /// Those whose names are encrypted: none of their directories is another's, as their names go.
+    named: Vec<String>,
 }
 
 impl Stored {
@@ -69,10 +71,21 @@ impl Stored {
             .iter()
             .filter(|(_, backend)| is_direct(backend))
             .map(|(name, _)| name.clone());
+        let named = config.at_rest.iter().filter_map(|(name, at_rest)| {
+            let has_names = matches!(
+                at_rest,
+                AtRest::Encrypted {
+                    has_names: true,
+                    ..
+                }
+            );
+            has_names.then(|| name.clone())
+        });
         Self {
             services,
             local: local.collect(),
             direct: direct.collect(),
+            named: named.collect(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_at_rest::{
-    Keyring, Realm,
+    Head, Keyring, Realm,
     names::{FILE_LENGTH, Names, resembles_one},
 };
 use portcullis_journal::{Actor, EventKind, Journal, SessionId};
@@ -226,9 +226,34 @@ impl Visit<'_> {
         let closed = self.key(KeyFile::Close(handle)).await;
         let stored = stored?;
         closed?;
-        Names::open(&self.kept.ring, &self.kept.realm, &stored)
-            .map(Some)
-            .map_err(|error| self.blame(&chain(&error)))
+        let names = Names::open(&self.kept.ring, &self.kept.realm, &stored)
+            .map_err(|error| self.blame(&chain(&error)))?;
+        if let Err(error) = self.rewrap(&stored).await {
+            tracing::warn!(
+                backend = self.kept.backend, %error,
+                "the key of the backend's names is still wrapped to a retired key, which must stay configured"
+            );
+        }
+        Ok(Some(names))
+    }
+
+    /// Once keys were rotated: the file is small enough to be written anew.
+    async fn rewrap(&self, stored: &[u8]) -> Result<(), BackendError> {
+        let (ring, realm) = (&self.kept.ring, self.kept.realm.of_names());
+        let Ok(head) = Head::parse(stored) else {
+            return Ok(());
+        };
+        if ring.is_current(&head) {
+            return Ok(());
+        }
+        let head = ring.rewrap(&head, &realm);
+        let head = head.map_err(|error| self.blame(&chain(&error)))?;
+        let body = stored.get(Head::LENGTH..).unwrap_or_default();
+        let handle = next_handle();
+        self.begin().await?;
+        self.key(KeyFile::Replace(handle)).await?;
+        self.write(handle, [&head.as_bytes()[..], body].concat())
+            .await
     }
 
     /// One byte more than the file should have, if it has it.
@@ -293,22 +318,27 @@ impl Visit<'_> {
     }
 
     async fn create(&self) -> Result<(), BackendError> {
-        // Where its paths lead is no business of accounts, and known.
-        let mut mounts = self.requester.event(EventKind::SessionMounts);
-        mounts.body.insert("mounts".into(), Vec::<()>::new().into());
-        let journal = &self.kept.journal;
-        let recorded = journal.append(mounts).await;
-        recorded.map_err(|error| gateway_error(error.to_string()))?;
         let stored = Names::create(&self.kept.ring, &self.kept.realm)
             .map_err(|error| self.blame(&chain(&error)))?;
         let handle = next_handle();
+        self.begin().await?;
         self.key(KeyFile::Create(handle)).await?;
+        self.write(handle, stored).await
+    }
+
+    /// Says in the log that no account's paths are changed: the session has no mounts.
+    async fn begin(&self) -> Result<(), BackendError> {
+        let mut mounts = self.requester.event(EventKind::SessionMounts);
+        mounts.body.insert("mounts".into(), Vec::<()>::new().into());
+        let recorded = self.kept.journal.append(mounts).await;
+        recorded.map_err(|error| gateway_error(error.to_string()))?;
+        Ok(())
+    }
+
+    /// The whole file. If it fails, it is not closed: what is half there is removed at the session's end.
+    async fn write(&self, handle: HandleId, stored: Vec<u8>) -> Result<(), BackendError> {
         let data = Bytes::from(stored);
-        let written = self.key(KeyFile::Write { handle, data }).await;
-        if let Err(error) = written {
-            // Not closed: what is half there must not be published. The session's end removes it.
-            return Err(error);
-        }
+        self.key(KeyFile::Write { handle, data }).await?;
         self.key(KeyFile::Close(handle)).await?;
         Ok(())
     }

@@ -40,13 +40,10 @@ impl Stored {
                 }
             }
         };
-        let operation = match permit.operation() {
-            Operation::Symlink { target, link } => Operation::Symlink {
-                target: stored_target(names, target)?,
-                link: link.clone(),
-            },
-            other => other.clone(),
-        };
+        let mut operation = permit.operation().clone();
+        if let Operation::Symlink { target, .. } = &mut operation {
+            *target = stored_target(names, target)?;
+        }
         let permit = Permit {
             route,
             operation,

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use portcullis_at_rest::{DataKey, Keyring, Realm, kek::SoftwareKek};
+use portcullis_at_rest::{
+    DataKey, Keyring, Realm,
+    kek::{KeyEncryptionKey, SoftwareKek},
+};
 
 use super::NamedService;
 use crate::{
@@ -308,6 +311,26 @@ async fn the_key_is_made_once_and_never_a_second_one_where_names_are_encrypted()
 }
 
 #[tokio::test]
+async fn after_a_rotation_the_old_key_is_not_needed_for_the_names() {
+    let mut bench = Bench::new();
+    let secrets = [(); 2].map(|()| SoftwareKek::new(&DataKey::random().unwrap()));
+    let [old, new] = secrets.map(|kek| Arc::new(kek) as Arc<dyn KeyEncryptionKey>);
+    bench.ring = Keyring::new(Arc::clone(&old), Vec::new(), None);
+    bench.client().put("/a", "a").await;
+    let key = bench.path(".portcullis-names");
+    let before = fs::read(&key).unwrap();
+
+    bench.ring = Keyring::new(Arc::clone(&new), vec![old], None);
+    assert_eq!(bench.client().names("/").await, [b"a"]);
+    let after = fs::read(&key).unwrap();
+    assert!(after[..512] != before[..512] && after[512..] == before[512..]);
+    bench.ring = Keyring::new(new, Vec::new(), None);
+    let client = bench.client();
+    assert_eq!(client.names("/").await, [b"a"]);
+    assert!(fs::read(&key).unwrap() == after, "once");
+}
+
+#[tokio::test]
 async fn what_a_client_uploaded_is_no_key_and_clients_do_not_reach_it() {
     let mut bench = Bench::new();
     let client = bench.client();
@@ -337,8 +360,8 @@ async fn links_lead_where_they_did_and_foreign_ones_nowhere() {
     let readlink = Operation::Readlink { path: path("/l") };
     let read = client.ask(readlink.clone()).await.unwrap();
     assert_eq!(read, Outcome::Target("d/a".into()));
-    let link = bench.stored().into_iter().map(|name| bench.path(&name));
-    let link = link.filter(|path| path.is_symlink()).next().unwrap();
+    let mut stored = bench.stored().into_iter().map(|name| bench.path(&name));
+    let link = stored.find(|path| path.is_symlink()).unwrap();
     let target = fs::read_link(&link).unwrap();
     for foreign in [Path::new("d/a"), &Path::new("/").join(&target)] {
         fs::remove_file(&link).unwrap();

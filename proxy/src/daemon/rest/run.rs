@@ -238,6 +238,7 @@ fn roots(stored: &Stored) -> Vec<(String, Vec<u8>)> {
     let mut local: Vec<_> = stored
         .local
         .iter()
+        .filter(|(name, _)| !stored.named.contains(name))
         .map(|(name, directory)| {
             let whole = directory.canonicalize();
             (name.clone(), whole.unwrap_or_else(|_| directory.clone()))
