@@ -21,8 +21,8 @@ use portcullis_journal::Recorded;
 
 pub use self::renamed::{Foreign, Renamed};
 use super::{
-    Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames,
-    Origin, Owner, Settled,
+    Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
+    HalfwayRenames, Origin, Owner, Settled, Tending,
 };
 use crate::policy::Permit;
 
@@ -142,8 +142,19 @@ impl Backend for Named {
         .boxed()
     }
 
+    fn tending(&self) -> Option<&dyn Tending> {
+        self.0.root.tending().map(|_| self as _)
+    }
+
     fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
         self.0.root.halfway_renames().map(|_| self as _)
+    }
+}
+
+impl Tending for Named {
+    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let session = Arc::clone(&self.0);
+        async move { session.enter().await?.exchange(recorded, beginning).await }.boxed()
     }
 }
 

@@ -17,7 +17,10 @@ use portcullis_at_rest::names::{LONGEST, NameTooLong, Names};
 use portcullis_journal::Recorded;
 
 use crate::{
-    backend::{Backend, BackendError, Capabilities, ErrorKind, Execution, Origin, Settled},
+    backend::{
+        Backend, BackendError, Beginning, Capabilities, ErrorKind, Execution, Origin, Settled,
+        Tending,
+    },
     metrics,
     operation::{Entry, Operation, Outcome},
     policy::{Permit, Stored},
@@ -193,6 +196,7 @@ impl Backend for Renamed {
             | Operation::Hardlink { .. }
             | Operation::Realpath { .. }
             | Operation::CheckFileName { .. }
+            | Operation::Tend { .. }
             | Operation::Limits
             | Operation::HomeDirectory
             | Operation::UsersGroupsById { .. } => self.below(&recorded),
@@ -201,6 +205,21 @@ impl Backend for Renamed {
 
     fn end(&self) -> BoxFuture<'static, ()> {
         self.backend.end()
+    }
+
+    fn tending(&self) -> Option<&dyn Tending> {
+        self.backend.tending().map(|_| self as _)
+    }
+}
+
+impl Tending for Renamed {
+    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let exchanged = match (self.backend.tending(), self.stored(&recorded)) {
+            (Some(tending), Ok(stored)) => return tending.exchange(stored, beginning),
+            (None, _) => Err(unproven(recorded.intent())),
+            (Some(_), Err(error)) => Err(error),
+        };
+        ready(exchanged).boxed()
     }
 }
 
@@ -272,6 +291,7 @@ fn too_long(operation: &Operation, error: NameTooLong) -> BackendError {
         | Operation::CheckFile { .. }
         | Operation::CheckFileName { .. }
         | Operation::CopyData { .. }
+        | Operation::Tend { .. }
         | Operation::Limits
         | Operation::HomeDirectory
         | Operation::UsersGroupsById { .. } => false,

@@ -16,13 +16,13 @@ use crate::{
     backend::{
         BackendService, ErrorKind,
         conformance::Client,
-        encrypted::{EncryptedService, Foreign, Vault},
+        encrypted::{EncryptedService, Foreign, Pending, Vault},
         local::{LocalService, LocalSettings},
         memory::Memory,
         staging::UploadSettings,
     },
     gate::names::Keeper,
-    operation::{Attributes, Operation, Outcome},
+    operation::{Attributes, Care, Operation, Outcome, Tended},
     path::VirtualPath,
     testing,
 };
@@ -42,6 +42,7 @@ fn named(service: Arc<dyn BackendService>, ring: &Keyring, log: &Path) -> Arc<dy
         foreign: Foreign::Refuse,
         update_limit: 64 << 20,
         spool_directory: std::env::temp_dir(),
+        pending: Pending::new(log.join("pending")),
     };
     let service = NamedService::new(service, Arc::new(keeper));
     Arc::new(EncryptedService::new(Arc::new(service), vault))
@@ -321,13 +322,18 @@ async fn after_a_rotation_the_old_key_is_not_needed_for_the_names() {
     let before = fs::read(&key).unwrap();
 
     bench.ring = Keyring::new(Arc::clone(&new), vec![old], None);
-    assert_eq!(bench.client().names("/").await, [b"a"]);
+    let client = bench.client();
+    assert_eq!(client.names("/").await, [b"a"]);
+    let tended = client.tend("/a", Care::Rewrap).await.unwrap();
+    assert_eq!(tended, Tended::Rewrapped);
     let after = fs::read(&key).unwrap();
     assert!(after[..512] != before[..512] && after[512..] == before[512..]);
     bench.ring = Keyring::new(new, Vec::new(), None);
     let client = bench.client();
     assert_eq!(client.names("/").await, [b"a"]);
     assert!(fs::read(&key).unwrap() == after, "once");
+    let tended = client.tend("/a", Care::Rewrap).await.unwrap();
+    assert_eq!(tended, Tended::Current);
 }
 
 #[tokio::test]
