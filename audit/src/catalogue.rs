@@ -160,7 +160,7 @@ pub struct Catalogue {
     /// Targets of links, at their places in clear or as tokens.
     links: HashMap<Vec<u8>, Option<Vec<u8>>>,
     next_link: u64,
-    directories: BTreeMap<Vec<u8>, (String, Vec<u8>)>,
+    directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
     is_cut: bool,
 }
 
@@ -185,7 +185,8 @@ impl Catalogue {
         self.is_cut
     }
 
-    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root.
+    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root. One that is absolute
+    /// on its server begins with `/`, the others don't.
     pub fn directories(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.directories
             .values()
