@@ -81,6 +81,23 @@ struct Place {
     placed: u64,
     /// Number of the hard link that made it one of several names.
     linked: Option<u64>,
+    /// The encrypted file that it is.
+    object: Option<Object>,
+}
+
+/// Id of an encrypted file, which it keeps under all its names.
+pub type Object = [u8; 16];
+
+/// Whether an encrypted file lies where it was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    Fits,
+    /// Another one was put there, by the record of this number.
+    Other(u64),
+    /// No record says which one was.
+    Unsaid,
+    /// Something is under way there.
+    Changing,
 }
 
 /// What was found at a place.
@@ -160,7 +177,9 @@ pub struct Catalogue {
     /// Targets of links, at their places in clear or as tokens.
     links: HashMap<Vec<u8>, Option<Vec<u8>>>,
     next_link: u64,
-    directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
+    /// Only what names need is kept: not who, when, which content, and nothing of what is gone.
+    is_lean: bool,
+    directories: BTreeMap<Vec<u8>, (String, Vec<u8>)>,
     is_cut: bool,
 }
 
@@ -180,13 +199,21 @@ impl Catalogue {
         }
     }
 
+    /// The same, for [`named`](Self::named) alone: it takes less memory, and none for what was removed.
+    #[must_use]
+    pub fn lean(self) -> Self {
+        Self {
+            is_lean: true,
+            ..self
+        }
+    }
+
     /// The log does not begin with the first file: what no record explains may have been there before.
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
 
-    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root. One that is absolute
-    /// on its server begins with `/`, the others don't.
+    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root.
     pub fn directories(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.directories
             .values()
@@ -224,6 +251,26 @@ impl Catalogue {
     /// Number of the record that last put something there, or took it away.
     pub fn placed(&self, place: &[u8]) -> Option<u64> {
         Some(self.places.get(&self.name(place))?.placed)
+    }
+
+    /// Whether the encrypted file that lies at a place was put there.
+    pub fn named(&self, place: &[u8], object: &Object) -> Named {
+        let Some(place) = self.resolved(&self.name(place), true) else {
+            return Named::Unsaid;
+        };
+        if self.is_changing(&place) {
+            return Named::Changing;
+        }
+        let Some(entry) = self.places.get(&place) else {
+            return Named::Unsaid;
+        };
+        let lost = self.tree_of(&place);
+        match entry.object {
+            Some(_) if lost.is_some_and(|(since, _)| entry.placed < since.seq) => Named::Unsaid,
+            Some(own) if own == *object => Named::Fits,
+            Some(_) => Named::Other(entry.state.change().seq),
+            None => Named::Unsaid,
+        }
     }
 
     /// What was found at a place beside what the log says.

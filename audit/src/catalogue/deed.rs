@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use super::{Catalogue, Change, Content, EARLIER, Place, State};
+use super::{Catalogue, Change, Content, EARLIER, Object, Place, State};
 use crate::{file::moved, hidden::base, pattern::is_at_or_below};
 
 /// What an operation does to places.
@@ -86,14 +86,14 @@ impl Catalogue {
         match deed {
             Deed::Publish { at, .. } => self.forget(at, by, "no_summary"),
             Deed::Open { .. } => {}
-            Deed::Remove { at } => self.put(at, State::Gone(by.clone()), by.seq),
+            Deed::Remove { at } => self.put(at, State::Gone(by.clone()), by.seq, None),
             Deed::Cut { at } => {
                 let group = self.places.get(at).and_then(|place| place.linked);
                 self.forget(at, by, "size_changed");
                 self.forget_group(group, by);
             }
             Deed::SymLink { at, target } => {
-                self.put(at, State::Link(by.clone()), by.seq);
+                self.put(at, State::Link(by.clone()), by.seq, None);
                 self.links.insert(Self::link_name(at), target.clone());
             }
             Deed::HardLink { from, to } => {
@@ -132,13 +132,16 @@ impl Catalogue {
                 self.places.insert(at, place);
                 continue;
             }
-            let left = Place {
-                state: State::Gone(by.clone()),
-                earlier: place.clone().contents(),
-                placed: by.seq,
-                linked: None,
-            };
-            self.places.insert(at, left);
+            if !self.is_lean {
+                let left = Place {
+                    state: State::Gone(by.clone()),
+                    earlier: place.clone().contents(),
+                    placed: by.seq,
+                    linked: None,
+                    object: None,
+                };
+                self.places.insert(at, left);
+            }
             if is_lost.is_some_and(|since| place.placed < since) {
                 let state = State::Unknown {
                     since: by.clone(),
@@ -146,6 +149,7 @@ impl Catalogue {
                 };
                 place.earlier = place.clone().contents();
                 place.state = state;
+                place.object = None;
             }
             arriving.push((new, place));
         }
@@ -184,17 +188,28 @@ impl Catalogue {
         }
     }
 
-    pub(super) fn know(&mut self, at: &[u8], content: Content) {
+    pub(super) fn know(&mut self, at: &[u8], content: Content, object: Option<Object>) {
         let seq = content.by.seq;
-        self.put(at, State::Known(content), seq);
+        self.put(at, State::Known(content), seq, object);
     }
 
     pub(super) fn forget(&mut self, at: &[u8], since: &Change, because: &str) {
+        self.lack(at, since, because, None);
+    }
+
+    /// The content is not known.
+    pub(super) fn lack(
+        &mut self,
+        at: &[u8],
+        since: &Change,
+        because: &str,
+        object: Option<Object>,
+    ) {
         let state = State::Unknown {
             since: since.clone(),
             because: because.to_owned(),
         };
-        self.put(at, state, since.seq);
+        self.put(at, state, since.seq, object);
     }
 
     /// Other names of a file that was changed in place.
@@ -211,12 +226,18 @@ impl Catalogue {
         }
     }
 
-    fn put(&mut self, at: &[u8], state: State, placed: u64) {
+    fn put(&mut self, at: &[u8], state: State, placed: u64, object: Option<Object>) {
+        if self.is_lean && matches!(state, State::Gone(_)) {
+            self.links.remove(&Self::link_name(at));
+            self.places.remove(at);
+            return;
+        }
         let place = Place {
             state,
             earlier: Vec::new(),
             placed,
             linked: None,
+            object,
         };
         self.replace(at, place);
     }
@@ -231,7 +252,9 @@ impl Catalogue {
         if !matches!(place.state, State::Link(_)) && !self.links.is_empty() {
             self.links.remove(&Self::link_name(at));
         }
-        if let Some(before) = self.places.remove(at) {
+        if let Some(before) = self.places.remove(at)
+            && !self.is_lean
+        {
             let mut earlier = before.contents();
             earlier.append(&mut place.earlier);
             place.earlier = earlier;

@@ -26,8 +26,6 @@ struct MountPoint {
     at: Vec<u8>,
     backend: String,
     directory: Vec<u8>,
-    /// On its server: it does not count from the login directory.
-    is_absolute: bool,
 }
 
 /// What is being uploaded, and whether its backend shows that before it is closed.
@@ -138,19 +136,12 @@ impl Catalogue {
             at: bytes(mount, "at").unwrap_or_default(),
             backend: text(mount, "backend").unwrap_or_default().to_owned(),
             directory: bytes(mount, "directory").unwrap_or_default(),
-            is_absolute: mount.get("absolute").and_then(Value::as_bool) == Some(true),
         });
         let mounts: Vec<_> = mounts.collect();
         for mount in mounts.iter().filter(|mount| !is_token(&mount.directory)) {
             let place = self.place(&mount.backend, &mount.directory);
-            let directory = match mount.directory.strip_prefix(b"/") {
-                Some(below) if !mount.is_absolute => below.to_vec(),
-                Some(_) | None => mount.directory.clone(),
-            };
-            let named = (mount.backend.clone(), directory);
-            self.directories
-                .entry((place, mount.is_absolute))
-                .or_insert(named);
+            let named = (mount.backend.clone(), mount.directory.clone());
+            self.directories.entry(place).or_insert(named);
         }
         self.sessions.entry(session).or_default().mounts = Some(mounts);
     }
@@ -169,7 +160,7 @@ impl Catalogue {
         else {
             return;
         };
-        let by = Change::of(record);
+        let by = self.change(record);
         let Some(deed) = self.deed(session, record, name, &by) else {
             return;
         };
@@ -276,7 +267,7 @@ impl Catalogue {
         let resolved = self.resolved(&place, follows_last);
         if resolved.is_none() {
             // Whatever it was done to, it is not known which.
-            let by = Change::of(record);
+            let by = self.change(record);
             self.forget(&place, &by, "through_a_link");
         }
         (resolved, is_direct)
@@ -286,6 +277,7 @@ impl Catalogue {
         let Some(operation) = record.operation else {
             return;
         };
+        let now = self.change(record);
         let Some(known) = self.sessions.get_mut(&session) else {
             return;
         };
@@ -295,8 +287,8 @@ impl Catalogue {
         let by = Change {
             user: pending.by.user.clone(),
             session: pending.by.session.clone(),
-            time: record.time.clone(),
-            seq: record.seq,
+            time: now.time,
+            seq: now.seq,
         };
         let verdict = Ended::of(record);
         if let Deed::Open { handle } = &pending.deed {
@@ -364,7 +356,7 @@ impl Catalogue {
                 is_contested |= pending.is_contested;
             }
         }
-        let by = Change::of(record);
+        let by = self.change(record);
         let deed = Deed::Publish {
             at: at.clone(),
             has_ended: true,
@@ -372,15 +364,17 @@ impl Catalogue {
         match Ended::of(record) {
             Ended::Done => {
                 self.contest(&deed);
-                let sha256 = text(&record.body, "sha256").and_then(digest);
+                let sha256 = text(&record.body, "sha256").and_then(fixed);
+                let enc = record.body.get("enc");
+                let object = enc.and_then(|enc| text(enc, "dek_id")).and_then(fixed);
                 let is_whole = text(&record.body, "sha256_source") == Some("stream");
                 let size = integer(record.body.get("bytes")).filter(|_| is_whole);
                 match sha256 {
-                    Some(_) if is_contested => self.forget(&at, &by, "concurrent"),
-                    Some(sha256) => self.know(&at, Content { sha256, size, by }),
+                    _ if is_contested => self.forget(&at, &by, "concurrent"),
+                    Some(sha256) => self.know(&at, Content { sha256, size, by }, object),
                     None => {
                         let because = text(&record.body, "sha256_reason").unwrap_or("no_digest");
-                        self.forget(&at, &by, because);
+                        self.lack(&at, &by, because, object);
                     }
                 }
             }
@@ -414,19 +408,28 @@ impl Ended {
     }
 }
 
-impl Change {
-    fn of(record: &Record) -> Self {
-        Self {
+impl Catalogue {
+    fn change(&self, record: &Record) -> Change {
+        let seq = record.seq;
+        if self.is_lean {
+            return Change {
+                user: None,
+                session: None,
+                time: String::new(),
+                seq,
+            };
+        }
+        Change {
             user: record.user.as_ref().map(|user| user.name.clone()),
             session: record.session.clone(),
             time: record.time.clone(),
-            seq: record.seq,
+            seq,
         }
     }
 }
 
-fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    hex::decode_to_slice(text, &mut digest).ok()?;
-    Some(digest)
+fn fixed<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(text, &mut bytes).ok()?;
+    Some(bytes)
 }

@@ -425,33 +425,6 @@ fn hidden_records_are_the_same_places_to_who_has_the_key() {
 }
 
 #[test]
-fn a_directory_that_is_absolute_on_its_server_is_told_from_one_below_the_login_directory() {
-    let mounted = [
-        ("/a", "/srv/a", true),
-        ("/b", "/srv/a", false),
-        ("/c", "/", false),
-        ("/d", "/", true),
-    ];
-    let listed = mounted.map(|(at, directory, is_absolute)| {
-        let mut mount = json!({ "at": at, "backend": "peer", "directory": directory });
-        if is_absolute {
-            mount["absolute"] = true.into();
-        }
-        mount
-    });
-    let body = json!({ "mounts": listed });
-    let event = ALICE.event(EventKind::SessionMounts, Verdict::Success, body);
-    let catalogue = with(Catalogue::default(), &[vec![event]]);
-    let mut found: Vec<_> = catalogue
-        .directories()
-        .filter(|(backend, _)| *backend == "peer")
-        .map(|(_, directory)| String::from_utf8_lossy(directory).into_owned())
-        .collect();
-    found.sort();
-    assert_eq!(found, ["", "/", "/srv/a", "srv/a"]);
-}
-
-#[test]
 fn a_session_that_does_not_say_where_its_mounts_lead_leaves_the_rest_unexplained() {
     let other = Who { id: 0xc0, ..ALICE };
     let catalogue = after(&[upload(&other, 1, "/in/x", A), upload(&ALICE, 1, "/in/y", A)]);
@@ -480,4 +453,95 @@ fn a_catalogue_follows_a_log_that_grows_and_says_what_cannot_be_read() {
     let unreadable = |place: &str| reader.catalogue.judge_unreadable(place.as_bytes());
     assert!(matches!(unreadable("/disk/a/x"), Judgement::Finding(_)));
     assert!(matches!(unreadable("/disk/a/y"), Judgement::Unverified(_)));
+}
+
+/// Of an encrypted file.
+const ONE: Object = [1; 16];
+const TWO: Object = [2; 16];
+
+fn encrypted(who: &Who, operation: u64, path: &str, object: Object) -> Vec<Event> {
+    let mut body = summary(operation, Some(A));
+    body["enc"] = json!({ "alg": "AES-256-GCM", "dek_id": hex::encode(object) });
+    let mut events = opens(who, operation, path, operation);
+    events.extend(who.close(operation + 1, operation, body));
+    events
+}
+
+/// The same with all that is kept, and with what names need.
+fn both(events: &[Vec<Event>]) -> [Catalogue; 2] {
+    [after(events), with(Catalogue::default().lean(), events)]
+}
+
+#[test]
+fn an_encrypted_file_fits_where_it_was_put_and_nowhere_else() {
+    let events = [
+        encrypted(&ALICE, 1, "/in/x", ONE),
+        encrypted(&ALICE, 3, "/in/y", TWO),
+        upload(&ALICE, 5, "/in/plain", B),
+    ];
+    for catalogue in both(&events) {
+        let named = |path: &[u8], object| catalogue.named(&catalogue.place("disk", path), object);
+        assert_eq!(named(b"/a/x", &ONE), Named::Fits);
+        assert_eq!(named(b"/a/y", &TWO), Named::Fits);
+        assert!(matches!(named(b"/a/x", &TWO), Named::Other(_)));
+        assert!(matches!(named(b"/a/y", &ONE), Named::Other(_)));
+        assert_eq!(named(b"/a/plain", &ONE), Named::Unsaid);
+        assert_eq!(named(b"/a/new", &ONE), Named::Unsaid);
+    }
+}
+
+#[test]
+fn a_file_keeps_fitting_through_what_sessions_do_and_its_older_version_does_not() {
+    let events = [
+        encrypted(&ALICE, 1, "/in/d/x", ONE),
+        encrypted(&ALICE, 3, "/in/y", ONE),
+        encrypted(&ALICE, 5, "/in/y", TWO),
+        did(&ALICE, 7, "rename", &["/in/d", "/in/e"]),
+        did(&BOB, 9, "hardlink", &["/a/e/x", "/a/z"]),
+        did(&ALICE, 11, "remove", &["/in/e/x"]),
+        encrypted(&ALICE, 13, "/in/w", ONE),
+        did(&ALICE, 15, "posix_rename", &["/in/w", "/in/v"]),
+    ];
+    for catalogue in both(&events) {
+        let named = |path: &[u8], object| catalogue.named(&catalogue.place("disk", path), object);
+        assert_eq!(named(b"/a/z", &ONE), Named::Fits);
+        assert!(matches!(named(b"/a/z", &TWO), Named::Other(_)));
+        assert_eq!(named(b"/a/v", &ONE), Named::Fits);
+        assert!(matches!(named(b"/a/y", &ONE), Named::Other(_)), "older");
+        assert_eq!(named(b"/a/y", &TWO), Named::Fits);
+        for gone in [b"/a/d/x".as_slice(), b"/a/e/x", b"/a/w"] {
+            assert_eq!(named(gone, &ONE), Named::Unsaid);
+        }
+    }
+    let [whole, lean] = both(&events);
+    assert!(
+        lean.places.len() < whole.places.len(),
+        "what is gone takes no memory"
+    );
+    assert!(lean.places.values().all(|place| place.earlier.is_empty()));
+}
+
+#[test]
+fn nothing_is_said_of_what_nobody_can_know() {
+    let move_lost = |verdict, reason: &str| {
+        vec![
+            asked(&ALICE, 7, "rename", &["/in/d", "/in/e"]),
+            ended(&ALICE, 7, verdict, reason),
+        ]
+    };
+    for (change, changed) in [
+        (move_lost(Verdict::Failure, "timeout"), Named::Unsaid),
+        (move_lost(Verdict::Failure, "not_found"), Named::Fits),
+        (
+            vec![asked(&ALICE, 7, "remove", &["/in/d/x"])],
+            Named::Changing,
+        ),
+        (did(&ALICE, 7, "remove", &["/in/other"]), Named::Fits),
+    ] {
+        let events = [encrypted(&ALICE, 1, "/in/d/x", ONE), change];
+        for catalogue in both(&events) {
+            let place = catalogue.place("disk", b"/a/d/x");
+            assert_eq!(catalogue.named(&place, &ONE), changed);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     line::{Found, read_line},
     retention::{Tombstone, covers, is_tombstone, outermost},
     sealed::{self, GROWTH, SealedReader, SealedSegment, expand},
-    segment::{plain_name, sealed_name, segments},
+    segment::{plain_name, sealed_name, segment_name, segments},
 };
 
 /// Bytes that are read at once.
@@ -251,6 +251,15 @@ impl Lines {
 
     /// Lists segments behind those that were read.
     fn look_for_files(&mut self) -> Result<(), ReadError> {
+        // Of one that grows, the next one has a name that is known.
+        if let Some(open) = &self.open
+            && open.next > open.first
+            && !self.directory.join(segment_name(open.next)).exists()
+            && !self.directory.join(sealed_name(open.next)).exists()
+        {
+            self.files.clear();
+            return Ok(());
+        }
         let mut files = layout(&self.directory)?.segments;
         files.retain(|file| self.begun.is_none_or(|begun| file.first > begun));
         let before = files
