@@ -7,6 +7,7 @@ mod encryption;
 mod exception;
 mod judges;
 mod lag;
+mod names;
 mod offers;
 mod reconcile;
 mod records;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     alerts::Alerts,
     encryption::{Encryption, Vaults},
+    names::JournalNames,
     reload::{InForce, Reloader},
     rest::{Rest, Stored},
     sinks::Sinks,
@@ -52,7 +54,7 @@ use crate::{
         password::{Cost, Hasher, PasswordError},
         throttle::Throttles,
     },
-    config::{Config, JournalConfig},
+    config::{AtRest, Config, JournalConfig},
     metrics, ssh,
     throttle_store::{self, StoreError, ThrottleStore},
 };
@@ -109,7 +111,8 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let (journal, recovery) = open_journal(&config.journal)?;
-    let built = backends::build(&config, &journal, None)?;
+    let names = Arc::new(JournalNames::of(&config.journal));
+    let built = backends::build(&config, &names, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),
@@ -119,7 +122,6 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
     built.probe_new().await;
-    built.prepare_new();
     if !recovery.unknown.is_empty() {
         tracing::warn!(
             operations = recovery.unknown.len(),
@@ -208,12 +210,17 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let alerts = Alerts::start(&config.alerts, &config.journal, &journal, log, begun);
     background.spawn(sinks::measure(sinks.clone(), stop.clone()));
     let witnesses = Witnesses::start(&config.witnesses, &config.journal, &journal);
+    let stored = Stored::of(&config, built.services());
+    names.place(stored.places());
+    if config.at_rest.values().any(AtRest::checks_names) {
+        background.spawn(Arc::clone(&names).keep());
+    }
     let rest = Rest::start(
         &config.verification,
         &config.journal,
         journal.clone(),
         stored_accounts,
-        Stored::of(&config, built.services()),
+        stored,
         stop.clone(),
     )
     .map_err(|source| DaemonError::Rest {
@@ -260,6 +267,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         witnesses: &witnesses,
         rest: &rest,
         encryption: &encryption,
+        names,
         stop: stop.clone(),
     };
     let mut policy_ends = reloader.policy_ends();

@@ -4,7 +4,6 @@
 
 mod extents;
 mod measure;
-pub mod names;
 pub mod reconcile;
 mod tend;
 pub mod verify;

@@ -1,6 +1,7 @@
 //! The vocabulary that the SFTP edge, the policy, the journal and the backends share.
 
 use bytes::Bytes;
+use portcullis_at_rest::ObjectId;
 
 use crate::path::VirtualPath;
 
@@ -443,9 +444,12 @@ pub struct FilesystemStatus {
 pub enum Outcome {
     /// Nothing to say but that it is done.
     Done,
-    /// An upload stands under its name. The SHA-256 is that of the staging file, read again before it was published.
+    /// An upload stands under its name.
     Published {
-        sha256: [u8; 32],
+        /// Of the staging file, read again before it was published.
+        sha256: Option<[u8; 32]>,
+        /// The encrypted file that it is.
+        object: Option<ObjectId>,
     },
     /// The file or directory is open under the handle that the operation named.
     Opened,
@@ -477,6 +481,19 @@ pub enum Outcome {
         digests: Bytes,
     },
     Tended(Tended),
+}
+
+impl Outcome {
+    /// Of an upload that was published, with its digest if it was read again.
+    pub fn digested(sha256: Option<[u8; 32]>) -> Self {
+        if sha256.is_none() {
+            return Self::Done;
+        }
+        Self::Published {
+            sha256,
+            object: None,
+        }
+    }
 }
 
 #[cfg(test)]

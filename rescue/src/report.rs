@@ -24,10 +24,9 @@ pub(crate) enum Fate {
     NotAFile,
     Failed,
     Unfinished,
-    Unnamed,
 }
 
-const FATES: [Fate; 12] = [
+const FATES: [Fate; 11] = [
     Fate::Verified,
     Fate::Decrypted,
     Fate::Differs,
@@ -39,7 +38,6 @@ const FATES: [Fate; 12] = [
     Fate::NotAFile,
     Fate::Failed,
     Fate::Unfinished,
-    Fate::Unnamed,
 ];
 
 impl Fate {
@@ -56,7 +54,6 @@ impl Fate {
             Self::NotAFile => "not-a-file",
             Self::Failed => "failed",
             Self::Unfinished => "unfinished",
-            Self::Unnamed => "unnamed",
         }
     }
 
@@ -71,8 +68,7 @@ impl Fate {
             | Self::KeyMissing
             | Self::Exists
             | Self::NotAFile
-            | Self::Failed
-            | Self::Unnamed => false,
+            | Self::Failed => false,
         }
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 mod upload;
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,7 +25,8 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, ready},
 };
-use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, Realm, SEGMENT_PLAINTEXT};
+use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, ObjectId, Realm, SEGMENT_PLAINTEXT};
+use portcullis_audit::catalogue::Named;
 use portcullis_journal::Recorded;
 
 pub use self::pending::Pending;
@@ -57,6 +59,26 @@ pub struct Vault {
     pub spool_directory: PathBuf,
     /// Where a head is kept that is being written in the place of another.
     pub pending: Pending,
+    /// What tells that a file lies where it was put; without it that is not looked at.
+    pub names: Option<NamedPlaces>,
+}
+
+/// Names of stored files, beside the files themselves: these are authentic wherever they lie.
+pub trait Names: fmt::Debug + Send + Sync {
+    /// Whether a file was put at one of these places: a backend, and a path below its root. Or why that can't be told.
+    fn named(
+        &self,
+        places: Vec<(String, Vec<u8>)>,
+        object: ObjectId,
+    ) -> BoxFuture<'static, Result<Named, String>>;
+}
+
+/// Where the files of a backend are to be found.
+#[derive(Debug, Clone)]
+pub struct NamedPlaces {
+    pub names: Arc<dyn Names>,
+    /// The backend, and the lists that it is a member of.
+    pub backends: Vec<String>,
 }
 
 /// What is done with files that are not encrypted.
@@ -98,6 +120,7 @@ impl BackendService for EncryptedService {
         Arc::new(Encrypted {
             session: Session {
                 backend,
+                directory: directory.into(),
                 can_resume,
                 vault: Arc::clone(&self.vault),
                 handles: Arc::default(),

@@ -248,7 +248,7 @@ impl State {
                     let path = upload.path.clone();
                     let (node, digest) = upload.finish()?;
                     tree.insert(&path, node);
-                    Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
+                    Ok(Outcome::digested(digest))
                 }
             },
             Operation::Read {

@@ -31,6 +31,8 @@ pub struct EncryptionConfig {
     identity: Vec<u8>,
     pub update_limit: u64,
     pub spool_directory: PathBuf,
+    /// The journal says which file belongs under which name, and another one is not given out.
+    pub check_names: bool,
 }
 
 impl PartialEq for EncryptionConfig {
@@ -38,6 +40,7 @@ impl PartialEq for EncryptionConfig {
         self.identity == other.identity
             && self.update_limit == other.update_limit
             && self.spool_directory == other.spool_directory
+            && self.check_names == other.check_names
     }
 }
 
@@ -50,9 +53,17 @@ pub enum AtRest {
     Encrypted {
         keys: Arc<EncryptionConfig>,
         is_migrating: bool,
-        /// Names too.
-        has_names: bool,
     },
+}
+
+impl AtRest {
+    /// Whether the journal is asked which file belongs under a name.
+    pub fn checks_names(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Encrypted { keys, .. } => keys.check_names,
+        }
+    }
 }
 
 pub(super) fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
@@ -84,6 +95,7 @@ pub(super) fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
         let problem = format!("{} is not a directory", spool_directory.display());
         section.fault("spool_directory", problem);
     }
+    let check_names = section.flag("check_names", true);
     section.finish();
     let (active, escrow) = (active?, escrow?);
     let retired: Vec<SoftwareKek> = retired.into_iter().collect::<Result<_, ()>>().ok()?;
@@ -101,6 +113,7 @@ pub(super) fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
         identity,
         update_limit,
         spool_directory,
+        check_names,
     })
 }
 
@@ -120,7 +133,7 @@ pub(super) enum Keys<'a> {
     Good(&'a Arc<EncryptionConfig>),
 }
 
-/// Reads `encryption`, `encrypted_names` and `unencrypted_exception` of a backend's section.
+/// Reads `encryption` and `unencrypted_exception` of a backend's section.
 pub(super) fn at_rest(
     section: &mut Section<'_>,
     keys: Keys<'_>,
@@ -131,7 +144,6 @@ pub(super) fn at_rest(
     let is_list = kind == "failover";
     let is_default = matches!(kind, "local" | "s3" | "azure" | "gcs");
     let chosen = section.text("encryption", CHOICE);
-    let has_names = section.flag("encrypted_names", false);
     let allowed = section.section("unencrypted_exception").map(|section| {
         let reason = "why files lie there unencrypted";
         exception(
@@ -145,24 +157,10 @@ pub(super) fn at_rest(
         if chosen.is_some() || allowed.is_some() {
             section.fault("encryption", "it is said in the sections of the members");
         }
-        if has_names {
-            section.fault(
-                "encrypted_names",
-                "it is said in the sections of the members",
-            );
-        }
         return Some(AtRest::Plain(None));
     }
     let default = if is_default { "on" } else { "off" };
-    let chosen = chosen.unwrap_or(default);
-    if has_names && matches!(chosen, "off" | "migrating") {
-        section.fault(
-            "encrypted_names",
-            "needs encryption = \"on\": names are encrypted where files are, from the first one on",
-        );
-        return None;
-    }
-    let is_migrating = match chosen {
+    let is_migrating = match chosen.unwrap_or(default) {
         "off" => {
             return match allowed {
                 None if is_default => {
@@ -194,7 +192,6 @@ pub(super) fn at_rest(
         Keys::Good(keys) => Some(AtRest::Encrypted {
             keys: Arc::clone(keys),
             is_migrating,
-            has_names,
         }),
         Keys::Faulty => None,
         Keys::Absent => {

@@ -12,21 +12,19 @@ use std::{
 
 use futures_util::future::join_all;
 use portcullis_at_rest::Realm;
-use portcullis_journal::Journal;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::exception::Dated;
+use super::{exception::Dated, names::JournalNames};
 use crate::{
     backend::{
         BackendService,
-        encrypted::{EncryptedService, Foreign, Pending, Vault},
+        encrypted::{EncryptedService, Foreign, NamedPlaces, Pending, Vault},
         failover::{FailoverService, Member, Probe},
         ftp::{
             FtpService, FtpSettings, FtpTls, Password, TlsTrust,
             settings::{AuthoritiesError, Charset},
         },
         local::{LocalService, LocalSettings},
-        named::NamedService,
         object::{self, AccessKey, AzureKey, ObjectService, ObjectSettings, SecretText},
         sftp::{Credential, PoolLimits, Publication, SftpService, SftpSettings},
         staging::{Claims, UploadSettings},
@@ -34,7 +32,6 @@ use crate::{
     config::{
         self, AtRest, BackendConfig, BucketAccess, BucketTransport, Config, KeyPair, TrustAnchor,
     },
-    gate::names::Keeper,
     session::Backends,
 };
 
@@ -62,8 +59,6 @@ struct Entry {
     service: Arc<dyn BackendService>,
     /// Those that another build did not make.
     failover: Option<Arc<FailoverService>>,
-    /// Those that another build did not make.
-    names: Option<Keeper>,
     /// Ends with the last configuration that has the section as it is.
     _beside: Option<Arc<Beside>>,
 }
@@ -94,30 +89,19 @@ impl Built {
             .filter_map(|entry| entry.failover.as_ref());
         join_all(failovers.map(|failover| failover.probe())).await;
     }
-
-    /// Reads the keys of names that are new, or makes them; nobody waits for it.
-    pub(super) fn prepare_new(&self) {
-        for keeper in self
-            .entries
-            .values()
-            .filter_map(|entry| entry.names.clone())
-        {
-            tokio::spawn(async move { keeper.prepare().await });
-        }
-    }
 }
 
 /// Makes a service for each section; `node` is this gateway's name. What is in `before` and has not changed stays the same
 /// value, with its connections. No server is reached yet.
 pub(super) fn build(
     config: &Config,
-    journal: &Journal,
+    names: &Arc<JournalNames>,
     before: Option<(&Config, &Built)>,
 ) -> Result<Built, BuildError> {
     let folder = config.journal.verification();
     let wanted = |config| Wanted::of(config, &folder);
     let before = before.map(|(config, built)| (wanted(config), built));
-    build_all(wanted(config), &config.journal.node, journal, before)
+    build_all(wanted(config), &config.journal.node, names, before)
 }
 
 /// What is said of backends.
@@ -137,12 +121,27 @@ impl<'a> Wanted<'a> {
             pending,
         }
     }
+
+    /// The backend, and the lists that it is a member of: mounts of any of them lead to it.
+    fn leading_to(&self, name: &str) -> Vec<String> {
+        let leads = |config: &BackendConfig| match config {
+            BackendConfig::Failover { members, .. } => members.iter().any(|member| member == name),
+            BackendConfig::Local { .. }
+            | BackendConfig::Sftp { .. }
+            | BackendConfig::Ftp { .. }
+            | BackendConfig::Bucket(_) => false,
+        };
+        let lists = self.configs.iter().filter(|(_, config)| leads(config));
+        std::iter::once(name.to_owned())
+            .chain(lists.map(|(list, _)| list.clone()))
+            .collect()
+    }
 }
 
 fn build_all(
     wanted: Wanted<'_>,
     node: &str,
-    journal: &Journal,
+    names: &Arc<JournalNames>,
     before: Option<(Wanted<'_>, &Built)>,
 ) -> Result<Built, BuildError> {
     let Wanted {
@@ -153,11 +152,11 @@ fn build_all(
     let unchanged = |name: &str, config: &BackendConfig| {
         let (old, built) = before?;
         let entry = built.entries.get(name)?;
-        let is_same =
-            old.configs.get(name) == Some(config) && old.at_rest.get(name) == at_rest.get(name);
+        let is_same = old.configs.get(name) == Some(config)
+            && old.at_rest.get(name) == at_rest.get(name)
+            && old.leading_to(name) == wanted.leading_to(name);
         is_same.then(|| Entry {
             failover: None,
-            names: None,
             ..entry.clone()
         })
     };
@@ -173,7 +172,13 @@ fn build_all(
                     name: name.clone(),
                     source,
                 })?
-                .map(|entry| entry.at_rest(name, at_rest.get(name), journal, pending)),
+                .map(|entry| {
+                    let names = NamedPlaces {
+                        names: Arc::new(Arc::clone(names)),
+                        backends: wanted.leading_to(name),
+                    };
+                    entry.at_rest(name, at_rest.get(name), pending, names)
+                }),
         };
         entries.extend(entry.map(|entry| (name.clone(), entry)));
     }
@@ -204,25 +209,15 @@ impl Entry {
         mut self,
         name: &str,
         at_rest: Option<&AtRest>,
-        journal: &Journal,
         folder: &Path,
+        names: NamedPlaces,
     ) -> Self {
         match at_rest {
             None | Some(AtRest::Plain(None)) => {}
             Some(AtRest::Plain(Some(exception))) => {
                 self.service = Arc::new(Dated::new(self.service, exception.expires));
             }
-            Some(AtRest::Encrypted {
-                keys,
-                is_migrating,
-                has_names,
-            }) => {
-                if *has_names {
-                    let service = Arc::clone(&self.service);
-                    let keeper = Keeper::new(journal.clone(), service, name, keys.ring.clone());
-                    self.names = Some(keeper.clone());
-                    self.service = Arc::new(NamedService::new(self.service, Arc::new(keeper)));
-                }
+            Some(AtRest::Encrypted { keys, is_migrating }) => {
                 let vault = Vault {
                     ring: keys.ring.clone(),
                     realm: Realm::named(name),
@@ -234,6 +229,7 @@ impl Entry {
                     update_limit: keys.update_limit,
                     spool_directory: keys.spool_directory.clone(),
                     pending: pending(folder, name),
+                    names: keys.check_names.then_some(names),
                 };
                 self.service = Arc::new(EncryptedService::new(self.service, vault));
             }
@@ -267,7 +263,6 @@ fn failover(
     Entry {
         service: Arc::clone(&failover) as _,
         failover: Some(failover),
-        names: None,
         _beside: Some(Arc::new(Beside::Watch(AbortOnDropHandle::new(watch)))),
     }
 }
@@ -435,7 +430,6 @@ fn entry(
     Ok(Some(Entry {
         service,
         failover: None,
-        names: None,
         _beside: beside,
     }))
 }
@@ -518,7 +512,6 @@ mod tests {
     #[tokio::test]
     async fn what_has_not_changed_stays_the_same_service_and_a_list_changes_with_its_members() {
         let directory = tempfile::tempdir().unwrap();
-        let journal = crate::testing::journal(directory.path());
         let (before, after) = (configs(directory.path(), 30), configs(directory.path(), 31));
         let none = BTreeMap::new();
         let wanted = |configs| Wanted {
@@ -526,11 +519,15 @@ mod tests {
             at_rest: &none,
             pending: directory.path(),
         };
-        let old = build_all(wanted(&before), "node", &journal, None).unwrap();
+        let names = Arc::new(JournalNames::beside(
+            Path::new("/nonexistent"),
+            Path::new(""),
+        ));
+        let old = build_all(wanted(&before), "node", &names, None).unwrap();
         let new = build_all(
             wanted(&after),
             "node",
-            &journal,
+            &names,
             Some((wanted(&before), &old)),
         )
         .unwrap();

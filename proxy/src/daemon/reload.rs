@@ -18,7 +18,9 @@ use super::{
     backends::{self, BuildError, Built},
     bans,
     encryption::{Encryption, Vaults},
-    judges, records,
+    judges,
+    names::JournalNames,
+    records,
     rest::{Rest, Stored},
     revocation,
     sinks::{self, SinkError, Sinks},
@@ -98,6 +100,7 @@ pub(super) struct Reloader<'a> {
     pub(super) witnesses: &'a Witnesses,
     pub(super) rest: &'a Rest,
     pub(super) encryption: &'a Encryption,
+    pub(super) names: Arc<JournalNames>,
     /// Ends what runs beside connections.
     pub(super) stop: CancellationToken,
 }
@@ -219,12 +222,12 @@ impl Reloader<'_> {
         }
         self.witnesses
             .change(&before.config.witnesses, &after.config.witnesses);
-        self.rest
-            .change(Stored::of(&after.config, after.built.services()));
+        let stored = Stored::of(&after.config, after.built.services());
+        self.names.place(stored.places());
+        self.rest.change(stored);
         self.encryption
             .change(Vaults::of(&after.config, &after.built.services()));
         super::exception::announce(&after.config);
-        after.built.prepare_new();
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
     }
@@ -232,6 +235,7 @@ impl Reloader<'_> {
     /// All that the start does with a configuration, on a thread that files may hold up.
     async fn build(&self, before: Arc<InForce>) -> Result<InForce, ReloadError> {
         let (path, journal, stop) = (self.path.clone(), self.journal.clone(), self.stop.clone());
+        let names = Arc::clone(&self.names);
         tokio::task::spawn_blocking(move || {
             let config = Config::load(&path, Utc::now().date_naive())?;
             let keys = fixed_keys_that_differ(&before.config, &config);
@@ -242,7 +246,7 @@ impl Reloader<'_> {
                 });
             }
             let old = Some((&before.config, &before.built));
-            let built = backends::build(&config, &journal, old)?;
+            let built = backends::build(&config, &names, old)?;
             let socket = |config: &Config| {
                 let bans = config.bans.as_ref()?;
                 Some(bans.agent_socket.clone())

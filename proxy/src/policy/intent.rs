@@ -25,7 +25,6 @@ impl Intent for Permit {
                     Decision::Reconciling => "reconciling",
                     Decision::Verifying => "verifying",
                     Decision::Rotating => "rotation",
-                    Decision::Naming => "naming",
                 }
                 .into(),
             );

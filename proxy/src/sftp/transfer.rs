@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use portcullis_journal::{Event, EventKind, Verdict, record::untrusted};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::digest::Digest;
 use crate::{
@@ -205,10 +205,14 @@ impl Transfer {
             let complete = stream.is_sequential && self.end == Some(stream.next);
             field("ranges_complete", complete.into());
         }
-        let reread = match closed {
-            Some(Ok(Outcome::Published { sha256 })) => Some(sha256),
-            Some(Ok(_) | Err(_)) | None => None,
+        let (reread, object) = match closed {
+            Some(Ok(Outcome::Published { sha256, object })) => (*sha256, *object),
+            Some(Ok(_) | Err(_)) | None => (None, None),
         };
+        if let Some(object) = object {
+            let enc = json!({ "alg": "AES-256-GCM", "dek_id": object.to_string() });
+            field("enc", enc);
+        }
         match (reread, stream.digest) {
             // What the backend published, and not only what passed through here.
             (Some(sha256), _) => {

@@ -236,7 +236,7 @@ impl Client {
     pub(crate) async fn close_digested(&self, handle: HandleId) -> Option<[u8; 32]> {
         match self.ask(Operation::Close { handle }).await {
             Ok(Outcome::Done) => None,
-            Ok(Outcome::Published { sha256 }) => Some(sha256),
+            Ok(Outcome::Published { sha256, .. }) => sha256,
             other => panic!("CLOSE gave {other:?}"),
         }
     }

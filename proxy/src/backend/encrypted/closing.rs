@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::join_all};
-use portcullis_at_rest::Head;
+use portcullis_at_rest::{Head, ObjectId};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -51,6 +51,7 @@ impl Session {
         match rest {
             Ok(Rest::Pieces {
                 pieces,
+                object,
                 stored: Some(readers),
             }) => {
                 let pieces = start(&steps, handle, pieces);
@@ -63,7 +64,7 @@ impl Session {
                                 set.await?;
                             }
                             steps.close(handle).await?;
-                            Ok(Outcome::Published { sha256 })
+                            Ok(published(object, Some(sha256)))
                         }
                         Err(error) => {
                             self.spoiled.fetch_add(1, Ordering::Relaxed);
@@ -78,12 +79,14 @@ impl Session {
             }
             Ok(Rest::Pieces {
                 pieces,
+                object,
                 stored: None,
             }) => {
                 let mut started = start(&steps, handle, pieces);
                 started.extend(set_times(&steps, handle, times));
                 started.push(steps.pass());
-                finish(started)
+                let done = finish(started);
+                async move { done.await.map(|_| published(object, None)) }.boxed()
             }
             Ok(Rest::Gathered(gathered)) => {
                 async move { publish(&steps, handle, *gathered, times).await }.boxed()
@@ -263,8 +266,12 @@ async fn publish(
         set.await?;
     }
     steps.close(handle).await?;
-    Ok(match gathered.digest() {
-        Some(sha256) => Outcome::Published { sha256 },
-        None => Outcome::Done,
-    })
+    Ok(published(gathered.object(), gathered.digest()))
+}
+
+fn published(object: ObjectId, sha256: Option<[u8; 32]>) -> Outcome {
+    Outcome::Published {
+        sha256,
+        object: Some(object),
+    }
 }

@@ -9,6 +9,11 @@ use crate::{
     causes::chain,
 };
 
+/// Why a name could not be compared.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotTold(pub(super) String);
+
 /// Why an operation on an encrypted file failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
@@ -18,6 +23,12 @@ pub(super) enum Fault {
     Unwrap(#[from] UnwrapError),
     #[error("the file can't be opened")]
     Layout(#[from] LayoutError),
+    #[error(
+        "another file lies under this name than the one that record {0} put there: it was moved or put back past the gateway; `portcullis-proxy verify` tells more"
+    )]
+    OtherFile(u64),
+    #[error("which file belongs under this name can't be told")]
+    NamesUnknown(#[source] NotTold),
     #[error("the file is not what was written")]
     Open(#[from] OpenError),
     #[error(
@@ -84,12 +95,14 @@ impl From<Fault> for BackendError {
             Fault::Head(_)
             | Fault::Unwrap(_)
             | Fault::Layout(_)
+            | Fault::OtherFile(_)
             | Fault::Open(_)
             | Fault::PartialLost(_)
             | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
             Fault::NothingLeft => (ErrorKind::NotFound, Origin::Backend),
             Fault::NoSize | Fault::NotInPlace => (ErrorKind::Unsupported, Origin::Backend),
-            Fault::Wrap(_)
+            Fault::NamesUnknown(_)
+            | Fault::Wrap(_)
             | Fault::Rewrap(_)
             | Fault::Pending(_)
             | Fault::Seal(_)

@@ -9,12 +9,13 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use portcullis_at_rest::{ExtentReaders, Head, HeadError, Layout};
+use portcullis_at_rest::{ExtentReaders, Head, HeadError, Layout, ObjectId};
+use portcullis_audit::catalogue::{Named, joined};
 
 use super::{
     Foreign, Vault, answer,
     download::Download,
-    fault::Fault,
+    fault::{Fault, NotTold},
     lock,
     shown::{may_be_encrypted, show_plaintext, with_size},
     steps::Steps,
@@ -36,6 +37,8 @@ const LOAD: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     pub(super) backend: Arc<dyn Backend>,
+    /// Below the backend's root.
+    pub(super) directory: Arc<[u8]>,
     pub(super) vault: Arc<Vault>,
     pub(super) handles: Arc<Mutex<HashMap<HandleId, Handle>>>,
     pub(super) spoiled: Arc<AtomicU64>,
@@ -82,7 +85,19 @@ impl Session {
         let opening = steps.pass();
         async move {
             opening.await?;
-            let found = match self.look(&steps, handle).await {
+            let mut found = self.look_named(&steps, handle).await;
+            if matches!(&found, Ok((_, Named::Other(_)))) {
+                // Unless somebody has just replaced it, it is the same again.
+                steps.close(handle).await?;
+                steps.pass().await?;
+                found = self.look_named(&steps, handle).await;
+            }
+            let found = match found {
+                Ok((_, Named::Other(record))) => Err(Fault::OtherFile(record).into()),
+                Ok((found, Named::Fits | Named::Unsaid | Named::Changing)) => Ok(found),
+                Err(error) => Err(error),
+            };
+            let found = match found {
                 Ok(found) => found,
                 Err(error) => {
                     let _ = steps.close(handle).await;
@@ -103,6 +118,34 @@ impl Session {
             Ok(Outcome::Opened)
         }
         .boxed()
+    }
+
+    /// Looks what is open under `handle`, and whether that was put where it lies.
+    async fn look_named(
+        &self,
+        steps: &Steps,
+        handle: HandleId,
+    ) -> Result<(Found, Named), BackendError> {
+        let found = self.look(steps, handle).await?;
+        let named = match &found {
+            Found::Encrypted(readers, _) => self.named(steps, readers.head().object()).await?,
+            Found::Plain(_) => Named::Unsaid,
+        };
+        Ok((found, named))
+    }
+
+    async fn named(&self, steps: &Steps, object: ObjectId) -> Result<Named, BackendError> {
+        let Some(places) = &self.vault.names else {
+            return Ok(Named::Unsaid);
+        };
+        let Some(target) = steps.place().filter(|_| !steps.is_verification()) else {
+            return Ok(Named::Unsaid);
+        };
+        let path = joined(&self.directory, target.as_bytes());
+        let backends = places.backends.iter();
+        let at = backends.map(|backend| (backend.clone(), path.clone()));
+        let named = places.names.named(at.collect(), object).await;
+        named.map_err(|why| Fault::NamesUnknown(NotTold(why)).into())
     }
 
     /// Looks what is open under `handle`.
@@ -246,7 +289,10 @@ impl Session {
         handle: HandleId,
         access: Access,
     ) -> Result<Upload, BackendError> {
-        let found = self.look(steps, handle).await?;
+        let (found, named) = self.look_named(steps, handle).await?;
+        if let Named::Other(record) = named {
+            return Err(Fault::OtherFile(record).into());
+        }
         let limit = self.vault.update_limit;
         let too_large = |size: u64| {
             if size > limit {

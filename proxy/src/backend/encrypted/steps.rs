@@ -8,7 +8,7 @@ use portcullis_journal::Recorded;
 use crate::{
     backend::{Backend, BackendError, ErrorKind, Execution, Origin},
     operation::{Access, Attributes, HandleId, MAX_DATA, Operation, Outcome},
-    path::VirtualPath,
+    path::{RelativePath, VirtualPath},
     policy::Permit,
 };
 
@@ -29,6 +29,16 @@ impl Steps {
 
     pub(super) fn operation(&self) -> &Operation {
         self.recorded.intent().operation()
+    }
+
+    /// The operation's path, below the directory of its mount.
+    pub(super) fn place(&self) -> Option<&RelativePath> {
+        self.recorded.intent().target()
+    }
+
+    /// The gateway itself looks what lies there.
+    pub(super) fn is_verification(&self) -> bool {
+        self.recorded.intent().is_of_the_gateway()
     }
 
     /// Starts a step before it returns.

@@ -5,6 +5,7 @@ use portcullis_at_rest::{DataKey, Keyring, Realm, escrow::Identity, kek::Softwar
 use super::{EncryptedService, Foreign, Pending, Vault};
 use crate::backend::{BackendService, memory::Memory};
 
+mod names;
 mod resumption;
 
 /// A vault with keys of its own.
@@ -18,6 +19,7 @@ fn vault(foreign: Foreign) -> Vault {
         update_limit: 64 << 20,
         spool_directory: std::env::temp_dir(),
         pending: Pending::new("/nonexistent/pending"),
+        names: None,
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use portcullis_at_rest::{DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, Sealer, Spool};
+use portcullis_at_rest::{
+    DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, ObjectId, Sealer, Spool,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{Vault, fault::Fault};
@@ -300,6 +302,7 @@ impl Upload {
         Ok(match self.body {
             Body::Streamed(stream) => {
                 let layout = Layout::of_plaintext(stream.length());
+                let object = stream.sealer.head().object();
                 let pieces = stream.finish()?;
                 let stored = match self.origin {
                     Origin::Partial(partial) => {
@@ -308,13 +311,19 @@ impl Upload {
                     }
                     Origin::Fresh | Origin::Update { .. } => None,
                 };
-                Rest::Pieces { pieces, stored }
+                Rest::Pieces {
+                    pieces,
+                    object,
+                    stored,
+                }
             }
             Body::Gathered { spool, .. } => {
                 let (key, head) = vault.ring.create(&vault.realm)?;
+                let object = head.object();
                 let digest = self.progress.needs_reread(self.access).then(Sha256::new);
                 Rest::Gathered(Box::new(Gathered {
                     spool,
+                    object,
                     stream: Some(Stream::new(&key, head)),
                     digest,
                     is_begun: false,
@@ -331,6 +340,7 @@ const CHUNK: usize = 256 << 10;
 pub(super) enum Rest {
     Pieces {
         pieces: Vec<Piece>,
+        object: ObjectId,
         /// Of a file that was continued: its digest is that of what is stored.
         stored: Option<Box<ExtentReaders>>,
     },
@@ -340,6 +350,7 @@ pub(super) enum Rest {
 /// A gathered file, on its way.
 pub(super) struct Gathered {
     spool: Spool,
+    object: ObjectId,
     stream: Option<Stream>,
     digest: Option<Sha256>,
     is_begun: bool,
@@ -367,6 +378,10 @@ impl Gathered {
             pieces.extend(stream.finish()?);
         }
         Ok(pieces)
+    }
+
+    pub(super) fn object(&self) -> ObjectId {
+        self.object
     }
 
     /// The SHA-256 of the plaintext, where it is not known from elsewhere.

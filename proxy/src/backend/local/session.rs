@@ -399,7 +399,7 @@ impl Session {
                     .publish(&self.pulse)?
             }
         };
-        Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
+        Ok(Outcome::digested(digest))
     }
 
     /// What stands at the path; if nothing does, what an interrupted upload of the same account left for it.

@@ -243,7 +243,7 @@ impl Upload {
             self.join(only_if_absent).await
         };
         match published {
-            Ok(sha256) => Ok(sha256.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 })),
+            Ok(sha256) => Ok(Outcome::digested(sha256)),
             Err(fault) if fault.is_failed_precondition() => Err(self.appeared()),
             Err(fault) => Err(fault),
         }

@@ -72,7 +72,7 @@ impl Session {
                     Handle::Directory(directory) => directory.close().await.map(|()| None),
                     Handle::Upload(upload) => upload.publish().await,
                 }?;
-                Ok(digest.map_or(Outcome::Done, |sha256| Outcome::Published { sha256 }))
+                Ok(Outcome::digested(digest))
             }
             Operation::Read {
                 handle,

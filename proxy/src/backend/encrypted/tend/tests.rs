@@ -85,6 +85,7 @@ impl Disk {
             update_limit: 64 << 20,
             spool_directory: std::env::temp_dir(),
             pending: self.pending(),
+            names: None,
         };
         let service = EncryptedService::new(Arc::clone(&self.local) as _, vault);
         Client::new(service.session(b"", &crate::testing::owner()))
@@ -356,6 +357,7 @@ async fn a_client_can_not_ask_for_it_and_a_backend_that_can_not_do_it_says_so() 
         update_limit: 0,
         spool_directory: std::env::temp_dir(),
         pending: disk.pending(),
+        names: None,
     };
     let service = EncryptedService::new(Arc::new(memory), vault);
     let client = Client::new(service.session(b"", &crate::testing::owner()));

@@ -83,9 +83,7 @@ impl Upload {
     /// With the digest of what is published, unless the one that was computed on the way here will do.
     async fn outcome(&mut self, lease: &mut Lease) -> Result<Outcome, Fault> {
         if let Some(digest) = self.digest.take() {
-            return Ok(Outcome::Published {
-                sha256: digest.finalize().into(),
-            });
+            return Ok(Outcome::digested(Some(digest.finalize().into())));
         }
         if !self.progress.needs_reread(self.access) {
             return Ok(Outcome::Done);
@@ -114,9 +112,7 @@ impl Upload {
                 format!("{length} bytes of {} could be read again", self.next),
             ));
         }
-        Ok(Outcome::Published {
-            sha256: digest.finalize().into(),
-        })
+        Ok(Outcome::digested(Some(digest.finalize().into())))
     }
 
     async fn check_size(&self, lease: &mut Lease) -> Result<(), Fault> {
