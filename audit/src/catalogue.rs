@@ -179,7 +179,7 @@ pub struct Catalogue {
     next_link: u64,
     /// Only what names need is kept: not who, when, which content, and nothing of what is gone.
     is_lean: bool,
-    directories: BTreeMap<Vec<u8>, (String, Vec<u8>)>,
+    directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
     is_cut: bool,
 }
 
@@ -213,7 +213,8 @@ impl Catalogue {
         self.is_cut
     }
 
-    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root.
+    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root. One that is absolute
+    /// on its server begins with `/`, the others don't.
     pub fn directories(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.directories
             .values()

@@ -13,6 +13,7 @@ pub mod limited;
 pub mod local;
 #[cfg(test)]
 pub mod memory;
+pub mod named;
 pub mod object;
 pub mod sftp;
 pub mod staging;

@@ -286,6 +286,10 @@ impl Config {
         for (key, problem) in backends::member_faults(&backends) {
             faults.note(key, problem);
         }
+        let names = backends.iter().map(|(name, _)| name.as_str());
+        for (key, problem) in verification::unknown_backends(&verification, names) {
+            faults.note(key, problem);
+        }
         // A sink or an alert with a fault is left out and would be missed.
         if faults.is_empty() {
             for name in alerts::unheard(&sinks, &alerts) {

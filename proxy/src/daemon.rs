@@ -112,7 +112,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let metrics_handle = metrics::install()?;
     let (journal, recovery) = open_journal(&config.journal)?;
     let names = Arc::new(JournalNames::of(&config.journal));
-    let built = backends::build(&config, &names, None)?;
+    let built = backends::build(&config, &journal, &names, None)?;
     let accounts =
         Accounts::open(&config.accounts.database).map_err(|source| DaemonError::Accounts {
             path: config.accounts.database.clone(),
@@ -122,6 +122,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let stop = CancellationToken::new();
     let mut background = JoinSet::new();
     built.probe_new().await;
+    built.prepare_new();
     if !recovery.unknown.is_empty() {
         tracing::warn!(
             operations = recovery.unknown.len(),

@@ -4,6 +4,7 @@
 
 mod extents;
 mod measure;
+pub mod names;
 pub mod reconcile;
 mod tend;
 pub mod verify;

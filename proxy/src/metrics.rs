@@ -52,6 +52,7 @@ const AT_REST_SOUND: &str = "portcullis_proxy_at_rest_sound";
 const AT_REST_FILES: &str = "portcullis_proxy_at_rest_files";
 const AT_REST_VERIFIED: &str = "portcullis_proxy_at_rest_verified_bytes_total";
 const AT_REST_ROTATION: &str = "portcullis_proxy_at_rest_rotation_files";
+const FOREIGN_NAMES: &str = "portcullis_proxy_foreign_names_total";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -175,6 +176,11 @@ pub fn at_rest_rotation(current: u64, rewrapped: u64, plain: u64, failed: u64) {
     ] {
         gauge!(AT_REST_ROTATION, "result" => result).set(files as f64);
     }
+}
+
+/// Listings of a backend with encrypted names had so many that are none.
+pub fn foreign_names(backend: &str, names: usize) {
+    counter!(FOREIGN_NAMES, "backend" => backend.to_owned()).increment(names as u64);
 }
 
 /// A record became durable after so long.

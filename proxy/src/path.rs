@@ -95,6 +95,16 @@ impl VirtualPath {
         self.components().last()
     }
 
+    /// A file of the gateway's own in this directory; `name` must be [reserved](RESERVED_PREFIX), so that no client's is meant.
+    pub(crate) fn reserved(&self, name: &[u8]) -> Self {
+        debug_assert!(
+            name.starts_with(RESERVED_PREFIX) && !name.contains(&b'/'),
+            "no client can name it"
+        );
+        let directory = if self.is_root() { &[][..] } else { &self.0 };
+        Self([directory, b"/", name].concat())
+    }
+
     /// What remains below `ancestor`, or `None` if this path is not `ancestor` and not below it.
     pub fn below(&self, ancestor: &Self) -> Option<RelativePath> {
         let mut own = self.components();
@@ -122,7 +132,7 @@ impl fmt::Debug for VirtualPath {
 
 /// A cleaned path below a mount's directory: empty for the directory itself, never absolute, no `..`.
 ///
-/// Only [`VirtualPath::below`], [`RelativePath::beside`] and [`RelativePath::sibling`] make one.
+/// Only [`VirtualPath::below`], [`RelativePath::beside`], [`RelativePath::sibling`] and [`RelativePath::renamed`] make one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelativePath(Vec<u8>);
 
@@ -174,6 +184,22 @@ impl RelativePath {
             }
         }
         (!target.starts_with(b"/")).then_some(Self(path))
+    }
+
+    /// The path with each name replaced by what `name` makes of it, which must be one component.
+    ///
+    /// # Errors
+    /// The first one of `name`.
+    pub(crate) fn renamed<E>(&self, name: impl Fn(&[u8]) -> Result<Vec<u8>, E>) -> Result<Self, E> {
+        let names: Result<Vec<_>, E> = self.components().map(name).collect();
+        let names = names?;
+        debug_assert!(
+            names.iter().all(|name| !name.is_empty()
+                && !name.contains(&b'/')
+                && !matches!(&name[..], b"." | b"..")),
+            "a name is one component"
+        );
+        Ok(Self(names.join(&b'/')))
     }
 
     /// The path with its last name replaced, for uploads that are not yet published; `name` must be one component.

@@ -12,6 +12,7 @@ mod permissions;
 mod place;
 mod rules;
 mod step;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +21,12 @@ pub use extent::{DataOps, Direction, Extent};
 pub use intent::describe;
 pub use path_rules::{PathRule, PathRuleError, PathRules};
 pub use permissions::{Permission, PermissionError, Permissions};
+pub use stored::Stored;
 
 use std::{net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
+use portcullis_at_rest::names;
 use portcullis_journal::{Actor, OperationId, SessionId};
 use serde_json::Value;
 
@@ -82,7 +86,7 @@ pub struct Requester {
 }
 
 /// Proof that policy allows `operation` to the account. Only [`authorize`] makes one, and [`Permit::measuring`],
-/// [`Permit::reconciling`], [`Permit::settling`], [`Permit::verifying`] and [`Permit::tending`] for the gateway.
+/// [`Permit::reconciling`], [`Permit::settling`], [`Permit::verifying`], [`Permit::tending`] and [`Permit::naming`] for the gateway.
 #[derive(Debug, Clone)]
 pub struct Permit {
     id: OperationId,
@@ -106,6 +110,8 @@ enum Decision {
     Verifying,
     /// An operator asked: the keys of stored files are wrapped to other keys.
     Rotating,
+    /// Nobody asked: the gateway reads or makes the key of a backend's names, or the directory of a mount.
+    Naming,
 }
 
 /// A step of the gateway's own look at a file.
@@ -126,6 +132,39 @@ pub enum FileLook {
 pub enum Verify {
     Directory(Look),
     File(FileLook),
+}
+
+/// A step of the gateway's own at the root of a backend whose names are encrypted.
+#[derive(Debug, Clone)]
+pub enum Naming {
+    /// The file with the key of the names.
+    Key(KeyFile),
+    /// What the root holds.
+    Root(Look),
+    /// Whether there is the directory of a mount, or one on the way to it.
+    Look(VirtualPath),
+    /// Makes it.
+    Make(VirtualPath),
+}
+
+/// A step at the file with the key of a backend's names.
+#[derive(Debug, Clone)]
+pub enum KeyFile {
+    Open(HandleId),
+    Read {
+        handle: HandleId,
+        offset: u64,
+        length: u32,
+    },
+    /// Where there is none.
+    Create(HandleId),
+    /// In the place of the one that is there.
+    Replace(HandleId),
+    Write {
+        handle: HandleId,
+        data: Bytes,
+    },
+    Close(HandleId),
 }
 
 /// A step of the gateway's own look at a directory.
@@ -437,6 +476,83 @@ impl Permit {
             decision: match care {
                 Care::Rewrap => Decision::Rotating,
             },
+            requester: Arc::clone(requester),
+        })
+    }
+
+    /// For what names need to be encrypted. `mount` is the root of a backend that is mounted for nobody but the gateway. `None` if
+    /// the path is not on the mount.
+    pub fn naming(
+        requester: &Arc<Requester>,
+        mount: &Mount,
+        id: OperationId,
+        step: Naming,
+    ) -> Option<Self> {
+        let key = mount.at.reserved(names::FILE);
+        let open = |handle, access| Operation::Open {
+            path: key.clone(),
+            handle,
+            access,
+            attributes: Attributes::default(),
+        };
+        let (path, operation) = match step {
+            Naming::Key(step) => {
+                let operation = match step {
+                    KeyFile::Open(handle) => open(handle, Access::READ),
+                    KeyFile::Read {
+                        handle,
+                        offset,
+                        length,
+                    } => Operation::Read {
+                        handle,
+                        offset,
+                        length,
+                    },
+                    KeyFile::Create(handle) => open(
+                        handle,
+                        Access {
+                            create: true,
+                            exclusive: true,
+                            ..Access::REPLACE
+                        },
+                    ),
+                    KeyFile::Replace(handle) => open(handle, Access::REPLACE),
+                    KeyFile::Write { handle, data } => Operation::Write {
+                        handle,
+                        offset: 0,
+                        data,
+                    },
+                    KeyFile::Close(handle) => Operation::Close { handle },
+                };
+                (key, operation)
+            }
+            Naming::Root(step) => {
+                let path = mount.at.clone();
+                let operation = match step {
+                    Look::Open(handle) => Operation::Opendir {
+                        path: path.clone(),
+                        handle,
+                    },
+                    Look::Next(handle) => Operation::Readdir { handle },
+                    Look::Close(handle) => Operation::Close { handle },
+                };
+                (path, operation)
+            }
+            Naming::Look(path) => (path.clone(), Operation::Lstat { path }),
+            Naming::Make(path) => {
+                let attributes = Attributes::default();
+                (path.clone(), Operation::Mkdir { path, attributes })
+            }
+        };
+        Some(Self {
+            id,
+            route: Route::Mount {
+                mount: MountId(0),
+                target: path.below(&mount.at)?,
+                second: None,
+            },
+            operation,
+            decision: Decision::Naming,
             requester: Arc::clone(requester),
         })
     }

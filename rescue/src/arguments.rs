@@ -21,7 +21,9 @@ Usage: portcullis-rescue --from DIRECTORY --share FILE --share FILE --to DIRECTO
   --share FILE         a share of the escrow key; as many as it says are needed
   --key FILE           a key-encryption key of the gateway, instead of shares or besides; may be given more than once
   --to DIRECTORY       where the plaintext goes; made if it is not there (0700, files 0600)
-  --only PREFIX        only this file or directory, from --from on
+  --only PREFIX        only this file or directory, from --from on, by the names that come back
+  --names FILE         the file with the key of encrypted names; .portcullis-names in --from if it is there. Needed where --from is
+                       a directory below the backend's
   --backend NAME       refuse files that were encrypted for another backend than this one of the gateway's configuration
   --journal DIRECTORY  the gateway's journal: each file is compared with the last upload on record
   --journal-key FILE   public keys of the journal, one a line
@@ -31,7 +33,8 @@ Usage: portcullis-rescue --from DIRECTORY --share FILE --share FILE --to DIRECTO
 Each file is one of: verified (as the journal says), decrypted (authentic; not in the journal), differs (authentic, but not
 what the journal says was uploaded last), not-authentic (changed, cut off or not of this backend), not-encrypted (copied as it
 is), newer-format, key-missing, exists (something stands under that name in --to), not-a-file (links and the like), failed,
-unfinished (an upload that was never published; left out).
+unfinished (an upload that was never published; left out), unnamed (authentic, but its name, or that of a directory above it, was
+changed or never encrypted: it has the one that it has on the backend).
 
 Exit code: 0 every file verified or decrypted, 1 not every one, or the journal is not sound, 2 could not run.
 ";
@@ -52,6 +55,8 @@ pub(crate) struct Arguments {
     pub(crate) journal: Option<(PathBuf, PathBuf)>,
     /// From `from` on, without slashes at its ends.
     pub(crate) only: Option<Vec<u8>>,
+    /// The file with the key of encrypted names, if it is not where it is looked for.
+    pub(crate) names: Option<PathBuf>,
     pub(crate) backend: Option<String>,
     pub(crate) json: bool,
 }
@@ -60,6 +65,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
     use lexopt::prelude::*;
     let (mut from, mut to, mut only, mut backend) = (None::<PathBuf>, None::<PathBuf>, None, None);
     let (mut journal, mut journal_key) = (None::<PathBuf>, None::<PathBuf>);
+    let mut names = None::<PathBuf>;
     let (mut shares, mut keys, mut json) = (Vec::new(), Vec::new(), false);
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
@@ -69,6 +75,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
             Long("share") => shares.push(parser.value()?.into()),
             Long("key") => keys.push(parser.value()?.into()),
             Long("only") => only = Some(prefix(parser.value()?)?),
+            Long("names") => names = Some(parser.value()?.into()),
             Long("backend") => backend = Some(parser.value()?.string()?),
             Long("journal") => journal = Some(parser.value()?.into()),
             Long("journal-key") => journal_key = Some(parser.value()?.into()),
@@ -106,6 +113,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
         keys,
         journal,
         only,
+        names,
         backend,
         json,
     }))

@@ -11,9 +11,13 @@ mod tree;
 
 use std::{
     error::Error,
-    fs::DirBuilder,
-    io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    ffi::OsStr,
+    fs::{DirBuilder, File},
+    io::{self, Read as _, Write as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     process::ExitCode,
     sync::Arc,
@@ -24,9 +28,13 @@ use portcullis_at_rest::{
     escrow::Identity,
     kek::{KeyEncryptionKey, SoftwareKek},
     key_file::{read_kek, read_share, write_kek, write_recipient, write_share},
+    names::{FILE, FILE_LENGTH, Names},
     shares,
 };
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::{
+    fs::OFlags,
+    process::{DumpableBehavior, Resource, Rlimit},
+};
 
 use self::{
     arguments::{Arguments, Call},
@@ -67,7 +75,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         None => None,
         Some((directory, key)) => Some(Index::read(directory, key)?),
     };
-    let tree = Tree::open(&arguments.from, &arguments.to, arguments.only.as_deref())?;
+    let names = names(arguments, &keys)?;
+    let only = arguments.only.as_deref();
+    let tree = Tree::open(&arguments.from, &arguments.to, only, names)?;
     let mut report = Report::new(arguments.json, io::stdout().lock());
     report.journal(index.as_ref())?;
     tree.restore(&keys, index.as_ref(), &mut report)?;
@@ -77,6 +87,33 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// Those of the backend, if they are encrypted. Without them a tree of encrypted ones would come back under names that say nothing.
+fn names(arguments: &Arguments, keys: &Keys) -> Result<Option<Names>, Box<dyn Error>> {
+    let beside = arguments.from.join(OsStr::from_bytes(FILE));
+    let path = match &arguments.names {
+        Some(path) => path,
+        None if beside.symlink_metadata().is_ok() => &beside,
+        None => return Ok(None),
+    };
+    let read = || -> Result<Names, Box<dyn Error>> {
+        let mut stored = Vec::new();
+        let most = FILE_LENGTH as u64 + 1;
+        let file = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)?;
+        file.take(most).read_to_end(&mut stored)?;
+        Ok(keys.names(&stored)?)
+    };
+    read().map(Some).map_err(|error| {
+        format!(
+            "{}, the key of the encrypted names, can't be read: {error}; another copy of it will do (--names FILE), and a copy of the backend without it comes back under its stored names",
+            path.display()
+        )
+        .into()
     })
 }
 

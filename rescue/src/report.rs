@@ -24,9 +24,10 @@ pub(crate) enum Fate {
     NotAFile,
     Failed,
     Unfinished,
+    Unnamed,
 }
 
-const FATES: [Fate; 11] = [
+const FATES: [Fate; 12] = [
     Fate::Verified,
     Fate::Decrypted,
     Fate::Differs,
@@ -38,6 +39,7 @@ const FATES: [Fate; 11] = [
     Fate::NotAFile,
     Fate::Failed,
     Fate::Unfinished,
+    Fate::Unnamed,
 ];
 
 impl Fate {
@@ -54,6 +56,7 @@ impl Fate {
             Self::NotAFile => "not-a-file",
             Self::Failed => "failed",
             Self::Unfinished => "unfinished",
+            Self::Unnamed => "unnamed",
         }
     }
 
@@ -68,7 +71,8 @@ impl Fate {
             | Self::KeyMissing
             | Self::Exists
             | Self::NotAFile
-            | Self::Failed => false,
+            | Self::Failed
+            | Self::Unnamed => false,
         }
     }
 }

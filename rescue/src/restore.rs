@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 use aws_lc_rs::digest;
 use portcullis_at_rest::{
     DataKey, EXTENT_HEADER, ExtentReader, ExtentReaders, Head, HeadError, Keyring, Layout, Realm,
-    SEGMENT_PLAINTEXT, UnwrapError, escrow::Identity,
+    SEGMENT_PLAINTEXT, UnwrapError, escrow::Identity, names::Names,
 };
 use zeroize::Zeroizing;
 
@@ -43,8 +43,19 @@ pub(crate) struct Written {
 }
 
 impl Keys {
-    fn open(&self, head: &Head) -> Result<DataKey, Fault> {
-        if self.realm.is_some_and(|realm| realm != head.realm()) {
+    /// The names of a backend, by the file with their key.
+    pub(crate) fn names(&self, stored: &[u8]) -> Result<Names, Fault> {
+        let head = match Head::parse(stored) {
+            Err(HeadError::Newer(_)) => return Err(Fault::Newer),
+            head => head.map_err(not_authentic)?,
+        };
+        let realm = self.realm.map(|realm| realm.of_names());
+        let key = self.open(&head, realm)?;
+        Names::read(&key, head, stored).map_err(not_authentic)
+    }
+
+    fn open(&self, head: &Head, realm: Option<Realm>) -> Result<DataKey, Fault> {
+        if realm.is_some_and(|realm| realm != head.realm()) {
             return Err(not_authentic(HeadError::OtherRealm));
         }
         let by_escrow = self.identity.as_ref().and_then(|key| head.rescue(key));
@@ -103,7 +114,7 @@ pub(crate) fn restore(
         }
         Err(error) => return Err(not_authentic(error)),
     };
-    let key = keys.open(&head)?;
+    let key = keys.open(&head, keys.realm)?;
     let layout = Layout::of_stored(size).map_err(not_authentic)?;
     decrypt(
         source,

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use portcullis_at_rest::names::{FILE, Names};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps},
     io::Errno,
@@ -46,10 +47,17 @@ pub(crate) struct Tree<'a> {
     from: OwnedFd,
     to: OwnedFd,
     only: Option<&'a [u8]>,
+    names: Option<Names>,
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn open(from: &Path, to: &Path, only: Option<&'a [u8]>) -> Result<Self, TreeError> {
+    /// `names` are those of the backend, if they are encrypted.
+    pub(crate) fn open(
+        from: &Path,
+        to: &Path,
+        only: Option<&'a [u8]>,
+        names: Option<Names>,
+    ) -> Result<Self, TreeError> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|source| TreeError::Open {
@@ -68,7 +76,12 @@ impl<'a> Tree<'a> {
             }
         }
         let to = open(to)?;
-        Ok(Self { from, to, only })
+        Ok(Self {
+            from,
+            to,
+            only,
+            names,
+        })
     }
 
     /// All files, in the order of their names; errors of single ones are in the report.
@@ -86,9 +99,11 @@ impl<'a> Tree<'a> {
             keys,
             index,
             only: self.only,
+            names: self.names.as_ref(),
             report,
             path: Vec::new(),
             found: self.only.is_none(),
+            is_unnamed: false,
         };
         walk.directory(self.from.as_fd(), &target, 0)
             .map_err(TreeError::Report)?;
@@ -131,11 +146,21 @@ struct Walk<'a, W> {
     keys: &'a Keys,
     index: Option<&'a Index>,
     only: Option<&'a [u8]>,
+    names: Option<&'a Names>,
     report: &'a mut Report<W>,
-    /// Where the walk is, from the backend's directory on.
+    /// Where the walk is, from the backend's directory on, by the names that come back.
     path: Vec<u8>,
     /// Whether there was anything of what is wanted.
     found: bool,
+    /// A name on the way is the stored one, since it is of none.
+    is_unnamed: bool,
+}
+
+/// One name in a directory.
+struct Name {
+    stored: CString,
+    /// That comes back.
+    shown: CString,
 }
 
 #[derive(PartialEq)]
@@ -158,22 +183,46 @@ impl<W: Write> Walk<'_, W> {
             Err(error) => return self.say(Fate::Failed, Some(cause("it can't be listed", &error))),
         };
         let length = self.path.len();
-        for name in names {
+        let is_unnamed = self.is_unnamed;
+        let mut names: Vec<_> = names
+            .into_iter()
+            .filter(|name| self.names.is_none() || depth > 0 || name.to_bytes() != FILE)
+            .map(|stored| self.shown(stored))
+            .collect();
+        names.sort_by(|(one, _), (other, _)| one.shown.cmp(&other.shown));
+        for (name, is_own) in names {
             if length > 0 {
                 self.path.push(b'/');
             }
-            self.path.extend_from_slice(name.to_bytes());
+            self.path.extend_from_slice(name.shown.to_bytes());
+            self.is_unnamed = is_unnamed || !is_own;
             self.one(source, target, &name, depth)?;
             self.path.truncate(length);
         }
+        self.is_unnamed = is_unnamed;
         Ok(())
+    }
+
+    /// The name that comes back, and whether it is the one that a client gave.
+    fn shown(&self, stored: CString) -> (Name, bool) {
+        let bytes = stored.to_bytes();
+        let shown = match self.names {
+            // The gateway's own files are not named by clients.
+            Some(names) if !bytes.starts_with(OWN) => names
+                .decrypt(bytes)
+                .and_then(|name| CString::new(name).ok()),
+            Some(_) | None => Some(stored.clone()),
+        };
+        let is_own = shown.is_some();
+        let shown = shown.unwrap_or_else(|| stored.clone());
+        (Name { stored, shown }, is_own)
     }
 
     fn one(
         &mut self,
         source: BorrowedFd<'_>,
         target: &Target<'_>,
-        name: &CStr,
+        name: &Name,
         depth: usize,
     ) -> io::Result<()> {
         let wanted = self.wanted();
@@ -183,11 +232,11 @@ impl<W: Write> Walk<'_, W> {
             Wanted::No => return Ok(()),
         }
         // Asked before it is opened: opening a device may do something.
-        let kind = match rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let kind = match rustix::fs::statat(source, &*name.stored, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
             Err(error) => return self.failed("it can't be looked at", error),
         };
-        let bytes = name.to_bytes();
+        let bytes = name.stored.to_bytes();
         let is_own = bytes.starts_with(OWN) && !bytes.ends_with(REPLACED);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match kind {
@@ -199,12 +248,13 @@ impl<W: Write> Walk<'_, W> {
             ),
             FileType::Directory => {
                 let flags = flags | OFlags::DIRECTORY;
-                let directory = match rustix::fs::openat(source, name, flags, Mode::empty()) {
-                    Ok(directory) => directory,
-                    Err(error) => return self.failed("it can't be opened", error),
-                };
+                let directory =
+                    match rustix::fs::openat(source, &*name.stored, flags, Mode::empty()) {
+                        Ok(directory) => directory,
+                        Err(error) => return self.failed("it can't be opened", error),
+                    };
                 let below = Target {
-                    above: Some((target, name)),
+                    above: Some((target, &name.shown)),
                     directory: OnceCell::new(),
                 };
                 if wanted == Wanted::Yes
@@ -224,10 +274,12 @@ impl<W: Write> Walk<'_, W> {
             }
             _ if wanted == Wanted::Way => Ok(()),
             FileType::RegularFile if is_own => self.say(Fate::Unfinished, None),
-            FileType::RegularFile => match rustix::fs::openat(source, name, flags, Mode::empty()) {
-                Ok(file) => self.file(&File::from(file), target, name),
-                Err(error) => self.failed("it can't be opened", error),
-            },
+            FileType::RegularFile => {
+                match rustix::fs::openat(source, &*name.stored, flags, Mode::empty()) {
+                    Ok(file) => self.file(&File::from(file), target, &name.shown),
+                    Err(error) => self.failed("it can't be opened", error),
+                }
+            }
             FileType::Symlink => self.say(Fate::NotAFile, Some("a symbolic link".to_owned())),
             FileType::Fifo
             | FileType::Socket
@@ -299,6 +351,10 @@ impl<W: Write> Walk<'_, W> {
             .index
             .map(|index| index.about(&self.path, &written.sha256));
         let (fate, detail) = match said {
+            _ if self.is_unnamed => (
+                Fate::Unnamed,
+                Some("its name, or that of a directory above it, is not one that was given through the gateway".to_owned()),
+            ),
             None => (Fate::Decrypted, None),
             Some(Said::Nothing) => (Fate::Decrypted, Some("not in the journal".to_owned())),
             Some(Said::Same { user, time }) => {

@@ -23,6 +23,7 @@ use portcullis_at_rest::{
     escrow::Identity,
     kek::SoftwareKek,
     key_file::{read_kek, read_recipient, write_kek, write_share},
+    names::{FILE, Names},
     shares,
 };
 use portcullis_journal::{
@@ -84,6 +85,14 @@ impl Lab {
         let path = self.path("from").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, stored).unwrap();
+    }
+
+    /// Those of the backend from now on.
+    fn names(&self) -> Names {
+        let realm = Realm::named("archive");
+        let file = Names::create(&self.ring, &realm).unwrap();
+        self.store(OsStr::from_bytes(FILE), &file);
+        Names::open(&self.ring, &realm, &file).unwrap()
     }
 
     fn run(&self, more: &[&OsStr]) -> Output {
@@ -159,6 +168,95 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 const TWO: [&str; 2] = ["share1", "share3"];
+
+/// Where a path lies.
+fn stored(names: &Names, path: &[u8]) -> PathBuf {
+    let parts = path.split(|byte| *byte == b'/');
+    parts
+        .map(|name| PathBuf::from(OsStr::from_bytes(&names.encrypt(name).unwrap())))
+        .collect()
+}
+
+#[test]
+fn encrypted_names_come_back_by_two_shares_or_the_key_and_by_no_others() {
+    let lab = Lab::new();
+    let names = lab.names();
+    let files = [
+        &b"Jane Doe/HIV.csv"[..],
+        b"Jane Doe/.hidden",
+        b"a",
+        b"caf\xe9",
+        &[b'x'; 143],
+    ];
+    for path in files {
+        lab.store(stored(&names, path), &lab.seal(path));
+    }
+    let said = lab.rescue(&["share1", "share3"], &["--backend", "archive"]);
+    assert_eq!(said.code, Some(0), "{}", said.text);
+    for path in files {
+        let back = lab.path("to").join(OsStr::from_bytes(path));
+        assert_eq!(fs::read(back).unwrap(), path);
+    }
+    assert_eq!(said.files.len(), files.len(), "{}", said.text);
+
+    fs::remove_dir_all(lab.path("to")).unwrap();
+    let said = lab.rescue(&["kek"], &["--only", "Jane Doe/HIV.csv"]);
+    assert_eq!(said.code, Some(0), "{}", said.text);
+    assert!(lab.path("to/Jane Doe/HIV.csv").exists() && !lab.path("to/a").exists());
+
+    // A part of the backend has no key of its own.
+    let part = lab.path("from").join(stored(&names, b"Jane Doe"));
+    let key = lab.path("from").join(OsStr::from_bytes(FILE));
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis-rescue"))
+        .args(["--from".as_ref(), part.as_os_str()])
+        .args(["--to".as_ref(), lab.path("part").as_os_str()])
+        .args(["--key".as_ref(), lab.path("kek").as_os_str()])
+        .args(["--names".as_ref(), key.as_os_str()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(lab.path("part/HIV.csv").exists());
+
+    let said = lab.rescue(&["kek"], &["--backend", "other"]);
+    assert_eq!(said.code, Some(2), "{}", said.text);
+    let mut content = fs::read(&key).unwrap();
+    content[600] ^= 1;
+    fs::write(&key, content).unwrap();
+    let said = lab.rescue(&["kek"], &[]);
+    assert_eq!(said.code, Some(2), "{}", said.text);
+    assert!(said.text.contains("--names FILE"), "{}", said.text);
+}
+
+#[test]
+fn a_name_that_was_changed_comes_back_as_it_is_and_is_told_from_a_good_one() {
+    let lab = Lab::new();
+    let names = lab.names();
+    lab.store(stored(&names, b"good"), &lab.seal(b"good"));
+    let changed = |name: &[u8]| {
+        let mut stored = names.encrypt(name).unwrap();
+        stored[0] = if stored[0] == b'0' { b'1' } else { b'0' };
+        String::from_utf8(stored).unwrap()
+    };
+    let (file, directory) = (changed(b"file"), changed(b"directory"));
+    lab.store(&file, &lab.seal(b"file"));
+    lab.store(
+        Path::new(&directory).join(stored(&names, b"below")),
+        &lab.seal(b"below"),
+    );
+    lab.store("plain", b"plain");
+    let said = lab.rescue(&["kek"], &[]);
+    assert_eq!(said.code, Some(1), "{}", said.text);
+    let below = format!("{directory}/below");
+    for (path, result) in [
+        ("good", "decrypted"),
+        (&file[..], "unnamed"),
+        (&below, "unnamed"),
+        ("plain", "not-encrypted"),
+    ] {
+        assert_eq!(said.files[path].0, result, "{path}: {}", said.text);
+        assert!(lab.path("to").join(path).exists());
+    }
+}
 
 #[test]
 fn a_backend_comes_back_with_names_and_times_by_two_shares_or_by_the_gateways_key() {

@@ -26,6 +26,8 @@ struct MountPoint {
     at: Vec<u8>,
     backend: String,
     directory: Vec<u8>,
+    /// On its server: it does not count from the login directory.
+    is_absolute: bool,
 }
 
 /// What is being uploaded, and whether its backend shows that before it is closed.
@@ -136,12 +138,19 @@ impl Catalogue {
             at: bytes(mount, "at").unwrap_or_default(),
             backend: text(mount, "backend").unwrap_or_default().to_owned(),
             directory: bytes(mount, "directory").unwrap_or_default(),
+            is_absolute: mount.get("absolute").and_then(Value::as_bool) == Some(true),
         });
         let mounts: Vec<_> = mounts.collect();
         for mount in mounts.iter().filter(|mount| !is_token(&mount.directory)) {
             let place = self.place(&mount.backend, &mount.directory);
-            let named = (mount.backend.clone(), mount.directory.clone());
-            self.directories.entry(place).or_insert(named);
+            let directory = match mount.directory.strip_prefix(b"/") {
+                Some(below) if !mount.is_absolute => below.to_vec(),
+                Some(_) | None => mount.directory.clone(),
+            };
+            let named = (mount.backend.clone(), directory);
+            self.directories
+                .entry((place, mount.is_absolute))
+                .or_insert(named);
         }
         self.sessions.entry(session).or_default().mounts = Some(mounts);
     }

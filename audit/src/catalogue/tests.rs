@@ -425,6 +425,33 @@ fn hidden_records_are_the_same_places_to_who_has_the_key() {
 }
 
 #[test]
+fn a_directory_that_is_absolute_on_its_server_is_told_from_one_below_the_login_directory() {
+    let mounted = [
+        ("/a", "/srv/a", true),
+        ("/b", "/srv/a", false),
+        ("/c", "/", false),
+        ("/d", "/", true),
+    ];
+    let listed = mounted.map(|(at, directory, is_absolute)| {
+        let mut mount = json!({ "at": at, "backend": "peer", "directory": directory });
+        if is_absolute {
+            mount["absolute"] = true.into();
+        }
+        mount
+    });
+    let body = json!({ "mounts": listed });
+    let event = ALICE.event(EventKind::SessionMounts, Verdict::Success, body);
+    let catalogue = with(Catalogue::default(), &[vec![event]]);
+    let mut found: Vec<_> = catalogue
+        .directories()
+        .filter(|(backend, _)| *backend == "peer")
+        .map(|(_, directory)| String::from_utf8_lossy(directory).into_owned())
+        .collect();
+    found.sort();
+    assert_eq!(found, ["", "/", "/srv/a", "srv/a"]);
+}
+
+#[test]
 fn a_session_that_does_not_say_where_its_mounts_lead_leaves_the_rest_unexplained() {
     let other = Who { id: 0xc0, ..ALICE };
     let catalogue = after(&[upload(&other, 1, "/in/x", A), upload(&ALICE, 1, "/in/y", A)]);

@@ -53,6 +53,8 @@ pub enum AtRest {
     Encrypted {
         keys: Arc<EncryptionConfig>,
         is_migrating: bool,
+        /// Names too.
+        has_names: bool,
     },
 }
 
@@ -133,7 +135,7 @@ pub(super) enum Keys<'a> {
     Good(&'a Arc<EncryptionConfig>),
 }
 
-/// Reads `encryption` and `unencrypted_exception` of a backend's section.
+/// Reads `encryption`, `encrypted_names` and `unencrypted_exception` of a backend's section.
 pub(super) fn at_rest(
     section: &mut Section<'_>,
     keys: Keys<'_>,
@@ -144,6 +146,7 @@ pub(super) fn at_rest(
     let is_list = kind == "failover";
     let is_default = matches!(kind, "local" | "s3" | "azure" | "gcs");
     let chosen = section.text("encryption", CHOICE);
+    let has_names = section.flag("encrypted_names", false);
     let allowed = section.section("unencrypted_exception").map(|section| {
         let reason = "why files lie there unencrypted";
         exception(
@@ -157,10 +160,24 @@ pub(super) fn at_rest(
         if chosen.is_some() || allowed.is_some() {
             section.fault("encryption", "it is said in the sections of the members");
         }
+        if has_names {
+            section.fault(
+                "encrypted_names",
+                "it is said in the sections of the members",
+            );
+        }
         return Some(AtRest::Plain(None));
     }
     let default = if is_default { "on" } else { "off" };
-    let is_migrating = match chosen.unwrap_or(default) {
+    let chosen = chosen.unwrap_or(default);
+    if has_names && matches!(chosen, "off" | "migrating") {
+        section.fault(
+            "encrypted_names",
+            "needs encryption = \"on\": names are encrypted where files are, from the first one on",
+        );
+        return None;
+    }
+    let is_migrating = match chosen {
         "off" => {
             return match allowed {
                 None if is_default => {
@@ -192,6 +209,7 @@ pub(super) fn at_rest(
         Keys::Good(keys) => Some(AtRest::Encrypted {
             keys: Arc::clone(keys),
             is_migrating,
+            has_names,
         }),
         Keys::Faulty => None,
         Keys::Absent => {

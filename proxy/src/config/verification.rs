@@ -17,6 +17,8 @@ pub struct VerificationConfig {
     pub every: Option<Duration>,
     /// Bytes a second.
     pub rate: Option<NonZeroU64>,
+    /// Those that are looked at unless another one is asked for; `None` is every `local` one and every bucket.
+    pub backends: Option<Vec<String>>,
 }
 
 impl Default for VerificationConfig {
@@ -25,6 +27,7 @@ impl Default for VerificationConfig {
         Self {
             every: None,
             rate: parse_rate(RATE).ok(),
+            backends: None,
         }
     }
 }
@@ -35,9 +38,30 @@ pub(super) fn verification(mut section: Section<'_>) -> VerificationConfig {
     let rate = parse_rate(rate.unwrap_or(RATE))
         .inspect_err(|error| section.fault("rate", error.to_string()))
         .ok();
+    let backends = section.texts("backends", "names of [backends] sections");
+    let backends = backends.map(|names| {
+        let names = names.into_iter().map(|(_, name)| name.to_owned());
+        names.collect()
+    });
     section.finish();
     VerificationConfig {
         every: Some(Duration::from_secs(days * 24 * 3600)).filter(|every| !every.is_zero()),
         rate,
+        backends,
     }
+}
+
+/// Names that no backend has, as key and problem.
+pub(super) fn unknown_backends<'a>(
+    config: &VerificationConfig,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Vec<(String, String)> {
+    let named = config.backends.iter().flatten().enumerate();
+    named
+        .filter(|(_, name)| !known.clone().any(|known| known == *name))
+        .map(|(index, name)| {
+            let key = format!("verification.backends[{index}]");
+            (key, format!("there is no [backends.{name}]"))
+        })
+        .collect()
 }

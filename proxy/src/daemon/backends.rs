@@ -12,6 +12,7 @@ use std::{
 
 use futures_util::future::join_all;
 use portcullis_at_rest::Realm;
+use portcullis_journal::Journal;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{exception::Dated, names::JournalNames};
@@ -25,6 +26,7 @@ use crate::{
             settings::{AuthoritiesError, Charset},
         },
         local::{LocalService, LocalSettings},
+        named::NamedService,
         object::{self, AccessKey, AzureKey, ObjectService, ObjectSettings, SecretText},
         sftp::{Credential, PoolLimits, Publication, SftpService, SftpSettings},
         staging::{Claims, UploadSettings},
@@ -32,6 +34,7 @@ use crate::{
     config::{
         self, AtRest, BackendConfig, BucketAccess, BucketTransport, Config, KeyPair, TrustAnchor,
     },
+    gate::names::Keeper,
     session::Backends,
 };
 
@@ -59,6 +62,8 @@ struct Entry {
     service: Arc<dyn BackendService>,
     /// Those that another build did not make.
     failover: Option<Arc<FailoverService>>,
+    /// Those that another build did not make.
+    names: Option<Keeper>,
     /// Ends with the last configuration that has the section as it is.
     _beside: Option<Arc<Beside>>,
 }
@@ -89,19 +94,31 @@ impl Built {
             .filter_map(|entry| entry.failover.as_ref());
         join_all(failovers.map(|failover| failover.probe())).await;
     }
+
+    /// Reads the keys of names that are new, or makes them; nobody waits for it.
+    pub(super) fn prepare_new(&self) {
+        for keeper in self
+            .entries
+            .values()
+            .filter_map(|entry| entry.names.clone())
+        {
+            tokio::spawn(async move { keeper.prepare().await });
+        }
+    }
 }
 
 /// Makes a service for each section; `node` is this gateway's name. What is in `before` and has not changed stays the same
 /// value, with its connections. No server is reached yet.
 pub(super) fn build(
     config: &Config,
+    journal: &Journal,
     names: &Arc<JournalNames>,
     before: Option<(&Config, &Built)>,
 ) -> Result<Built, BuildError> {
     let folder = config.journal.verification();
     let wanted = |config| Wanted::of(config, &folder);
     let before = before.map(|(config, built)| (wanted(config), built));
-    build_all(wanted(config), &config.journal.node, names, before)
+    build_all(wanted(config), &config.journal.node, journal, names, before)
 }
 
 /// What is said of backends.
@@ -141,6 +158,7 @@ impl<'a> Wanted<'a> {
 fn build_all(
     wanted: Wanted<'_>,
     node: &str,
+    journal: &Journal,
     names: &Arc<JournalNames>,
     before: Option<(Wanted<'_>, &Built)>,
 ) -> Result<Built, BuildError> {
@@ -157,6 +175,7 @@ fn build_all(
             && old.leading_to(name) == wanted.leading_to(name);
         is_same.then(|| Entry {
             failover: None,
+            names: None,
             ..entry.clone()
         })
     };
@@ -177,7 +196,7 @@ fn build_all(
                         names: Arc::new(Arc::clone(names)),
                         backends: wanted.leading_to(name),
                     };
-                    entry.at_rest(name, at_rest.get(name), pending, names)
+                    entry.at_rest(name, at_rest.get(name), journal, pending, names)
                 }),
         };
         entries.extend(entry.map(|entry| (name.clone(), entry)));
@@ -209,6 +228,7 @@ impl Entry {
         mut self,
         name: &str,
         at_rest: Option<&AtRest>,
+        journal: &Journal,
         folder: &Path,
         names: NamedPlaces,
     ) -> Self {
@@ -217,7 +237,17 @@ impl Entry {
             Some(AtRest::Plain(Some(exception))) => {
                 self.service = Arc::new(Dated::new(self.service, exception.expires));
             }
-            Some(AtRest::Encrypted { keys, is_migrating }) => {
+            Some(AtRest::Encrypted {
+                keys,
+                is_migrating,
+                has_names,
+            }) => {
+                if *has_names {
+                    let service = Arc::clone(&self.service);
+                    let keeper = Keeper::new(journal.clone(), service, name, keys.ring.clone());
+                    self.names = Some(keeper.clone());
+                    self.service = Arc::new(NamedService::new(self.service, Arc::new(keeper)));
+                }
                 let vault = Vault {
                     ring: keys.ring.clone(),
                     realm: Realm::named(name),
@@ -263,6 +293,7 @@ fn failover(
     Entry {
         service: Arc::clone(&failover) as _,
         failover: Some(failover),
+        names: None,
         _beside: Some(Arc::new(Beside::Watch(AbortOnDropHandle::new(watch)))),
     }
 }
@@ -430,6 +461,7 @@ fn entry(
     Ok(Some(Entry {
         service,
         failover: None,
+        names: None,
         _beside: beside,
     }))
 }
@@ -512,6 +544,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_not_changed_stays_the_same_service_and_a_list_changes_with_its_members() {
         let directory = tempfile::tempdir().unwrap();
+        let journal = crate::testing::journal(directory.path());
         let (before, after) = (configs(directory.path(), 30), configs(directory.path(), 31));
         let none = BTreeMap::new();
         let wanted = |configs| Wanted {
@@ -523,10 +556,11 @@ mod tests {
             Path::new("/nonexistent"),
             Path::new(""),
         ));
-        let old = build_all(wanted(&before), "node", &names, None).unwrap();
+        let old = build_all(wanted(&before), "node", &journal, &names, None).unwrap();
         let new = build_all(
             wanted(&after),
             "node",
+            &journal,
             &names,
             Some((wanted(&before), &old)),
         )

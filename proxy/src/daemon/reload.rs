@@ -228,6 +228,7 @@ impl Reloader<'_> {
         self.encryption
             .change(Vaults::of(&after.config, &after.built.services()));
         super::exception::announce(&after.config);
+        after.built.prepare_new();
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
         Ok(changed)
     }
@@ -246,7 +247,7 @@ impl Reloader<'_> {
                 });
             }
             let old = Some((&before.config, &before.built));
-            let built = backends::build(&config, &names, old)?;
+            let built = backends::build(&config, &journal, &names, old)?;
             let socket = |config: &Config| {
                 let bans = config.bans.as_ref()?;
                 Some(bans.agent_socket.clone())

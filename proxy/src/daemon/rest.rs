@@ -1,11 +1,11 @@
-//! Compares what lies on local backends with the journal: when it is due, and when `portcullis-proxy verify` asks for it.
+//! Compares what lies on backends with the journal: when it is due, and when `portcullis-proxy verify` asks for it.
 //!
 //! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
 
 mod run;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use super::names::Places;
 use crate::{
     accounts::Accounts,
     causes::chain,
-    config::{BackendConfig, Config, JournalConfig, VerificationConfig},
+    config::{AtRest, BackendConfig, Config, JournalConfig, VerificationConfig},
     session::Backends,
     verification::{Answer, REQUEST, Request},
 };
@@ -43,12 +43,25 @@ pub(super) struct Stored {
     services: Backends,
     /// Directories of the local ones.
     local: HashMap<String, PathBuf>,
+    /// Those that are looked at unless another one is asked for.
+    usual: HashSet<String>,
+    /// Those on which a mount's directory may be absolute.
+    servers: HashSet<String>,
     /// Those that show an upload before it is closed.
     direct: Vec<String>,
+    /// Those whose names are encrypted: none of their directories is another's, as their names go.
+    named: Vec<String>,
 }
 
 impl Stored {
     pub(super) fn of(config: &Config, services: Backends) -> Self {
+        let names = |is: &dyn Fn(&BackendConfig) -> bool| {
+            let all = config.backends.iter();
+            let named = all.filter(|(_, backend)| is(backend));
+            named
+                .map(|(name, _)| name.clone())
+                .collect::<HashSet<String>>()
+        };
         let local = config.backends.iter().filter_map(|(name, backend)| {
             if let BackendConfig::Local { directory, .. } = backend {
                 Some((name.clone(), directory.clone()))
@@ -56,7 +69,33 @@ impl Stored {
                 None
             }
         });
-        let is_direct = |backend: &BackendConfig| {
+        let usual = match &config.verification.backends {
+            Some(named) => named.iter().cloned().collect(),
+            // On others' servers others may put files.
+            None => names(&|backend| {
+                matches!(
+                    backend,
+                    BackendConfig::Local { .. } | BackendConfig::Bucket(_)
+                )
+            }),
+        };
+        let servers = names(&|backend| {
+            matches!(
+                backend,
+                BackendConfig::Ftp { .. } | BackendConfig::Sftp { .. }
+            )
+        });
+        let leads_to_one = |backend: &BackendConfig| match backend {
+            BackendConfig::Failover { members, .. } => {
+                members.iter().any(|member| servers.contains(member))
+            }
+            BackendConfig::Local { .. }
+            | BackendConfig::Ftp { .. }
+            | BackendConfig::Sftp { .. }
+            | BackendConfig::Bucket(_) => false,
+        };
+        let lists = names(&leads_to_one);
+        let direct = names(&|backend| {
             matches!(
                 backend,
                 BackendConfig::Sftp {
@@ -64,16 +103,24 @@ impl Stored {
                     ..
                 }
             )
-        };
-        let direct = config
-            .backends
-            .iter()
-            .filter(|(_, backend)| is_direct(backend))
-            .map(|(name, _)| name.clone());
+        });
+        let named = config.at_rest.iter().filter_map(|(name, at_rest)| {
+            let has_names = matches!(
+                at_rest,
+                AtRest::Encrypted {
+                    has_names: true,
+                    ..
+                }
+            );
+            has_names.then(|| name.clone())
+        });
         Self {
             services,
             local: local.collect(),
-            direct: direct.collect(),
+            usual,
+            servers: servers.into_iter().chain(lists).collect(),
+            direct: direct.into_iter().collect(),
+            named: named.collect(),
         }
     }
 

@@ -25,6 +25,7 @@ impl Intent for Permit {
                     Decision::Reconciling => "reconciling",
                     Decision::Verifying => "verifying",
                     Decision::Rotating => "rotation",
+                    Decision::Naming => "naming",
                 }
                 .into(),
             );

@@ -90,11 +90,18 @@ impl Recorder {
     pub(super) fn mounts(&self, mounts: &[Mount]) {
         let mut event = self.event(EventKind::SessionMounts);
         let listed = mounts.iter().map(|mount| {
-            json!({
+            let mut listed = json!({
                 "at": untrusted(mount.at.as_bytes()),
                 "backend": mount.backend,
                 "directory": untrusted(&clean(&mount.directory)),
-            })
+            });
+            // Of a server: it does not count from the login directory.
+            if mount.directory.starts_with(b"/")
+                && let Some(listed) = listed.as_object_mut()
+            {
+                listed.insert("absolute".to_owned(), true.into());
+            }
+            listed
         });
         event.body.insert("mounts".to_owned(), listed.collect());
         drop(self.journal.append_soon(event));

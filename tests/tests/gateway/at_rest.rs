@@ -14,6 +14,7 @@ use portcullis_tests::locate;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::finish_within;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::seaweed::Seaweed;
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
 use tempfile::TempDir;
@@ -320,7 +321,16 @@ fn works_over(backend: Backend, directory: &'static str) -> Result<()> {
 
 #[test]
 fn two_shares_bring_the_files_back_when_the_gateway_is_gone() -> Result<()> {
-    let mut gateway = Gateway::start(|storage| Backend::local(storage).encrypted())?;
+    come_back(|storage| Backend::local(storage).encrypted())
+}
+
+#[test]
+fn two_shares_bring_encrypted_names_back_when_the_gateway_is_gone() -> Result<()> {
+    come_back(|storage| named(Backend::local(storage).encrypted()))
+}
+
+fn come_back(backend: impl FnOnce(&Path) -> Backend) -> Result<()> {
+    let mut gateway = Gateway::start(backend)?;
     let large = files::random_bytes(17 << 20)?;
     fs::write(gateway.local("large"), &large)?;
     fs::write(gateway.local("small"), CANARY)?;
@@ -354,4 +364,146 @@ fn two_shares_bring_the_files_back_when_the_gateway_is_gone() -> Result<()> {
     ensure!(fs::read(rescued.join("sub/large"))? == large);
     ensure!(fs::read(rescued.join("after"))? == CANARY);
     Ok(())
+}
+
+/// A canary in names: no backend and no log of it may have them but in records.
+const NAMED: &str = "Jane Doe HIV";
+
+/// Whether a name below the folder has the canary.
+fn names_canary(folder: &Path) -> Result<bool> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_named = entry.file_name().to_string_lossy().contains("Jane");
+        if is_named || entry.file_type()?.is_dir() && names_canary(&entry.path())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// All that a client does with names.
+fn names_work_over(gateway: &mut Gateway) -> Result<()> {
+    let longest = "l".repeat(143);
+    fs::write(gateway.local("file"), CANARY)?;
+    let listed = gateway.succeed(&format!(
+        "mkdir \"{NAMED}\"\nput file \"{NAMED}/{NAMED} 1.csv\"\nput file .hidden\nput file m\u{fc}ller\nput file x\n\
+         put file {longest}\nmkdir d\nrename x \"d/{NAMED} 2\"\nrename d e\nput file gone\nrm gone\nmkdir empty\nrmdir empty\nls -1a"
+    ))?;
+    let lines: Vec<_> = listed.lines().map(str::trim_end).collect();
+    for name in [NAMED, ".hidden", "m\u{fc}ller", "e", &longest] {
+        ensure!(lines.contains(&name), "{name}: {listed}");
+    }
+    for name in ["gone", "empty", "d", "x", ".portcullis-names"] {
+        ensure!(!lines.contains(&name), "{name}: {listed}");
+    }
+    let listed = gateway.succeed(&format!(
+        "ls -l \"{NAMED}\"\nget \"{NAMED}/{NAMED} 1.csv\" one\nget \"e/{NAMED} 2\" two\nget {longest} three\nget m\u{fc}ller four"
+    ))?;
+    ensure!(listed.contains(&format!(" {} ", CANARY.len())), "{listed}");
+    for name in ["one", "two", "three", "four"] {
+        ensure!(fs::read(gateway.local(name))? == CANARY, "{name}");
+    }
+    let (is_done, said) = gateway.sftp(&format!("put file {longest}l"))?;
+    ensure!(!is_done, "{said}");
+    wait_for_record(&gateway.proxy, "a name that is too long", |record| {
+        text(record, "reason") == "unsupported" && body(record, "error").contains("up to 143 bytes")
+    })?;
+    // Whoever reads the log reads names as clients gave them.
+    wait_for_record(&gateway.proxy, "the upload", |record| {
+        text(record, "event") == "xfer.summary" && body(record, "path").contains(NAMED)
+    })?;
+    Ok(())
+}
+
+fn named(backend: Backend) -> Backend {
+    backend.with("encrypted_names = true")
+}
+
+#[test]
+fn names_are_encrypted_too_and_come_back_after_a_restart_and_without_the_gateway() -> Result<()> {
+    let mut gateway = Gateway::over("partners/alice", |storage| {
+        named(Backend::local(storage).encrypted())
+    })?;
+    names_work_over(&mut gateway)?;
+    ensure!(!names_canary(gateway.storage.path())?, "a name is in clear");
+    let key = gateway.stored(".portcullis-names");
+    ensure!(fs::metadata(&key)?.len() == 682, "{key:?}");
+    let (found, code) = findings(&verify(&gateway.proxy.config, &["--json"])?)?;
+    ensure!(found.is_empty() && code == Some(0), "{found:?}");
+
+    // A name that was changed is not shown, is missed, and is no other name.
+    let mut folder = gateway.storage.path().to_owned();
+    for _ in 0..2 {
+        let mut below = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        folder = below
+            .find(|path| path.is_dir())
+            .context("the mount's directory")?;
+    }
+    let before = gateway.succeed("ls -1a")?;
+    let files = || -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        Ok(entries.filter(|path| path.is_file()).collect())
+    };
+    let one = files()?.into_iter().next().context("a file")?;
+    let name = one.file_name().context("a name")?.to_string_lossy();
+    let changed = name.replacen(
+        |_: char| true,
+        if name.starts_with('0') { "1" } else { "0" },
+        1,
+    );
+    fs::rename(&one, folder.join(&changed))?;
+    fs::write(folder.join("plain"), "put there by somebody else")?;
+    let after = gateway.succeed("ls -1a")?;
+    ensure!(
+        after.lines().count() + 1 == before.lines().count(),
+        "{before} {after}"
+    );
+    ensure!(after.lines().all(|line| before.contains(line)), "{after}");
+    let (found, code) = findings(&verify(&gateway.proxy.config, &["--json"])?)?;
+    ensure!(
+        found.len() == 1 && found[0].1 == "missing" && code == Some(1),
+        "{found:?}"
+    );
+    fs::rename(folder.join(&changed), &one)?;
+    fs::remove_file(folder.join("plain"))?;
+
+    // Without its key the backend is not used, and with it again it is.
+    let content = fs::read(&key)?;
+    gateway.proxy.crash_and_restart()?;
+    ensure!(gateway.succeed("ls -1a")? == before);
+    fs::remove_file(&key)?;
+    gateway.proxy.crash_and_restart()?;
+    let (is_done, said) = gateway.sftp("ls")?;
+    ensure!(!is_done && !key.exists(), "{said}");
+    wait_for_record(&gateway.proxy, "the key is missed", |record| {
+        body(record, "error").contains("restore it from a backup")
+    })?;
+    fs::write(&key, &content)?;
+    ensure!(gateway.succeed("ls -1a")? == before);
+    gateway.proxy.journal_is_sound()
+}
+
+#[test]
+fn legacy_servers_and_a_bucket_hold_no_name_either() -> Result<()> {
+    let server = Vsftpd::start(Place::Loopback, Tls::ExplicitWithSessionReuse)?;
+    let backend = named(Backend::vsftpd(&server).with("encryption = \"on\""));
+    names_work_over(&mut Gateway::over("/", |_| backend)?)?;
+    ensure!(
+        !names_canary(&server.home)?,
+        "a name is in clear on the server"
+    );
+
+    let keys = files::folder("keys")?;
+    let key = files::ssh_key(keys.path(), "gateway")?;
+    let server = Openssh::start(Place::Loopback, Subsystem::Internal, &key)?;
+    let backend = named(Backend::openssh(&server, &key).with("encryption = \"on\""));
+    names_work_over(&mut Gateway::over("partners/alice", |_| backend)?)?;
+    ensure!(
+        server.home.join(".portcullis-names").exists() && !names_canary(&server.home)?,
+        "a name is in clear on the server"
+    );
+
+    let store = Seaweed::start(Place::Loopback)?;
+    let backend = named(Backend::seaweed(&store)?.encrypted());
+    names_work_over(&mut Gateway::over("/partners/alice", |_| backend)?)
 }

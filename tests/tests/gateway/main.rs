@@ -36,6 +36,7 @@ mod sessions;
 mod sinks;
 mod ssh_audit;
 mod stalls;
+mod stored_elsewhere;
 mod stored_files;
 mod tree;
 mod whole_folders;

@@ -223,7 +223,7 @@ fn what_the_gateway_itself_changes_is_no_finding_and_what_cannot_be_done_is_said
     let other = gateway.verify(&["--backend", "tape"])?;
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     ensure!(
-        other.status.code() == Some(2) && said.contains("tape is no local backend"),
+        other.status.code() == Some(2) && said.contains("tape is no backend of the configuration"),
         "{said}"
     );
     let config = gateway.proxy.config.clone();

@@ -90,12 +90,13 @@ impl Tree {
     /// write to. The directory is open for reading where its permissions allow, so that it can be synced.
     pub(super) fn place_behind_links(&self, path: &RelativePath) -> Result<Place, Fault> {
         let mut path = path.as_bytes().to_vec();
-        for _ in 0..MAX_LINKS {
+        for links in 0..MAX_LINKS {
             let (parent, name) = split_last(&path);
             if name.is_empty() || name == b"." || name == b".." {
                 return Err(Fault::LeavesTheMount);
             }
-            if staging::is_reserved(name) {
+            // What is asked for itself is no client's path, or the gateway's own.
+            if links > 0 && staging::is_reserved(name) {
                 return Err(Fault::ReservedName);
             }
             let directory = match resolve(&self.0, parent, OFlags::RDONLY | OFlags::DIRECTORY) {

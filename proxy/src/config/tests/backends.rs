@@ -50,6 +50,25 @@ fn a_failover_backend_has_at_least_two_others_that_are_no_lists_themselves() {
 }
 
 #[test]
+fn verified_backends_are_those_of_the_configuration() {
+    let files = Files::new();
+    let with = |names: &str| {
+        format!(
+            "{MINIMAL}\n[backends.a]\nkind = \"local\"\ndirectory = \"%/data\"\n[verification]\nbackends = {names}\n"
+        )
+    };
+    let config = files.parse(&with("[\"a\"]")).unwrap();
+    assert_eq!(config.verification.backends, Some(vec!["a".to_owned()]));
+    let faults = files.faults(&with("[\"a\", \"b\"]"));
+    assert_eq!(
+        faults,
+        ["verification.backends[1]: there is no [backends.b]"]
+    );
+    let config = files.parse(MINIMAL).unwrap();
+    assert_eq!(config.verification.backends, None);
+}
+
+#[test]
 fn sending_in_clear_needs_a_dated_exception_with_reason_and_approver() {
     let files = Files::new();
     let ftp = |lines: &str| {

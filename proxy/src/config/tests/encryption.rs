@@ -13,6 +13,35 @@ const EXCEPTION: &str =
     r#"unencrypted_exception = { reason = "r", approver = "a", expires = "2026-11-22" }"#;
 
 #[test]
+fn names_are_encrypted_where_files_are_from_the_first_one_on_and_nowhere_else() {
+    let files = Files::new();
+    let of = |backend: &str| {
+        let config = files.parse(&with(backend)).unwrap();
+        matches!(
+            config.at_rest["a"],
+            AtRest::Encrypted {
+                has_names: true,
+                ..
+            }
+        )
+    };
+    let named = "encrypted_names = true";
+    assert!(of(&format!("{LOCAL}\n{named}")));
+    assert!(!of(LOCAL));
+    assert!(of(&format!("{FTP}\nencryption = \"on\"\n{named}")));
+    for backend in [
+        format!("{LOCAL}\nencryption = \"migrating\"\n{named}"),
+        format!("{LOCAL}\nencryption = \"off\"\n{EXCEPTION}\n{named}"),
+        format!("{FTP}\n{named}"),
+    ] {
+        let faults = files.faults(&with(&backend));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        let expected = "backends.a.encrypted_names: needs encryption = \"on\"";
+        assert!(faults[0].starts_with(expected), "{faults:?}");
+    }
+}
+
+#[test]
 fn local_files_are_encrypted_unless_somebody_allows_that_they_are_not() {
     let files = Files::new();
     let of = |lines: &str| {

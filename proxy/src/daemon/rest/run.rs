@@ -48,9 +48,11 @@ pub(super) enum RunError {
     Journal(#[from] SearchError),
     #[error("open the key of hidden paths, journal.path_key_file")]
     PathKey(#[from] HiddenKeyError),
-    #[error("{name} is no local backend of the configuration; only those can be verified")]
+    #[error("{name} is no backend of the configuration")]
     NoSuchBackend { name: String },
-    #[error("no account has a mount of a local backend at {at}")]
+    #[error(
+        "no account has a mount at {at} of a backend that is looked at; name the backend with --backend, or in verification.backends"
+    )]
     NoSuchMount { at: String },
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
@@ -80,7 +82,7 @@ impl Run<'_> {
     ) -> Result<Ended, RunError> {
         let begun = Instant::now();
         if let Some(name) = &self.request.backend
-            && !self.stored.local.contains_key(name)
+            && !self.stored.services.contains_key(name)
         {
             let name = name.clone();
             return Err(RunError::NoSuchBackend { name });
@@ -118,11 +120,12 @@ impl Run<'_> {
             answer: Answer::default(),
             counts: BTreeMap::new(),
             unreadable: Vec::new(),
+            unreachable: HashSet::new(),
             seen: HashSet::new(),
             requester: Arc::clone(&requester),
         };
-        for (backend, places) in &directories {
-            look.backend(backend, places).await?;
+        for (backend, mounted) in &directories {
+            look.backend(backend, mounted).await?;
         }
         let Look {
             mut answer,
@@ -168,7 +171,7 @@ impl Run<'_> {
     fn directories(
         &self,
         catalogue: &Catalogue,
-    ) -> Result<BTreeMap<String, Vec<Vec<u8>>>, RunError> {
+    ) -> Result<BTreeMap<String, Vec<Directory>>, RunError> {
         let mut mounts = Vec::new();
         for account in self.accounts.list()? {
             mounts.extend(self.accounts.mounts_by_directory(account.uid)?);
@@ -180,49 +183,74 @@ impl Run<'_> {
         let asked = self.request.mount.as_deref();
         for mount in &mounts {
             if asked.is_none_or(|at| clean(at.as_bytes()) == mount.at.as_bytes()) {
-                wanted.insert((mount.backend.clone(), clean(&mount.directory)));
+                wanted.insert((mount.backend.clone(), mount.directory.clone()));
             }
         }
-        match asked {
-            None => wanted.extend(
-                catalogue
-                    .directories()
-                    .map(|(backend, directory)| (backend.to_owned(), clean(directory))),
-            ),
-            Some(at) => {
-                if !wanted
-                    .iter()
-                    .any(|(backend, _)| self.stored.local.contains_key(backend))
-                {
-                    let at = at.to_owned();
-                    return Err(RunError::NoSuchMount { at });
-                }
+        if asked.is_none() {
+            let known = catalogue.directories();
+            wanted.extend(known.map(|(backend, path)| (backend.to_owned(), path.to_vec())));
+        }
+        wanted.retain(|(backend, _)| self.is_asked(backend));
+        if let Some(at) = asked.filter(|_| wanted.is_empty()) {
+            let at = at.to_owned();
+            return Err(RunError::NoSuchMount { at });
+        }
+        let mut found: BTreeMap<(bool, Vec<u8>), (String, Directory)> = BTreeMap::new();
+        for (backend, path) in wanted {
+            let directory = Directory {
+                place: catalogue.place(&backend, &path),
+                is_absolute: path.starts_with(b"/") && self.stored.servers.contains(&backend),
+                path,
+            };
+            let key = (directory.is_absolute, directory.place.clone());
+            found.entry(key).or_insert((backend, directory));
+        }
+        let outermost = found.values().filter(|(_, directory)| {
+            let mut others = found.values().map(|(_, other)| other);
+            !others.any(|other| directory.is_in(other))
+        });
+        let mut directories: BTreeMap<String, Vec<Directory>> = BTreeMap::new();
+        for (backend, directory) in outermost {
+            let known = directories.entry(backend.clone()).or_default();
+            known.push(directory.clone());
+        }
+        Ok(directories)
+    }
+
+    fn is_asked(&self, backend: &str) -> bool {
+        match &self.request.backend {
+            Some(name) => name == backend,
+            None => {
+                self.stored.usual.contains(backend) && self.stored.services.contains_key(backend)
             }
         }
-        let mut places: BTreeMap<Vec<u8>, String> = BTreeMap::new();
-        for (backend, directory) in wanted {
-            let is_asked = self
-                .request
-                .backend
-                .as_ref()
-                .is_none_or(|name| *name == backend);
-            if is_asked && self.stored.local.contains_key(&backend) {
-                places
-                    .entry(catalogue.place(&backend, &directory))
-                    .or_insert(backend);
-            }
+    }
+}
+
+/// A mounted directory.
+#[derive(Debug, Clone)]
+struct Directory {
+    place: Vec<u8>,
+    /// As its mount has it.
+    path: Vec<u8>,
+    /// On its server; otherwise it counts from the backend's root, which is the login directory.
+    is_absolute: bool,
+}
+
+impl Directory {
+    /// Where the login directory is, nobody knows.
+    fn is_in(&self, other: &Self) -> bool {
+        self.is_absolute == other.is_absolute && is_below(&self.place, &other.place)
+    }
+
+    /// As a session of its backend takes it.
+    fn base(&self) -> Vec<u8> {
+        let path = clean(&self.path);
+        match path.strip_prefix(b"/") {
+            _ if self.is_absolute => path,
+            Some(b"") | None => b".".to_vec(),
+            Some(below) => below.to_vec(),
         }
-        let mut found: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-        for (place, backend) in &places {
-            let mut above = places.keys().filter(|other| *other != place);
-            if !above.any(|other| is_below(place, other)) {
-                found
-                    .entry(backend.clone())
-                    .or_default()
-                    .push(place.clone());
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -238,6 +266,7 @@ pub(super) fn roots(stored: &Stored) -> Vec<(String, Vec<u8>)> {
     let mut local: Vec<_> = stored
         .local
         .iter()
+        .filter(|(name, _)| !stored.named.contains(name))
         .map(|(name, directory)| {
             let whole = directory.canonicalize();
             (name.clone(), whole.unwrap_or_else(|_| directory.clone()))
@@ -278,6 +307,38 @@ enum Seen {
     Unreadable(BackendError),
 }
 
+/// Why the look at a directory ended early.
+enum Stopped {
+    /// Its server does not answer.
+    Away(BackendError),
+    Failed(RunError),
+}
+
+impl From<RunError> for Stopped {
+    fn from(error: RunError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<SearchError> for Stopped {
+    fn from(error: SearchError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Whether the server answers at all, after an error that may mean that it does not.
+async fn still_there(verified: &Verified, error: BackendError) -> Result<(), Stopped> {
+    let is_away =
+        |error: &BackendError| matches!(error.kind, ErrorKind::Unavailable | ErrorKind::TimedOut);
+    if is_away(&error)
+        && let Err(again) = verified.stat(&verified.mount.at).await
+        && is_away(&again)
+    {
+        return Err(Stopped::Away(again));
+    }
+    Ok(())
+}
+
 struct Look<'a> {
     run: &'a Run<'a>,
     reader: Reader,
@@ -291,48 +352,56 @@ struct Look<'a> {
     counts: BTreeMap<FindingKind, u64>,
     /// Places of directories.
     unreadable: Vec<Vec<u8>>,
+    /// Places of directories whose server was away.
+    unreachable: HashSet<Vec<u8>>,
     /// Names of places.
     seen: HashSet<Vec<u8>>,
     requester: Arc<Requester>,
 }
 
 impl Look<'_> {
-    async fn backend(&mut self, name: &str, places: &[Vec<u8>]) -> Result<(), RunError> {
+    async fn backend(&mut self, name: &str, directories: &[Directory]) -> Result<(), RunError> {
         let Some(service) = self.run.stored.services.get(name).map(Arc::clone) else {
             return Ok(());
         };
-        let root = self.reader.catalogue.place(name, b"/");
-        let Ok(at) = VirtualPath::clean(&root) else {
-            return Ok(());
-        };
-        let mount = Mount {
-            at,
-            backend: name.to_owned(),
-            directory: b".".to_vec(),
-            permissions: Permissions::default(),
-            rules: PathRules::default(),
-            group: None,
-            allowance: crate::allowance::Allowance::default(),
-            extensions: None,
-            resume: Some(false),
-        };
-        let owner = Owner::new(b"verification".as_slice()).resuming(Some(false));
-        let backend = service.session(&mount.directory, &owner);
-        let verified = Verified {
-            journal: self.run.journal.clone(),
-            requester: Arc::clone(&self.requester),
-            mount,
-            backend,
-        };
-        let mut result = Ok(());
-        for place in places {
-            result = self.tree(&verified, name, place).await;
-            if result.is_err() {
-                break;
+        for directory in directories {
+            let Ok(at) = VirtualPath::clean(&directory.place) else {
+                continue;
+            };
+            let mount = Mount {
+                at,
+                backend: name.to_owned(),
+                directory: directory.base(),
+                permissions: Permissions::default(),
+                rules: PathRules::default(),
+                group: None,
+                allowance: crate::allowance::Allowance::default(),
+                extensions: None,
+                resume: Some(false),
+            };
+            let owner = Owner::new(b"verification".as_slice()).resuming(Some(false));
+            let backend = service.session(&mount.directory, &owner);
+            let verified = Verified {
+                journal: self.run.journal.clone(),
+                requester: Arc::clone(&self.requester),
+                mount,
+                backend,
+            };
+            let result = self.tree(&verified, name, &directory.place).await;
+            verified.backend.end().await;
+            match result {
+                Ok(()) => {}
+                Err(Stopped::Away(error)) => self.away(name, &directory.place, error).await?,
+                Err(Stopped::Failed(error)) => return Err(error),
             }
         }
-        verified.backend.end().await;
-        result
+        // A file may be there by a relative directory and by an absolute one.
+        for directory in directories {
+            if !self.unreachable.contains(&directory.place) {
+                self.missing(name, &directory.place).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn tree(
@@ -340,7 +409,7 @@ impl Look<'_> {
         verified: &Verified,
         backend: &str,
         place: &[u8],
-    ) -> Result<(), RunError> {
+    ) -> Result<(), Stopped> {
         let mut left: Vec<Vec<u8>> = vec![place.to_vec()];
         while let Some(directory) = left.pop() {
             let entries = match VirtualPath::clean(&directory) {
@@ -350,7 +419,8 @@ impl Look<'_> {
             let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
-                Err(_) => {
+                Err(error) => {
+                    still_there(verified, error).await?;
                     self.unreadable.push(directory);
                     continue;
                 }
@@ -365,7 +435,29 @@ impl Look<'_> {
                 }
             }
         }
-        self.missing(backend, place).await
+        Ok(())
+    }
+
+    /// The server does not answer: one finding, and not one for each file.
+    async fn away(
+        &mut self,
+        backend: &str,
+        place: &[u8],
+        error: BackendError,
+    ) -> Result<(), RunError> {
+        let known = self.reader.catalogue.known_below(place);
+        let unseen = known.iter().filter(|(at, _)| !self.seen.contains(*at));
+        let unseen = unseen.count();
+        self.answer.unverified += unseen as u64;
+        self.unreachable.insert(place.to_vec());
+        let finding = Finding {
+            kind: FindingKind::Unreadable,
+            last: None,
+            expected: None,
+            earlier: None,
+        };
+        self.found(backend, place, &finding, &Seen::Unreadable(error))
+            .await
     }
 
     async fn file(
@@ -374,9 +466,9 @@ impl Look<'_> {
         backend: &str,
         place: &[u8],
         listed: &Attributes,
-    ) -> Result<(), RunError> {
-        self.seen.insert(self.reader.catalogue.name(place));
-        if !self.is_wanted(place, Some(listed)) {
+    ) -> Result<(), Stopped> {
+        let is_new = self.seen.insert(self.reader.catalogue.name(place));
+        if !is_new || !self.is_wanted(place, Some(listed)) {
             return Ok(());
         }
         self.answer.files += 1;
@@ -400,7 +492,10 @@ impl Look<'_> {
                     Ok(sha256) => Seen::Content(sha256),
                     Err(error) if error.kind == ErrorKind::NotFound => Seen::Nothing,
                     Err(error) if error.kind == ErrorKind::NotAuthentic => Seen::NotAuthentic,
-                    Err(error) => Seen::Unreadable(error),
+                    Err(error) => {
+                        still_there(verified, error.clone()).await?;
+                        Seen::Unreadable(error)
+                    }
                 }
             } else {
                 Seen::NotRead
@@ -423,7 +518,7 @@ impl Look<'_> {
                             return Ok(());
                         }
                     }
-                    return self.found(backend, place, &finding, &seen).await;
+                    return Ok(self.found(backend, place, &finding, &seen).await?);
                 }
                 (Judgement::Unverified(because), true) if because != "changing" => break,
                 (Judgement::Sound | Judgement::Finding(_) | Judgement::Unverified(_), _) => {}
