@@ -48,6 +48,11 @@ pub enum KekError {
 pub trait KeyEncryptionKey: Send + Sync + fmt::Debug {
     fn id(&self) -> KekId;
 
+    /// True if its work may be waited for, as that of a device.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// `context` must be given again to [`unwrap`](Self::unwrap).
     ///
     /// # Errors

@@ -64,6 +64,22 @@ impl Keyring {
         self.retired.iter().map(|kek| kek.id())
     }
 
+    /// True if [`create`](Self::create) may have to wait for a device.
+    pub fn waits_to_create(&self) -> bool {
+        self.active.waits()
+    }
+
+    /// True if [`unwrap`](Self::unwrap) may have to wait for a device.
+    pub fn waits_to_unwrap(&self, head: &Head) -> bool {
+        self.of(head.kek()).is_some_and(|kek| kek.waits())
+    }
+
+    fn of(&self, id: KekId) -> Option<&Arc<dyn KeyEncryptionKey>> {
+        std::iter::once(&self.active)
+            .chain(&self.retired)
+            .find(|kek| kek.id() == id)
+    }
+
     /// A new file's key and head.
     ///
     /// # Errors
@@ -84,10 +100,7 @@ impl Keyring {
             return Err(HeadError::OtherRealm.into());
         }
         let id = head.kek();
-        let kek = std::iter::once(&self.active)
-            .chain(&self.retired)
-            .find(|kek| kek.id() == id)
-            .ok_or(UnwrapError::NoSuchKek(id))?;
+        let kek = self.of(id).ok_or(UnwrapError::NoSuchKek(id))?;
         let key = kek
             .unwrap(head.wrapped(), &head.context())
             .map_err(|error| UnwrapError::Kek(id, error))?;

@@ -63,6 +63,10 @@ pub enum TokenError {
         pin_file: PathBuf,
         source: Error,
     },
+    #[error(
+        "the token {label:?} has refused the PIN in {}, which is not tried again: put the right one there", .pin_file.display()
+    )]
+    Refused { label: String, pin_file: PathBuf },
     #[error("the token {token:?} has no secret key {key:?}")]
     NoKey { token: String, key: String },
     #[error(
@@ -84,7 +88,14 @@ pub enum TokenError {
 pub struct TokenKek {
     place: TokenKey,
     id: KekId,
-    open: Mutex<Option<Open>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    /// SHA-256 of a PIN that was wrong: after a few more the token would be locked.
+    refused: Option<[u8; 32]>,
 }
 
 struct Open {
@@ -113,22 +124,26 @@ impl TokenKek {
     /// # Errors
     /// If there is no such token or key, or the key is not one that stays there.
     pub fn open(place: TokenKey) -> Result<Self, TokenError> {
-        let (open, id) = place.open()?;
+        let (open, id) = place.open(&mut None)?;
+        let state = State {
+            open: Some(open),
+            refused: None,
+        };
         Ok(Self {
             place,
             id,
-            open: Mutex::new(Some(open)),
+            state: Mutex::new(state),
         })
     }
 
     /// Does `work` on an open session, and once more on a new one if an old one has ended.
     fn with<T>(&self, work: impl Fn(&Open) -> Result<T, Error>) -> Result<T, KekError> {
         // A panic meanwhile leaves a session that is tried and, if it fails, replaced.
-        let mut room = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = room.take() {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = state.open.take() {
             match work(&open) {
                 Ok(done) => {
-                    *room = Some(open);
+                    state.open = Some(open);
                     return Ok(done);
                 }
                 Err(error) if is_refusal(&error) => {
@@ -138,7 +153,7 @@ impl TokenKek {
                 Err(_) => {}
             }
         }
-        let (open, id) = self.place.open().map_err(token)?;
+        let (open, id) = self.place.open(&mut state.refused).map_err(token)?;
         if id != self.id {
             return Err(KekError::Token(format!(
                 "the key {:?} of the token {:?} is another one than at the start",
@@ -147,7 +162,7 @@ impl TokenKek {
         }
         match work(&open) {
             Ok(done) => {
-                *room = Some(open);
+                state.open = Some(open);
                 Ok(done)
             }
             Err(error) if is_refusal(&error) || (is_decryption(&error) && open.works()) => {
@@ -183,6 +198,10 @@ impl Open {
 impl KeyEncryptionKey for TokenKek {
     fn id(&self) -> KekId {
         self.id
+    }
+
+    fn waits(&self) -> bool {
+        true
     }
 
     fn wrap(&self, key: &DataKey, context: &[u8]) -> Result<[u8; WRAPPED], KekError> {
@@ -275,16 +294,27 @@ fn module(path: &Path) -> Result<Pkcs11, TokenError> {
 }
 
 impl TokenKey {
-    fn open(&self) -> Result<(Open, KekId), TokenError> {
+    /// A PIN is not tried whose SHA-256 is `refused`.
+    fn open(&self, refused: &mut Option<[u8; 32]>) -> Result<(Open, KekId), TokenError> {
         let module = module(&self.module)?;
         let (slot, serial) = self.slot(&module)?;
         let session = module
             .open_ro_session(slot)
             .map_err(failed("open a session"))?;
-        match session.login(UserType::User, Some(&self.pin()?)) {
+        let (pin, digest) = self.pin()?;
+        if *refused == Some(digest) {
+            return Err(TokenError::Refused {
+                label: self.token_label.clone(),
+                pin_file: self.pin_file.clone(),
+            });
+        }
+        match session.login(UserType::User, Some(&pin)) {
             // Being logged in is the token's state, not the session's.
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => *refused = None,
             Err(source) => {
+                if matches!(source, Error::Pkcs11(RvError::PinIncorrect, _)) {
+                    *refused = Some(digest);
+                }
                 return Err(TokenError::Login {
                     label: self.token_label.clone(),
                     pin_file: self.pin_file.clone(),
@@ -323,13 +353,19 @@ impl TokenKey {
         })
     }
 
-    fn pin(&self) -> Result<AuthPin, TokenError> {
+    /// With its SHA-256.
+    fn pin(&self) -> Result<(AuthPin, [u8; 32]), TokenError> {
         let text = read_secret(&self.pin_file).map_err(TokenError::Pin)?;
         let pin = std::str::from_utf8(text.trim_ascii())
             .ok()
             .filter(|pin| !pin.is_empty())
             .ok_or_else(|| TokenError::NotAPin(self.pin_file.clone()))?;
-        Ok(AuthPin::new(pin.into()))
+        let mut digest = [0; 32];
+        let found = digest::digest(&digest::SHA256, pin.as_bytes());
+        for (to, from) in digest.iter_mut().zip(found.as_ref()) {
+            *to = *from;
+        }
+        Ok((AuthPin::new(pin.into()), digest))
     }
 
     fn key(&self, session: &Session, serial: &str) -> Result<(ObjectHandle, KekId), TokenError> {

@@ -290,5 +290,22 @@ fn keys_that_could_leave_the_token_and_wrong_places_are_named() {
         TokenError::Pin(KeyFileError::Rights { .. })
     ));
     write(PIN.as_bytes(), 0o400);
-    TokenKek::open(token.place("good")).unwrap();
+    let kek = TokenKek::open(token.place("good")).unwrap();
+
+    // A wrong PIN is tried once: more of them would lock the token.
+    let key = DataKey::random().unwrap();
+    let wrapped = kek.wrap(&key, b"file").unwrap();
+    token.client.clone().finalize().unwrap();
+    std::fs::remove_file(&token.pin_file).unwrap();
+    write(b"wrong-pin", 0o600);
+    for words in [
+        "refuses the PIN",
+        "is not tried again",
+        "is not tried again",
+    ] {
+        let error = kek.unwrap(&wrapped, b"file").unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    write(PIN.as_bytes(), 0o600);
+    kek.unwrap(&wrapped, b"file").unwrap();
 }
