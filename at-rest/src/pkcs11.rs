@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
 };
 
 use aws_lc_rs::digest;
@@ -101,6 +102,8 @@ struct State {
 struct Open {
     session: Session,
     key: ObjectHandle,
+    /// Of the module, in which the two numbers have their meaning.
+    run: u64,
 }
 
 impl fmt::Debug for TokenKek {
@@ -124,11 +127,8 @@ impl TokenKek {
     /// # Errors
     /// If there is no such token or key, or the key is not one that stays there.
     pub fn open(place: TokenKey) -> Result<Self, TokenError> {
-        let (open, id) = place.open(&mut None)?;
-        let state = State {
-            open: Some(open),
-            refused: None,
-        };
+        let mut state = State::default();
+        let id = place.open(&mut state)?;
         Ok(Self {
             place,
             id,
@@ -140,26 +140,28 @@ impl TokenKek {
     fn with<T>(&self, work: impl Fn(&Open) -> Result<T, Error>) -> Result<T, KekError> {
         // A panic meanwhile leaves a session that is tried and, if it fails, replaced.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = state.open.take() {
-            match work(&open) {
-                Ok(done) => {
-                    state.open = Some(open);
-                    return Ok(done);
-                }
-                Err(error) if is_refusal(&error) => {
-                    return Err(KekError::NotAuthentic);
-                }
-                // It may have ended: what it was in the middle of goes with it.
-                Err(_) => {}
-            }
+        let module = Module::at(&self.place.module).map_err(token)?;
+        if let Some(done) = state.try_open(&module, &work) {
+            return done;
         }
-        let (open, id) = self.place.open(&mut state.refused).map_err(token)?;
+        let id = self.place.open(&mut state).map_err(token)?;
         if id != self.id {
+            state.open = None;
             return Err(KekError::Token(format!(
                 "the key {:?} of the token {:?} is another one than at the start",
                 self.place.key_label, self.place.token_label
             )));
         }
+        let run = module.run();
+        let open = match state.open.take() {
+            Some(open) if open.run == *run => open,
+            stale => {
+                std::mem::forget(stale);
+                return Err(KekError::Token(
+                    "its module was begun anew meanwhile".to_owned(),
+                ));
+            }
+        };
         match work(&open) {
             Ok(done) => {
                 state.open = Some(open);
@@ -172,6 +174,32 @@ impl TokenKek {
                 what: "do its work",
                 source,
             })),
+        }
+    }
+}
+
+impl State {
+    /// `None` unless the session that is open does it.
+    fn try_open<T>(
+        &mut self,
+        module: &Module,
+        work: impl Fn(&Open) -> Result<T, Error>,
+    ) -> Option<Result<T, KekError>> {
+        let run = module.run();
+        let open = self.open.take()?;
+        if open.run != *run {
+            // What its number says by now is another session, which must neither be used nor closed.
+            std::mem::forget(open);
+            return None;
+        }
+        match work(&open) {
+            Ok(done) => {
+                self.open = Some(open);
+                Some(Ok(done))
+            }
+            Err(error) if is_refusal(&error) => Some(Err(KekError::NotAuthentic)),
+            // It may have ended: what it was in the middle of goes with it.
+            Err(_) => None,
         }
     }
 }
@@ -271,34 +299,91 @@ fn failed(what: &'static str) -> impl Fn(Error) -> TokenError {
     move |source| TokenError::Failed { what, source }
 }
 
-/// A module is one per process, whoever uses it; it is never ended.
-fn module(path: &Path) -> Result<Pkcs11, TokenError> {
-    static LOADED: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let error = |source| TokenError::Module {
-        module: path.to_owned(),
-        source,
-    };
-    let module = match loaded.get(path) {
-        Some(module) => module.clone(),
-        None => {
-            let module = Pkcs11::new(path).map_err(error)?;
-            loaded.insert(path.to_owned(), module.clone());
-            module
+/// A module is one per process, whoever uses it.
+struct Module {
+    client: Pkcs11,
+    /// Counts how often it was begun. Held while it is used: it must not end meanwhile.
+    run: RwLock<u64>,
+    /// When it was last begun anew.
+    begun: Mutex<Option<Instant>>,
+}
+
+/// Time between two beginnings of a module: others that use it lose their sessions each time.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl Module {
+    fn at(path: &Path) -> Result<Arc<Self>, TokenError> {
+        static LOADED: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |source| TokenError::Module {
+            module: path.to_owned(),
+            source,
+        };
+        let module = match loaded.get(path) {
+            Some(module) => Arc::clone(module),
+            None => {
+                let module = Arc::new(Self {
+                    client: Pkcs11::new(path).map_err(error)?,
+                    run: RwLock::new(0),
+                    begun: Mutex::default(),
+                });
+                loaded.insert(path.to_owned(), Arc::clone(&module));
+                module
+            }
+        };
+        module.begin().map_err(error)?;
+        Ok(module)
+    }
+
+    fn begin(&self) -> Result<(), Error> {
+        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        match self.client.initialize(arguments) {
+            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+            Err(source) => Err(source),
         }
-    };
-    match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(module),
-        Err(source) => Err(error(source)),
+    }
+
+    fn run(&self) -> RwLockReadGuard<'_, u64> {
+        self.run.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Some look for tokens when they begin, and never again. False if it was not begun anew, since it is in use or was
+    /// a moment ago.
+    fn begin_anew(&self) -> bool {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut run) = self.run.try_write() else {
+            return false;
+        };
+        if begun.is_some_and(|begun| begun.elapsed() < PAUSE) {
+            return false;
+        }
+        *begun = Some(Instant::now());
+        *run += 1;
+        // Whatever it says, its sessions count as ended.
+        let _ = self.client.clone().finalize();
+        self.begin().is_ok()
     }
 }
 
 impl TokenKey {
-    /// A PIN is not tried whose SHA-256 is `refused`.
-    fn open(&self, refused: &mut Option<[u8; 32]>) -> Result<(Open, KekId), TokenError> {
-        let module = module(&self.module)?;
-        let (slot, serial) = self.slot(&module)?;
+    /// Opens a session, and begins the module anew if there is no such token or key.
+    fn open(&self, state: &mut State) -> Result<KekId, TokenError> {
+        let module = Module::at(&self.module)?;
+        match self.open_in(&module, state) {
+            Err(
+                TokenError::NoToken { .. } | TokenError::NoKey { .. } | TokenError::Failed { .. },
+            ) if module.begin_anew() => self.open_in(&module, state),
+            opened => opened,
+        }
+    }
+
+    /// A PIN is not tried that was refused.
+    fn open_in(&self, module: &Module, state: &mut State) -> Result<KekId, TokenError> {
+        let run = module.run();
+        let refused = &mut state.refused;
+        let (slot, serial) = self.slot(&module.client)?;
         let session = module
+            .client
             .open_ro_session(slot)
             .map_err(failed("open a session"))?;
         let (pin, digest) = self.pin()?;
@@ -323,7 +408,12 @@ impl TokenKey {
             }
         }
         let (key, id) = self.key(&session, &serial)?;
-        Ok((Open { session, key }, id))
+        state.open = Some(Open {
+            session,
+            key,
+            run: *run,
+        });
+        Ok(id)
     }
 
     fn slot(&self, module: &Pkcs11) -> Result<(Slot, String), TokenError> {

@@ -6,6 +6,7 @@
 mod closing;
 mod download;
 mod fault;
+mod keys;
 mod pending;
 mod session;
 mod shown;
@@ -29,7 +30,6 @@ use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, ObjectId, Realm, SEGMENT_PLA
 use portcullis_audit::catalogue::Named;
 use portcullis_journal::Recorded;
 
-pub use self::pending::Pending;
 use self::{
     closing::{finish, start, withdraw},
     fault::Fault,
@@ -37,6 +37,7 @@ use self::{
     shown::show_plaintext,
     steps::Steps,
 };
+pub use self::{keys::waiting, pending::Pending};
 use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, HalfwayRenames, Owner,
 };

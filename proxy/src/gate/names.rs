@@ -27,6 +27,7 @@ use crate::{
     allowance::Allowance,
     backend::{
         Backend, BackendError, BackendService, ErrorKind, Origin, Owner,
+        encrypted::waiting,
         named::{Foreign, NamesKeeper, Renamed, directory_names},
     },
     causes::chain,
@@ -226,8 +227,10 @@ impl Visit<'_> {
         let closed = self.key(KeyFile::Close(handle)).await;
         let stored = stored?;
         closed?;
-        let names = Names::open(&self.kept.ring, &self.kept.realm, &stored)
-            .map_err(|error| self.blame(&chain(&error)))?;
+        let (ring, realm, bytes) = (self.kept.ring.clone(), self.kept.realm, stored.clone());
+        let names = self
+            .waiting(move || Names::open(&ring, &realm, &bytes))
+            .await?;
         if let Err(error) = self.rewrap(&stored).await {
             tracing::warn!(
                 backend = self.kept.backend, %error,
@@ -246,8 +249,8 @@ impl Visit<'_> {
         if ring.is_current(&head) {
             return Ok(());
         }
-        let head = ring.rewrap(&head, &realm);
-        let head = head.map_err(|error| self.blame(&chain(&error)))?;
+        let ring = ring.clone();
+        let head = self.waiting(move || ring.rewrap(&head, &realm)).await?;
         let body = stored.get(Head::LENGTH..).unwrap_or_default();
         let handle = next_handle();
         self.begin().await?;
@@ -318,8 +321,8 @@ impl Visit<'_> {
     }
 
     async fn create(&self) -> Result<(), BackendError> {
-        let stored = Names::create(&self.kept.ring, &self.kept.realm)
-            .map_err(|error| self.blame(&chain(&error)))?;
+        let (ring, realm) = (self.kept.ring.clone(), self.kept.realm);
+        let stored = self.waiting(move || Names::create(&ring, &realm)).await?;
         let handle = next_handle();
         self.begin().await?;
         self.key(KeyFile::Create(handle)).await?;
@@ -381,6 +384,18 @@ impl Visit<'_> {
         let permit = Permit::naming(&self.requester, &self.mount, next_operation(), step)
             .ok_or_else(|| gateway_error("a path outside the backend".to_owned()))?;
         measure::perform(&self.kept.journal, backend, permit).await
+    }
+
+    /// What may have to wait for a token.
+    async fn waiting<T: Send + 'static, E: std::error::Error + Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        match waiting(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(self.blame(&chain(&error))),
+            Err(fault) => Err(self.blame(&fault.to_string())),
+        }
     }
 
     fn blame(&self, problem: &str) -> BackendError {

@@ -38,6 +38,7 @@ mod ssh_audit;
 mod stalls;
 mod stored_elsewhere;
 mod stored_files;
+mod tokens;
 mod tree;
 mod whole_folders;
 mod wire;

@@ -102,7 +102,7 @@ impl Session {
     async fn publish_update(
         &self,
         steps: &Steps,
-        upload: Upload,
+        mut upload: Upload,
         handle: HandleId,
     ) -> Result<Outcome, BackendError> {
         let Origin::Update { beginning, .. } = &upload.origin else {
@@ -119,6 +119,9 @@ impl Session {
             return Err(Fault::ChangedMeanwhile.into());
         }
         closed?;
+        if upload.minted.is_none() {
+            upload.minted = self.vault.mint().await?;
+        }
         let (path, pending) = (upload.path.clone(), upload.pending.clone());
         let Rest::Gathered(gathered) = upload.finish(&self.vault)? else {
             return Err(Fault::NoSuchHandle.into());

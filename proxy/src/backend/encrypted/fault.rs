@@ -2,8 +2,10 @@
 
 use portcullis_at_rest::{
     HeadError, LayoutError, OpenError, RewrapError, SealError, SpoolError, UnwrapError, WrapError,
+    kek::KekError,
 };
 
+use super::keys::TokenFault;
 use crate::{
     backend::{BackendError, ErrorKind, Origin},
     causes::chain,
@@ -39,6 +41,8 @@ pub(super) enum Fault {
         "the backend gave {found} of {expected} bytes: the file was cut off, or changed while it was read"
     )]
     Short { expected: usize, found: usize },
+    #[error(transparent)]
+    Token(#[from] TokenFault),
     #[error("no key for the file")]
     Wrap(#[from] WrapError),
     #[error("its key can't be wrapped to another one")]
@@ -91,7 +95,12 @@ impl From<Fault> for BackendError {
             &fault
         };
         let (kind, origin) = match cause {
-            Fault::Unwrap(UnwrapError::NoSuchKek(_)) => (ErrorKind::Failure, Origin::Gateway),
+            Fault::Unwrap(
+                UnwrapError::NoSuchKek(_)
+                | UnwrapError::Kek(_, KekError::Token(_) | KekError::NoRandomness),
+            )
+            | Fault::Rewrap(_)
+            | Fault::Token(_) => (ErrorKind::Failure, Origin::Gateway),
             Fault::Head(_)
             | Fault::Unwrap(_)
             | Fault::Layout(_)
@@ -103,7 +112,6 @@ impl From<Fault> for BackendError {
             Fault::NoSize | Fault::NotInPlace => (ErrorKind::Unsupported, Origin::Backend),
             Fault::NamesUnknown(_)
             | Fault::Wrap(_)
-            | Fault::Rewrap(_)
             | Fault::Pending(_)
             | Fault::Seal(_)
             | Fault::Spool(_) => (ErrorKind::Failure, Origin::Gateway),

@@ -185,6 +185,8 @@ impl Session {
         if self.spoiled.load(Ordering::Relaxed) >= MAX_SPOILED as u64 {
             return Err(Fault::TooManySpoiled.into());
         }
+        // Before anything is open below.
+        let minted = self.vault.mint().await?;
         let mut upload = None;
         if !access.truncate {
             upload = self.resume(&steps, &path, handle, access).await?;
@@ -196,7 +198,7 @@ impl Session {
                 loaded => Some(loaded?),
             };
         }
-        let upload = match upload {
+        let mut upload = match upload {
             Some(upload) => upload,
             None => {
                 let below = Access {
@@ -218,6 +220,7 @@ impl Session {
                 Upload::fresh(path, access, &self.vault)?
             }
         };
+        upload.minted = minted;
         self.insert(handle, Handle::Upload(Arc::new(Mutex::new(upload))));
         Ok(Outcome::Opened)
     }
@@ -248,10 +251,10 @@ impl Session {
         };
         steps.open(path, handle, below).await?;
         let head = steps.read(handle, 0, Head::LENGTH).await;
-        let upload = head.map(|head| {
-            let head = Head::parse(&head)?;
-            Upload::partial(path.clone(), access, (stored, head), &self.vault)
-        });
+        let upload = match head {
+            Err(error) => Err(error),
+            Ok(head) => Ok(self.partial(path, access, stored, &head).await),
+        };
         match upload {
             Ok(Ok(upload)) => Ok(Some(upload)),
             // It stays open below, since a CLOSE would publish it.
@@ -264,6 +267,18 @@ impl Session {
                 Err(error)
             }
         }
+    }
+
+    async fn partial(
+        &self,
+        path: &VirtualPath,
+        access: Access,
+        stored: u64,
+        head: &[u8],
+    ) -> Result<Upload, Fault> {
+        let head = Head::parse(head)?;
+        let key = self.vault.unwrap(&head).await?;
+        Upload::partial(path.clone(), access, (stored, head, key), &self.vault)
     }
 
     /// The content of the file at `path`, to be changed. It is not open any more when this returns.

@@ -45,18 +45,18 @@ impl Session {
         mut head: Head,
     ) -> Result<(Head, DataKey), BackendError> {
         for _ in 1..READS {
-            let fault = match self.vault.ring.unwrap(&head, &self.vault.realm) {
+            let fault = match self.vault.unwrap(&head).await {
                 Ok(key) => return Ok((head, key)),
                 Err(fault) => fault,
             };
             let again = steps.read(handle, 0, Head::LENGTH).await?;
             if again == head.as_bytes() {
-                return Err(Fault::from(fault).into());
+                return Err(fault.into());
             }
             head = Head::parse(&again).map_err(Fault::from)?;
         }
-        let key = self.vault.ring.unwrap(&head, &self.vault.realm);
-        Ok((head, key.map_err(Fault::from)?))
+        let key = self.vault.unwrap(&head).await?;
+        Ok((head, key))
     }
 
     /// Wraps the key of a file as those of new files are.
@@ -118,7 +118,7 @@ impl Session {
             let modified = |times: Option<(u32, u32)>| times.map(|(_, modified)| modified);
             // The crash came in the middle of the head, or before the times were put back.
             let is_unfinished = match &opened {
-                Err(_) => vault.ring.unwrap(&entry.head, &vault.realm).is_ok(),
+                Err(_) => vault.unwrap(&entry.head).await.is_ok(),
                 Ok((head, _)) => {
                     *head == entry.head && modified(entry.times) != modified(attributes.times)
                 }
@@ -135,10 +135,7 @@ impl Session {
         if vault.ring.is_current(&head) {
             return Ok(Found::Current);
         }
-        let new = vault
-            .ring
-            .rewrap(&head, &vault.realm)
-            .map_err(Fault::from)?;
+        let new = vault.rewrap(&head).await?;
         Ok(Found::Other {
             before: Bytes::copy_from_slice(head.as_bytes()),
             times: None,

@@ -31,6 +31,8 @@ pub(super) struct Upload {
     pub(super) pending: Attributes,
     /// A WRITE failed: the file must not be published.
     pub(super) is_spoiled: bool,
+    /// Of the new file, where a token is waited for.
+    pub(super) minted: Option<(DataKey, Head)>,
     limit: u64,
 }
 
@@ -110,10 +112,9 @@ impl Upload {
     pub(super) fn partial(
         path: VirtualPath,
         access: Access,
-        (stored, head): (u64, Head),
+        (stored, head, key): (u64, Head, DataKey),
         vault: &Vault,
     ) -> Result<Self, Fault> {
-        let key = vault.ring.unwrap(&head, &vault.realm)?;
         let kept = Layout::whole_extents(stored);
         let stream = Stream::behind(&key, head.clone(), kept);
         let partial = Partial { stored, key, head };
@@ -143,6 +144,7 @@ impl Upload {
             progress: Progress::new(beginning, 0),
             pending: Attributes::default(),
             is_spoiled: false,
+            minted: None,
             limit: vault.update_limit,
         })
     }
@@ -221,7 +223,7 @@ impl Upload {
         let landing = self.progress.write(offset, data.len() as u64);
         match &mut self.body {
             Body::Streamed(stream) if landing == Landing::Cut(0) => {
-                let (key, head) = vault.ring.create(&vault.realm)?;
+                let (key, head) = mint(&mut self.minted, vault)?;
                 **stream = Stream::new(&key, head.clone());
                 self.origin = Origin::Partial(Box::new(Partial {
                     stored: 0,
@@ -261,7 +263,7 @@ impl Upload {
         let Body::Gathered { spool, .. } = &mut self.body else {
             return Ok(Vec::new());
         };
-        let (key, head) = vault.ring.create(&vault.realm)?;
+        let (key, head) = mint(&mut self.minted, vault)?;
         let mut stream = Stream::new(&key, head);
         let mut sent = vec![stream.head()];
         while stream.sealer.length() < spool.length() {
@@ -295,7 +297,7 @@ impl Upload {
     }
 
     /// The rest of the file.
-    pub(super) fn finish(self, vault: &Vault) -> Result<Rest, Fault> {
+    pub(super) fn finish(mut self, vault: &Vault) -> Result<Rest, Fault> {
         if self.is_spoiled {
             return Err(Fault::Spoiled);
         }
@@ -318,7 +320,7 @@ impl Upload {
                 }
             }
             Body::Gathered { spool, .. } => {
-                let (key, head) = vault.ring.create(&vault.realm)?;
+                let (key, head) = mint(&mut self.minted, vault)?;
                 let object = head.object();
                 let digest = self.progress.needs_reread(self.access).then(Sha256::new);
                 Rest::Gathered(Box::new(Gathered {
@@ -330,6 +332,14 @@ impl Upload {
                 }))
             }
         })
+    }
+}
+
+/// A new file's key and head.
+fn mint(minted: &mut Option<(DataKey, Head)>, vault: &Vault) -> Result<(DataKey, Head), Fault> {
+    match minted.take() {
+        Some(minted) => Ok(minted),
+        None => Ok(vault.ring.create(&vault.realm)?),
     }
 }
 

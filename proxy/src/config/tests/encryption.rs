@@ -107,6 +107,50 @@ fn legacy_servers_keep_what_they_read_themselves_unless_they_are_to_be_encrypted
     );
 }
 
+#[cfg(feature = "pkcs11")]
+#[test]
+fn new_files_are_wrapped_to_one_key_and_a_token_that_is_not_there_is_a_fault() {
+    const PLACE: &str = "token_label = \"t\", key_label = \"k\", pin_file = \"%/password\" }";
+    let files = Files::new();
+    let faults = |keys: &str| {
+        let section = ENCRYPTION.replace("key_file = \"%/kek\"\n", keys);
+        let faults = files.parse_alone(&format!("{}{section}", with(LOCAL)));
+        let faults = faults.unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].to_string()
+    };
+    for (keys, fault) in [
+        (
+            "".to_owned(),
+            "encryption.key_file: missing; expected a key file, or token",
+        ),
+        (
+            format!("key_file = \"%/kek\"\ntoken = {{ module = \"/none.so\", {PLACE}\n"),
+            "encryption.token: key_file is said too",
+        ),
+        (
+            format!("token = {{ module = \"none.so\", {PLACE}\n"),
+            "encryption.token.module: none.so is not an absolute path",
+        ),
+        (
+            format!("token = {{ module = \"/none.so\", {PLACE}\n"),
+            "encryption.token.module: the PKCS#11 module /none.so can't be loaded",
+        ),
+        (
+            "token = { module = \"/none.so\", token_label = \"t\", key_label = \"k\" }\n"
+                .to_owned(),
+            "encryption.token.pin_file: missing",
+        ),
+        (
+            format!("key_file = \"%/kek\"\nretired_tokens = [{{ module = \"/none.so\", {PLACE}]\n"),
+            "encryption.retired_tokens[0].module: the PKCS#11 module",
+        ),
+    ] {
+        let found = faults(&keys);
+        assert!(found.starts_with(fault), "{found}");
+    }
+}
+
 #[test]
 fn files_without_keys_are_a_fault_that_names_the_way_out_and_so_are_bad_keys() {
     let files = Files::new();
