@@ -122,6 +122,7 @@ impl BackendService for EncryptedService {
             session: Session {
                 backend,
                 directory: directory.into(),
+                can_read: below.read_back,
                 can_resume,
                 vault: Arc::clone(&self.vault),
                 handles: Arc::default(),

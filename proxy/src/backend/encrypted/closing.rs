@@ -40,14 +40,14 @@ impl Session {
         if !upload.is_open_below() {
             return async move { self.publish_update(&steps, upload, handle).await }.boxed();
         }
-        let is_as_it_was = matches!(upload.origin, Origin::Partial(_)) && !upload.is_touched();
+        let is_as_it_was = matches!(upload.origin, Origin::Partial { .. }) && !upload.is_touched();
         if is_as_it_was && !upload.is_spoiled {
             // The backend says that it publishes nothing, and keeps it.
             return steps.pass();
         }
         let times = upload.pending.times;
         let withdrawal = upload.withdrawal();
-        let rest = upload.finish(&self.vault);
+        let rest = upload.finish(&self.vault, self.can_read);
         match rest {
             Ok(Rest::Pieces {
                 pieces,
@@ -123,7 +123,7 @@ impl Session {
             upload.minted = self.vault.mint().await?;
         }
         let (path, pending) = (upload.path.clone(), upload.pending.clone());
-        let Rest::Gathered(gathered) = upload.finish(&self.vault)? else {
+        let Rest::Gathered(gathered) = upload.finish(&self.vault, self.can_read)? else {
             return Err(Fault::NoSuchHandle.into());
         };
         steps.open(&path, handle, Access::REPLACE).await?;

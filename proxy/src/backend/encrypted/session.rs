@@ -42,7 +42,9 @@ pub(super) struct Session {
     pub(super) vault: Arc<Vault>,
     pub(super) handles: Arc<Mutex<HashMap<HandleId, Handle>>>,
     pub(super) spoiled: Arc<AtomicU64>,
-    /// The backend keeps what an interrupted upload left, and lets it be read when it is opened again.
+    /// What is being uploaded can be read from the backend.
+    pub(super) can_read: bool,
+    /// It also keeps what an interrupted upload left.
     pub(super) can_resume: bool,
     /// Numbers of handles that belong to no operation's handle.
     pub(super) own: Arc<AtomicU64>,
@@ -202,6 +204,7 @@ impl Session {
             Some(upload) => upload,
             None => {
                 let below = Access {
+                    read: self.can_read,
                     create: access.create,
                     exclusive: access.exclusive,
                     ..Access::REPLACE
@@ -404,7 +407,9 @@ impl Session {
             Some(Handle::Upload(upload)) => {
                 let upload = lock(&upload);
                 match &upload.origin {
-                    Origin::Fresh | Origin::Partial(_) => with_size(steps.pass(), upload.length()),
+                    Origin::Fresh | Origin::Partial { .. } => {
+                        with_size(steps.pass(), upload.length())
+                    }
                     Origin::Update { attributes, .. } => {
                         answer(Ok(Outcome::Attributes(Attributes {
                             size: Some(upload.length()),

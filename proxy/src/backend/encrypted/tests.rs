@@ -211,7 +211,8 @@ mod orders {
                 write(&client, handle, &content, piece).await.unwrap();
             }
         }
-        client.close(handle).await;
+        let digest: [u8; 32] = Sha256::digest(&content).into();
+        assert_eq!(client.close_digested(handle).await, Some(digest));
         assert!(client.get("/a").await == content);
 
         // Bytes that are there already, and more early ones than are kept.

@@ -41,23 +41,14 @@ pub(super) struct Upload {
 pub(super) enum Origin {
     /// Nothing: it is open on the backend under the client's handle.
     Fresh,
-    /// What an interrupted upload left, open likewise.
-    Partial(Box<Partial>),
+    /// What an interrupted upload left, open likewise: so many bytes.
+    Partial { stored: u64 },
     /// The content of a file, which is opened for writing when this is closed.
     Update {
         attributes: Attributes,
         /// Its first bytes, by which it is known again.
         beginning: Vec<u8>,
     },
-}
-
-/// What an interrupted upload left.
-#[derive(Debug)]
-pub(super) struct Partial {
-    /// Bytes on the backend.
-    stored: u64,
-    key: DataKey,
-    head: Head,
 }
 
 #[derive(Debug)]
@@ -74,6 +65,7 @@ enum Body {
 
 #[derive(Debug)]
 struct Stream {
+    key: DataKey,
     sealer: Sealer,
     ahead: BTreeMap<u64, Bytes>,
     ahead_bytes: u64,
@@ -116,9 +108,8 @@ impl Upload {
         vault: &Vault,
     ) -> Result<Self, Fault> {
         let kept = Layout::whole_extents(stored);
-        let stream = Stream::behind(&key, head.clone(), kept);
-        let partial = Partial { stored, key, head };
-        let origin = Origin::Partial(Box::new(partial));
+        let stream = Stream::behind(key, head, kept);
+        let origin = Origin::Partial { stored };
         let mut upload = Self::new(path, access, origin, vault, Beginning::Partial)?;
         upload.progress = Progress::new(Beginning::Partial, kept);
         upload.body = Body::Streamed(Box::new(stream));
@@ -151,7 +142,7 @@ impl Upload {
 
     /// It is open for writing on the backend.
     pub(super) fn is_open_below(&self) -> bool {
-        matches!(self.origin, Origin::Fresh | Origin::Partial(_))
+        matches!(self.origin, Origin::Fresh | Origin::Partial { .. })
     }
 
     /// Bytes of plaintext so far.
@@ -166,7 +157,7 @@ impl Upload {
     pub(super) fn stored(&self) -> u64 {
         match (&self.body, &self.origin) {
             (Body::Gathered { .. }, _) => 0,
-            (Body::Streamed(_), Origin::Partial(partial)) if !self.is_touched() => partial.stored,
+            (Body::Streamed(_), Origin::Partial { stored }) if !self.is_touched() => *stored,
             (Body::Streamed(stream), _) => stream.outlet.offset,
         }
     }
@@ -224,12 +215,7 @@ impl Upload {
         match &mut self.body {
             Body::Streamed(stream) if landing == Landing::Cut(0) => {
                 let (key, head) = mint(&mut self.minted, vault)?;
-                **stream = Stream::new(&key, head.clone());
-                self.origin = Origin::Partial(Box::new(Partial {
-                    stored: 0,
-                    key,
-                    head,
-                }));
+                **stream = Stream::new(key, head);
                 let mut pieces = vec![stream.head()];
                 pieces.extend(stream.write(offset, data)?);
                 Ok(pieces)
@@ -243,7 +229,9 @@ impl Upload {
                 let is_next = matches!(self.origin, Origin::Fresh) && offset == *gapless;
                 if end > self.limit && !(is_next && ahead.is_empty()) {
                     return Err(match self.origin {
-                        Origin::Fresh | Origin::Partial(_) => Fault::OutOfOrder { next: *gapless },
+                        Origin::Fresh | Origin::Partial { .. } => {
+                            Fault::OutOfOrder { next: *gapless }
+                        }
                         Origin::Update { .. } => Fault::TooLargeToUpdate(self.limit),
                     });
                 }
@@ -264,7 +252,7 @@ impl Upload {
             return Ok(Vec::new());
         };
         let (key, head) = mint(&mut self.minted, vault)?;
-        let mut stream = Stream::new(&key, head);
+        let mut stream = Stream::new(key, head);
         let mut sent = vec![stream.head()];
         while stream.sealer.length() < spool.length() {
             let data = spool.read(stream.sealer.length(), CHUNK)?;
@@ -296,8 +284,8 @@ impl Upload {
         resized
     }
 
-    /// The rest of the file.
-    pub(super) fn finish(mut self, vault: &Vault) -> Result<Rest, Fault> {
+    /// The rest of the file. What is stored is read again if its digest is not known from elsewhere and it can be.
+    pub(super) fn finish(mut self, vault: &Vault, can_read: bool) -> Result<Rest, Fault> {
         if self.is_spoiled {
             return Err(Fault::Spoiled);
         }
@@ -305,14 +293,11 @@ impl Upload {
             Body::Streamed(stream) => {
                 let layout = Layout::of_plaintext(stream.length());
                 let object = stream.sealer.head().object();
+                let readers =
+                    || ExtentReaders::new(&stream.key, stream.sealer.head().clone(), layout);
+                let is_read = can_read && self.progress.needs_reread(self.access);
+                let stored = is_read.then(|| Box::new(readers()));
                 let pieces = stream.finish()?;
-                let stored = match self.origin {
-                    Origin::Partial(partial) => {
-                        let readers = ExtentReaders::new(&partial.key, partial.head, layout);
-                        Some(Box::new(readers))
-                    }
-                    Origin::Fresh | Origin::Update { .. } => None,
-                };
                 Rest::Pieces {
                     pieces,
                     object,
@@ -326,7 +311,7 @@ impl Upload {
                 Rest::Gathered(Box::new(Gathered {
                     spool,
                     object,
-                    stream: Some(Stream::new(&key, head)),
+                    stream: Some(Stream::new(key, head)),
                     digest,
                     is_begun: false,
                 }))
@@ -351,7 +336,7 @@ pub(super) enum Rest {
     Pieces {
         pieces: Vec<Piece>,
         object: ObjectId,
-        /// Of a file that was continued: its digest is that of what is stored.
+        /// What reads the stored file again.
         stored: Option<Box<ExtentReaders>>,
     },
     Gathered(Box<Gathered>),
@@ -401,9 +386,10 @@ impl Gathered {
 }
 
 impl Stream {
-    fn new(key: &DataKey, head: Head) -> Self {
+    fn new(key: DataKey, head: Head) -> Self {
         Self {
-            sealer: Sealer::new(key, head),
+            sealer: Sealer::new(&key, head),
+            key,
             ahead: BTreeMap::new(),
             ahead_bytes: 0,
             outlet: Outlet::default(),
@@ -411,9 +397,10 @@ impl Stream {
     }
 
     /// Behind the extents that `kept` bytes of plaintext fill.
-    fn behind(key: &DataKey, head: Head, kept: u64) -> Self {
+    fn behind(key: DataKey, head: Head, kept: u64) -> Self {
         Self {
-            sealer: Sealer::from(key, head, kept / EXTENT_PLAINTEXT),
+            sealer: Sealer::from(&key, head, kept / EXTENT_PLAINTEXT),
+            key,
             ahead: BTreeMap::new(),
             ahead_bytes: 0,
             outlet: Outlet {
