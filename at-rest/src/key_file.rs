@@ -173,9 +173,11 @@ pub fn read_share(path: &Path) -> Result<Share, KeyFileError> {
     Share::from_bytes(&content).ok_or_else(|| length(path, Kind::Share))
 }
 
-/// What a file holds that nobody but its owner may touch: a PIN.
-#[cfg(feature = "pkcs11")]
-pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+/// What a file holds that nobody but its owner may touch: a PIN, a password.
+///
+/// # Errors
+/// If it can't be read, or others have rights on it.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     read_text(path, Kind::Kek)
 }
 

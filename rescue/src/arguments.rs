@@ -10,7 +10,7 @@ const USAGE: &str = "\
 Decrypts the files of a Portcullis backend without the gateway: its directory, two shares of the escrow key, nothing else.
 Only reads there. A file appears under --to when all of it was authentic, and none is ever overwritten.
 
-Usage: portcullis-rescue --from DIRECTORY --share FILE --share FILE --to DIRECTORY [options]
+Usage: portcullis-rescue --from DIRECTORY|s3://BUCKET/PREFIX --share FILE --share FILE --to DIRECTORY [options]
        portcullis-rescue new-escrow DIRECTORY
        portcullis-rescue new-key FILE
 
@@ -18,6 +18,9 @@ Usage: portcullis-rescue --from DIRECTORY --share FILE --share FILE --to DIRECTO
                        which open every stored file. The private half itself is written nowhere.
   new-key              make a key-encryption key for the gateway
   --from DIRECTORY     directory of the backend, or a copy of it
+  --from s3://BUCKET/PREFIX --endpoint URL --credentials FILE [--region REGION] [--ca FILE]
+                       its bucket; FILE has the access key's id and its secret, a line each, and is readable for its owner alone. The
+                       server's certificate is of a public authority, or of one in --ca (PEM); http:// only on this machine
   --share FILE         a share of the escrow key; as many as it says are needed
   --key FILE           a key-encryption key of the gateway, instead of shares or besides; may be given more than once
   --to DIRECTORY       where the plaintext goes; made if it is not there (0700, files 0600)
@@ -40,14 +43,35 @@ Exit code: 0 every file verified or decrypted, 1 not every one, or the journal i
 ";
 
 pub(crate) enum Call {
-    Rescue(Arguments),
+    Rescue(Box<Arguments>),
     NewEscrow(PathBuf),
     NewKey(PathBuf),
     Print(String),
 }
 
+/// Where the stored files are.
+pub(crate) enum From {
+    Directory(PathBuf),
+    Bucket(Place),
+}
+
+/// A part of a bucket.
+#[cfg_attr(
+    not(feature = "s3"),
+    expect(dead_code, reason = "said to be there, and not read")
+)]
+pub(crate) struct Place {
+    pub(crate) bucket: String,
+    /// Without slashes at its ends.
+    pub(crate) prefix: String,
+    pub(crate) endpoint: String,
+    pub(crate) region: String,
+    pub(crate) credentials: PathBuf,
+    pub(crate) authorities: Option<PathBuf>,
+}
+
 pub(crate) struct Arguments {
-    pub(crate) from: PathBuf,
+    pub(crate) from: From,
     pub(crate) to: PathBuf,
     pub(crate) shares: Vec<PathBuf>,
     pub(crate) keys: Vec<PathBuf>,
@@ -66,6 +90,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
     let (mut from, mut to, mut only, mut backend) = (None::<PathBuf>, None::<PathBuf>, None, None);
     let (mut journal, mut journal_key) = (None::<PathBuf>, None::<PathBuf>);
     let mut names = None::<PathBuf>;
+    let (mut endpoint, mut region) = (None::<String>, None::<String>);
+    let (mut credentials, mut authorities) = (None::<PathBuf>, None::<PathBuf>);
     let (mut shares, mut keys, mut json) = (Vec::new(), Vec::new(), false);
     let mut parser = lexopt::Parser::from_iter(arguments);
     while let Some(argument) = parser.next()? {
@@ -75,6 +101,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
             Long("share") => shares.push(parser.value()?.into()),
             Long("key") => keys.push(parser.value()?.into()),
             Long("only") => only = Some(prefix(parser.value()?)?),
+            Long("endpoint") => endpoint = Some(parser.value()?.string()?),
+            Long("region") => region = Some(parser.value()?.string()?),
+            Long("credentials") => credentials = Some(parser.value()?.into()),
+            Long("ca") => authorities = Some(parser.value()?.into()),
             Long("names") => names = Some(parser.value()?.into()),
             Long("backend") => backend = Some(parser.value()?.string()?),
             Long("journal") => journal = Some(parser.value()?.into()),
@@ -105,8 +135,31 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
         }
         (None, Some(_)) => return Err("--journal-key needs --journal".into()),
     };
-    refuse_nested(&from, &to)?;
-    Ok(Call::Rescue(Arguments {
+    let from = match from.to_str().and_then(|from| from.strip_prefix("s3://")) {
+        Some(named) => {
+            let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
+            From::Bucket(Place {
+                bucket: bucket.to_owned(),
+                prefix: prefix.trim_matches('/').to_owned(),
+                endpoint: endpoint.ok_or("--endpoint is missing: the server of the bucket")?,
+                region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+                credentials: credentials.ok_or(
+                    "--credentials is missing: a file with the access key's id and its secret",
+                )?,
+                authorities,
+            })
+        }
+        None if endpoint.or(region).is_some() || credentials.or(authorities).is_some() => {
+            return Err(
+                "--endpoint, --region, --credentials and --ca belong to --from s3://BUCKET".into(),
+            );
+        }
+        None => {
+            refuse_nested(&from, &to)?;
+            From::Directory(from)
+        }
+    };
+    Ok(Call::Rescue(Box::new(Arguments {
         from,
         to,
         shares,
@@ -116,7 +169,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
         names,
         backend,
         json,
-    }))
+    })))
 }
 
 /// What a verb is about, and nothing behind it.

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+#[cfg(feature = "s3")]
+mod bucket;
 mod journal;
 mod report;
 mod restore;
@@ -37,11 +39,11 @@ use rustix::{
 };
 
 use self::{
-    arguments::{Arguments, Call},
+    arguments::{Arguments, Call, From},
     journal::Index,
     report::Report,
     restore::Keys,
-    tree::Tree,
+    tree::{Opened, Tree},
 };
 
 fn main() -> ExitCode {
@@ -75,9 +77,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         None => None,
         Some((directory, key)) => Some(Index::read(directory, key)?),
     };
-    let names = names(arguments, &keys)?;
+    let opened = open(&arguments.from)?;
+    let names = names(arguments, &opened, &keys)?;
     let only = arguments.only.as_deref();
-    let tree = Tree::open(&arguments.from, &arguments.to, only, names)?;
+    let tree = Tree::open(&opened, &arguments.to, only, names)?;
     let mut report = Report::new(arguments.json, io::stdout().lock());
     report.journal(index.as_ref())?;
     tree.restore(&keys, index.as_ref(), &mut report)?;
@@ -91,30 +94,61 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Those of the backend, if they are encrypted. Without them a tree of encrypted ones would come back under names that say nothing.
-fn names(arguments: &Arguments, keys: &Keys) -> Result<Option<Names>, Box<dyn Error>> {
-    let beside = arguments.from.join(OsStr::from_bytes(FILE));
-    let path = match &arguments.names {
-        Some(path) => path,
-        None if beside.symlink_metadata().is_ok() => &beside,
-        None => return Ok(None),
-    };
-    let read = || -> Result<Names, Box<dyn Error>> {
+fn names(
+    arguments: &Arguments,
+    opened: &Opened,
+    keys: &Keys,
+) -> Result<Option<Names>, Box<dyn Error>> {
+    const MOST: u64 = FILE_LENGTH as u64 + 1;
+    let read = |path: &Path| -> io::Result<Option<Vec<u8>>> {
         let mut stored = Vec::new();
-        let most = FILE_LENGTH as u64 + 1;
         let file = File::options()
             .read(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
             .open(path)?;
-        file.take(most).read_to_end(&mut stored)?;
-        Ok(keys.names(&stored)?)
+        file.take(MOST).read_to_end(&mut stored)?;
+        Ok(Some(stored))
     };
-    read().map(Some).map_err(|error| {
+    let name = OsStr::from_bytes(FILE);
+    let stored = match (&arguments.names, opened) {
+        (Some(path), _) => read(path),
+        (None, Opened::Directory(from)) => {
+            let path = from.join(name);
+            match path.symlink_metadata() {
+                Ok(_) => read(&path),
+                Err(_) => Ok(None),
+            }
+        }
+        #[cfg(feature = "s3")]
+        (None, Opened::Bucket(bucket)) => bucket.small(&name.to_string_lossy(), MOST),
+    };
+    let names = match stored {
+        Ok(None) => return Ok(None),
+        Ok(Some(stored)) => keys.names(&stored).map_err(|fault| fault.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    names.map(Some).map_err(|error| {
+        let path = arguments.names.as_deref().unwrap_or(Path::new(name));
         format!(
             "{}, the key of the encrypted names, can't be read: {error}; another copy of it will do (--names FILE), and a copy of the backend without it comes back under its stored names",
             path.display()
         )
         .into()
     })
+}
+
+fn open(from: &From) -> Result<Opened, Box<dyn Error>> {
+    match from {
+        From::Directory(path) => Ok(Opened::Directory(path.clone())),
+        #[cfg(feature = "s3")]
+        From::Bucket(place) => Ok(Opened::Bucket(bucket::Bucket::open(place)?)),
+        #[cfg(not(feature = "s3"))]
+        From::Bucket(place) => Err(format!(
+            "s3://{}: this program was built without the feature s3; copy the bucket to a directory",
+            place.bucket
+        )
+        .into()),
+    }
 }
 
 /// Two of three.

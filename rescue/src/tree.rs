@@ -16,6 +16,8 @@ use rustix::{
     rand::GetRandomFlags,
 };
 
+#[cfg(feature = "s3")]
+use crate::bucket::{Bucket, Part};
 use crate::{
     journal::{Index, Said},
     report::{Entry, Fate, Report},
@@ -33,6 +35,9 @@ const REPLACED: &[u8] = b".old";
 pub(crate) enum TreeError {
     #[error("{} can't be opened", path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[cfg(feature = "s3")]
+    #[error("the bucket can't be listed")]
+    List(#[source] io::Error),
     #[error("{} can't be made", path.display())]
     Make { path: PathBuf, source: io::Error },
     #[error("--only: nothing has that name; names begin at --from and are case-sensitive")]
@@ -44,7 +49,7 @@ pub(crate) enum TreeError {
 }
 
 pub(crate) struct Tree<'a> {
-    from: OwnedFd,
+    from: Source<'a>,
     to: OwnedFd,
     only: Option<&'a [u8]>,
     names: Option<Names>,
@@ -53,7 +58,7 @@ pub(crate) struct Tree<'a> {
 impl<'a> Tree<'a> {
     /// `names` are those of the backend, if they are encrypted.
     pub(crate) fn open(
-        from: &Path,
+        from: &'a Opened,
         to: &Path,
         only: Option<&'a [u8]>,
         names: Option<Names>,
@@ -65,7 +70,11 @@ impl<'a> Tree<'a> {
                 source: source.into(),
             })
         };
-        let from = open(from)?;
+        let from = match from {
+            Opened::Directory(path) => Source::Disk(open(path)?),
+            #[cfg(feature = "s3")]
+            Opened::Bucket(bucket) => Source::Bucket(Part::root(bucket).map_err(TreeError::List)?),
+        };
         match rustix::fs::mkdir(to, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(source) => {
@@ -105,7 +114,7 @@ impl<'a> Tree<'a> {
             found: self.only.is_none(),
             is_unnamed: false,
         };
-        walk.directory(self.from.as_fd(), &target, 0)
+        walk.directory(&self.from, &target, 0)
             .map_err(TreeError::Report)?;
         if !walk.found {
             return Err(TreeError::NothingThere);
@@ -142,6 +151,16 @@ impl Target<'_> {
     }
 }
 
+impl Target<'_> {
+    /// Something stands there under that name.
+    fn has(&self, name: &CStr) -> bool {
+        let found = self
+            .open()
+            .map(|directory| rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
+        matches!(found, Ok(Ok(_)))
+    }
+}
+
 struct Walk<'a, W> {
     keys: &'a Keys,
     index: Option<&'a Index>,
@@ -158,7 +177,7 @@ struct Walk<'a, W> {
 
 /// One name in a directory.
 struct Name {
-    stored: CString,
+    stored: Found,
     /// That comes back.
     shown: CString,
 }
@@ -174,11 +193,11 @@ enum Wanted {
 impl<W: Write> Walk<'_, W> {
     fn directory(
         &mut self,
-        source: BorrowedFd<'_>,
+        source: &Source<'_>,
         target: &Target<'_>,
         depth: usize,
     ) -> io::Result<()> {
-        let names = match names(source) {
+        let names = match source.names() {
             Ok(names) => names,
             Err(error) => return self.say(Fate::Failed, Some(cause("it can't be listed", &error))),
         };
@@ -186,7 +205,7 @@ impl<W: Write> Walk<'_, W> {
         let is_unnamed = self.is_unnamed;
         let mut names: Vec<_> = names
             .into_iter()
-            .filter(|name| self.names.is_none() || depth > 0 || name.to_bytes() != FILE)
+            .filter(|found| self.names.is_none() || depth > 0 || found.name.to_bytes() != FILE)
             .map(|stored| self.shown(stored))
             .collect();
         names.sort_by(|(one, _), (other, _)| one.shown.cmp(&other.shown));
@@ -204,23 +223,23 @@ impl<W: Write> Walk<'_, W> {
     }
 
     /// The name that comes back, and whether it is the one that a client gave.
-    fn shown(&self, stored: CString) -> (Name, bool) {
-        let bytes = stored.to_bytes();
+    fn shown(&self, stored: Found) -> (Name, bool) {
+        let bytes = stored.name.to_bytes();
         let shown = match self.names {
             // The gateway's own files are not named by clients.
             Some(names) if !bytes.starts_with(OWN) => names
                 .decrypt(bytes)
                 .and_then(|name| CString::new(name).ok()),
-            Some(_) | None => Some(stored.clone()),
+            Some(_) | None => Some(stored.name.clone()),
         };
         let is_own = shown.is_some();
-        let shown = shown.unwrap_or_else(|| stored.clone());
+        let shown = shown.unwrap_or_else(|| stored.name.clone());
         (Name { stored, shown }, is_own)
     }
 
     fn one(
         &mut self,
-        source: BorrowedFd<'_>,
+        source: &Source<'_>,
         target: &Target<'_>,
         name: &Name,
         depth: usize,
@@ -232,13 +251,14 @@ impl<W: Write> Walk<'_, W> {
             Wanted::No => return Ok(()),
         }
         // Asked before it is opened: opening a device may do something.
-        let kind = match rustix::fs::statat(source, &*name.stored, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(error) => return self.failed("it can't be looked at", error),
+        let kind = match source.kind(&name.stored) {
+            Ok(kind) => kind,
+            Err(error) => {
+                return self.say(Fate::Failed, Some(cause("it can't be looked at", &error)));
+            }
         };
-        let bytes = name.stored.to_bytes();
+        let bytes = name.stored.name.to_bytes();
         let is_own = bytes.starts_with(OWN) && !bytes.ends_with(REPLACED);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match kind {
             FileType::Directory if depth >= DEEPEST => self.say(
                 Fate::Failed,
@@ -247,12 +267,12 @@ impl<W: Write> Walk<'_, W> {
                 )),
             ),
             FileType::Directory => {
-                let flags = flags | OFlags::DIRECTORY;
-                let directory =
-                    match rustix::fs::openat(source, &*name.stored, flags, Mode::empty()) {
-                        Ok(directory) => directory,
-                        Err(error) => return self.failed("it can't be opened", error),
-                    };
+                let directory = match source.below(&name.stored) {
+                    Ok(directory) => directory,
+                    Err(error) => {
+                        return self.say(Fate::Failed, Some(cause("it can't be opened", &error)));
+                    }
+                };
                 let below = Target {
                     above: Some((target, &name.shown)),
                     directory: OnceCell::new(),
@@ -263,23 +283,21 @@ impl<W: Write> Walk<'_, W> {
                     let detail = cause("its directory can't be made", &error);
                     return self.say(Fate::Failed, Some(detail));
                 }
-                self.directory(directory.as_fd(), &below, depth + 1)?;
-                if let (Some(made), Ok(stat)) =
-                    (below.directory.get(), rustix::fs::fstat(&directory))
-                {
+                self.directory(&directory, &below, depth + 1)?;
+                if let (Some(made), Some(times)) = (below.directory.get(), directory.times()) {
                     // A directory's times are worth no fault.
-                    let _ = rustix::fs::futimens(made, &times(&stat));
+                    let _ = rustix::fs::futimens(made, &times);
                 }
                 Ok(())
             }
             _ if wanted == Wanted::Way => Ok(()),
             FileType::RegularFile if is_own => self.say(Fate::Unfinished, None),
-            FileType::RegularFile => {
-                match rustix::fs::openat(source, &*name.stored, flags, Mode::empty()) {
-                    Ok(file) => self.file(&File::from(file), target, &name.shown),
-                    Err(error) => self.failed("it can't be opened", error),
-                }
-            }
+            // Before the work, for a second run; the rename makes sure.
+            FileType::RegularFile if target.has(&name.shown) => self.say(Fate::Exists, None),
+            FileType::RegularFile => match source.file(&name.stored, target) {
+                Ok(file) => self.file(&file, target, &name.shown),
+                Err(error) => self.say(Fate::Failed, Some(cause("it can't be opened", &error))),
+            },
             FileType::Symlink => self.say(Fate::NotAFile, Some("a symbolic link".to_owned())),
             FileType::Fifo
             | FileType::Socket
@@ -308,10 +326,6 @@ impl<W: Write> Walk<'_, W> {
                 return self.say(Fate::Failed, Some(detail));
             }
         };
-        // Before the work, for a second run; the rename makes sure.
-        if rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return self.say(Fate::Exists, None);
-        }
         let draft = match Draft::new(directory) {
             Ok(draft) => draft,
             Err(error) => {
@@ -414,6 +428,119 @@ impl<W: Write> Walk<'_, W> {
     }
 }
 
+/// What stored files come from.
+pub(crate) enum Opened {
+    Directory(PathBuf),
+    #[cfg(feature = "s3")]
+    Bucket(Bucket),
+}
+
+/// A directory of stored files.
+enum Source<'a> {
+    Disk(OwnedFd),
+    #[cfg(feature = "s3")]
+    Bucket(Part<'a>),
+    #[cfg(not(feature = "s3"))]
+    #[expect(dead_code, reason = "has the lifetime that buckets need")]
+    Nothing(std::convert::Infallible, &'a ()),
+}
+
+/// A name in a directory of stored files.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) name: CString,
+    /// Where the listing says it.
+    pub(crate) kind: Option<FileType>,
+}
+
+impl Source<'_> {
+    fn names(&self) -> io::Result<Vec<Found>> {
+        match self {
+            Self::Disk(directory) => {
+                let mut names = Vec::new();
+                for entry in Dir::read_from(directory)? {
+                    let name = entry?.file_name().to_owned();
+                    if !matches!(name.to_bytes(), b"." | b"..") {
+                        names.push(Found { name, kind: None });
+                    }
+                }
+                Ok(names)
+            }
+            #[cfg(feature = "s3")]
+            Self::Bucket(part) => Ok(part.names()),
+            #[cfg(not(feature = "s3"))]
+            Self::Nothing(never, _) => match *never {},
+        }
+    }
+
+    fn kind(&self, found: &Found) -> io::Result<FileType> {
+        match (self, found.kind) {
+            (_, Some(kind)) => Ok(kind),
+            (Self::Disk(directory), None) => {
+                let stat = rustix::fs::statat(directory, &*found.name, AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(FileType::from_raw_mode(stat.st_mode))
+            }
+            #[cfg(feature = "s3")]
+            (Self::Bucket(_), None) => Ok(FileType::Unknown),
+            #[cfg(not(feature = "s3"))]
+            (Self::Nothing(never, _), None) => match *never {},
+        }
+    }
+
+    fn below(&self, found: &Found) -> io::Result<Self> {
+        match self {
+            Self::Disk(directory) => {
+                let flags = OPENED | OFlags::DIRECTORY;
+                let below = rustix::fs::openat(directory, &*found.name, flags, Mode::empty())?;
+                Ok(Self::Disk(below))
+            }
+            #[cfg(feature = "s3")]
+            Self::Bucket(part) => part.below(&found.name).map(Self::Bucket),
+            #[cfg(not(feature = "s3"))]
+            Self::Nothing(never, _) => match *never {},
+        }
+    }
+
+    /// What comes over a network is put beside its plaintext first, encrypted as it is, under no name.
+    #[cfg_attr(
+        not(feature = "s3"),
+        expect(unused_variables, reason = "nothing comes over a network")
+    )]
+    fn file(&self, found: &Found, target: &Target<'_>) -> io::Result<File> {
+        match self {
+            Self::Disk(directory) => {
+                let file = rustix::fs::openat(directory, &*found.name, OPENED, Mode::empty())?;
+                Ok(File::from(file))
+            }
+            #[cfg(feature = "s3")]
+            Self::Bucket(part) => {
+                let draft = Draft::new(target.open()?)?;
+                let file = draft.file.try_clone()?;
+                drop(draft);
+                part.fetch(&found.name, &file)?;
+                Ok(file)
+            }
+            #[cfg(not(feature = "s3"))]
+            Self::Nothing(never, _) => match *never {},
+        }
+    }
+
+    fn times(&self) -> Option<Timestamps> {
+        match self {
+            Self::Disk(directory) => Some(times(&rustix::fs::fstat(directory).ok()?)),
+            #[cfg(feature = "s3")]
+            Self::Bucket(_) => None,
+            #[cfg(not(feature = "s3"))]
+            Self::Nothing(never, _) => match *never {},
+        }
+    }
+}
+
+const OPENED: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
 /// Plaintext that is not known to be authentic; gone unless it is published.
 struct Draft<'a> {
     directory: BorrowedFd<'a>,
@@ -429,7 +556,7 @@ impl<'a> Draft<'a> {
         rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
         let name = format!(".portcullis-rescue-{}.part", hex::encode(random));
         let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)?;
         Ok(Self {
             directory,
@@ -461,19 +588,6 @@ impl Drop for Draft<'_> {
             let _ = rustix::fs::unlinkat(self.directory, self.name.as_str(), AtFlags::empty());
         }
     }
-}
-
-fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push(name.to_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn times(stat: &Stat) -> Timestamps {

@@ -1,7 +1,7 @@
 //! A gateway whose backend keeps files encrypted, as its clients and a thief of the disk see it.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use portcullis_tests::place::Place;
 use portcullis_tests::process::finish_within;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
-use portcullis_tests::server::seaweed::Seaweed;
+use portcullis_tests::server::seaweed::{BUCKET, Seaweed};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
 use tempfile::TempDir;
 
@@ -506,4 +506,68 @@ fn legacy_servers_and_a_bucket_hold_no_name_either() -> Result<()> {
     let store = Seaweed::start(Place::Loopback)?;
     let backend = named(Backend::seaweed(&store)?.encrypted());
     names_work_over(&mut Gateway::over("/partners/alice", |_| backend)?)
+}
+
+#[test]
+fn a_bucket_comes_back_without_the_gateway_and_without_a_copy_of_it() -> Result<()> {
+    let store = Seaweed::start(Place::Loopback)?;
+    let backend = named(Backend::seaweed(&store)?.encrypted());
+    let mut gateway = Gateway::over("/partners/alice", |_| backend)?;
+    let large = files::random_bytes(20 << 20)?;
+    fs::write(gateway.local("large"), &large)?;
+    fs::write(gateway.local("small"), CANARY)?;
+    gateway.succeed(&format!(
+        "mkdir sub\nmkdir empty\nput large sub/large\nput small \"sub/{NAMED}\"\nput small m\u{fc}ller"
+    ))?;
+    gateway.proxy.process.kill()?;
+
+    let (folder, rescued) = (gateway.proxy.folder(), gateway.local("rescued"));
+    let (id, secret) = store.key_files()?;
+    let credentials = gateway.local("credentials");
+    let write = |secret: &str| -> Result<()> {
+        let id = fs::read_to_string(&id)?;
+        fs::write(&credentials, format!("{}\n{secret}\n", id.trim()))?;
+        Ok(fs::set_permissions(
+            &credentials,
+            fs::Permissions::from_mode(0o600),
+        )?)
+    };
+    let rescue = |from: &str, more: &[&str]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(locate::binary("portcullis-rescue")?);
+        command.args(["--from", from, "--endpoint", &store.endpoint()]);
+        command.arg("--credentials").arg(&credentials);
+        command.arg("--to").arg(&rescued).args(more);
+        for share in ["share-1", "share-2"] {
+            let share = folder.join("escrow").join(share);
+            command.arg("--share").arg(share);
+        }
+        let output = finish_within(&mut command, PATIENCE)?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.code(), said))
+    };
+    let whole = format!("s3://{BUCKET}");
+    write("wrong")?;
+    let (code, said) = rescue(&whole, &[])?;
+    ensure!(code == Some(2) && said.contains("403"), "{said}");
+    write(fs::read_to_string(&secret)?.trim())?;
+    let (code, said) = rescue("s3://none", &[])?;
+    ensure!(code == Some(2) && said.contains("NoSuchBucket"), "{said}");
+
+    let journal = gateway.proxy.journal.display().to_string();
+    let key = folder.join("journal.key.pub").display().to_string();
+    let (code, said) = rescue(&whole, &["--journal", &journal, "--journal-key", &key])?;
+    ensure!(code == Some(0), "{said}");
+    let files = rescued.join("partners/alice");
+    ensure!(fs::read(files.join("sub/large"))? == large);
+    ensure!(fs::read(files.join("sub").join(NAMED))? == CANARY);
+    ensure!(fs::read(files.join("m\u{fc}ller"))? == CANARY);
+    ensure!(files.join("empty").is_dir());
+    ensure!(said.matches("verified").count() >= 3, "{said}");
+    let (code, said) = rescue(&whole, &["--only", "partners/alice/sub"])?;
+    ensure!(
+        code == Some(1) && said.contains("exists") && !said.contains("ller"),
+        "{said}"
+    );
+    Ok(())
 }
