@@ -120,7 +120,9 @@ fn names(
             }
         }
         #[cfg(feature = "s3")]
-        (None, Opened::Bucket(bucket)) => bucket.small(&name.to_string_lossy(), MOST),
+        (None, Opened::Bucket(bucket)) => Ok(bucket
+            .small(&name.to_string_lossy(), MOST)
+            .map_err(|error| format!("the bucket can't be read: {error}"))?),
     };
     let names = match stored {
         Ok(None) => return Ok(None),

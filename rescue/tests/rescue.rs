@@ -692,3 +692,142 @@ fn files_are_compared_with_the_last_upload_on_record() {
     assert!(!said.text.contains(r#""findings":0"#), "{}", said.text);
     assert_eq!(lab.rescue(&TWO, &["--journal", &log]).code, Some(2));
 }
+
+/// A bucket with one object, whose first answer breaks off in the middle.
+#[cfg(feature = "s3")]
+mod buckets {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use super::*;
+
+    const LISTING: &str = "<?xml version=\"1.0\"?><ListBucketResult><Name>b</Name><KeyCount>1</KeyCount>\
+        <IsTruncated>false</IsTruncated><Contents><Key>sftp/file</Key><Size>SIZE</Size><ETag>\"1\"</ETag>\
+        <LastModified>2026-01-02T03:04:05.000Z</LastModified></Contents></ListBucketResult>";
+
+    fn answer(mut stream: TcpStream, content: &[u8], is_replaced: bool) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let request = lines.next().unwrap()?;
+        let mut from = None;
+        for line in lines {
+            let line = line?.to_lowercase();
+            if let Some(range) = line.strip_prefix("range: bytes=") {
+                from = range.split('-').next().unwrap().parse::<usize>().ok();
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let about =
+            "Connection: close\r\nETag: \"1\"\r\nLast-Modified: Fri, 02 Jan 2026 03:04:05 GMT";
+        let length = content.len();
+        if request.contains("list-type=2") {
+            let listing = LISTING.replace("SIZE", &length.to_string());
+            let size = listing.len();
+            return write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n{listing}"
+            );
+        }
+        if !request.contains("/sftp/file") {
+            return write!(
+                stream,
+                "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            );
+        }
+        match from {
+            None => {
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\n{about}\r\nContent-Length: {length}\r\n\r\n"
+                )?;
+                stream.write_all(content.get(..length / 2).unwrap())
+            }
+            Some(_) if is_replaced => {
+                write!(
+                    stream,
+                    "HTTP/1.1 412 Precondition Failed\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                )
+            }
+            Some(from) => {
+                write!(
+                    stream,
+                    "HTTP/1.1 206 Partial Content\r\n{about}\r\nContent-Range: bytes {from}-{}/{length}\r\nContent-Length: {}\r\n\r\n",
+                    length - 1,
+                    length - from
+                )?;
+                stream.write_all(content.get(from..).unwrap())
+            }
+        }
+    }
+
+    fn rescue(lab: &Lab, stored: Vec<u8>, is_replaced: bool) -> Output {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // Whoever hangs up has heard enough.
+                let _ = answer(stream.unwrap(), &stored, is_replaced);
+            }
+        });
+        let credentials = lab.path("credentials");
+        fs::write(&credentials, "id\nsecret with spaces\n").unwrap();
+        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_portcullis-rescue"))
+            .args(["--from", "s3://b/sftp/", "--endpoint", &endpoint])
+            .args(["--credentials".as_ref(), credentials.as_os_str()])
+            .args(["--to".as_ref(), lab.path("to").as_os_str()])
+            .args(["--key".as_ref(), lab.path("kek").as_os_str()])
+            .output()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_download_that_breaks_off_goes_on_in_the_same_version_and_in_no_other() {
+        let lab = Lab::new();
+        let content = noise(300_000);
+        let output = rescue(&lab, lab.seal(&content), false);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(lab.plaintext("file").unwrap() == content);
+        let modified = fs::metadata(lab.path("to/file")).unwrap().mtime();
+        assert_eq!(modified, 1_767_323_045);
+        assert_eq!(files(&lab.path("to")).len(), 1, "nothing else is left");
+
+        fs::remove_dir_all(lab.path("to")).unwrap();
+        let output = rescue(&lab, lab.seal(&content), true);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(files(&lab.path("to")).is_empty());
+    }
+
+    #[test]
+    fn secrets_go_to_no_server_in_clear_and_come_from_no_file_that_others_read() {
+        let lab = Lab::new();
+        let credentials = lab.path("credentials");
+        let run = |endpoint: &str, mode| {
+            fs::write(&credentials, "id\nsecret\n").unwrap();
+            fs::set_permissions(&credentials, fs::Permissions::from_mode(mode)).unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_portcullis-rescue"))
+                .args(["--from", "s3://b", "--endpoint", endpoint])
+                .args(["--credentials".as_ref(), credentials.as_os_str()])
+                .args(["--to".as_ref(), lab.path("to").as_os_str()])
+                .args(["--key".as_ref(), lab.path("kek").as_os_str()])
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(2));
+            String::from_utf8(output.stderr).unwrap()
+        };
+        for endpoint in [
+            "http://192.0.2.1:9",
+            "http://127.0.0.1.example.org",
+            "ftp://a",
+        ] {
+            let said = run(endpoint, 0o600);
+            assert!(said.contains("in clear"), "{said}");
+        }
+        let said = run("http://127.0.0.1:1", 0o644);
+        assert!(said.contains("chmod 600"), "{said}");
+    }
+}
