@@ -56,6 +56,8 @@ pub enum EventKind {
     RestVerify,
     /// `rest.rotation`: the keys of stored files were wrapped to others.
     RestRotation,
+    /// `rest.migration`: stored files were encrypted.
+    RestMigration,
     /// `allow.change`
     AllowChange,
     /// `ban.change`
@@ -119,6 +121,7 @@ impl EventKind {
             Self::RestFinding => "rest.finding",
             Self::RestVerify => "rest.verify",
             Self::RestRotation => "rest.rotation",
+            Self::RestMigration => "rest.migration",
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",

@@ -63,6 +63,46 @@ pub trait Tending: Send + Sync {
     /// Exchanges the first bytes of the file at the operation's path, where it lies: whoever has it open goes on, and its times,
     /// owner and rights stay. It is durable when this ends.
     fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
+
+    /// What the file of an FSTAT is.
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>>;
+
+    /// A CLOSE that publishes an upload only in the place of that version, whose times it gets.
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution;
+}
+
+/// Tells a file, its content and its attributes from all others and earlier ones.
+#[derive(Debug, Clone)]
+pub struct FileVersion {
+    pub device: u64,
+    pub inode: u64,
+    pub size: i64,
+    /// Seconds and nanoseconds since 1970, as the next ones.
+    pub modified: (i64, i64),
+    /// When attributes were changed last.
+    pub changed: (i64, i64),
+    pub accessed: (i64, i64),
+}
+
+impl FileVersion {
+    /// True unless somebody has done more than read the file.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let facts = |version: &Self| {
+            let Self {
+                device,
+                inode,
+                size,
+                modified,
+                changed,
+                accessed: _,
+            } = *version;
+            (device, inode, size, modified, changed)
+        };
+        facts(self) == facts(other)
+    }
 }
 
 /// The first bytes of a stored file.

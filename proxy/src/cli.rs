@@ -142,6 +142,8 @@ pub struct EncryptionArgs {
 pub enum EncryptionCommand {
     /// Wrap the keys of stored files to the keys that new files are wrapped to. Exit code: 0 all are, 1 some could not be, 2 not done.
     Rotate(WalkArgs),
+    /// Encrypt the files of backends with `encryption = "migrating"` that are not. Exit code: 0 all are, 1 some could not be, 2 not done.
+    Migrate(WalkArgs),
 }
 
 #[derive(Debug, Args)]

@@ -229,7 +229,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         source,
     })?;
     let encryption = Encryption::start(
-        config.journal.verification(),
+        &config.journal,
         journal.clone(),
         Vaults::of(&config, &built.services()),
         stop.clone(),

@@ -23,6 +23,8 @@ pub struct Request {
 pub enum Task {
     /// Wraps the keys of stored files as those of new files are.
     Rotate,
+    /// Encrypts files that are not.
+    Migrate,
 }
 
 /// How far it is, or what was done.
@@ -36,6 +38,8 @@ pub struct Answer {
     pub rewrapped: u64,
     /// That are not encrypted.
     pub plain: u64,
+    /// That were encrypted.
+    pub encrypted: u64,
     pub failed: u64,
     /// The first of those that failed.
     pub failures: Vec<Failure>,
@@ -46,6 +50,10 @@ pub struct Answer {
     pub unneeded_keys: Vec<String>,
     /// Why nothing is said of retired keys, if so.
     pub keys_unknown: Option<String>,
+    /// Backends on which every file is encrypted.
+    pub migrated: Vec<String>,
+    /// Why nothing is said of backends, if so.
+    pub migrated_unknown: Option<String>,
     /// Why it was not done.
     pub error: Option<String>,
 }

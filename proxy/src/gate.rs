@@ -36,7 +36,7 @@ use crate::{
         limited::Limited, union::Union,
     },
     metrics,
-    operation::{Operation, Outcome},
+    operation::{Operation, Outcome, Tended},
     policy::{
         DataOps, Denied, Extent, Mount, MountId, Named, Permit, Requester, Route, authorize,
         describe,
@@ -570,6 +570,12 @@ fn outcome_event(
             }
             if let Outcome::Tended(tended) = outcome {
                 event.body.insert("state".into(), tended.name().into());
+                if let Tended::Encrypted { sha256, bytes } = tended {
+                    event
+                        .body
+                        .insert("sha256".into(), hex::encode(sha256).into());
+                    event.body.insert("bytes".into(), (*bytes).into());
+                }
             }
             Status::from(outcome)
         }

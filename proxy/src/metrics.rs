@@ -53,6 +53,7 @@ const AT_REST_FILES: &str = "portcullis_proxy_at_rest_files";
 const AT_REST_VERIFIED: &str = "portcullis_proxy_at_rest_verified_bytes_total";
 const AT_REST_ROTATION: &str = "portcullis_proxy_at_rest_rotation_files";
 const FOREIGN_NAMES: &str = "portcullis_proxy_foreign_names_total";
+const AT_REST_MIGRATION: &str = "portcullis_proxy_at_rest_migration_files";
 
 /// Upper bounds of the buckets of an append, seconds: a group commit on an SSD is 1-5 ms, a disk that hangs 1 s.
 const APPEND_BUCKETS: [f64; 9] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0];
@@ -165,16 +166,20 @@ pub fn at_rest_verified(is_sound: bool, files: u64, unverified: u64, bytes: u64)
     counter!(AT_REST_VERIFIED).increment(bytes);
 }
 
-/// What the last rotation of keys came to, in files.
+/// What the last rotation of keys came to, in files by result.
+pub fn at_rest_rotation(files: impl IntoIterator<Item = (&'static str, u64)>) {
+    at_rest_work(AT_REST_ROTATION, files);
+}
+
+/// What the last encryption of files that were not came to, likewise.
+pub fn at_rest_migration(files: impl IntoIterator<Item = (&'static str, u64)>) {
+    at_rest_work(AT_REST_MIGRATION, files);
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a number of files")]
-pub fn at_rest_rotation(current: u64, rewrapped: u64, plain: u64, failed: u64) {
-    for (result, files) in [
-        ("current", current),
-        ("rewrapped", rewrapped),
-        ("plain", plain),
-        ("failed", failed),
-    ] {
-        gauge!(AT_REST_ROTATION, "result" => result).set(files as f64);
+fn at_rest_work(name: &'static str, files: impl IntoIterator<Item = (&'static str, u64)>) {
+    for (result, files) in files {
+        gauge!(name, "result" => result).set(files as f64);
     }
 }
 
@@ -328,6 +333,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         JOURNAL_SOUND,
         "0 since the last check of the whole journal found something."
+    );
+    describe_gauge!(
+        AT_REST_MIGRATION,
+        "Files that the last encryption of those that were not looked at, by result."
     );
     describe_gauge!(
         AT_REST_ROTATION,

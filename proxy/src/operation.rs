@@ -256,6 +256,11 @@ pub enum Operation {
 pub enum Care {
     /// Wraps the file's key as those of new files are.
     Rewrap,
+    /// Puts an encrypted file in the place of one that is not.
+    Encrypt {
+        /// The SHA-256 that the content must have; `None` if nobody knows.
+        expected: Option<[u8; 32]>,
+    },
 }
 
 impl Care {
@@ -263,6 +268,7 @@ impl Care {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rewrap => "rewrap",
+            Self::Encrypt { .. } => "encrypt",
         }
     }
 }
@@ -276,6 +282,13 @@ pub enum Tended {
     Rewrapped,
     /// It is not encrypted.
     Plain,
+    /// It was not encrypted before.
+    Encrypted {
+        /// Of the content.
+        sha256: [u8; 32],
+        /// Likewise.
+        bytes: u64,
+    },
 }
 
 impl Tended {
@@ -285,6 +298,7 @@ impl Tended {
             Self::Current => "current",
             Self::Rewrapped => "rewrapped",
             Self::Plain => "plain",
+            Self::Encrypted { .. } => "encrypted",
         }
     }
 }

@@ -112,6 +112,8 @@ enum Decision {
     Rotating,
     /// Nobody asked: the gateway reads or makes the key of a backend's names, or the directory of a mount.
     Naming,
+    /// An operator asked: stored files that are not encrypted are.
+    Migrating,
 }
 
 /// A step of the gateway's own look at a file.
@@ -475,6 +477,7 @@ impl Permit {
             },
             decision: match care {
                 Care::Rewrap => Decision::Rotating,
+                Care::Encrypt { .. } => Decision::Migrating,
             },
             requester: Arc::clone(requester),
         })

@@ -7,6 +7,7 @@ mod closing;
 mod download;
 mod fault;
 mod keys;
+mod migrate;
 mod pending;
 mod session;
 mod shown;
@@ -272,6 +273,7 @@ impl Backend for Encrypted {
             | Operation::UsersGroupsById { .. } => steps.pass(),
             Operation::Tend { path, care } => match care {
                 Care::Rewrap => session.rewrap(steps, path).boxed(),
+                Care::Encrypt { expected } => session.encrypt(steps, path, expected).boxed(),
             },
         }
     }

@@ -33,14 +33,11 @@ use self::{
     session::{Session, data_or_end},
 };
 use super::{
-    Backend, BackendError, BackendService, Beginning, Capabilities, Execution, Owner, Shown,
-    Tending,
+    Backend, BackendError, BackendService, Beginning, Capabilities, Execution, FileVersion, Owner,
+    Shown, Tending,
     staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
-use crate::{
-    operation::{Operation, Outcome},
-    policy::Permit,
-};
+use crate::{operation::Operation, policy::Permit};
 
 /// Settings of a local backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,15 +217,29 @@ impl Tending for LocalBackend {
             session.exchange(permit, &beginning)
         })
     }
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        self.run(Arc::new(recorded.into_intent()), Session::version)
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        let permit = Arc::new(recorded.into_intent());
+        self.run(permit, move |session, permit| {
+            session.publish_over(permit, &version)
+        })
+    }
 }
 
 impl LocalBackend {
     /// In the order of these calls.
-    fn run(
+    fn run<T: Send + 'static>(
         &self,
         permit: Arc<Permit>,
-        work: impl FnOnce(&Session, &Permit) -> Result<Outcome, BackendError> + Send + 'static,
-    ) -> Execution {
+        work: impl FnOnce(&Session, &Permit) -> Result<T, BackendError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
         let done = {
             let (session, permit) = (Arc::clone(&self.session), Arc::clone(&permit));
             self.lane.run(move || work(&session, &permit))

@@ -22,7 +22,7 @@ use portcullis_journal::Recorded;
 pub use self::renamed::{Foreign, Renamed};
 use super::{
     Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
-    HalfwayRenames, Origin, Owner, Settled, Tending,
+    FileVersion, HalfwayRenames, Origin, Owner, Settled, Tending,
 };
 use crate::policy::Permit;
 
@@ -155,6 +155,19 @@ impl Tending for Named {
     fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
         let session = Arc::clone(&self.0);
         async move { session.enter().await?.exchange(recorded, beginning).await }.boxed()
+    }
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        let session = Arc::clone(&self.0);
+        async move { session.enter().await?.version(recorded).await }.boxed()
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        let session = Arc::clone(&self.0);
+        async move { session.enter().await?.close_over(recorded, version).await }.boxed()
     }
 }
 

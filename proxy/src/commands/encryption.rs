@@ -19,9 +19,10 @@ const NOT_DONE: u8 = 2;
 pub(super) fn encryption(arguments: &EncryptionArgs) -> anyhow::Result<ExitCode> {
     let (task, walk) = match &arguments.command {
         EncryptionCommand::Rotate(walk) => (Task::Rotate, walk),
+        EncryptionCommand::Migrate(walk) => (Task::Migrate, walk),
     };
-    match answer(arguments, task, walk) {
-        Ok(answer) => Ok(report(&answer, walk.json)),
+    match answer(arguments, task.clone(), walk) {
+        Ok(answer) => Ok(report(&answer, &task, walk.json)),
         Err(error) => {
             complain(&format!("portcullis-proxy: {error:#}\n"));
             Ok(ExitCode::from(NOT_DONE))
@@ -38,8 +39,12 @@ fn answer(arguments: &EncryptionArgs, task: Task, walk: &WalkArgs) -> anyhow::Re
     };
     let answer: Answer = ask(&config.verification(), REQUEST, &request, |now: &Answer| {
         format!(
-            "{} files, {} rewrapped, {} failed, {} s",
-            now.files, now.rewrapped, now.failed, now.seconds
+            "{} files, {} done, {} failed, {} MiB, {} s",
+            now.files,
+            now.rewrapped + now.encrypted,
+            now.failed,
+            now.bytes >> 20,
+            now.seconds
         )
     })?;
     if let Some(error) = &answer.error {
@@ -48,7 +53,7 @@ fn answer(arguments: &EncryptionArgs, task: Task, walk: &WalkArgs) -> anyhow::Re
     Ok(answer)
 }
 
-fn report(answer: &Answer, json: bool) -> ExitCode {
+fn report(answer: &Answer, task: &Task, json: bool) -> ExitCode {
     if json {
         print(&serde_json::to_string(answer).unwrap_or_default());
     } else {
@@ -63,15 +68,30 @@ fn report(answer: &Answer, json: bool) -> ExitCode {
         if further > 0 {
             print(&format!("and {further} more, on record"));
         }
+        let done = match task {
+            Task::Rotate => format!(
+                "{} rewrapped, {} were current, {} are not encrypted",
+                answer.rewrapped, answer.current, answer.plain
+            ),
+            Task::Migrate => format!(
+                "{} encrypted, {} were already, {} bytes",
+                answer.encrypted, answer.current, answer.bytes
+            ),
+        };
         print(&format!(
-            "{} files in {} s: {} rewrapped, {} were current, {} are not encrypted, {} failed",
-            answer.files,
-            answer.seconds,
-            answer.rewrapped,
-            answer.current,
-            answer.plain,
-            answer.failed
+            "{} files in {} s: {done}, {} failed",
+            answer.files, answer.seconds, answer.failed
         ));
+        for name in &answer.migrated {
+            print(&format!(
+                "0 plain files are left on {name}: set encryption = \"on\""
+            ));
+        }
+        if let Some(because) = &answer.migrated_unknown {
+            print(&format!(
+                "whether plain files are left is not known: {because}"
+            ));
+        }
         for key in &answer.unneeded_keys {
             print(&format!(
                 "no file needs key {key} any more: remove it from retired_key_files once uploads that were interrupted before are over (partial_retention_hours)"

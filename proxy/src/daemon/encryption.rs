@@ -2,7 +2,7 @@
 //!
 //! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
 
-mod rotate;
+mod walk;
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +17,15 @@ use portcullis_at_rest::kek::KekId;
 use portcullis_journal::Journal;
 use tokio_util::sync::CancellationToken;
 
-use self::rotate::Rotation;
+use self::walk::Walk;
 use super::{
     backends::pending,
-    rest::{Asked, next_request, put},
+    rest::{Asked, Stored, next_request, put},
 };
 use crate::{
     backend::BackendService,
-    config::{AtRest, BackendConfig, Config, EncryptionConfig},
-    encryption::{Answer, REQUEST, Request, Task},
+    config::{AtRest, BackendConfig, Config, EncryptionConfig, JournalConfig},
+    encryption::{Answer, REQUEST, Request},
     gate::verify::Verified,
     operation::Care,
     session::Backends,
@@ -37,56 +37,82 @@ const LOOK: Duration = Duration::from_millis(500);
 const PRIORITY: i32 = 19;
 
 /// The encrypted backends of a configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Vaults {
     by_name: BTreeMap<String, Kept>,
+    /// Those of other backends.
+    plain: BTreeMap<String, Arc<dyn BackendService>>,
     /// Of earlier configurations, that sessions may still write by.
     outdated: Vec<Outdated>,
+    stored: Stored,
 }
 
 #[derive(Debug, Clone)]
 struct Kept {
     service: Arc<dyn BackendService>,
     keys: Arc<EncryptionConfig>,
+    is_migrating: bool,
     is_local: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Outdated {
-    /// What new files were wrapped to.
-    active: KekId,
+    name: String,
+    /// What new files were wrapped to; `None` if they were not encrypted.
+    active: Option<KekId>,
     service: Weak<dyn BackendService>,
 }
 
 impl Vaults {
     pub(super) fn of(config: &Config, services: &Backends) -> Self {
         let kept = config.at_rest.iter().filter_map(|(name, at_rest)| {
-            let AtRest::Encrypted { keys, .. } = at_rest else {
+            let AtRest::Encrypted {
+                keys, is_migrating, ..
+            } = at_rest
+            else {
                 return None;
             };
             let is_local = matches!(config.backends.get(name), Some(BackendConfig::Local { .. }));
             let kept = Kept {
                 service: Arc::clone(services.get(name)?),
                 keys: Arc::clone(keys),
+                is_migrating: *is_migrating,
                 is_local,
             };
             Some((name.clone(), kept))
         });
+        let by_name: BTreeMap<_, _> = kept.collect();
+        let plain = services
+            .iter()
+            .filter(|(name, _)| !by_name.contains_key(*name))
+            .map(|(name, service)| (name.clone(), Arc::clone(service)));
         Self {
-            by_name: kept.collect(),
+            plain: plain.collect(),
+            by_name,
             outdated: Vec::new(),
+            stored: Stored::of(config, Arc::clone(services)),
         }
     }
 
     /// These, in the place of others.
     fn after(mut self, before: &Self) -> Self {
-        let replaced = before.by_name.iter().filter(|(name, old)| {
-            let new = self.by_name.get(*name);
-            new.is_none_or(|new| !Arc::ptr_eq(&new.service, &old.service))
+        let kept = before.by_name.iter().map(|(name, kept)| {
+            let active = kept.keys.ring.active().id();
+            (name, Some(active), &kept.service)
         });
-        let replaced = replaced.map(|(_, old)| Outdated {
-            active: old.keys.ring.active().id(),
-            service: Arc::downgrade(&old.service),
+        let plain = before
+            .plain
+            .iter()
+            .map(|(name, service)| (name, None, service));
+        let replaced = kept.chain(plain).filter(|(name, _, old)| {
+            let new = self.by_name.get(*name).map(|kept| &kept.service);
+            new.or(self.plain.get(*name))
+                .is_none_or(|new| !Arc::ptr_eq(new, old))
+        });
+        let replaced = replaced.map(|(name, active, service)| Outdated {
+            name: name.clone(),
+            active,
+            service: Arc::downgrade(service),
         });
         let outdated: Vec<_> = before.outdated.iter().cloned().chain(replaced).collect();
         self.outdated = outdated;
@@ -97,9 +123,20 @@ impl Vaults {
 
     /// True if new files may still be wrapped to that key.
     fn is_written_to(&self, key: KekId) -> bool {
+        self.outdated().any(|outdated| outdated.active == Some(key))
+    }
+
+    /// True if new files on that backend may still not be encrypted.
+    fn is_written_plain(&self, name: &str) -> bool {
+        self.outdated()
+            .any(|outdated| outdated.active.is_none() && outdated.name == name)
+    }
+
+    /// Those that sessions have.
+    fn outdated(&self) -> impl Iterator<Item = &Outdated> {
         self.outdated
             .iter()
-            .any(|outdated| outdated.active == key && outdated.service.strong_count() > 0)
+            .filter(|outdated| outdated.service.strong_count() > 0)
     }
 }
 
@@ -147,14 +184,15 @@ impl Encryption {
     /// # Errors
     /// If there can't be another thread.
     pub(super) fn start(
-        folder: PathBuf,
+        config: &JournalConfig,
         journal: Journal,
         vaults: Vaults,
         stop: CancellationToken,
     ) -> io::Result<Self> {
         let vaults = Arc::new(Mutex::new(vaults));
         let worker = Worker {
-            folder,
+            folder: config.verification(),
+            config: config.clone(),
             journal,
             vaults: Arc::clone(&vaults),
         };
@@ -199,6 +237,7 @@ impl Encryption {
 
 struct Worker {
     folder: PathBuf,
+    config: JournalConfig,
     journal: Journal,
     vaults: Arc<Mutex<Vaults>>,
 }
@@ -242,14 +281,14 @@ impl Worker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let done = match request.task {
-            Task::Rotate => {
-                Rotation::of(&self.journal, &self.folder, vaults, request, asked_by, tell)
-                    .carry_out()
-                    .await
-            }
+        let walk = Walk {
+            journal: &self.journal,
+            config: &self.config,
+            vaults,
+            request,
+            asked_by,
         };
-        done.unwrap_or_else(|error| {
+        walk.carry_out(tell).await.unwrap_or_else(|error| {
             let error = crate::causes::chain(&error);
             tracing::error!(error, "the work on stored files was not done");
             Answer {

@@ -19,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::run::{Ended, Run};
+pub(super) use self::run::{RunError, Seen, described, reader};
 use super::names::Places;
 use crate::{
     accounts::Accounts,

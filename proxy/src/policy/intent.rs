@@ -26,6 +26,7 @@ impl Intent for Permit {
                     Decision::Verifying => "verifying",
                     Decision::Rotating => "rotation",
                     Decision::Naming => "naming",
+                    Decision::Migrating => "migration",
                 }
                 .into(),
             );

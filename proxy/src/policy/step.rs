@@ -9,7 +9,7 @@ use portcullis_journal::Covers;
 
 use super::Permit;
 use crate::{
-    operation::{Access, HandleId, Operation},
+    operation::{Access, Care, HandleId, Operation},
     path::VirtualPath,
 };
 
@@ -49,7 +49,10 @@ fn leads_to(whole: &Operation, step: &Operation) -> bool {
         return match (whole.handle().or(opened(whole)), on(step)) {
             (Some(handle), Some(by)) => by == handle || by == handle.beneath(),
             // By path: nothing that a client has is open.
-            (None, Some(by)) => path(whole).is_some() && by.0 & OWN != 0,
+            (None, Some(by)) => {
+                let is_there = path(step).is_none_or(|at| path(whole) == Some(at));
+                path(whole).is_some() && by.0 & OWN != 0 && is_there
+            }
             (_, None) => path(whole).is_some() && path(whole) == path(step),
         };
     }
@@ -105,6 +108,26 @@ fn leads_to(whole: &Operation, step: &Operation) -> bool {
             | Operation::Fsetstat { handle, .. },
         ) => handle.0 & OWN != 0,
         (Operation::Setstat { path, .. }, Operation::Setstat { path: at, .. }) => path == at,
+        // A file that is encrypted is written anew beside the old one.
+        (
+            Operation::Tend {
+                path,
+                care: Care::Encrypt { .. },
+            },
+            Operation::Open {
+                path: at,
+                handle,
+                access,
+                ..
+            },
+        ) => path == at && handle.0 & OWN != 0 && access.writes() && !access.create,
+        (
+            Operation::Tend {
+                care: Care::Encrypt { .. },
+                ..
+            },
+            Operation::Write { handle, .. } | Operation::Fsetstat { handle, .. },
+        ) => handle.0 & OWN != 0,
         // As it is.
         _ => whole == step,
     }
@@ -220,6 +243,15 @@ mod tests {
         }
     }
 
+    const ENCRYPT: Care = Care::Encrypt { expected: None };
+
+    fn tend(path: &str, care: Care) -> Operation {
+        Operation::Tend {
+            path: VirtualPath::clean(path.as_bytes()).unwrap(),
+            care,
+        }
+    }
+
     #[test]
     fn a_step_goes_as_far_as_its_operation_and_no_further() {
         let (other, beneath) = (HandleId(8), HANDLE.beneath());
@@ -306,6 +338,38 @@ mod tests {
                     read(HANDLE),
                     write(beneath),
                     stat("/b"),
+                ],
+            ),
+            (
+                tend("/a", Care::Rewrap),
+                vec![
+                    tend("/a", Care::Rewrap),
+                    open("/a", beneath, READ),
+                    read(beneath),
+                ],
+                vec![
+                    tend("/b", Care::Rewrap),
+                    tend("/a", ENCRYPT),
+                    open("/b", beneath, READ),
+                    open("/a", beneath, REPLACE),
+                    write(beneath),
+                    remove("/a"),
+                ],
+            ),
+            (
+                tend("/a", ENCRYPT),
+                vec![
+                    open("/a", beneath, READ),
+                    open("/a", beneath, REPLACE),
+                    write(beneath),
+                    close(beneath),
+                ],
+                vec![
+                    open("/b", beneath, REPLACE),
+                    open("/a", beneath, CREATE),
+                    open("/a", HANDLE, REPLACE),
+                    write(HANDLE),
+                    remove("/a"),
                 ],
             ),
             (

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
 use crate::{
-    backend::{Backend, BackendError, Capabilities, ErrorKind, Execution, Settled},
+    backend::{Backend, BackendError, Capabilities, ErrorKind, Execution, FileVersion, Settled},
     operation::{Access, Attributes, Care, Entry, HandleId, Operation, Outcome, Tended},
     path::VirtualPath,
     policy::{Named, OpenHandle, Permit, authorize},
@@ -121,6 +121,24 @@ impl Client {
             panic!("it gave {outcome:?}");
         };
         Ok(tended)
+    }
+
+    /// What is open under the handle; the backend can be tended.
+    pub(crate) async fn version(&self, handle: HandleId) -> FileVersion {
+        let recorded = self.recorded(Operation::Fstat { handle }).await;
+        let tending = self.backend.tending().expect("it can be tended");
+        tending.version(recorded).await.expect("the file is open")
+    }
+
+    /// Publishes an upload in the place of that version.
+    pub(crate) async fn close_over(
+        &self,
+        handle: HandleId,
+        version: FileVersion,
+    ) -> Result<Outcome, BackendError> {
+        let recorded = self.recorded(Operation::Close { handle }).await;
+        let tending = self.backend.tending().expect("it can be tended");
+        tending.close_over(recorded, version).await
     }
 
     async fn recorded(&self, operation: Operation) -> Recorded<Permit> {

@@ -45,6 +45,15 @@ pub(super) enum Fault {
     Token(#[from] TokenFault),
     #[error("no key for the file")]
     Wrap(#[from] WrapError),
+    #[error(
+        "it is not what was uploaded: its SHA-256 is {}; it stays as it is",
+        hex::encode(.0)
+    )]
+    OtherContent([u8; 32]),
+    #[error("it looks like an encrypted file whose first bytes were damaged; it stays as it is")]
+    Damaged,
+    #[error("its owner can't be kept")]
+    Owner(#[source] BackendError),
     #[error("its key can't be wrapped to another one")]
     Rewrap(#[from] RewrapError),
     #[error("the new head can't be kept on a disk of the gateway, so it is not written")]
@@ -107,12 +116,15 @@ impl From<Fault> for BackendError {
             | Fault::OtherFile(_)
             | Fault::Open(_)
             | Fault::PartialLost(_)
+            | Fault::OtherContent(_)
+            | Fault::Damaged
             | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
             Fault::NothingLeft => (ErrorKind::NotFound, Origin::Backend),
             Fault::NoSize | Fault::NotInPlace => (ErrorKind::Unsupported, Origin::Backend),
             Fault::NamesUnknown(_)
             | Fault::Wrap(_)
             | Fault::Pending(_)
+            | Fault::Owner(_)
             | Fault::Seal(_)
             | Fault::Spool(_) => (ErrorKind::Failure, Origin::Gateway),
             Fault::TooLargeToUpdate(_) | Fault::OutOfOrder { .. } | Fault::NotReadable => {

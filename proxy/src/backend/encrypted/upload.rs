@@ -469,7 +469,7 @@ impl Outlet {
         (offset, data)
     }
 
-    fn place_all(&mut self, sealed: Vec<Vec<u8>>) -> Vec<Piece> {
+    pub(super) fn place_all(&mut self, sealed: Vec<Vec<u8>>) -> Vec<Piece> {
         sealed
             .into_iter()
             .map(|piece| self.place(piece.into()))

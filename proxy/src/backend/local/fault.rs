@@ -23,6 +23,8 @@ pub(super) enum Fault {
     ChangedMeanwhile,
     #[error("the file does not begin as it did: somebody has replaced it meanwhile")]
     OtherBeginning,
+    #[error("other files of the backend are changed without a pause; nothing was done")]
+    NeverAlone,
     #[error("a write to this file failed ({0}); the upload is withdrawn")]
     Spoiled(Errno),
     #[error("no such handle is open")]
@@ -73,7 +75,9 @@ impl Fault {
             }
             Self::Refused(refusal) => (refusal.kind(), Origin::Client),
             Self::OtherFileSystem => (ErrorKind::Unsupported, Origin::Backend),
-            Self::ChangedMeanwhile | Self::OtherBeginning => (ErrorKind::Failure, Origin::Backend),
+            Self::ChangedMeanwhile | Self::OtherBeginning | Self::NeverAlone => {
+                (ErrorKind::Failure, Origin::Backend)
+            }
             Self::Spoiled(errno) => os_class(*errno),
             Self::NoSuchHandle
             | Self::HandleOfDirectory

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     backend::{
-        BackendError,
+        BackendError, FileVersion,
         staging::{self, Intention, SessionNames},
     },
     operation::{Access, Attributes, HandleId, Operation, Outcome},
@@ -203,6 +203,7 @@ impl Session {
         target: &RelativePath,
         second: Option<&RelativePath>,
     ) -> Result<Outcome, Fault> {
+        let _turn = changes_names(operation).then(|| self.names.all().change());
         match operation {
             Operation::Open {
                 handle,
@@ -384,6 +385,15 @@ impl Session {
     }
 
     fn close(&self, handle: HandleId) -> Result<Outcome, Fault> {
+        self.close_over(handle, None)
+    }
+
+    /// An upload is published only in the place of that version, if there is one.
+    pub(super) fn close_over(
+        &self,
+        handle: HandleId,
+        version: Option<&FileVersion>,
+    ) -> Result<Outcome, Fault> {
         let closed = self.remove(handle)?;
         if lock(&self.given_up).remove(&handle) {
             return Err(Fault::GivenUp);
@@ -396,7 +406,7 @@ impl Session {
                 upload
                     .into_inner()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .publish(&self.pulse)?
+                    .publish_over(version, &self.pulse)?
             }
         };
         Ok(Outcome::digested(digest))
@@ -429,11 +439,11 @@ impl Session {
         place.is_ok_and(|place| partial::discard(&place, &self.names, target))
     }
 
-    fn on_descriptor(
+    pub(super) fn on_descriptor<T>(
         &self,
         handle: HandleId,
-        act: impl FnOnce(&OwnedFd) -> Result<Outcome, Fault>,
-    ) -> Result<Outcome, Fault> {
+        act: impl FnOnce(&OwnedFd) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         match self.handle(handle)? {
             Handle::Download(download) => act(&download.0),
             Handle::Upload(upload) => act(lock(&upload).file()),
@@ -512,6 +522,20 @@ impl Session {
             }
         }
     }
+}
+
+/// True for what changes which file a name stands for, or attributes of one. An upload is looked at by itself.
+fn changes_names(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Remove { .. }
+            | Operation::Rename { .. }
+            | Operation::PosixRename { .. }
+            | Operation::Hardlink { .. }
+            | Operation::Setstat { .. }
+            | Operation::Lsetstat { .. }
+            | Operation::Fsetstat { .. }
+    )
 }
 
 /// The answer to a READ.

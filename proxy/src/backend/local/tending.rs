@@ -1,6 +1,13 @@
 //! Stored files are changed where they lie.
 
-use std::os::fd::OwnedFd;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::RwLockWriteGuard,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{CWD, Mode, OFlags, Stat, Timespec, Timestamps},
@@ -15,13 +22,35 @@ use super::{
     upload::write_fully,
 };
 use crate::{
-    backend::{BackendError, Beginning},
+    backend::{BackendError, Beginning, FileVersion, staging::StagingNames},
     operation::Outcome,
     path::RelativePath,
     policy::Permit,
 };
 
+/// How long others may keep changing what names stand for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(2);
+
 impl Session {
+    pub(super) fn version(&self, permit: &Permit) -> Result<FileVersion, BackendError> {
+        let handle = permit.operation().handle().ok_or(Fault::NoSuchHandle);
+        let version = handle.and_then(|handle| {
+            self.on_descriptor(handle, |file| Ok(version_of(&rustix::fs::fstat(file)?)))
+        });
+        version.map_err(|fault| self.blame(&fault, permit))
+    }
+
+    pub(super) fn publish_over(
+        &self,
+        permit: &Permit,
+        version: &FileVersion,
+    ) -> Result<Outcome, BackendError> {
+        let handle = permit.operation().handle().ok_or(Fault::NoSuchHandle);
+        let closed = handle.and_then(|handle| self.close_over(handle, Some(version)));
+        closed.map_err(|fault| self.blame(&fault, permit))
+    }
+
     pub(super) fn exchange(
         &self,
         permit: &Permit,
@@ -58,7 +87,7 @@ fn exchange(tree: &Tree, target: &RelativePath, beginning: &Beginning) -> Result
         tv_nsec: 0,
     };
     let times = times.map_or_else(
-        || times_of(&stat),
+        || times_of(&version_of(&stat)),
         |(accessed, modified)| Timestamps {
             last_access: at(accessed),
             last_modification: at(modified),
@@ -68,16 +97,37 @@ fn exchange(tree: &Tree, target: &RelativePath, beginning: &Beginning) -> Result
     Ok(rustix::fs::fsync(&file)?)
 }
 
-fn times_of(stat: &Stat) -> Timestamps {
+pub(super) fn version_of(stat: &Stat) -> FileVersion {
+    let nanoseconds = |number| i64::try_from(number).unwrap_or_default();
+    FileVersion {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        size: stat.st_size,
+        modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+        changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+        accessed: (stat.st_atime, nanoseconds(stat.st_atime_nsec)),
+    }
+}
+
+pub(super) fn times_of(version: &FileVersion) -> Timestamps {
+    let at = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
     Timestamps {
-        last_access: Timespec {
-            tv_sec: stat.st_atime,
-            tv_nsec: i64::try_from(stat.st_atime_nsec).unwrap_or_default(),
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-        },
+        last_access: at(version.accessed),
+        last_modification: at(version.modified),
+    }
+}
+
+/// While nobody changes what names stand for.
+pub(super) fn alone(names: &StagingNames) -> Result<RwLockWriteGuard<'_, ()>, Fault> {
+    let begun = Instant::now();
+    loop {
+        if let Some(turn) = names.nobody_changes() {
+            return Ok(turn);
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(Fault::NeverAlone);
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -14,14 +14,17 @@ use super::{
     download::Download,
     fault::Fault,
     lane::{Pool, Pulse},
-    partial,
+    partial, tending,
     tree::{self, Place, Tree},
     writeback::Writeback,
 };
 use crate::{
-    backend::staging::{
-        self, Beginning, Claim, Content, Found, Landing, Progress, Publish, Refusal, SessionNames,
-        UploadPlan,
+    backend::{
+        FileVersion,
+        staging::{
+            self, Beginning, Claim, Content, Found, Landing, Progress, Publish, Refusal,
+            SessionNames, UploadPlan,
+        },
     },
     operation::{Access, Attributes},
     path::RelativePath,
@@ -233,8 +236,13 @@ impl Upload {
     }
 
     /// Ends the upload: everything on disk, then the name. Withdraws it if that fails. Gives the SHA-256 of what is published
-    /// if that had to be read again.
-    pub(super) fn publish(mut self, pulse: &Pulse) -> Result<Option<[u8; 32]>, Fault> {
+    /// if that had to be read again. Only in the place of that
+    /// version, if one is given, whose times it gets then.
+    pub(super) fn publish_over(
+        mut self,
+        version: Option<&FileVersion>,
+        pulse: &Pulse,
+    ) -> Result<Option<[u8; 32]>, Fault> {
         if !self.progress.is_touched() {
             match self.progress.beginning() {
                 // Neither complete nor withdrawn by anybody's wish: it stays what it was.
@@ -250,6 +258,9 @@ impl Upload {
         if let Some(errno) = self.spoiled {
             return Err(Fault::Spoiled(errno));
         }
+        if let Some(version) = version {
+            rustix::fs::futimens(&self.file, &tending::times_of(version))?;
+        }
         pulse.expect(self.sync_allowance());
         self.writeback.finish(&self.file)?;
         pulse.beat();
@@ -258,7 +269,33 @@ impl Upload {
         } else {
             None
         };
-        let place = &self.staged.place;
+        self.take_its_place(version)?;
+        self.staged.fate = Fate::Published;
+        match rustix::fs::fsync(&self.staged.place.directory) {
+            // A directory that we may search but not read: the file's own sync commits its name on ext4, xfs and btrfs.
+            Err(Errno::BADF) => rustix::fs::fsync(&self.file)?,
+            synced => synced?,
+        }
+        Ok(digest)
+    }
+
+    /// Renames the staging file, unless somebody has changed what it was made from.
+    fn take_its_place(&self, version: Option<&FileVersion>) -> Result<(), Fault> {
+        let Staged { place, names, .. } = &self.staged;
+        let is_same = |version: &FileVersion| -> Result<bool, Fault> {
+            let now = place.stat()?.as_ref().map(tending::version_of);
+            Ok(now.is_some_and(|now| now.is_same(version)))
+        };
+        let _alone;
+        let _shared;
+        if let Some(version) = version {
+            _alone = tending::alone(names.all())?;
+            if !is_same(version)? {
+                return Err(Fault::ChangedMeanwhile);
+            }
+        } else {
+            _shared = names.all().change();
+        }
         if let Some(origin) = self.origin
             && place.stat()?.as_ref().map(Version::of) != Some(origin)
         {
@@ -274,13 +311,7 @@ impl Upload {
                 rename_to_free(directory, staging_name, directory, name)?;
             }
         }
-        self.staged.fate = Fate::Published;
-        match rustix::fs::fsync(directory) {
-            // A directory that we may search but not read: the file's own sync commits its name on ext4, xfs and btrfs.
-            Err(Errno::BADF) => rustix::fs::fsync(&self.file)?,
-            synced => synced?,
-        }
-        Ok(digest)
+        Ok(())
     }
 
     fn keep_times(&self, stat: &Stat) -> Result<(), Fault> {

@@ -18,8 +18,8 @@ use portcullis_journal::Recorded;
 
 use crate::{
     backend::{
-        Backend, BackendError, Beginning, Capabilities, ErrorKind, Execution, Origin, Settled,
-        Tending,
+        Backend, BackendError, Beginning, Capabilities, ErrorKind, Execution, FileVersion, Origin,
+        Settled, Tending,
     },
     metrics,
     operation::{Entry, Operation, Outcome},
@@ -220,6 +220,25 @@ impl Tending for Renamed {
             (Some(_), Err(error)) => Err(error),
         };
         ready(exchanged).boxed()
+    }
+
+    // They name what is open, and no path.
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        match self.backend.tending() {
+            Some(tending) => tending.version(recorded),
+            None => ready(Err(unproven(recorded.intent()))).boxed(),
+        }
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        match self.backend.tending() {
+            Some(tending) => tending.close_over(recorded, version),
+            None => ready(Err(unproven(recorded.intent()))).boxed(),
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        TryLockError,
+    },
     time::Duration,
 };
 
@@ -74,11 +77,18 @@ pub struct UploadSettings {
 
 /// The staging names that belong to an upload.
 #[derive(Debug, Clone, Default)]
-pub struct Claims(Arc<Mutex<HashSet<StagingName>>>);
+pub struct Claims(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    names: Mutex<HashSet<StagingName>>,
+    /// Held by who changes what names stand for; as a whole by who must know that nobody does.
+    turn: RwLock<()>,
+}
 
 impl Claims {
     fn names(&self) -> MutexGuard<'_, HashSet<StagingName>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many services, uploads and others have them.
@@ -167,6 +177,21 @@ impl StagingNames {
             if let Some(claim) = self.claim(StagingName::random()?) {
                 return Ok(claim);
             }
+        }
+    }
+
+    /// For a change of what names stand for.
+    pub fn change(&self) -> RwLockReadGuard<'_, ()> {
+        let turn = &self.settings.claims.0.turn;
+        turn.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While nobody changes what names stand for; `None` while somebody does. Nobody is made to wait for it.
+    pub fn nobody_changes(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.settings.claims.0.turn.try_write() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 

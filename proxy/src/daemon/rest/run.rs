@@ -41,7 +41,7 @@ const ATTEMPTS: usize = 3;
 
 /// Why there is no look.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RunError {
+pub(in crate::daemon) enum RunError {
     #[error("read the accounts' mounts")]
     Accounts(#[from] AccountsError),
     #[error("read the journal")]
@@ -87,14 +87,8 @@ impl Run<'_> {
             let name = name.clone();
             return Err(RunError::NoSuchBackend { name });
         }
-        let key = if self.config.path_key.exists() {
-            Some(PathKey::read(&self.config.path_key)?)
-        } else {
-            None
-        };
-        let catalogue = Catalogue::new(key, roots(self.stored), self.stored.direct.clone());
         let start = self.journal.status().durable;
-        let mut reader = Reader::of(&self.config.directory, catalogue)?;
+        let mut reader = reader(self.config, self.stored)?;
         reader.advance()?;
         let directories = self.directories(&reader.catalogue)?;
         let mut session = [0; 16];
@@ -254,6 +248,20 @@ impl Directory {
     }
 }
 
+/// A catalogue of the stored files that has read nothing yet.
+pub(in crate::daemon) fn reader(
+    config: &JournalConfig,
+    stored: &Stored,
+) -> Result<Reader, RunError> {
+    let key = if config.path_key.exists() {
+        Some(PathKey::read(&config.path_key)?)
+    } else {
+        None
+    };
+    let catalogue = Catalogue::new(key, roots(stored), stored.direct.clone());
+    Ok(Reader::of(&config.directory, catalogue)?)
+}
+
 fn is_below(place: &[u8], above: &[u8]) -> bool {
     let above = above.strip_suffix(b"/").unwrap_or(above);
     place
@@ -296,7 +304,7 @@ pub(super) fn roots(stored: &Stored) -> Vec<(String, Vec<u8>)> {
 }
 
 /// What is there at a place.
-enum Seen {
+pub(in crate::daemon) enum Seen {
     Content([u8; 32]),
     /// A file whose content tells nothing.
     NotRead,
@@ -648,7 +656,13 @@ impl Look<'_> {
     }
 }
 
-fn described(backend: &str, place: &[u8], finding: &Finding, seen: &Seen) -> Map<String, Value> {
+/// The body of a finding's record.
+pub(in crate::daemon) fn described(
+    backend: &str,
+    place: &[u8],
+    finding: &Finding,
+    seen: &Seen,
+) -> Map<String, Value> {
     let mut body = Map::new();
     let mut put = |field: &str, value: Value| {
         if !value.is_null() {

@@ -11,13 +11,14 @@ use portcullis_at_rest::{
     escrow::Identity,
     kek::{KeyEncryptionKey, SoftwareKek},
 };
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::super::{EncryptedService, Foreign, Pending, Vault, pending::Entry};
 use crate::{
     backend::{
         BackendService as _, ErrorKind,
-        conformance::{Client, READ, WRITE},
+        conformance::{Client, READ, REPLACE, WRITE},
         local::{LocalService, LocalSettings},
         memory::Memory,
         staging::UploadSettings,
@@ -184,6 +185,34 @@ async fn who_has_the_file_open_goes_on() {
         ErrorKind::Failure
     );
     assert_eq!(rotated.get("/a").await, b"another file");
+}
+
+#[tokio::test]
+async fn an_interrupted_upload_that_goes_on_is_wrapped_to_the_new_key() {
+    const KEPT: usize = 16 << 20;
+    const PIECE: usize = 128 << 10;
+    let disk = Disk::new();
+    let mut random = fastrand::Rng::with_seed(5);
+    let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+        .take(KEPT + 2 * PIECE)
+        .collect();
+    let old = disk.client(OLD, &[]);
+    let handle = old.open("/a", REPLACE).await;
+    for (number, data) in content.chunks(PIECE).enumerate() {
+        old.write(handle, (number * PIECE) as u64, data.to_vec())
+            .await;
+    }
+    old.end().await;
+
+    let new = disk.client(NEW, &[OLD]);
+    assert_eq!(new.stat("/a").await.unwrap().size, Some(KEPT as u64));
+    let handle = new.open("/a", WRITE).await;
+    for (number, data) in content[KEPT..].chunks(PIECE).enumerate() {
+        let offset = (KEPT + number * PIECE) as u64;
+        new.write(handle, offset, data.to_vec()).await;
+    }
+    assert!(new.close_digested(handle).await.is_some());
+    assert!(disk.client(NEW, &[]).get("/a").await == content);
 }
 
 #[tokio::test]
@@ -376,4 +405,121 @@ async fn a_client_can_not_ask_for_it_and_a_backend_that_can_not_do_it_says_so() 
         crate::policy::Named::default(),
     );
     assert_eq!(denied.unwrap_err(), crate::policy::Denied::GatewayOnly);
+}
+
+const ENCRYPT: Care = Care::Encrypt { expected: None };
+
+fn sha256(content: &[u8]) -> [u8; 32] {
+    Sha256::digest(content).into()
+}
+
+#[tokio::test]
+async fn a_plain_file_is_encrypted_and_keeps_its_content_time_mode_and_owner() {
+    let disk = Disk::new();
+    let client = disk.client_with(NEW, &[], Foreign::Read);
+    for (number, length) in [0, 1, 511, 512, 600, 1 << 20, (16 << 20) + 5]
+        .into_iter()
+        .enumerate()
+    {
+        let mut random = fastrand::Rng::with_seed(length as u64);
+        let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+            .take(length)
+            .collect();
+        let file = disk.at("a");
+        fs::write(&file, &content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
+        std::os::unix::fs::chown(&file, Some(4711), Some(4712)).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+        fs::File::open(&file)
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        let about = fs::metadata(&file).unwrap();
+
+        let digest = sha256(&content);
+        let expected = (number % 2 == 0).then_some(digest);
+        let tended = client.tend("/a", Care::Encrypt { expected }).await.unwrap();
+        let bytes = length as u64;
+        assert_eq!(
+            tended,
+            Tended::Encrypted {
+                sha256: digest,
+                bytes
+            }
+        );
+        let now = fs::metadata(&file).unwrap();
+        let facts = |about: &fs::Metadata| {
+            let times = (about.mtime(), about.mtime_nsec());
+            (about.mode(), about.uid(), about.gid(), times)
+        };
+        assert_eq!(facts(&now), facts(&about));
+        assert!(
+            disk.client(NEW, &[]).get("/a").await == content,
+            "{length} bytes"
+        );
+        assert_eq!(client.tend("/a", ENCRYPT).await.unwrap(), Tended::Current);
+    }
+    assert_eq!(fs::read_dir(disk.directory.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_what_was_uploaded_or_was_an_encrypted_file_stays_as_it_is() {
+    let disk = Disk::new();
+    let client = disk.client_with(NEW, &[], Foreign::Read);
+    fs::write(disk.at("altered"), CONTENT).unwrap();
+    client.put("/damaged", CONTENT).await;
+    let mut stored = fs::read(disk.at("damaged")).unwrap();
+    stored[1] ^= 1;
+    fs::write(disk.at("damaged"), &stored).unwrap();
+    let expected = Some(sha256(b"something else"));
+    for (path, care) in [
+        ("altered", Care::Encrypt { expected }),
+        ("damaged", ENCRYPT),
+    ] {
+        let before = fs::read(disk.at(path)).unwrap();
+        let refused = client.tend(format!("/{path}"), care).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::NotAuthentic, "{refused}");
+        assert!(fs::read(disk.at(path)).unwrap() == before);
+    }
+    client.end().await;
+    let left = fs::read_dir(disk.directory.path()).unwrap().count();
+    assert_eq!(left, 2, "nothing of the new file is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_upload_meanwhile_is_never_undone() {
+    const ROUNDS: usize = 60;
+    let disk = Disk::new();
+    let content = vec![b'o'; 300_000];
+    let uploader = Arc::new(disk.client_with(NEW, &[], Foreign::Read));
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..ROUNDS {
+        fs::write(disk.at("a"), &content).unwrap();
+        let migrating = disk.client_with(NEW, &[], Foreign::Read);
+        let uploading = Arc::clone(&uploader);
+        let delay = Duration::from_micros(random.u64(..15_000));
+        let upload = tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            match round % 3 {
+                0 => uploading.put("/a", "new").await,
+                1 => {
+                    uploading.put("/b", "new").await;
+                    let [from, to] = [b"/b", b"/a"].map(|path| VirtualPath::clean(path).unwrap());
+                    uploading.done(Operation::PosixRename { from, to }).await;
+                }
+                _ => {
+                    let path = VirtualPath::clean(b"/a").unwrap();
+                    uploading.done(Operation::Remove { path }).await;
+                }
+            }
+        });
+        let _ = migrating.tend("/a", ENCRYPT).await;
+        upload.await.unwrap();
+        migrating.end().await;
+        if round % 3 == 2 {
+            assert!(!disk.at("a").exists(), "round {round}");
+        } else {
+            assert_eq!(uploader.get("/a").await, b"new", "round {round}");
+        }
+    }
 }

@@ -1,0 +1,143 @@
+//! A file that is not encrypted is written anew, encrypted, and takes the place of the one that was read.
+
+use portcullis_at_rest::{Head, HeadError, Sealer};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    closing::{finish, start},
+    fault::Fault,
+    session::Session,
+    steps::Steps,
+    upload::Outlet,
+};
+use crate::{
+    backend::{BackendError, FileVersion, Tending},
+    operation::{Access, Attributes, HandleId, Operation, Outcome, Tended},
+    path::VirtualPath,
+};
+
+/// Bytes that are read at once.
+const CHUNK: usize = 1 << 20;
+
+impl Session {
+    /// Encrypts a file that is not. It is published only if its content is the expected one, and nobody has changed it meanwhile.
+    pub(super) async fn encrypt(
+        self,
+        steps: Steps,
+        path: VirtualPath,
+        expected: Option<[u8; 32]>,
+    ) -> Result<Outcome, BackendError> {
+        let Some(tending) = self.backend.tending() else {
+            return Err(Fault::NotInPlace.into());
+        };
+        let source = self.own_handle();
+        steps.open(&path, source, Access::READ).await?;
+        let encrypted = self
+            .encrypt_open(&steps, tending, &path, source, expected)
+            .await;
+        let closed = steps.close(source).await;
+        let tended = encrypted?;
+        closed?;
+        Ok(Outcome::Tended(tended))
+    }
+
+    async fn encrypt_open(
+        &self,
+        steps: &Steps,
+        tending: &dyn Tending,
+        path: &VirtualPath,
+        source: HandleId,
+        expected: Option<[u8; 32]>,
+    ) -> Result<Tended, BackendError> {
+        let version = steps.prove(Operation::Fstat { handle: source })?;
+        let version = tending.version(version).await?;
+        let attributes = steps.attributes(source).await?;
+        let beginning = steps.read(source, 0, Head::LENGTH).await?;
+        match Head::parse(&beginning) {
+            Ok(_) => return Ok(Tended::Current),
+            Err(HeadError::Foreign | HeadError::Empty | HeadError::Short) => {}
+            Err(error) => return Err(Fault::from(error).into()),
+        }
+        if Head::resembles_one(&beginning) {
+            return Err(Fault::Damaged.into());
+        }
+        let target = self.own_handle();
+        steps.open(path, target, Access::REPLACE).await?;
+        keep_owner(steps, target, &attributes).await?;
+        let (sha256, bytes) = self.copy(steps, source, target).await?;
+        if i64::try_from(bytes) != Ok(version.size) {
+            return Err(Fault::ChangedMeanwhile.into());
+        }
+        if expected.is_some_and(|expected| expected != sha256) {
+            return Err(Fault::OtherContent(sha256).into());
+        }
+        publish(steps, tending, target, version).await?;
+        Ok(Tended::Encrypted { sha256, bytes })
+    }
+
+    /// Writes what is read, encrypted; gives the SHA-256 of what was read, and how many bytes that are.
+    async fn copy(
+        &self,
+        steps: &Steps,
+        source: HandleId,
+        target: HandleId,
+    ) -> Result<([u8; 32], u64), BackendError> {
+        let vault = &self.vault;
+        let (key, head) = vault.ring.create(&vault.realm).map_err(Fault::from)?;
+        let mut sealer = Sealer::new(&key, head);
+        let mut outlet = Outlet::default();
+        let mut digest = Sha256::new();
+        let head = sealer.head().as_bytes().to_vec();
+        let mut sealed = vec![head];
+        let mut bytes = 0;
+        let mut reading = Box::pin(steps.read(source, 0, CHUNK));
+        loop {
+            let data = reading.await?;
+            bytes += data.len() as u64;
+            reading = Box::pin(steps.read(source, bytes, CHUNK));
+            if data.is_empty() {
+                break;
+            }
+            digest.update(&data);
+            sealer.write(&data, &mut sealed).map_err(Fault::from)?;
+            let pieces = outlet.place_all(std::mem::take(&mut sealed));
+            finish(start(steps, target, pieces)).await?;
+        }
+        sealer.finish(&mut sealed).map_err(Fault::from)?;
+        let pieces = outlet.place_all(sealed);
+        finish(start(steps, target, pieces)).await?;
+        Ok((digest.finalize().into(), bytes))
+    }
+}
+
+/// Gives the new file the owner of the old one.
+async fn keep_owner(
+    steps: &Steps,
+    target: HandleId,
+    attributes: &Attributes,
+) -> Result<(), BackendError> {
+    let now = steps.attributes(target).await?;
+    if now.owner == attributes.owner {
+        return Ok(());
+    }
+    let set = steps.start(Operation::Fsetstat {
+        handle: target,
+        attributes: Attributes {
+            owner: attributes.owner,
+            ..Attributes::default()
+        },
+    });
+    set.await.map_err(Fault::Owner)?;
+    Ok(())
+}
+
+async fn publish(
+    steps: &Steps,
+    tending: &dyn Tending,
+    target: HandleId,
+    version: FileVersion,
+) -> Result<(), BackendError> {
+    let recorded = steps.prove(Operation::Close { handle: target })?;
+    tending.close_over(recorded, version).await?;
+    Ok(())
+}

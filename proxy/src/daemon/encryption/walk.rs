@@ -1,0 +1,333 @@
+//! One walk over encrypted backends: keys are wrapped to others, or files that are not encrypted are.
+
+mod migrate;
+mod rotate;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use portcullis_audit::{catalogue::Reader, hidden::as_recorded, search::SearchError};
+use portcullis_journal::{AppendError, Event, EventKind, Journal, Verdict};
+use serde_json::Value;
+
+use super::{Kept, Vaults};
+use crate::{
+    backend::{BackendError, ErrorKind},
+    config::JournalConfig,
+    daemon::{
+        backends::pending,
+        rest::{RunError, reader},
+    },
+    encryption::{Answer, Failure, Request, Task},
+    gate::{
+        self,
+        verify::{Pace, Verified},
+    },
+    metrics,
+    operation::{Attributes, Entry},
+    path::VirtualPath,
+};
+
+/// Failures that an answer names; all are on record.
+const NAMED: usize = 1000;
+/// How often whoever asked is told how far it is.
+const TOLD: Duration = Duration::from_secs(1);
+/// How often a file that is replaced meanwhile is tried.
+const ATTEMPTS: usize = 3;
+/// How often everything is looked at, as long as files are renamed meanwhile: one may have passed the look by.
+const LOOKS: usize = 3;
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WalkError {
+    #[error("{name} is no backend of the configuration whose files are encrypted")]
+    NoSuchBackend { name: String },
+    #[error("the files of no backend of the configuration are encrypted")]
+    NoBackend,
+    #[error("{name} does not say encryption = \"migrating\"")]
+    NotMigrating { name: String },
+    #[error("no backend of the configuration says encryption = \"migrating\"")]
+    NoneMigrating,
+    #[error("look at backend {name}")]
+    Session { name: String, source: BackendError },
+    #[error("prepare the comparison with the journal")]
+    Prepare(#[from] RunError),
+    #[error("read the journal")]
+    Journal(#[from] SearchError),
+    #[error("record what was done")]
+    Unrecorded(#[from] AppendError),
+}
+
+pub(super) struct Walk<'a> {
+    pub(super) journal: &'a Journal,
+    pub(super) config: &'a JournalConfig,
+    pub(super) vaults: Vaults,
+    pub(super) request: &'a Request,
+    pub(super) asked_by: u32,
+}
+
+impl Walk<'_> {
+    pub(super) async fn carry_out(
+        &self,
+        tell: &mut (dyn FnMut(&Answer) + Send),
+    ) -> Result<Answer, WalkError> {
+        let wanted = self.wanted()?;
+        let reader = match self.request.task {
+            Task::Rotate => None,
+            Task::Migrate => Some(reader(self.config, &self.vaults.stored)?),
+        };
+        let now = Instant::now();
+        let mut look = Look {
+            walk: self,
+            reader,
+            tell,
+            begun: now,
+            told: now,
+            pace: Pace::of(self.request.rate),
+            answer: Answer::default(),
+            is_first: true,
+            is_stopped: false,
+        };
+        for _ in 0..LOOKS {
+            let renames = gate::renames();
+            let before = look.changed();
+            for (name, kept) in &wanted {
+                look.backend(name, kept).await?;
+            }
+            let is_settled = gate::renames() == renames || look.changed() == before;
+            if is_settled || look.answer.failed > 0 {
+                break;
+            }
+            look.is_first = false;
+        }
+        let mut answer = look.answer;
+        answer.bytes = look.pace.moved();
+        answer.seconds = now.elapsed().as_secs();
+        match self.request.task {
+            Task::Rotate => self.judge_keys(&mut answer),
+            Task::Migrate => self.judge_backends(wanted.keys(), &mut answer),
+        }
+        self.record(&answer, wanted.keys()).await?;
+        Ok(answer)
+    }
+
+    fn wanted(&self) -> Result<BTreeMap<String, Kept>, WalkError> {
+        let mut wanted = self.vaults.by_name.clone();
+        let asked = self.request.backend.as_ref();
+        if let Some(asked) = asked {
+            wanted.retain(|name, _| name == asked);
+        }
+        let named = asked.cloned();
+        if wanted.is_empty() {
+            return Err(
+                named.map_or(WalkError::NoBackend, |name| WalkError::NoSuchBackend {
+                    name,
+                }),
+            );
+        }
+        match self.request.task {
+            Task::Rotate => {}
+            Task::Migrate => wanted.retain(|_, kept| kept.is_migrating),
+        }
+        if wanted.is_empty() {
+            return Err(
+                named.map_or(WalkError::NoneMigrating, |name| WalkError::NotMigrating {
+                    name,
+                }),
+            );
+        }
+        Ok(wanted)
+    }
+
+    async fn record(
+        &self,
+        answer: &Answer,
+        backends: impl Iterator<Item = &String>,
+    ) -> Result<(), WalkError> {
+        let Answer {
+            current,
+            rewrapped,
+            plain,
+            encrypted,
+            failed,
+            ..
+        } = *answer;
+        let (kind, files) = match self.request.task {
+            Task::Rotate => (
+                EventKind::RestRotation,
+                vec![
+                    ("current", current),
+                    ("rewrapped", rewrapped),
+                    ("plain", plain),
+                    ("failed", failed),
+                ],
+            ),
+            Task::Migrate => (
+                EventKind::RestMigration,
+                vec![
+                    ("current", current),
+                    ("encrypted", encrypted),
+                    ("failed", failed),
+                ],
+            ),
+        };
+        let mut event = Event::new(kind);
+        event.outcome = Some(if failed == 0 {
+            Verdict::Success
+        } else {
+            Verdict::Failure
+        });
+        event.reason = (failed > 0).then(|| "failures".to_owned());
+        let mut put = |field: &str, value: Value| event.body.insert(field.to_owned(), value);
+        put("backends", backends.cloned().collect());
+        put("files", answer.files.into());
+        for (result, files) in &files {
+            put(result, (*files).into());
+        }
+        put("bytes", answer.bytes.into());
+        put("seconds", answer.seconds.into());
+        put("unneeded_keys", answer.unneeded_keys.clone().into());
+        put("asked_by_uid", self.asked_by.into());
+        match self.request.task {
+            Task::Rotate => metrics::at_rest_rotation(files),
+            Task::Migrate => metrics::at_rest_migration(files),
+        }
+        tracing::info!(
+            task = kind.name(),
+            files = answer.files,
+            done = rewrapped + encrypted,
+            failed,
+            "work on stored files has ended"
+        );
+        self.journal.append(event).await?;
+        Ok(())
+    }
+}
+
+/// What was seen so far.
+struct Look<'a> {
+    walk: &'a Walk<'a>,
+    /// Of the log, where content is compared with it.
+    reader: Option<Reader>,
+    tell: &'a mut (dyn FnMut(&Answer) + Send),
+    begun: Instant,
+    told: Instant,
+    pace: Pace,
+    answer: Answer,
+    /// Files are not counted yet.
+    is_first: bool,
+    /// It makes no sense to go on.
+    is_stopped: bool,
+}
+
+impl Look<'_> {
+    fn changed(&self) -> u64 {
+        self.answer.rewrapped + self.answer.encrypted
+    }
+
+    async fn backend(&mut self, name: &str, kept: &Kept) -> Result<(), WalkError> {
+        if !kept.is_local {
+            if self.is_first {
+                let reason = match self.walk.request.task {
+                    Task::Rotate => {
+                        "the heads of its files can't be exchanged where they lie: a file is wrapped to the new key when it is uploaded again, so keep the old one in retired_key_files"
+                    }
+                    Task::Migrate => {
+                        "files of a backend of this kind are not encrypted by this: each is when it is uploaded again"
+                    }
+                };
+                self.fail(format!("/{name}"), reason.to_owned());
+            }
+            return Ok(());
+        }
+        let session = |source| WalkError::Session {
+            name: name.to_owned(),
+            source,
+        };
+        let journal = self.walk.journal.clone();
+        let mut verified = Verified::whole(journal, name, &*kept.service).map_err(session)?;
+        let walked = self.tree(&mut verified, name, kept).await;
+        verified.backend.end().await;
+        let _ = pending(&self.walk.config.verification(), name).clear();
+        walked
+    }
+
+    async fn tree(
+        &mut self,
+        verified: &mut Verified,
+        name: &str,
+        kept: &Kept,
+    ) -> Result<(), WalkError> {
+        let root = verified.mount.at.clone();
+        let mut left = vec![root.clone()];
+        while let Some(directory) = left.pop() {
+            let entries = match verified.entries(&directory).await {
+                Ok(entries) => entries,
+                Err(error) if error.kind == ErrorKind::NotFound && directory != root => continue,
+                Err(error) => {
+                    self.failed(&directory, &error);
+                    continue;
+                }
+            };
+            for entry in entries {
+                let below = [directory.as_bytes(), b"/", &entry.name[..]].concat();
+                let Ok(path) = VirtualPath::clean(&below) else {
+                    let reason = "its name or path is too long".to_owned();
+                    self.fail(shown(&below), reason);
+                    continue;
+                };
+                if entry.attributes.is_directory() {
+                    left.push(path);
+                } else if is_file(&entry) {
+                    match self.walk.request.task {
+                        Task::Rotate => self.rewrap(verified, &path).await,
+                        Task::Migrate => self.encrypt(verified, (name, kept), &path).await?,
+                    }
+                    self.tell();
+                }
+                if self.is_stopped {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, path: &VirtualPath, error: &BackendError) {
+        self.fail(shown(path.as_bytes()), error.message.clone());
+    }
+
+    fn fail(&mut self, path: String, reason: String) {
+        self.answer.failed += 1;
+        if self.answer.failures.len() < NAMED {
+            self.answer.failures.push(Failure { path, reason });
+        }
+    }
+
+    fn tell(&mut self) {
+        if self.told.elapsed() >= TOLD {
+            self.told = Instant::now();
+            let now = Answer {
+                bytes: self.pace.moved(),
+                seconds: self.begun.elapsed().as_secs(),
+                failures: Vec::new(),
+                ..self.answer.clone()
+            };
+            (self.tell)(&now);
+        }
+    }
+}
+
+fn is_file(entry: &Entry) -> bool {
+    let kind = entry
+        .attributes
+        .permissions
+        .map(|mode| mode & Attributes::TYPE_MASK);
+    matches!(kind, None | Some(0 | Attributes::REGULAR))
+}
+
+fn shown(path: &[u8]) -> String {
+    as_recorded(path).as_str().unwrap_or_default().to_owned()
+}
