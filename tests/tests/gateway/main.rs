@@ -20,6 +20,7 @@ mod limits;
 mod login;
 mod manifests;
 mod matrix;
+mod migration;
 mod peers;
 mod permissions;
 mod presets;
