@@ -179,6 +179,10 @@ pub struct Catalogue {
     next_link: u64,
     /// Only what names need is kept: not who, when, which content, and nothing of what is gone.
     is_lean: bool,
+    /// Places whose file was destroyed, by whose word.
+    tombstones: BTreeMap<Vec<u8>, Change>,
+    /// Encrypted files that were, by which record.
+    destroyed: HashMap<Object, u64>,
     directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
     is_cut: bool,
 }
@@ -256,6 +260,9 @@ impl Catalogue {
 
     /// Whether the encrypted file that lies at a place was put there.
     pub fn named(&self, place: &[u8], object: &Object) -> Named {
+        if let Some(record) = self.destroyed.get(object) {
+            return Named::Other(*record);
+        }
         let Some(place) = self.resolved(&self.name(place), true) else {
             return Named::Unsaid;
         };
@@ -272,6 +279,18 @@ impl Catalogue {
             Some(_) => Named::Other(entry.state.change().seq),
             None => Named::Unsaid,
         }
+    }
+
+    /// Places whose file was destroyed and that have no other since, and by whose word.
+    pub fn shredded(&self) -> impl Iterator<Item = (&[u8], &Change)> {
+        let gone = |at: &[u8], by: &Change| {
+            let state = self.places.get(at).map(|place| &place.state);
+            matches!(state, Some(State::Gone(last)) if last.seq == by.seq)
+        };
+        self.tombstones
+            .iter()
+            .filter(move |(at, by)| gone(at, by))
+            .map(|(at, by)| (at.as_slice(), by))
     }
 
     /// What was found at a place beside what the log says.

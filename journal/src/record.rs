@@ -58,6 +58,8 @@ pub enum EventKind {
     RestRotation,
     /// `rest.migration`: stored files were encrypted.
     RestMigration,
+    /// `rest.tombstone`: the key of a stored file is destroyed.
+    RestTombstone,
     /// `allow.change`
     AllowChange,
     /// `ban.change`
@@ -122,6 +124,7 @@ impl EventKind {
             Self::RestVerify => "rest.verify",
             Self::RestRotation => "rest.rotation",
             Self::RestMigration => "rest.migration",
+            Self::RestTombstone => "rest.tombstone",
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",

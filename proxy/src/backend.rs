@@ -64,6 +64,9 @@ pub trait Tending: Send + Sync {
     /// owner and rights stay. It is durable when this ends.
     fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
 
+    /// Exchanges the first bytes of the file at the operation's path as [`exchange`](Self::exchange) does, and removes it.
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
+
     /// What the file of an FSTAT is.
     fn version(
         &self,

@@ -144,6 +144,25 @@ pub enum EncryptionCommand {
     Rotate(WalkArgs),
     /// Encrypt the files of backends with `encryption = "migrating"` that are not. Exit code: 0 all are, 1 some could not be, 2 not done.
     Migrate(WalkArgs),
+    /// Destroy one file: its key, so that nobody can decrypt what is left of it, and the file. Exit code: 0 done, 2 not done.
+    Shred(ShredArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ShredArgs {
+    /// Path below the backend's directory.
+    pub path: String,
+    #[arg(long, value_name = "NAME")]
+    pub backend: String,
+    /// Why; it is on record.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who approved it; likewise.
+    #[arg(long, value_name = "NAME")]
+    pub approver: String,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How the name of a request's file ends.
 pub const REQUEST: &str = "encryption";
@@ -21,6 +22,22 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
+    /// To all files.
+    Walk(Walk),
+    /// Destroys the key of one file, and removes it.
+    Shred {
+        backend: String,
+        /// Below the backend's root.
+        path: String,
+        reason: String,
+        approver: String,
+    },
+}
+
+/// What is done to all files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Walk {
     /// Wraps the keys of stored files as those of new files are.
     Rotate,
     /// Encrypts files that are not.
@@ -54,6 +71,8 @@ pub struct Answer {
     pub migrated: Vec<String>,
     /// Why nothing is said of backends, if so.
     pub migrated_unknown: Option<String>,
+    /// The body of the record of a file that was destroyed.
+    pub shredded: Option<Value>,
     /// Why it was not done.
     pub error: Option<String>,
 }

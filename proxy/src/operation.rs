@@ -261,6 +261,13 @@ pub enum Care {
         /// The SHA-256 that the content must have; `None` if nobody knows.
         expected: Option<[u8; 32]>,
     },
+    /// Asks which file it is.
+    Identify,
+    /// Destroys the wraps of the file's key, and removes it.
+    Shred {
+        /// The file that it must be.
+        object: [u8; 16],
+    },
 }
 
 impl Care {
@@ -269,6 +276,8 @@ impl Care {
         match self {
             Self::Rewrap => "rewrap",
             Self::Encrypt { .. } => "encrypt",
+            Self::Identify => "identify",
+            Self::Shred { .. } => "shred",
         }
     }
 }
@@ -289,6 +298,10 @@ pub enum Tended {
         /// Likewise.
         bytes: u64,
     },
+    /// It is the encrypted file of that number.
+    Identified { object: [u8; 16] },
+    /// Nobody can decrypt it any more, and it is gone.
+    Shredded,
 }
 
 impl Tended {
@@ -299,6 +312,8 @@ impl Tended {
             Self::Rewrapped => "rewrapped",
             Self::Plain => "plain",
             Self::Encrypted { .. } => "encrypted",
+            Self::Identified { .. } => "identified",
+            Self::Shredded => "shredded",
         }
     }
 }

@@ -114,6 +114,8 @@ enum Decision {
     Naming,
     /// An operator asked: stored files that are not encrypted are.
     Migrating,
+    /// An operator asked: a stored file is destroyed.
+    Shredding,
 }
 
 /// A step of the gateway's own look at a file.
@@ -478,6 +480,7 @@ impl Permit {
             decision: match care {
                 Care::Rewrap => Decision::Rotating,
                 Care::Encrypt { .. } => Decision::Migrating,
+                Care::Identify | Care::Shred { .. } => Decision::Shredding,
             },
             requester: Arc::clone(requester),
         })

@@ -35,6 +35,9 @@ pub struct Answer {
     pub findings: Vec<Value>,
     /// Findings that are only on record.
     pub further: u64,
+    /// Places whose files were destroyed on record, with whose word and when.
+    #[serde(default)]
+    pub shredded: Vec<Value>,
     /// Why it was not done.
     pub error: Option<String>,
 }

@@ -32,6 +32,8 @@ pub(crate) struct Index {
     /// Paths by their last component.
     by_name: HashMap<Vec<u8>, Vec<Named>>,
     pub(crate) records: u64,
+    /// Files that were destroyed on record, by their numbers.
+    pub(crate) shredded: HashMap<[u8; 16], Shredded>,
     /// Uploads whose paths the journal does not say in clear.
     pub(crate) hidden: u64,
     /// What is wrong with the journal itself.
@@ -69,6 +71,14 @@ pub(crate) enum Said {
     Nothing,
 }
 
+/// A file that was destroyed.
+pub(crate) struct Shredded {
+    /// With the backend's name in front; `None` if the journal does not say it in clear.
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) approver: String,
+    pub(crate) time: String,
+}
+
 struct Move {
     user: String,
     from: Vec<u8>,
@@ -83,6 +93,7 @@ impl Index {
             files: HashMap::new(),
             by_name: HashMap::new(),
             records: 0,
+            shredded: HashMap::new(),
             hidden: 0,
             findings: report.findings.len() as u64 + report.further_findings,
         };
@@ -116,6 +127,7 @@ impl Index {
         let operation = || Some((record.session.clone()?, record.operation?));
         match record.event.as_str() {
             "xfer.summary" if is_success => self.upload(record),
+            "rest.tombstone" => self.bury(record),
             "op.intent" => {
                 if let (Some(key), Some(change)) = (operation(), change(record)) {
                     moves.insert(key, change);
@@ -129,6 +141,20 @@ impl Index {
             }
             _ => {}
         }
+    }
+
+    fn bury(&mut self, record: &Record) {
+        let mut object = [0; 16];
+        let digits = text(record, "object").unwrap_or_default();
+        if hex::decode_to_slice(digits, &mut object).is_err() {
+            return;
+        }
+        let shredded = Shredded {
+            path: path(record, "path"),
+            approver: text(record, "approver").unwrap_or_default().to_owned(),
+            time: record.time.clone(),
+        };
+        self.shredded.insert(object, shredded);
     }
 
     fn upload(&mut self, record: &Record) {
@@ -287,6 +313,7 @@ mod tests {
             files: HashMap::new(),
             by_name: HashMap::new(),
             records: 0,
+            shredded: HashMap::new(),
             hidden: 0,
             findings: 0,
         };

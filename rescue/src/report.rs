@@ -25,9 +25,10 @@ pub(crate) enum Fate {
     Failed,
     Unfinished,
     Unnamed,
+    Shredded,
 }
 
-const FATES: [Fate; 12] = [
+const FATES: [Fate; 13] = [
     Fate::Verified,
     Fate::Decrypted,
     Fate::Differs,
@@ -40,6 +41,7 @@ const FATES: [Fate; 12] = [
     Fate::Failed,
     Fate::Unfinished,
     Fate::Unnamed,
+    Fate::Shredded,
 ];
 
 impl Fate {
@@ -56,14 +58,15 @@ impl Fate {
             Self::NotAFile => "not-a-file",
             Self::Failed => "failed",
             Self::Unfinished => "unfinished",
+            Self::Shredded => "shredded",
             Self::Unnamed => "unnamed",
         }
     }
 
-    /// An upload that was never published is missed by nobody.
+    /// An upload that was never published is missed by nobody, and what was destroyed is as it should be.
     fn is_good(self) -> bool {
         match self {
-            Self::Verified | Self::Decrypted | Self::Unfinished => true,
+            Self::Verified | Self::Decrypted | Self::Unfinished | Self::Shredded => true,
             Self::Differs
             | Self::NotAuthentic
             | Self::NotEncrypted

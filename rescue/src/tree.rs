@@ -2,14 +2,21 @@
 
 use std::{
     cell::OnceCell,
+    collections::HashSet,
     ffi::{CStr, CString},
     fs::File,
     io::{self, Write},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     path::{Path, PathBuf},
 };
 
-use portcullis_at_rest::names::{FILE, Names};
+use portcullis_at_rest::{
+    Head,
+    names::{FILE, Names},
+};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps},
     io::Errno,
@@ -19,7 +26,7 @@ use rustix::{
 #[cfg(feature = "s3")]
 use crate::bucket::{Bucket, Part};
 use crate::{
-    journal::{Index, Said},
+    journal::{Index, Said, Shredded},
     report::{Entry, Fate, Report},
     restore::{Fault, Keys, Written, restore},
 };
@@ -113,9 +120,13 @@ impl<'a> Tree<'a> {
             path: Vec::new(),
             found: self.only.is_none(),
             is_unnamed: false,
+            buried: HashSet::new(),
         };
         walk.directory(&self.from, &target, 0)
             .map_err(TreeError::Report)?;
+        if walk.only.is_none() {
+            walk.name_the_shredded().map_err(TreeError::Report)?;
+        }
         if !walk.found {
             return Err(TreeError::NothingThere);
         }
@@ -173,6 +184,8 @@ struct Walk<'a, W> {
     found: bool,
     /// A name on the way is the stored one, since it is of none.
     is_unnamed: bool,
+    /// Files that were destroyed by the journal, of which there is a copy.
+    buried: HashSet<[u8; 16]>,
 }
 
 /// One name in a directory.
@@ -326,6 +339,11 @@ impl<W: Write> Walk<'_, W> {
                 return self.say(Fate::Failed, Some(detail));
             }
         };
+        if let Some((object, shredded)) = self.shredded(source) {
+            let detail = format!("{}; this copy is not given out", of(shredded));
+            self.buried.insert(object);
+            return self.say(Fate::Shredded, Some(detail));
+        }
         let draft = match Draft::new(directory) {
             Ok(draft) => draft,
             Err(error) => {
@@ -358,6 +376,37 @@ impl<W: Write> Walk<'_, W> {
             Err(Errno::EXIST) => self.say(Fate::Exists, None),
             Err(error) => self.failed("its plaintext can't be named", error),
         }
+    }
+
+    /// What the journal says, if it says that the file was destroyed.
+    fn shredded(&self, source: &File) -> Option<([u8; 16], &Shredded)> {
+        let index = self.index?;
+        let mut beginning = [0; Head::LENGTH];
+        source.read_exact_at(&mut beginning, 0).ok()?;
+        let object = Head::parse(&beginning).ok()?.object().0;
+        Some((object, index.shredded.get(&object)?))
+    }
+
+    /// Those that are not there, as it should be.
+    fn name_the_shredded(&mut self) -> io::Result<()> {
+        let index = self.index;
+        let all = index.into_iter().flat_map(|index| &index.shredded);
+        let mut gone: Vec<_> = all
+            .filter(|(object, _)| !self.buried.contains(*object))
+            .map(|(_, shredded)| shredded)
+            .collect();
+        gone.sort_by(|one, other| one.time.cmp(&other.time));
+        for shredded in gone {
+            let path = shredded.path.as_deref().unwrap_or(b"(hidden)");
+            self.report.entry(&Entry {
+                path,
+                fate: Fate::Shredded,
+                detail: Some(of(shredded)),
+                bytes: 0,
+                sha256: None,
+            })?;
+        }
+        Ok(())
     }
 
     fn written(&mut self, written: &Written) -> io::Result<()> {
@@ -601,6 +650,14 @@ fn times(stat: &Stat) -> Timestamps {
             tv_nsec: stat.st_mtime_nsec as _,
         },
     }
+}
+
+/// By whose word, and when.
+fn of(shredded: &Shredded) -> String {
+    format!(
+        "destroyed by the word of {}, {}",
+        shredded.approver, shredded.time
+    )
 }
 
 fn cause(what: &str, error: &io::Error) -> String {

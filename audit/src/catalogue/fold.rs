@@ -96,6 +96,7 @@ impl Catalogue {
             EventKind::ConnectionClose,
             EventKind::LogBeginAnew,
             EventKind::AppStart,
+            EventKind::RestTombstone,
         ]
         .into_iter()
         .any(is)
@@ -110,6 +111,9 @@ impl Catalogue {
         }
         if is(EventKind::AppStart) {
             return self.new_run();
+        }
+        if is(EventKind::RestTombstone) {
+            return self.bury(record);
         }
         let Some(session) = record.session.as_deref().and_then(raw::session_number) else {
             return;
@@ -129,6 +133,29 @@ impl Catalogue {
             if known.pending.is_empty() {
                 self.sessions.remove(&session);
             }
+        }
+    }
+
+    /// A file is destroyed: what stands there afterwards was put there by somebody else.
+    fn bury(&mut self, record: &Record) {
+        let Some(place) = bytes(&record.body, "path") else {
+            return;
+        };
+        let at = self.name(&place);
+        let by = Change {
+            user: text(&record.body, "approver")
+                .filter(|_| !self.is_lean)
+                .map(str::to_owned),
+            ..self.change(record)
+        };
+        if let Some(object) = text(&record.body, "object").and_then(fixed) {
+            self.destroyed.insert(object, record.seq);
+        }
+        let deed = Deed::Remove { at: at.clone() };
+        self.contest(&deed);
+        self.apply(&deed, &by);
+        if !self.is_lean {
+            self.tombstones.insert(at, by);
         }
     }
 

@@ -572,3 +572,42 @@ fn nothing_is_said_of_what_nobody_can_know() {
         }
     }
 }
+
+#[test]
+fn a_file_that_was_destroyed_is_not_missed_and_one_that_is_there_again_is_found() {
+    let tombstone = || {
+        let mut event = Event::new(EventKind::RestTombstone);
+        event.outcome = Some(Verdict::Allow);
+        event.body = json!({ "backend": "disk", "path": "/disk/a/x", "approver": "J. Doe", "object": "09".repeat(16) })
+            .as_object()
+            .unwrap()
+            .clone();
+        event
+    };
+    let log = |more: Vec<Event>| {
+        let uploaded = upload(&ALICE, 1, "/in/x", A);
+        after(&[uploaded, vec![tombstone()], more])
+    };
+    let buried = log(Vec::new());
+    assert_eq!(buried.judge(b"/disk/a/x", Found::Nothing), Judgement::Sound);
+    let Judgement::Finding(finding) = buried.judge(b"/disk/a/x", Found::Content(&A)) else {
+        panic!("it is there again");
+    };
+    assert_eq!(finding.kind, FindingKind::RolledBack);
+    assert_eq!(finding.last.unwrap().user.as_deref(), Some("J. Doe"));
+    let shredded: Vec<_> = buried.shredded().map(|(at, _)| at.to_vec()).collect();
+    assert_eq!(shredded, [b"/disk/a/x".to_vec()]);
+
+    assert_eq!(buried.named(b"/disk/a/x", &ONE), Named::Unsaid);
+    assert!(matches!(
+        buried.named(b"/disk/a/x", &[9; 16]),
+        Named::Other(_)
+    ));
+
+    let again = log(upload(&ALICE, 11, "/in/x", B));
+    assert_eq!(
+        again.judge(b"/disk/a/x", Found::Content(&B)),
+        Judgement::Sound
+    );
+    assert_eq!(again.shredded().count(), 0, "another file has the name");
+}

@@ -11,6 +11,7 @@ mod migrate;
 mod pending;
 mod session;
 mod shown;
+mod shred;
 mod steps;
 mod tend;
 #[cfg(test)]
@@ -274,6 +275,8 @@ impl Backend for Encrypted {
             Operation::Tend { path, care } => match care {
                 Care::Rewrap => session.rewrap(steps, path).boxed(),
                 Care::Encrypt { expected } => session.encrypt(steps, path, expected).boxed(),
+                Care::Identify => session.identify(steps, path).boxed(),
+                Care::Shred { object } => session.shred(steps, path, object).boxed(),
             },
         }
     }

@@ -218,6 +218,13 @@ impl Tending for LocalBackend {
         })
     }
 
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let permit = Arc::new(recorded.into_intent());
+        self.run(permit, move |session, permit| {
+            session.destroy(permit, &beginning)
+        })
+    }
+
     fn version(
         &self,
         recorded: Recorded<Permit>,

@@ -157,6 +157,11 @@ impl Tending for Named {
         async move { session.enter().await?.exchange(recorded, beginning).await }.boxed()
     }
 
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let session = Arc::clone(&self.0);
+        async move { session.enter().await?.destroy(recorded, beginning).await }.boxed()
+    }
+
     fn version(
         &self,
         recorded: Recorded<Permit>,

@@ -3,41 +3,80 @@
 use std::process::ExitCode;
 
 use portcullis_audit::text::word;
+use serde_json::Value;
 
 use super::{
     asking::{ask, complain},
     print,
 };
 use crate::{
-    cli::{EncryptionArgs, EncryptionCommand, WalkArgs},
+    cli::{EncryptionArgs, EncryptionCommand, ShredArgs, WalkArgs},
     config::Config,
-    encryption::{Answer, REQUEST, Request, Task},
+    encryption::{Answer, REQUEST, Request, Task, Walk},
 };
 
 const NOT_DONE: u8 = 2;
 
 pub(super) fn encryption(arguments: &EncryptionArgs) -> anyhow::Result<ExitCode> {
-    let (task, walk) = match &arguments.command {
-        EncryptionCommand::Rotate(walk) => (Task::Rotate, walk),
-        EncryptionCommand::Migrate(walk) => (Task::Migrate, walk),
-    };
-    match answer(arguments, task.clone(), walk) {
-        Ok(answer) => Ok(report(&answer, &task, walk.json)),
+    let request = request(&arguments.command);
+    let answer = match answer(arguments, &request) {
+        Ok(answer) => answer,
         Err(error) => {
             complain(&format!("portcullis-proxy: {error:#}\n"));
-            Ok(ExitCode::from(NOT_DONE))
+            return Ok(ExitCode::from(NOT_DONE));
         }
-    }
+    };
+    Ok(match &arguments.command {
+        EncryptionCommand::Rotate(walk) => report(&answer, Walk::Rotate, walk.json),
+        EncryptionCommand::Migrate(walk) => report(&answer, Walk::Migrate, walk.json),
+        EncryptionCommand::Shred(shred) => {
+            let body = answer.shredded.unwrap_or_default();
+            if shred.json {
+                print(&body.to_string());
+            } else {
+                let text = |field: &str| body.get(field).and_then(Value::as_str);
+                print(&format!(
+                    "{} is destroyed (object {}). Copies in backups can still be decrypted: docs/at-rest.md, \"Destroying files\"",
+                    word(text("path").unwrap_or_default()),
+                    text("object").unwrap_or_default()
+                ));
+            }
+            ExitCode::SUCCESS
+        }
+    })
 }
 
-fn answer(arguments: &EncryptionArgs, task: Task, walk: &WalkArgs) -> anyhow::Result<Answer> {
-    let config = Config::load_audit(&arguments.config).journal?;
-    let request = Request {
-        task,
+fn request(command: &EncryptionCommand) -> Request {
+    let walk = |task, walk: &WalkArgs| Request {
+        task: Task::Walk(task),
         backend: walk.backend.clone(),
         rate: walk.rate,
     };
-    let answer: Answer = ask(&config.verification(), REQUEST, &request, |now: &Answer| {
+    match command {
+        EncryptionCommand::Rotate(arguments) => walk(Walk::Rotate, arguments),
+        EncryptionCommand::Migrate(arguments) => walk(Walk::Migrate, arguments),
+        EncryptionCommand::Shred(ShredArgs {
+            path,
+            backend,
+            reason,
+            approver,
+            ..
+        }) => Request {
+            task: Task::Shred {
+                backend: backend.clone(),
+                path: path.clone(),
+                reason: reason.clone(),
+                approver: approver.clone(),
+            },
+            backend: None,
+            rate: None,
+        },
+    }
+}
+
+fn answer(arguments: &EncryptionArgs, request: &Request) -> anyhow::Result<Answer> {
+    let config = Config::load_audit(&arguments.config).journal?;
+    let answer: Answer = ask(&config.verification(), REQUEST, request, |now: &Answer| {
         format!(
             "{} files, {} done, {} failed, {} MiB, {} s",
             now.files,
@@ -53,7 +92,7 @@ fn answer(arguments: &EncryptionArgs, task: Task, walk: &WalkArgs) -> anyhow::Re
     Ok(answer)
 }
 
-fn report(answer: &Answer, task: &Task, json: bool) -> ExitCode {
+fn report(answer: &Answer, task: Walk, json: bool) -> ExitCode {
     if json {
         print(&serde_json::to_string(answer).unwrap_or_default());
     } else {
@@ -69,11 +108,11 @@ fn report(answer: &Answer, task: &Task, json: bool) -> ExitCode {
             print(&format!("and {further} more, on record"));
         }
         let done = match task {
-            Task::Rotate => format!(
+            Walk::Rotate => format!(
                 "{} rewrapped, {} were current, {} are not encrypted",
                 answer.rewrapped, answer.current, answer.plain
             ),
-            Task::Migrate => format!(
+            Walk::Migrate => format!(
                 "{} encrypted, {} were already, {} bytes",
                 answer.encrypted, answer.current, answer.bytes
             ),

@@ -60,6 +60,16 @@ fn report(answer: &Answer, json: bool) -> ExitCode {
         for finding in &answer.findings {
             print(&line(finding));
         }
+        for shredded in &answer.shredded {
+            let text = |field: &str| shredded.get(field).and_then(Value::as_str);
+            print(&format!(
+                "{:<11} {}  by {} at {}",
+                "shredded",
+                word(text("path").unwrap_or_default()),
+                word(text("user").unwrap_or("-")),
+                text("time").unwrap_or_default()
+            ));
+        }
         if answer.further > 0 {
             print(&format!("and {} more, on record", answer.further));
         }

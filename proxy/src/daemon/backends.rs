@@ -270,7 +270,7 @@ impl Entry {
 
 /// Where the head is kept that is being exchanged on the backend of that name.
 pub(super) fn pending(folder: &Path, name: &str) -> Pending {
-    Pending::new(folder.join(name).with_added_extension("pending"))
+    Pending::new(folder.join(hex::encode(name)).with_extension("pending"))
 }
 
 fn failover(

@@ -2,6 +2,7 @@
 //!
 //! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
 
+mod shred;
 mod walk;
 
 use std::{
@@ -17,15 +18,16 @@ use portcullis_at_rest::kek::KekId;
 use portcullis_journal::Journal;
 use tokio_util::sync::CancellationToken;
 
-use self::walk::Walk;
+use self::{shred::Shred, walk::Walk};
 use super::{
     backends::pending,
     rest::{Asked, Stored, next_request, put},
 };
 use crate::{
     backend::BackendService,
+    causes::chain,
     config::{AtRest, BackendConfig, Config, EncryptionConfig, JournalConfig},
-    encryption::{Answer, REQUEST, Request},
+    encryption::{Answer, REQUEST, Request, Task},
     gate::verify::Verified,
     operation::Care,
     session::Backends,
@@ -281,15 +283,38 @@ impl Worker {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let walk = Walk {
-            journal: &self.journal,
-            config: &self.config,
-            vaults,
-            request,
-            asked_by,
+        let done = match &request.task {
+            Task::Walk(task) => {
+                let walk = Walk {
+                    journal: &self.journal,
+                    config: &self.config,
+                    vaults,
+                    task: *task,
+                    request,
+                    asked_by,
+                };
+                walk.carry_out(tell).await.map_err(|error| chain(&error))
+            }
+            Task::Shred {
+                backend,
+                path,
+                reason,
+                approver,
+            } => {
+                let shred = Shred {
+                    journal: &self.journal,
+                    config: &self.config,
+                    vaults: &vaults,
+                    backend,
+                    path,
+                    reason,
+                    approver,
+                    asked_by,
+                };
+                shred.carry_out().await.map_err(|error| chain(&error))
+            }
         };
-        walk.carry_out(tell).await.unwrap_or_else(|error| {
-            let error = crate::causes::chain(&error);
+        done.unwrap_or_else(|error| {
             tracing::error!(error, "the work on stored files was not done");
             Answer {
                 error: Some(error),

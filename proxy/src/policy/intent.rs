@@ -27,6 +27,7 @@ impl Intent for Permit {
                     Decision::Rotating => "rotation",
                     Decision::Naming => "naming",
                     Decision::Migrating => "migration",
+                    Decision::Shredding => "shredding",
                 }
                 .into(),
             );

@@ -83,7 +83,10 @@ impl Session {
         target: HandleId,
     ) -> Result<([u8; 32], u64), BackendError> {
         let vault = &self.vault;
-        let (key, head) = vault.ring.create(&vault.realm).map_err(Fault::from)?;
+        let (key, head) = match vault.mint().await? {
+            Some(minted) => minted,
+            None => vault.ring.create(&vault.realm).map_err(Fault::from)?,
+        };
         let mut sealer = Sealer::new(&key, head);
         let mut outlet = Outlet::default();
         let mut digest = Sha256::new();

@@ -281,7 +281,14 @@ impl Session {
     ) -> Result<Upload, Fault> {
         let head = Head::parse(head)?;
         let key = self.vault.unwrap(&head).await?;
-        Upload::partial(path.clone(), access, (stored, head, key), &self.vault)
+        let mut renewed = None;
+        if !self.vault.ring.is_current(&head) {
+            renewed = Some(self.vault.rewrap(&head).await?);
+        }
+        let partial = (stored, head, key);
+        let mut upload = Upload::partial(path.clone(), access, partial, &self.vault)?;
+        upload.renewed = renewed;
+        Ok(upload)
     }
 
     /// The content of the file at `path`, to be changed. It is not open any more when this returns.

@@ -26,7 +26,7 @@ use crate::{
 /// How often a head that can't be opened is read, if it is another one each time.
 const READS: usize = 3;
 /// Magic, version, length, object and realm: what all heads of a file begin with.
-const CONSTANT: usize = 64;
+pub(super) const CONSTANT: usize = 64;
 
 /// True if both are heads of one file, or are the same.
 pub(super) fn is_same_file(one: &[u8], other: &[u8]) -> bool {
@@ -181,12 +181,12 @@ fn is_of_one(beginning: &[u8], head: &Head) -> bool {
     beginning.get(..CONSTANT) == head.as_bytes().get(..CONSTANT)
 }
 
-async fn kept(pending: &Pending) -> Result<Option<Entry>, BackendError> {
+pub(super) async fn kept(pending: &Pending) -> Result<Option<Entry>, BackendError> {
     let pending = pending.clone();
     on_a_thread(move || pending.get()).await
 }
 
-async fn on_a_thread<T: Send + 'static>(
+pub(super) async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, BackendError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -33,6 +33,8 @@ pub(super) struct Upload {
     pub(super) is_spoiled: bool,
     /// Of the new file, where a token is waited for.
     pub(super) minted: Option<(DataKey, Head)>,
+    /// Of what is gone on with and was begun under other keys: a rotation did not see it.
+    pub(super) renewed: Option<Head>,
     limit: u64,
 }
 
@@ -136,6 +138,7 @@ impl Upload {
             pending: Attributes::default(),
             is_spoiled: false,
             minted: None,
+            renewed: None,
             limit: vault.update_limit,
         })
     }
@@ -216,6 +219,7 @@ impl Upload {
             Body::Streamed(stream) if landing == Landing::Cut(0) => {
                 let (key, head) = mint(&mut self.minted, vault)?;
                 **stream = Stream::new(key, head);
+                self.renewed = None;
                 let mut pieces = vec![stream.head()];
                 pieces.extend(stream.write(offset, data)?);
                 Ok(pieces)
@@ -297,7 +301,10 @@ impl Upload {
                     || ExtentReaders::new(&stream.key, stream.sealer.head().clone(), layout);
                 let is_read = can_read && self.progress.needs_reread(self.access);
                 let stored = is_read.then(|| Box::new(readers()));
-                let pieces = stream.finish()?;
+                let mut pieces = stream.finish()?;
+                if let Some(head) = self.renewed {
+                    pieces.push((0, Bytes::copy_from_slice(head.as_bytes())));
+                }
                 Rest::Pieces {
                     pieces,
                     object,

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     backend::{
         BackendError, FileVersion,
-        staging::{self, Intention, SessionNames},
+        staging::{self, Intention, SessionNames, StagingNames},
     },
     operation::{Access, Attributes, HandleId, Operation, Outcome},
     path::RelativePath,
@@ -166,6 +166,10 @@ impl Session {
             Handle::Download(_) => Err(Fault::NotWritable),
             Handle::Listing(_) => Err(Fault::HandleOfDirectory),
         }
+    }
+
+    pub(super) fn names(&self) -> &StagingNames {
+        self.names.all()
     }
 
     pub(super) fn tree(&self) -> Result<&Tree, Fault> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, Stat, Timespec, Timestamps},
+    fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps},
     io::Errno,
 };
 
@@ -51,6 +51,27 @@ impl Session {
         closed.map_err(|fault| self.blame(&fault, permit))
     }
 
+    pub(super) fn destroy(
+        &self,
+        permit: &Permit,
+        beginning: &Beginning,
+    ) -> Result<Outcome, BackendError> {
+        let destroyed = match permit.target() {
+            None => Err(Fault::ForTheGateway),
+            Some(target) => self.tree().and_then(|tree| {
+                // What a client puts there meanwhile is not removed.
+                let _turn = alone(self.names())?;
+                exchange(tree, target, beginning)?;
+                let place = tree.place(target)?;
+                rustix::fs::unlinkat(&place.directory, place.name.as_slice(), AtFlags::empty())?;
+                sync(&place.directory)
+            }),
+        };
+        destroyed
+            .map(|()| Outcome::Done)
+            .map_err(|fault| self.blame(&fault, permit))
+    }
+
     pub(super) fn exchange(
         &self,
         permit: &Permit,
@@ -65,6 +86,15 @@ impl Session {
         exchanged
             .map(|()| Outcome::Done)
             .map_err(|fault| self.blame(&fault, permit))
+    }
+}
+
+/// Syncs a directory that is open with `O_PATH`; one that may not be read is synced with the file system's next commit.
+fn sync(directory: &OwnedFd) -> Result<(), Fault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, ".", flags, Mode::empty()) {
+        Err(Errno::ACCESS) => Ok(()),
+        directory => Ok(rustix::fs::fsync(directory?)?),
     }
 }
 
@@ -143,7 +173,7 @@ fn open_for_change(reference: &OwnedFd) -> Result<OwnedFd, Fault> {
         opened => return Ok(opened?),
     }
     let mode = Mode::from_raw_mode(rustix::fs::fstat(reference)?.st_mode & 0o7777);
-    let set = |mode| rustix::fs::chmodat(CWD, &path, mode, rustix::fs::AtFlags::empty());
+    let set = |mode| rustix::fs::chmodat(CWD, &path, mode, AtFlags::empty());
     // Only the owner may.
     set(mode | Mode::RUSR | Mode::WUSR).map_err(|_| Errno::ACCESS)?;
     let opened = open();

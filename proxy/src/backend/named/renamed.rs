@@ -222,6 +222,15 @@ impl Tending for Renamed {
         ready(exchanged).boxed()
     }
 
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let destroyed = match (self.backend.tending(), self.stored(&recorded)) {
+            (Some(tending), Ok(stored)) => return tending.destroy(stored, beginning),
+            (None, _) => Err(unproven(recorded.intent())),
+            (Some(_), Err(error)) => Err(error),
+        };
+        ready(destroyed).boxed()
+    }
+
     // They name what is open, and no path.
 
     fn version(

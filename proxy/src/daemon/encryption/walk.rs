@@ -20,7 +20,7 @@ use crate::{
         backends::pending,
         rest::{RunError, reader},
     },
-    encryption::{Answer, Failure, Request, Task},
+    encryption::{Answer, Failure, Request, Walk as Walks},
     gate::{
         self,
         verify::{Pace, Verified},
@@ -64,6 +64,7 @@ pub(super) struct Walk<'a> {
     pub(super) journal: &'a Journal,
     pub(super) config: &'a JournalConfig,
     pub(super) vaults: Vaults,
+    pub(super) task: Walks,
     pub(super) request: &'a Request,
     pub(super) asked_by: u32,
 }
@@ -74,9 +75,9 @@ impl Walk<'_> {
         tell: &mut (dyn FnMut(&Answer) + Send),
     ) -> Result<Answer, WalkError> {
         let wanted = self.wanted()?;
-        let reader = match self.request.task {
-            Task::Rotate => None,
-            Task::Migrate => Some(reader(self.config, &self.vaults.stored)?),
+        let reader = match self.task {
+            Walks::Rotate => None,
+            Walks::Migrate => Some(reader(self.config, &self.vaults.stored)?),
         };
         let now = Instant::now();
         let mut look = Look {
@@ -105,9 +106,9 @@ impl Walk<'_> {
         let mut answer = look.answer;
         answer.bytes = look.pace.moved();
         answer.seconds = now.elapsed().as_secs();
-        match self.request.task {
-            Task::Rotate => self.judge_keys(&mut answer),
-            Task::Migrate => self.judge_backends(wanted.keys(), &mut answer),
+        match self.task {
+            Walks::Rotate => self.judge_keys(&mut answer),
+            Walks::Migrate => self.judge_backends(wanted.keys(), &mut answer),
         }
         self.record(&answer, wanted.keys()).await?;
         Ok(answer)
@@ -127,9 +128,9 @@ impl Walk<'_> {
                 }),
             );
         }
-        match self.request.task {
-            Task::Rotate => {}
-            Task::Migrate => wanted.retain(|_, kept| kept.is_migrating),
+        match self.task {
+            Walks::Rotate => {}
+            Walks::Migrate => wanted.retain(|_, kept| kept.is_migrating),
         }
         if wanted.is_empty() {
             return Err(
@@ -154,8 +155,8 @@ impl Walk<'_> {
             failed,
             ..
         } = *answer;
-        let (kind, files) = match self.request.task {
-            Task::Rotate => (
+        let (kind, files) = match self.task {
+            Walks::Rotate => (
                 EventKind::RestRotation,
                 vec![
                     ("current", current),
@@ -164,7 +165,7 @@ impl Walk<'_> {
                     ("failed", failed),
                 ],
             ),
-            Task::Migrate => (
+            Walks::Migrate => (
                 EventKind::RestMigration,
                 vec![
                     ("current", current),
@@ -190,9 +191,9 @@ impl Walk<'_> {
         put("seconds", answer.seconds.into());
         put("unneeded_keys", answer.unneeded_keys.clone().into());
         put("asked_by_uid", self.asked_by.into());
-        match self.request.task {
-            Task::Rotate => metrics::at_rest_rotation(files),
-            Task::Migrate => metrics::at_rest_migration(files),
+        match self.task {
+            Walks::Rotate => metrics::at_rest_rotation(files),
+            Walks::Migrate => metrics::at_rest_migration(files),
         }
         tracing::info!(
             task = kind.name(),
@@ -230,11 +231,11 @@ impl Look<'_> {
     async fn backend(&mut self, name: &str, kept: &Kept) -> Result<(), WalkError> {
         if !kept.is_local {
             if self.is_first {
-                let reason = match self.walk.request.task {
-                    Task::Rotate => {
+                let reason = match self.walk.task {
+                    Walks::Rotate => {
                         "the heads of its files can't be exchanged where they lie: a file is wrapped to the new key when it is uploaded again, so keep the old one in retired_key_files"
                     }
-                    Task::Migrate => {
+                    Walks::Migrate => {
                         "files of a backend of this kind are not encrypted by this: each is when it is uploaded again"
                     }
                 };
@@ -281,9 +282,9 @@ impl Look<'_> {
                 if entry.attributes.is_directory() {
                     left.push(path);
                 } else if is_file(&entry) {
-                    match self.walk.request.task {
-                        Task::Rotate => self.rewrap(verified, &path).await,
-                        Task::Migrate => self.encrypt(verified, (name, kept), &path).await?,
+                    match self.walk.task {
+                        Walks::Rotate => self.rewrap(verified, &path).await,
+                        Walks::Migrate => self.encrypt(verified, (name, kept), &path).await?,
                     }
                     self.tell();
                 }

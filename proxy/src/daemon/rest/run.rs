@@ -17,7 +17,7 @@ use portcullis_audit::{
     search::SearchError,
 };
 use portcullis_journal::{Actor, AppendError, Event, EventKind, Journal, SessionId, Verdict};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Stored;
 use crate::{
@@ -130,6 +130,7 @@ impl Run<'_> {
         } = look;
         answer.bytes = pace.moved();
         answer.seconds = begun.elapsed().as_secs();
+        answer.shredded = self.shredded(&reader.catalogue);
         let is_sound = counts.values().all(|count| *count == 0);
         let mut event = requester.event(EventKind::RestVerify);
         event.outcome = Some(if is_sound {
@@ -148,6 +149,7 @@ impl Run<'_> {
         let is_all = self.request.mount.is_none() && self.request.since.is_none();
         put("whole_backends", is_all.into());
         put("asked_by_uid", self.asked_by.into());
+        put("shredded", answer.shredded.len().into());
         for kind in FindingKind::ALL {
             let count = counts.get(&kind).copied().unwrap_or_default();
             put(kind.name(), count.into());
@@ -159,6 +161,19 @@ impl Run<'_> {
             .await
             .map_err(RunError::Unrecorded)?;
         Ok(Ended { answer, is_sound })
+    }
+
+    /// What is not there since it was destroyed on record; of one backend as far as names are in clear.
+    fn shredded(&self, catalogue: &Catalogue) -> Vec<Value> {
+        let asked = self.request.backend.as_deref();
+        let root = asked.map(|name| catalogue.place(name, b"/"));
+        let shredded = catalogue
+            .shredded()
+            .filter(|(place, _)| root.as_ref().is_none_or(|root| is_below(place, root)));
+        let said = shredded.take(NAMED).map(
+            |(place, by)| json!({ "path": as_recorded(place), "user": by.user, "time": by.time }),
+        );
+        said.collect()
     }
 
     /// The directories that are mounted, by backend: none lies in another.

@@ -523,3 +523,50 @@ async fn what_clients_upload_meanwhile_is_never_undone() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_destroyed_opens_by_no_key_also_where_it_has_another_name() {
+    let disk = Disk::new();
+    let client = disk.client(NEW, &[OLD]);
+    client.put("/a", CONTENT).await;
+    fs::hard_link(disk.at("a"), disk.at("other")).unwrap();
+    let Tended::Identified { object } = client.tend("/a", Care::Identify).await.unwrap() else {
+        panic!("it is an encrypted file");
+    };
+    assert_eq!(object, disk.head("a").object().0);
+    // What was kept for a rotation that a crash interrupted holds wraps, too.
+    let entry = Entry {
+        path: VirtualPath::clean(b"/a").unwrap(),
+        head: disk.head("a"),
+        times: None,
+    };
+    disk.pending().put(&entry).unwrap();
+
+    let other = Care::Shred { object: [7; 16] };
+    assert!(client.tend("/a", other).await.is_err(), "another file");
+    assert_eq!(client.get("/a").await, CONTENT);
+    let shredded = client.tend("/a", Care::Shred { object }).await;
+    assert_eq!(shredded.unwrap(), Tended::Shredded);
+    assert!(client.is_missing("/a").await);
+    let left = fs::read(disk.at("other")).unwrap();
+    assert!(left[64..Head::LENGTH].iter().all(|byte| *byte == 0));
+    let open = client.open_operation("/other", READ);
+    // No key has the number zero.
+    assert_eq!(client.refusal(open).await, ErrorKind::Failure);
+    assert!(disk.head("other").rescue(&disk.recipients[1]).is_none());
+    assert!(disk.pending().path().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_not_encrypted_is_not_destroyed() {
+    let disk = Disk::new();
+    fs::write(disk.at("plain"), CONTENT).unwrap();
+    let client = disk.client_with(NEW, &[], Foreign::Read);
+    assert_eq!(
+        client.tend("/plain", Care::Identify).await.unwrap(),
+        Tended::Plain
+    );
+    let refused = client.tend("/plain", Care::Shred { object: [0; 16] }).await;
+    assert!(refused.is_err());
+    assert!(fs::read(disk.at("plain")).unwrap() == CONTENT);
+}

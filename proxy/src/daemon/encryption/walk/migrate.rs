@@ -1,6 +1,6 @@
 //! Files that are not encrypted are. What differs from the log is reported and stays: a copy that is encrypted would look genuine.
 
-use portcullis_audit::catalogue::{Found, Judgement, State};
+use portcullis_audit::catalogue::{Found, Judgement, Named, State};
 use portcullis_journal::{EventKind, Verdict};
 
 use super::{ATTEMPTS, Kept, Look, Walk, WalkError, shown};
@@ -13,12 +13,17 @@ use crate::{
     path::VirtualPath,
 };
 
+/// No file has this number.
+const NONE: [u8; 16] = [0; 16];
+
 /// What the log says of a place.
 enum Known {
     Content([u8; 32]),
     Nothing,
     /// There should be no such file.
     Gone,
+    /// An encrypted file was put there.
+    Encrypted,
 }
 
 impl Look<'_> {
@@ -37,6 +42,18 @@ impl Look<'_> {
             let expected = match self.known(&place)? {
                 Known::Nothing => None,
                 Known::Content(sha256) => Some(sha256),
+                Known::Encrypted => match verified.tend(path, Care::Identify).await {
+                    Ok(Tended::Plain) => {
+                        self.answer.files += new;
+                        let reason = "an encrypted file was put there, and this one is not: put it back, or upload this one";
+                        self.fail(shown(path.as_bytes()), reason.to_owned());
+                        return Ok(());
+                    }
+                    other => {
+                        result = other;
+                        break;
+                    }
+                },
                 // It may be one that was encrypted before it was put back.
                 Known::Gone => match verified.tend(path, Care::Rewrap).await {
                     Ok(Tended::Plain) => {
@@ -77,7 +94,13 @@ impl Look<'_> {
                 self.pace.take(bytes).await;
                 self.answer.encrypted += 1;
             }
-            Ok(Tended::Current | Tended::Rewrapped | Tended::Plain) => {
+            Ok(
+                Tended::Current
+                | Tended::Rewrapped
+                | Tended::Plain
+                | Tended::Identified { .. }
+                | Tended::Shredded,
+            ) => {
                 self.answer.current += new;
             }
         }
@@ -106,6 +129,9 @@ impl Look<'_> {
         };
         reader.advance()?;
         let catalogue = &reader.catalogue;
+        if matches!(catalogue.named(place, &NONE), Named::Other(_)) {
+            return Ok(Known::Encrypted);
+        }
         Ok(match catalogue.state(place) {
             Some(State::Known(content)) => {
                 let found = Found::Content(&content.sha256);

@@ -33,7 +33,12 @@ impl Look<'_> {
                 self.pace.take(length).await;
                 self.answer.rewrapped += 1;
             }
-            Ok(Tended::Current | Tended::Encrypted { .. }) => self.answer.current += new,
+            Ok(
+                Tended::Current
+                | Tended::Encrypted { .. }
+                | Tended::Identified { .. }
+                | Tended::Shredded,
+            ) => self.answer.current += new,
             Ok(Tended::Plain) => self.answer.plain += new,
         }
         self.answer.files += new;
