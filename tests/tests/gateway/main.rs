@@ -34,6 +34,7 @@ mod rotation;
 mod russh_client;
 mod scp;
 mod sessions;
+mod shredding;
 mod sinks;
 mod ssh_audit;
 mod stalls;
