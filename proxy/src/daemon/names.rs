@@ -18,8 +18,9 @@ use crate::{backend::encrypted::Names, causes::chain, config::JournalConfig};
 
 /// How long an OPEN waits while the journal is read for the first time.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often the journal is read on while nobody opens anything, before old segments of it are deleted.
-const READ_ON: Duration = Duration::from_secs(60);
+/// How often the journal is read on while nobody opens anything: an OPEN has little left to read then, and no old segment is
+/// deleted unread.
+const READ_ON: Duration = Duration::from_secs(5);
 
 /// Where the roots of backends are, and which backends show an upload before it is closed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
