@@ -92,7 +92,7 @@ mod tests {
     async fn what_hangs_is_given_up_holds_no_more_than_its_threads_and_leaves_them_in_the_end() {
         static TWO: Semaphore = Semaphore::const_new(2);
         let short = Duration::from_millis(50);
-        let (end, ends) = mpsc::channel::<()>();
+        let (end, ends) = mpsc::sync_channel::<()>(1);
         let ends = Arc::new(Mutex::new(ends));
         let hanging = (0..5).map(|_| {
             let ends = Arc::clone(&ends);
