@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// Measure only these parts of the suite (sftp: local, parallel, proxied, wan, ftp, s3, small, listing, logins,
     /// memory, mod-proxy, stalls; xdp: lookup, change, rules, flood, pass, proof; auth: oracle, once, logins, flood,
     /// memory, drop; journal: append, hide, verify, start, size, search,
-    /// transfer; at-rest: transfer)
+    /// transfer; at-rest: transfer, verify, open)
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// How often each side is measured; the median counts

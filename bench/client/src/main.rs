@@ -78,6 +78,26 @@ enum Command {
     },
     /// Open a file, write to it without end once a line comes on standard input, and never read a reply
     EndlessWrites { path: String },
+    /// Send one READ anywhere in a file for each line that comes on standard input
+    SingleReads {
+        /// Bytes that each READ asks for
+        #[arg(long)]
+        length: u32,
+        /// Bytes of the file
+        #[arg(long)]
+        span: u64,
+        path: String,
+    },
+    /// Open so many files when a line comes on standard input, read or write some of each, and stay
+    OpenFiles {
+        #[arg(long)]
+        count: u32,
+        /// New files, of which 2 MiB are written before what comes in front of them
+        #[arg(long)]
+        write: bool,
+        /// With --write the beginning of the names
+        path: String,
+    },
 }
 
 #[derive(clap::Args)]
@@ -108,6 +128,10 @@ async fn main() -> Result<()> {
             Ok(())
         }
         Command::EndlessWrites { path } => endless_writes(&login, &path).await,
+        Command::SingleReads { length, span, path } => {
+            single_reads(&login, length, span, &path).await
+        }
+        Command::OpenFiles { count, write, path } => open_files(&login, count, write, &path).await,
     }
 }
 
@@ -240,11 +264,75 @@ async fn endless_writes(login: &Login, path: &str) -> Result<()> {
     bail!("no number is left")
 }
 
+async fn single_reads(login: &Login, length: u32, span: u64, path: &str) -> Result<()> {
+    let connection = login.connect().await?;
+    let mut wire = connection.sftp().await?;
+    let handle = wire.open(path.as_bytes(), open::READ).await?;
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    say_ready();
+    while wait_for_line() {
+        // Xorshift: the same places in every run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let offset = seed % (span - u64::from(length));
+        let reply = wire
+            .ask(kind::READ, |frame| {
+                frame.string(&handle).u64(offset).u32(length)
+            })
+            .await?;
+        let found = reply.string()?.len();
+        ensure!(
+            found == length as usize,
+            "a READ at {offset} got {found} bytes"
+        );
+        say_ready();
+    }
+    Ok(())
+}
+
+async fn open_files(login: &Login, count: u32, write: bool, path: &str) -> Result<()> {
+    const LENGTH: u32 = 128 << 10;
+    const PIECES: u32 = 16;
+    const LEFT_OUT: u32 = 3;
+    let connection = login.connect().await?;
+    let mut wire = connection.sftp().await?;
+    say_ready();
+    wait_for_line();
+    let data = vec![0x5a; LENGTH as usize];
+    for number in 0..count {
+        if !write {
+            let handle = wire.open(path.as_bytes(), open::READ).await?;
+            for piece in 0..PIECES * 2 {
+                let offset = u64::from(piece * LENGTH);
+                let asked = wire.ask(kind::READ, |frame| {
+                    frame.string(&handle).u64(offset).u32(LENGTH)
+                });
+                let found = asked.await?.string()?.len();
+                ensure!(found == data.len(), "a READ got {found} bytes");
+            }
+            continue;
+        }
+        let name = format!("{path}-{number}");
+        let handle = wire.open(name.as_bytes(), open::UPLOAD).await?;
+        // Enough to go straight on to the disk; then a piece is left out, and what comes behind it has to wait.
+        for piece in (0..=LEFT_OUT + PIECES).filter(|piece| *piece != LEFT_OUT) {
+            let offset = u64::from(piece * LENGTH);
+            let written = wire.write(&handle, offset, &data).await?;
+            ensure!(written == Some(status::OK), "a WRITE got {written:?}");
+        }
+    }
+    say_ready();
+    wait_for_line();
+    Ok(())
+}
+
 fn say_ready() {
     println!("ready");
 }
 
-fn wait_for_line() {
+/// False if none will come any more.
+fn wait_for_line() -> bool {
     let mut line = String::new();
-    let _ = std::io::stdin().read_line(&mut line);
+    matches!(std::io::stdin().read_line(&mut line), Ok(1..))
 }

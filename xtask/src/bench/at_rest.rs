@@ -10,6 +10,10 @@ use super::{Arguments, parts, sftp};
 enum Part {
     /// Transfers of a GiB, and the processor's part of them
     Transfer,
+    /// Speed of `verify` on one processor, against reading the same files
+    Verify,
+    /// Segments that a small READ fetches in a file of 10 GiB, and memory of open files
+    Open,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -20,6 +24,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Report::default(),
         |part: Part, report| match part {
             Part::Transfer => sftp::encrypted(arguments.rounds, report),
+            Part::Verify => sftp::verified(arguments.rounds, report),
+            Part::Open => sftp::opened(arguments.rounds, report),
         },
     )
 }

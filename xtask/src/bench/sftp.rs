@@ -15,6 +15,7 @@ mod local;
 mod logins;
 mod memory;
 mod mod_proxy;
+mod opened;
 mod parallel;
 mod processor;
 mod proxied;
@@ -22,6 +23,7 @@ mod s3;
 mod side;
 mod small;
 mod stalls;
+mod verified;
 mod wan;
 
 use anyhow::Result;
@@ -106,6 +108,22 @@ pub(super) fn encrypted(rounds: u32, report: &mut Report) -> Result<()> {
     let lab = Lab::new(rounds)?;
     lab.conditions(report);
     encrypted::run(&lab, report)
+}
+
+/// How fast stored files are compared with the journal, likewise.
+pub(super) fn verified(rounds: u32, report: &mut Report) -> Result<()> {
+    build()?;
+    let lab = Lab::new(rounds)?;
+    lab.conditions(report);
+    verified::run(&lab, report)
+}
+
+/// What open files take of an encrypted backend, likewise.
+pub(super) fn opened(rounds: u32, report: &mut Report) -> Result<()> {
+    build()?;
+    let lab = Lab::new(rounds)?;
+    lab.conditions(report);
+    opened::run(&lab, report)
 }
 
 fn build() -> Result<()> {

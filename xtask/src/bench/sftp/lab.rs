@@ -23,7 +23,7 @@ use crate::process;
 pub(super) const CIPHER: &str = "aes256-gcm@openssh.com";
 
 /// Longest session: ten streams on a slow machine.
-const SESSION: Duration = Duration::from_secs(10 * PATIENCE.as_secs());
+pub(super) const SESSION: Duration = Duration::from_secs(10 * PATIENCE.as_secs());
 
 /// The client's folder, the program under measurement and the peers' key.
 pub(super) struct Lab {

@@ -125,7 +125,7 @@ fn add(report: &mut Report, id: &'static str, most: f64, before: f64, gate: f64,
 }
 
 /// The most KiB that a process has until it hasn't grown for a while.
-fn most_resident(process: u32) -> Result<f64> {
+pub(super) fn most_resident(process: u32) -> Result<f64> {
     const STEADY: Duration = Duration::from_secs(3);
     const LONGEST: Duration = Duration::from_secs(15);
     const GROWTH: f64 = 256.0;
@@ -143,7 +143,7 @@ fn most_resident(process: u32) -> Result<f64> {
 }
 
 /// Resident memory of one process, in KiB (`VmRSS`).
-fn resident(process: u32) -> Result<f64> {
+pub(super) fn resident(process: u32) -> Result<f64> {
     kibibytes(process, "status", "VmRSS:")
 }
 
