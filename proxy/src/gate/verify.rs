@@ -28,8 +28,9 @@ use crate::{
     sftp::digest::Digest,
 };
 
-/// READs under way.
-const AHEAD: usize = 4;
+/// READs under way, 4 MiB: each passes from thread to thread, and threads of the lowest priority may wait for their turn. Servers are
+/// far away.
+const AHEAD: usize = 16;
 
 /// Bytes a second, at most, from its making on.
 #[derive(Debug)]
@@ -155,13 +156,14 @@ impl Verified {
         }
     }
 
-    /// The SHA-256 of a file.
+    /// The SHA-256 of a file, which is believed to have `size` bytes.
     ///
     /// # Errors
     /// As [`entries`](Self::entries).
     pub async fn sha256(
         &self,
         path: &VirtualPath,
+        size: Option<u64>,
         pace: &mut Pace,
     ) -> Result<[u8; 32], BackendError> {
         let handle = next_handle();
@@ -178,7 +180,7 @@ impl Verified {
                 }),
             )
         };
-        let digest = self.digest(read, pace).await;
+        let digest = self.digest(read, size.unwrap_or_default(), pace).await;
         let closed = self.look(path, Verify::File(FileLook::Close(handle))).await;
         let digest = digest?;
         closed?;
@@ -188,6 +190,7 @@ impl Verified {
     async fn digest(
         &self,
         read: impl Fn(u64) -> Result<Permit, BackendError>,
+        size: u64,
         pace: &mut Pace,
     ) -> Result<[u8; 32], BackendError> {
         let extent = Extent::of(&read(0)?, DataOps::Summary, next_operation())
@@ -199,7 +202,8 @@ impl Verified {
         let mut asked = 0_u64;
         let mut under_way = FuturesOrdered::new();
         loop {
-            while under_way.len() < AHEAD {
+            // Behind the end there is nothing to ask for but whether it is the end.
+            while under_way.is_empty() || under_way.len() < AHEAD && asked < size {
                 under_way.push_back(self.read(&announcement, read(asked)?, asked)?);
                 asked += u64::from(MAX_DATA);
             }

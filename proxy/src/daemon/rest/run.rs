@@ -511,7 +511,10 @@ impl Look<'_> {
             let seen = if is_link(&attributes) {
                 Seen::Link
             } else if self.needs_content(place) {
-                match verified.sha256(&path, &mut self.pace).await {
+                match verified
+                    .sha256(&path, attributes.size, &mut self.pace)
+                    .await
+                {
                     Ok(sha256) => Seen::Content(sha256),
                     Err(error) if error.kind == ErrorKind::NotFound => Seen::Nothing,
                     Err(error) if error.kind == ErrorKind::NotAuthentic => Seen::NotAuthentic,
