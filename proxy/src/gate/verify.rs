@@ -156,7 +156,7 @@ impl Verified {
         }
     }
 
-    /// The SHA-256 of a file, which is believed to have `size` bytes.
+    /// The SHA-256 of a file, which is believed to have `size` bytes, if that is known.
     ///
     /// # Errors
     /// As [`entries`](Self::entries).
@@ -180,7 +180,7 @@ impl Verified {
                 }),
             )
         };
-        let digest = self.digest(read, size.unwrap_or_default(), pace).await;
+        let digest = self.digest(read, size.unwrap_or(u64::MAX), pace).await;
         let closed = self.look(path, Verify::File(FileLook::Close(handle))).await;
         let digest = digest?;
         closed?;

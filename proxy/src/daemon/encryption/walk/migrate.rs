@@ -154,7 +154,7 @@ impl Look<'_> {
         (name, path): (&str, &VirtualPath),
         place: &[u8],
     ) -> Result<bool, WalkError> {
-        let seen = match verified.sha256(path, &mut self.pace).await {
+        let seen = match verified.sha256(path, None, &mut self.pace).await {
             Ok(sha256) => Seen::Content(sha256),
             Err(error) => Seen::Unreadable(error),
         };
