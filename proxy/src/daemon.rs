@@ -9,6 +9,7 @@ mod judges;
 mod lag;
 mod names;
 mod offers;
+mod quiet;
 mod reconcile;
 mod records;
 mod reload;

@@ -10,7 +10,6 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, Weak},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::{shred::Shred, walk::Walk};
 use super::{
     backends::pending,
+    quiet::Quiet,
     rest::{Asked, Stored, next_request, put},
 };
 use crate::{
@@ -35,8 +35,6 @@ use crate::{
 
 /// How often requests are looked for.
 const LOOK: Duration = Duration::from_millis(500);
-/// Of Linux: the lowest.
-const PRIORITY: i32 = 19;
 
 /// The encrypted backends of a configuration.
 #[derive(Debug, Clone)]
@@ -177,7 +175,7 @@ pub(super) async fn finish(config: &Config, services: &Backends, journal: &Journ
 /// The thread.
 pub(super) struct Encryption {
     vaults: Arc<Mutex<Vaults>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Quiet,
 }
 
 impl Encryption {
@@ -198,28 +196,13 @@ impl Encryption {
             journal,
             vaults: Arc::clone(&vaults),
         };
-        let thread = thread::Builder::new()
-            .name("rest-keys".to_owned())
-            .spawn(move || {
-                // Without the right to it, the work competes with the daemon.
-                let _ = rustix::process::setpriority_process(None, PRIORITY);
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                match runtime {
-                    Ok(runtime) => runtime.block_on(async {
-                        tokio::select! {
-                            () = worker.work() => {}
-                            () = stop.cancelled() => {}
-                        }
-                    }),
-                    Err(error) => tracing::error!(%error, "keys of stored files can't be rotated"),
-                }
-            })?;
-        Ok(Self {
-            vaults,
-            thread: Some(thread),
-        })
+        let thread = Quiet::start(
+            "rest-keys",
+            "keys of stored files can't be rotated",
+            stop,
+            || worker.work(),
+        )?;
+        Ok(Self { vaults, thread })
     }
 
     /// Goes on with other backends, from the next request on.
@@ -229,11 +212,8 @@ impl Encryption {
     }
 
     /// Waits for the thread, once it has been told to stop.
-    pub(super) async fn end(mut self) {
-        if let Some(thread) = self.thread.take() {
-            // Its panic was its own.
-            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
-        }
+    pub(super) async fn end(self) {
+        self.thread.end().await;
     }
 }
 

@@ -10,7 +10,6 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::run::{Ended, Run};
 pub(super) use self::run::{RunError, Seen, described, reader};
-use super::names::Places;
+use super::{names::Places, quiet::Quiet};
 use crate::{
     accounts::Accounts,
     causes::chain,
@@ -33,8 +32,6 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 /// After a start the daemon has other things to do.
 const FIRST: Duration = Duration::from_secs(600);
-/// Of Linux: the lowest.
-const PRIORITY: i32 = 19;
 /// Its time is that of the last look that was due.
 const LAST: &str = "last";
 
@@ -137,7 +134,7 @@ impl Stored {
 /// The thread.
 pub(super) struct Rest {
     stored: Arc<Mutex<Stored>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Quiet,
 }
 
 impl Rest {
@@ -167,28 +164,10 @@ impl Rest {
             stored: Arc::clone(&stored),
             folder,
         };
-        let thread = thread::Builder::new()
-            .name("rest-check".to_owned())
-            .spawn(move || {
-                // Without the right to it, the look competes with the daemon.
-                let _ = rustix::process::setpriority_process(None, PRIORITY);
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                match runtime {
-                    Ok(runtime) => runtime.block_on(async {
-                        tokio::select! {
-                            () = worker.work() => {}
-                            () = stop.cancelled() => {}
-                        }
-                    }),
-                    Err(error) => tracing::error!(%error, "stored files are not verified"),
-                }
-            })?;
-        Ok(Self {
-            stored,
-            thread: Some(thread),
-        })
+        let thread = Quiet::start("rest-check", "stored files are not verified", stop, || {
+            worker.work()
+        })?;
+        Ok(Self { stored, thread })
     }
 
     /// Goes on with other backends, from the next look on.
@@ -197,11 +176,8 @@ impl Rest {
     }
 
     /// Waits for the thread, once it has been told to stop.
-    pub(super) async fn end(mut self) {
-        if let Some(thread) = self.thread.take() {
-            // Its panic was its own.
-            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
-        }
+    pub(super) async fn end(self) {
+        self.thread.end().await;
     }
 }
 

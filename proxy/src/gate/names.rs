@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +15,7 @@ use portcullis_at_rest::{
     Head, Keyring, Realm,
     names::{FILE_LENGTH, Names, resembles_one},
 };
-use portcullis_journal::{Actor, EventKind, Journal, SessionId};
+use portcullis_journal::{EventKind, Journal};
 
 use super::{
     gateway_error,
@@ -151,18 +150,7 @@ impl Kept {
     }
 
     fn visit(&self) -> Result<Visit<'_>, BackendError> {
-        let mut session = [0; 16];
-        getrandom::fill(&mut session).map_err(|error| gateway_error(error.to_string()))?;
-        let requester = Arc::new(Requester {
-            session: SessionId(session),
-            user: Actor {
-                uid: None,
-                name: "gateway".to_owned(),
-                kind: None,
-            },
-            source: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-            mfa_window: None,
-        });
+        let requester = Requester::gateway().map_err(|error| gateway_error(error.to_string()))?;
         let at = VirtualPath::clean(self.backend.as_bytes())
             .map_err(|error| gateway_error(error.to_string()))?;
         let mount = Mount {
@@ -180,7 +168,7 @@ impl Kept {
         Ok(Visit {
             kept: self,
             backend: self.service.session(b"", &owner),
-            requester,
+            requester: Arc::new(requester),
             mount,
         })
     }

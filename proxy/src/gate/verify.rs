@@ -2,14 +2,13 @@
 //! operation of a session of its own; the READs of a file have one record before and one after.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
-use portcullis_journal::{Actor, Journal, SessionId, Urgency};
+use portcullis_journal::{Journal, Urgency};
 
 use super::{
     extents::Announcement,
@@ -84,8 +83,7 @@ impl Verified {
         name: &str,
         service: &dyn BackendService,
     ) -> Result<Self, BackendError> {
-        let mut session = [0; 16];
-        getrandom::fill(&mut session).map_err(|error| gateway_error(error.to_string()))?;
+        let requester = Requester::gateway().map_err(|error| gateway_error(error.to_string()))?;
         let at = VirtualPath::clean(name.as_bytes())
             .map_err(|error| gateway_error(error.to_string()))?;
         let mount = Mount {
@@ -102,16 +100,7 @@ impl Verified {
         let owner = Owner::new(b"gateway".as_slice()).resuming(Some(false));
         Ok(Self {
             journal,
-            requester: Arc::new(Requester {
-                session: SessionId(session),
-                user: Actor {
-                    uid: None,
-                    name: "gateway".to_owned(),
-                    kind: None,
-                },
-                source: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-                mfa_window: None,
-            }),
+            requester: Arc::new(requester),
             backend: service.session(&mount.directory, &owner),
             mount,
         })

@@ -1,6 +1,8 @@
 //! How a permitted operation is announced in the journal.
 
-use portcullis_journal::{Event, EventKind, Intent, Verdict, record::untrusted};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use portcullis_journal::{Actor, Event, EventKind, Intent, SessionId, Verdict, record::untrusted};
 use serde_json::{Map, Value, json};
 
 use super::{Decision, Permit, Requester, Route};
@@ -37,6 +39,25 @@ impl Intent for Permit {
 }
 
 impl Requester {
+    /// The gateway, on a session of its own.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn gateway() -> Result<Self, getrandom::Error> {
+        let mut session = [0; 16];
+        getrandom::fill(&mut session)?;
+        Ok(Self {
+            session: SessionId(session),
+            user: Actor {
+                uid: None,
+                name: "gateway".to_owned(),
+                kind: None,
+            },
+            source: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+            mfa_window: None,
+        })
+    }
+
     /// An event of this session.
     pub fn event(&self, kind: EventKind) -> Event {
         let mut event = Event::new(kind);

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use portcullis_audit::{
     hidden::{HiddenKeyError, PathKey, as_recorded},
     search::SearchError,
 };
-use portcullis_journal::{Actor, AppendError, Event, EventKind, Journal, SessionId, Verdict};
+use portcullis_journal::{AppendError, Event, EventKind, Journal, Verdict};
 use serde_json::{Map, Value, json};
 
 use super::Stored;
@@ -91,18 +90,7 @@ impl Run<'_> {
         let mut reader = reader(self.config, self.stored)?;
         reader.advance()?;
         let directories = self.directories(&reader.catalogue)?;
-        let mut session = [0; 16];
-        getrandom::fill(&mut session).map_err(RunError::Random)?;
-        let requester = Arc::new(Requester {
-            session: SessionId(session),
-            user: Actor {
-                uid: None,
-                name: "gateway".to_owned(),
-                kind: None,
-            },
-            source: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-            mfa_window: None,
-        });
+        let requester = Arc::new(Requester::gateway().map_err(RunError::Random)?);
         let mut look = Look {
             run: self,
             reader,
