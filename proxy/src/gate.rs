@@ -39,7 +39,7 @@ use crate::{
     operation::{Operation, Outcome, Tended},
     policy::{
         DataOps, Denied, Extent, Mount, MountId, Named, Permit, Requester, Route, authorize,
-        describe,
+        describe, encryption,
     },
     session::{Backends, Session},
     sftp::{Digests, request::Extensions},
@@ -570,11 +570,17 @@ fn outcome_event(
             }
             if let Outcome::Tended(tended) = outcome {
                 event.body.insert("state".into(), tended.name().into());
-                if let Tended::Encrypted { sha256, bytes } = tended {
+                if let Tended::Encrypted {
+                    sha256,
+                    bytes,
+                    object,
+                } = tended
+                {
                     event
                         .body
                         .insert("sha256".into(), hex::encode(sha256).into());
                     event.body.insert("bytes".into(), (*bytes).into());
+                    event.body.insert("enc".into(), encryption(*object));
                 }
             }
             Status::from(outcome)

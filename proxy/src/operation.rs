@@ -297,6 +297,8 @@ pub enum Tended {
         sha256: [u8; 32],
         /// Likewise.
         bytes: u64,
+        /// What it is now.
+        object: ObjectId,
     },
     /// It is the encrypted file of that number.
     Identified { object: [u8; 16] },

@@ -18,7 +18,7 @@ mod tests;
 
 pub use effective::{Effective, effective};
 pub use extent::{DataOps, Direction, Extent};
-pub use intent::describe;
+pub use intent::{describe, encryption};
 pub use path_rules::{PathRule, PathRuleError, PathRules};
 pub use permissions::{Permission, PermissionError, Permissions};
 pub use stored::Stored;

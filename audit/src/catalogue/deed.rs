@@ -33,6 +33,10 @@ pub(super) enum Deed {
     Open {
         handle: u64,
     },
+    /// By the gateway itself, which keeps the content.
+    Encrypt {
+        at: Vec<u8>,
+    },
 }
 
 impl Deed {
@@ -41,7 +45,8 @@ impl Deed {
             Self::Publish { at, .. }
             | Self::Remove { at }
             | Self::SymLink { at, .. }
-            | Self::Cut { at } => vec![at],
+            | Self::Cut { at }
+            | Self::Encrypt { at } => vec![at],
             Self::Move { from, to } | Self::HardLink { from, to } => vec![from, to],
             // The CLOSE changes the place.
             Self::Open { .. } => Vec::new(),
@@ -85,7 +90,7 @@ impl Catalogue {
     pub(super) fn apply(&mut self, deed: &Deed, by: &Change) {
         match deed {
             Deed::Publish { at, .. } => self.forget(at, by, "no_summary"),
-            Deed::Open { .. } => {}
+            Deed::Open { .. } | Deed::Encrypt { .. } => {}
             Deed::Remove { at } => self.put(at, State::Gone(by.clone()), by.seq, None),
             Deed::Cut { at } => {
                 let group = self.places.get(at).and_then(|place| place.linked);
@@ -174,6 +179,9 @@ impl Catalogue {
 
     /// The outcome is not known.
     pub(super) fn lose(&mut self, deed: &Deed, by: &Change, because: &str) {
+        if let Deed::Encrypt { at } = deed {
+            return self.encrypted(at, None, by);
+        }
         for at in deed.places() {
             self.forget(at, by, because);
         }
@@ -185,6 +193,16 @@ impl Catalogue {
         }
         if let Deed::SymLink { at, .. } = deed {
             self.links.insert(Self::link_name(at), None);
+        }
+    }
+
+    /// The same content is another stored file.
+    pub(super) fn encrypted(&mut self, at: &[u8], object: Option<Object>, by: &Change) {
+        match self.places.get_mut(at) {
+            Some(place) => place.object = object,
+            // Of what is not known, names need no more than this.
+            None if self.is_lean => self.lack(at, by, "migrated", object),
+            None => {}
         }
     }
 

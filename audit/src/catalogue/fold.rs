@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use portcullis_journal::{EventKind, read::Record};
 use serde_json::Value;
 
-use super::{Catalogue, Change, Content, deed::Deed};
+use super::{Catalogue, Change, Content, Object, deed::Deed};
 use crate::{
     hidden::is_token,
     operations::{bytes, integer, text},
@@ -47,7 +47,8 @@ pub(super) struct Pending {
 }
 
 /// What opens or changes files, as records write it.
-const DEEDS: [&str; 10] = [
+const DEEDS: [&str; 11] = [
+    "encrypt",
     "open",
     "close",
     "remove",
@@ -244,6 +245,11 @@ impl Catalogue {
                     has_ended: false,
                 })
             }
+            // Paths of the gateway's own sessions are places.
+            "encrypt" => {
+                let at = self.name(&bytes(body, "path")?);
+                Some(Deed::Encrypt { at })
+            }
             // Part of the upload that the handle is.
             "fsetstat" => None,
             "setstat" | "lsetstat" if has_size() => {
@@ -341,6 +347,18 @@ impl Catalogue {
                 ..
             }
         );
+        if let (Ended::Done, Deed::Encrypt { at }) = (verdict, &pending.deed) {
+            let object = object(&record.body).filter(|_| !pending.is_contested);
+            if text(&record.body, "state") == Some("encrypted") {
+                self.encrypted(at, object, &by);
+            }
+            // A session of the gateway has no end of its own.
+            let is_over = |known: &Session| known.mounts.is_none() && known.pending.is_empty();
+            if self.sessions.get(&session).is_some_and(is_over) {
+                self.sessions.remove(&session);
+            }
+            return;
+        }
         if !has_ended && verdict != Ended::Failed {
             self.contest(&pending.deed);
         }
@@ -401,8 +419,7 @@ impl Catalogue {
             Ended::Done => {
                 self.contest(&deed);
                 let sha256 = text(&record.body, "sha256").and_then(fixed);
-                let enc = record.body.get("enc");
-                let object = enc.and_then(|enc| text(enc, "dek_id")).and_then(fixed);
+                let object = object(&record.body);
                 let is_whole = text(&record.body, "sha256_source") == Some("stream");
                 let size = integer(record.body.get("bytes")).filter(|_| is_whole);
                 match sha256 {
@@ -462,6 +479,11 @@ impl Catalogue {
             seq,
         }
     }
+}
+
+/// The encrypted file that a record tells of.
+fn object(body: &Value) -> Option<Object> {
+    text(body.get("enc")?, "dek_id").and_then(fixed)
 }
 
 fn fixed<const N: usize>(text: &str) -> Option<[u8; N]> {

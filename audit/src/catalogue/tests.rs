@@ -574,6 +574,41 @@ fn nothing_is_said_of_what_nobody_can_know() {
 }
 
 #[test]
+fn what_the_gateway_encrypted_keeps_its_content_and_has_an_object() {
+    let encrypts = |body: serde_json::Value, verdict, reason: &str| {
+        let asked = json!({ "sftp_op": "encrypt", "path": "/disk/a/x", "mount": 0 });
+        let mut ended = BOB.outcome(7, verdict, body);
+        ended.reason = Some(reason.to_owned()).filter(|reason| !reason.is_empty());
+        vec![BOB.intent(7, asked), ended]
+    };
+    let enc = json!({ "alg": "AES-256-GCM", "dek_id": hex::encode(ONE) });
+    let done = json!({ "state": "encrypted", "enc": enc });
+    let current = json!({ "state": "current" });
+    for (body, verdict, reason, fits) in [
+        (done, Verdict::Success, "", true),
+        (current, Verdict::Success, "", false),
+        (json!({}), Verdict::Failure, "timeout", false),
+        (json!({}), Verdict::Failure, "not_found", false),
+    ] {
+        let migrated = encrypts(body, verdict, reason);
+        let uploaded = upload(&ALICE, 1, "/in/x", A);
+        for catalogue in both(&[uploaded, migrated.clone()]) {
+            let named = |object| catalogue.named(b"/disk/a/x", object);
+            assert_eq!(
+                catalogue.judge(b"/disk/a/x", Found::Content(&A)),
+                Judgement::Sound
+            );
+            assert_eq!(named(&ONE) == Named::Fits, fits, "{reason}");
+            assert_eq!(matches!(named(&TWO), Named::Other(_)), fits, "{reason}");
+        }
+        // Of a file from before the log, only names know it.
+        let [whole, lean] = both(&[migrated]);
+        assert_eq!(lean.named(b"/disk/a/x", &ONE) == Named::Fits, fits);
+        assert_eq!(whole.state(b"/disk/a/x"), None);
+    }
+}
+
+#[test]
 fn a_file_that_was_destroyed_is_not_missed_and_one_that_is_there_again_is_found() {
     let tombstone = || {
         let mut event = Event::new(EventKind::RestTombstone);

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use portcullis_at_rest::ObjectId;
 use portcullis_journal::{Actor, Event, EventKind, Intent, SessionId, Verdict, record::untrusted};
 use serde_json::{Map, Value, json};
 
@@ -74,6 +75,11 @@ impl Requester {
 /// READ and WRITE are most of a log; their records carry the range and the handle, whose OPEN names the rest.
 fn is_compact(operation: &Operation) -> bool {
     matches!(operation, Operation::Read { .. } | Operation::Write { .. })
+}
+
+/// How a stored file is encrypted, as records say it.
+pub fn encryption(object: ObjectId) -> Value {
+    json!({ "alg": "AES-256-GCM", "dek_id": object.to_string() })
 }
 
 /// Puts what the client asked for into the body of a record.

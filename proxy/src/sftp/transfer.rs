@@ -7,13 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use portcullis_journal::{Event, EventKind, Verdict, record::untrusted};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::digest::Digest;
 use crate::{
     backend::BackendError,
     operation::{Access, Outcome},
-    policy::{HandleKind, OpenHandle, Requester},
+    policy::{HandleKind, OpenHandle, Requester, encryption},
 };
 
 /// Of which transfers the records carry the SHA-256. It costs about one second of one core for each gigabyte.
@@ -210,8 +210,7 @@ impl Transfer {
             Some(Ok(_) | Err(_)) | None => (None, None),
         };
         if let Some(object) = object {
-            let enc = json!({ "alg": "AES-256-GCM", "dek_id": object.to_string() });
-            field("enc", enc);
+            field("enc", encryption(object));
         }
         match (reread, stream.digest) {
             // What the backend published, and not only what passed through here.

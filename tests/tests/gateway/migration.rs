@@ -159,6 +159,14 @@ fn a_directory_of_both_kinds_is_migrated_under_the_eyes_of_its_clients_and_over_
     ensure!(fs::read(gateway.local("overwritten"))? == b"from after the change");
     gateway.succeed("rm old/4/4\nrm old/4/119")?;
     all_read(&mut gateway, &written)?;
+    // The log knows which file each of them is now.
+    let (one, other) = (gateway.stored("old/1/1"), gateway.stored("old/2/2"));
+    let aside = fs::read(&one)?;
+    fs::copy(&other, &one)?;
+    let (is_done, said) = gateway.sftp("get old/1/1 swapped")?;
+    ensure!(!is_done && !gateway.local("swapped").exists(), "{said}");
+    fs::write(&one, aside)?;
+    gateway.succeed("get old/1/1 swapped")?;
     let ended = gateway.proxy.records()?;
     let ended = ended
         .iter()

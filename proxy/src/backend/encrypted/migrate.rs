@@ -1,6 +1,6 @@
 //! A file that is not encrypted is written anew, encrypted, and takes the place of the one that was read.
 
-use portcullis_at_rest::{Head, HeadError, Sealer};
+use portcullis_at_rest::{Head, HeadError, ObjectId, Sealer};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -64,7 +64,7 @@ impl Session {
         let target = self.own_handle();
         steps.open(path, target, Access::REPLACE).await?;
         keep_owner(steps, target, &attributes).await?;
-        let (sha256, bytes) = self.copy(steps, source, target).await?;
+        let (object, sha256, bytes) = self.copy(steps, source, target).await?;
         if i64::try_from(bytes) != Ok(version.size) {
             return Err(Fault::ChangedMeanwhile.into());
         }
@@ -72,21 +72,26 @@ impl Session {
             return Err(Fault::OtherContent(sha256).into());
         }
         publish(steps, tending, target, version).await?;
-        Ok(Tended::Encrypted { sha256, bytes })
+        Ok(Tended::Encrypted {
+            sha256,
+            bytes,
+            object,
+        })
     }
 
-    /// Writes what is read, encrypted; gives the SHA-256 of what was read, and how many bytes that are.
+    /// Writes what is read, encrypted; gives what that is now, the SHA-256 of what was read, and how many bytes that are.
     async fn copy(
         &self,
         steps: &Steps,
         source: HandleId,
         target: HandleId,
-    ) -> Result<([u8; 32], u64), BackendError> {
+    ) -> Result<(ObjectId, [u8; 32], u64), BackendError> {
         let vault = &self.vault;
         let (key, head) = match vault.mint().await? {
             Some(minted) => minted,
             None => vault.ring.create(&vault.realm).map_err(Fault::from)?,
         };
+        let object = head.object();
         let mut sealer = Sealer::new(&key, head);
         let mut outlet = Outlet::default();
         let mut digest = Sha256::new();
@@ -109,7 +114,7 @@ impl Session {
         sealer.finish(&mut sealed).map_err(Fault::from)?;
         let pieces = outlet.place_all(sealed);
         finish(start(steps, target, pieces)).await?;
-        Ok((digest.finalize().into(), bytes))
+        Ok((object, digest.finalize().into(), bytes))
     }
 }
 

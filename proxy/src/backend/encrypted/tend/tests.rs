@@ -440,11 +440,13 @@ async fn a_plain_file_is_encrypted_and_keeps_its_content_time_mode_and_owner() {
         let expected = (number % 2 == 0).then_some(digest);
         let tended = client.tend("/a", Care::Encrypt { expected }).await.unwrap();
         let bytes = length as u64;
+        let object = Head::parse(&fs::read(&file).unwrap()).unwrap().object();
         assert_eq!(
             tended,
             Tended::Encrypted {
                 sha256: digest,
-                bytes
+                bytes,
+                object
             }
         );
         let now = fs::metadata(&file).unwrap();
