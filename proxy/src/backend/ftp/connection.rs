@@ -271,8 +271,18 @@ impl Connection {
         reply
     }
 
-    /// A server that announced EPSV and does not know it gets PASV from then on.
-    fn falls_back_to_pasv<T>(&mut self, opened: &Result<T, Fault>) -> bool {
+    /// A transfer is asked for once more: of a server that found no port for its data (425), which is nobody's fault, and of one
+    /// that announced EPSV and does not know it, which gets PASV from then on.
+    fn is_asked_again<T>(&mut self, opened: &Result<T, Fault>) -> bool {
+        if matches!(
+            opened,
+            Err(Fault::Refused {
+                code: NO_DATA_CONNECTION,
+                ..
+            })
+        ) {
+            return true;
+        }
         let quirk = &self.server.quirks.no_epsv;
         let unknown = matches!(opened, Err(fault) if fault.is_unknown_command());
         if unknown && self.announces("EPSV") && !quirk.is_known() {
@@ -283,6 +293,9 @@ impl Connection {
         false
     }
 }
+
+/// RFC 959 section 4.2: nothing was transferred.
+const NO_DATA_CONNECTION: u16 = 425;
 
 /// Connects in plain text and reads the greeting.
 async fn connect(server: &Server) -> Result<Control, Fault> {

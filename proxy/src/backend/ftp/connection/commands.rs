@@ -142,7 +142,7 @@ impl Connection {
         let path = octets(path.as_bytes());
         self.restart_at(offset).await?;
         let stored = ask!(self, "STOR", self.ftp.put_with_stream(&path));
-        if self.falls_back_to_pasv(&stored) {
+        if self.is_asked_again(&stored) {
             self.restart_at(offset).await?;
             return ask!(self, "STOR", self.ftp.put_with_stream(&path));
         }
@@ -156,7 +156,7 @@ impl Connection {
     ) -> Result<Transfer, Fault> {
         let path = octets(path.as_bytes());
         let opened = ask!(self, "APPE", self.ftp.append_with_stream(&path));
-        if self.falls_back_to_pasv(&opened) {
+        if self.is_asked_again(&opened) {
             return ask!(self, "APPE", self.ftp.append_with_stream(&path));
         }
         opened
@@ -194,7 +194,7 @@ impl Connection {
         let path = octets(path.as_bytes());
         self.restart_at(offset).await?;
         let opened = ask!(self, "RETR", self.ftp.retr_as_stream(&path));
-        if self.falls_back_to_pasv(&opened) {
+        if self.is_asked_again(&opened) {
             self.restart_at(offset).await?;
             return ask!(self, "RETR", self.ftp.retr_as_stream(&path));
         }

@@ -66,7 +66,7 @@ impl Connection {
     ) -> Result<(), Fault> {
         const OPENING: [Status; 2] = [Status::AboutToSend, Status::AlreadyOpen];
         let mut opened = self.data_command(name, command, &OPENING).await;
-        if self.falls_back_to_pasv(&opened) {
+        if self.is_asked_again(&opened) {
             opened = self.data_command(name, command, &OPENING).await;
         }
         let mut reader = BufReader::with_capacity(64 * 1024, opened?);

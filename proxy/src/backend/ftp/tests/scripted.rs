@@ -26,6 +26,8 @@ pub(super) struct Script {
     pub(super) features: &'static [&'static str],
     /// Commands that are answered as given, `REFUSED` or another reply.
     pub(super) answers: BTreeMap<&'static str, &'static str>,
+    /// A command for which there is no port when it comes first.
+    pub(super) no_port_at: Option<&'static str>,
     /// A command that is never answered.
     pub(super) hang_at: Option<&'static str>,
     /// What LIST prints, whatever is there.
@@ -84,6 +86,7 @@ impl Default for Script {
         Self {
             features: &["EPSV", "SIZE", "MDTM", "REST STREAM"],
             answers: BTreeMap::new(),
+            no_port_at: None,
             hang_at: None,
             listing: None,
             endless_listing: false,
@@ -115,6 +118,15 @@ pub(super) struct Disk {
     pub(super) open: usize,
     /// What [`Script::breaks`] says has happened.
     pub(super) broken: bool,
+}
+
+impl Disk {
+    /// How often the command came.
+    fn asked(&self, verb: &str) -> usize {
+        let is_it =
+            |line: &&Vec<u8>| line.split(|byte| *byte == b' ').next() == Some(verb.as_bytes());
+        self.commands.iter().filter(is_it).count()
+    }
 }
 
 #[derive(Debug)]
@@ -298,7 +310,10 @@ impl Session {
             if self.breaks_at(&verb).await {
                 return;
             }
-            if let Some(answer) = self.script.answers.get(verb.as_str()) {
+            let asked = self.disk.lock().unwrap().asked(&verb);
+            if self.script.no_port_at == Some(verb.as_str()) && asked == 1 {
+                self.say("425 Address already in use").await;
+            } else if let Some(answer) = self.script.answers.get(verb.as_str()) {
                 self.say(answer).await;
             } else {
                 self.obey(&verb, argument).await;

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     backend::{
         ErrorKind,
-        conformance::{Client, REPLACE, WRITE},
+        conformance::{Client, READ, REPLACE, WRITE, opened_handle},
     },
     operation::{Access, Attributes, Operation},
 };
@@ -196,6 +196,45 @@ async fn where_nothing_can_be_continued_the_client_is_told_and_begins_anew() {
     client.close(handle).await;
     assert_eq!(server.file("/a").unwrap(), b"whole");
     assert_eq!(server.names(), ["/a"]);
+}
+
+#[tokio::test]
+async fn a_transfer_that_finds_no_port_is_asked_for_once_more_and_no_third_time() {
+    for verb in ["STOR", "RETR", "MLSD"] {
+        let server = Scripted::start(Script {
+            features: &["EPSV", "SIZE", "MLST type*;size*;"],
+            no_port_at: Some(verb),
+            ..Script::default()
+        })
+        .await;
+        let client = server.client();
+        client.put("/a", "whole").await;
+        assert_eq!(client.get("/a").await, b"whole", "{verb}");
+        assert_eq!(client.names("/").await, [b"a"], "{verb}");
+    }
+    let server = Scripted::start(Script {
+        features: &["EPSV", "SIZE"],
+        answers: [("RETR", "425 Address already in use")].into(),
+        ..Script::default()
+    })
+    .await;
+    let client = server.client();
+    client.put("/a", "whole").await;
+    let open = client.open_operation("/a", READ);
+    let refused = match client.ask(open.clone()).await {
+        Ok(_) => {
+            let handle = opened_handle(&open);
+            let (offset, length) = (0, 10);
+            let read = Operation::Read {
+                handle,
+                offset,
+                length,
+            };
+            client.ask(read).await.unwrap_err()
+        }
+        Err(refused) => refused,
+    };
+    assert!(refused.message.contains("425"), "{refused}");
 }
 
 #[tokio::test]
