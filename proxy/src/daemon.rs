@@ -13,6 +13,7 @@ mod quiet;
 mod reconcile;
 mod records;
 mod reload;
+mod requests;
 mod rest;
 mod revocation;
 mod room;

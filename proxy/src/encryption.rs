@@ -77,6 +77,16 @@ pub struct Answer {
     pub error: Option<String>,
 }
 
+impl From<String> for Answer {
+    /// That it was not done, and why.
+    fn from(problem: String) -> Self {
+        Self {
+            error: Some(problem),
+            ..Self::default()
+        }
+    }
+}
+
 /// What was not done, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -41,3 +41,13 @@ pub struct Answer {
     /// Why it was not done.
     pub error: Option<String>,
 }
+
+impl From<String> for Answer {
+    /// That it was not done, and why.
+    fn from(problem: String) -> Self {
+        Self {
+            error: Some(problem),
+            ..Self::default()
+        }
+    }
+}

@@ -21,7 +21,8 @@ use self::{shred::Shred, walk::Walk};
 use super::{
     backends::pending,
     quiet::Quiet,
-    rest::{Asked, Stored, next_request, put},
+    requests,
+    rest::Stored,
 };
 use crate::{
     backend::BackendService,
@@ -229,27 +230,12 @@ impl Worker {
         let mut interval = tokio::time::interval(LOOK);
         loop {
             interval.tick().await;
-            while let Some(asked) = next_request::<Request>(&self.folder, REQUEST) {
-                self.answer(asked).await;
+            while let Some(asked) = requests::next(&self.folder, REQUEST) {
+                asked
+                    .answer(async |request, uid, tell| self.run(&request, uid, tell).await)
+                    .await;
             }
         }
-    }
-
-    async fn answer(&self, asked: Asked<Request>) {
-        let answer = match asked.request {
-            Ok(request) => {
-                let file = asked.path.with_extension("progress");
-                let mut tell = |answer: &Answer| put(&file, answer);
-                let answer = self.run(&request, asked.uid, &mut tell).await;
-                let _ = std::fs::remove_file(&file);
-                answer
-            }
-            Err(problem) => Answer {
-                error: Some(problem),
-                ..Answer::default()
-            },
-        };
-        put(&asked.path.with_extension("result"), &answer);
     }
 
     async fn run(
@@ -296,10 +282,7 @@ impl Worker {
         };
         done.unwrap_or_else(|error| {
             tracing::error!(error, "the work on stored files was not done");
-            Answer {
-                error: Some(error),
-                ..Answer::default()
-            }
+            error.into()
         })
     }
 }

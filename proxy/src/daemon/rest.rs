@@ -7,19 +7,18 @@ mod run;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use portcullis_journal::Journal;
-use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::run::{Ended, Run};
 pub(super) use self::run::{RunError, Seen, described, reader};
-use super::{names::Places, quiet::Quiet};
+use super::{names::Places, quiet::Quiet, requests};
 use crate::{
     accounts::Accounts,
     causes::chain,
@@ -196,8 +195,10 @@ impl Worker {
         let not_before = tokio::time::Instant::now() + FIRST;
         loop {
             interval.tick().await;
-            while let Some(asked) = next_request(&self.folder, REQUEST) {
-                self.answer(asked).await;
+            while let Some(asked) = requests::next(&self.folder, REQUEST) {
+                asked
+                    .answer(async |request, uid, tell| self.run(&request, Some(uid), tell).await)
+                    .await;
             }
             if tokio::time::Instant::now() >= not_before && self.is_due() {
                 // First, so that one that can't be ended is not begun all the time.
@@ -220,23 +221,6 @@ impl Worker {
             .ok()
             .and_then(|last| SystemTime::now().duration_since(last).ok());
         since.is_none_or(|since| since >= every)
-    }
-
-    async fn answer(&self, asked: Asked<Request>) {
-        let answer = match asked.request {
-            Ok(request) => {
-                let file = asked.path.with_extension("progress");
-                let mut tell = |answer: &Answer| put(&file, answer);
-                let answer = self.run(&request, Some(asked.uid), &mut tell).await;
-                let _ = fs::remove_file(&file);
-                answer
-            }
-            Err(problem) => Answer {
-                error: Some(problem),
-                ..Answer::default()
-            },
-        };
-        put(&asked.path.with_extension("result"), &answer);
     }
 
     async fn run(
@@ -275,53 +259,8 @@ impl Worker {
             Err(error) => {
                 let error = chain(&error);
                 tracing::error!(error, "stored files can't be verified");
-                Answer {
-                    error: Some(error),
-                    ..Answer::default()
-                }
+                error.into()
             }
         }
-    }
-}
-
-/// What somebody asked the daemon for.
-pub(super) struct Asked<T> {
-    pub(super) path: PathBuf,
-    pub(super) request: Result<T, String>,
-    /// Unix user.
-    pub(super) uid: u32,
-}
-
-/// Takes the next request whose name ends so; the file is gone afterwards.
-pub(super) fn next_request<T: DeserializeOwned>(folder: &Path, ending: &str) -> Option<Asked<T>> {
-    let mut names: Vec<PathBuf> = fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == ending))
-        .collect();
-    names.sort();
-    let path = names.into_iter().next()?;
-    let about = fs::symlink_metadata(&path).ok()?;
-    let text = fs::read(&path);
-    fs::remove_file(&path).ok()?;
-    let request = text
-        .map_err(|error| error.to_string())
-        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
-    Some(Asked {
-        path,
-        request,
-        uid: about.uid(),
-    })
-}
-
-/// Whoever asked may be gone.
-pub(super) fn put(file: &Path, answer: &impl Serialize) {
-    let new = file.with_extension("new");
-    let written = serde_json::to_vec(answer)
-        .map_err(io::Error::other)
-        .and_then(|text| fs::write(&new, text))
-        .and_then(|()| fs::rename(&new, file));
-    if let Err(error) = written {
-        tracing::warn!(file = %file.display(), %error, "the answer about stored files is lost");
     }
 }
