@@ -141,7 +141,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
         .await
         .map_err(DaemonError::Unrecorded)?;
     }
-    encryption::finish(&config, &built.services(), &journal).await;
+    encryption::finish(&config, &built, &journal).await;
     let bans = config
         .bans
         .as_ref()
@@ -233,7 +233,7 @@ pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let encryption = Encryption::start(
         &config.journal,
         journal.clone(),
-        Vaults::of(&config, &built.services()),
+        Vaults::of(&config, &built),
         stop.clone(),
     )
     .map_err(|source| DaemonError::Rest {

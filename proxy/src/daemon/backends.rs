@@ -95,6 +95,11 @@ impl Built {
         join_all(failovers.map(|failover| failover.probe())).await;
     }
 
+    /// Who has the names of a backend where they are encrypted.
+    pub(super) fn keeper(&self, name: &str) -> Option<Keeper> {
+        self.entries.get(name)?.names.clone()
+    }
+
     /// Reads the keys of names that are new, or makes them; nobody waits for it.
     pub(super) fn prepare_new(&self) {
         for keeper in self

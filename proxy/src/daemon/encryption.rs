@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{shred::Shred, walk::Walk};
 use super::{
-    backends::pending,
+    backends::{Built, pending},
     quiet::Quiet,
     requests,
     rest::Stored,
@@ -29,9 +29,8 @@ use crate::{
     causes::chain,
     config::{AtRest, BackendConfig, Config, EncryptionConfig, JournalConfig},
     encryption::{Answer, REQUEST, Request, Task},
-    gate::verify::Verified,
+    gate::{names::Keeper, verify::Verified},
     operation::Care,
-    session::Backends,
 };
 
 /// How often requests are looked for.
@@ -52,8 +51,17 @@ pub(super) struct Vaults {
 struct Kept {
     service: Arc<dyn BackendService>,
     keys: Arc<EncryptionConfig>,
+    /// Who has the key of its names, if they are encrypted.
+    names: Option<Keeper>,
     is_migrating: bool,
     is_local: bool,
+}
+
+impl Kept {
+    /// True unless the key of its names needs no retired one.
+    fn has_outdated_names(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| !names.is_current())
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -65,7 +73,8 @@ struct Outdated {
 }
 
 impl Vaults {
-    pub(super) fn of(config: &Config, services: &Backends) -> Self {
+    pub(super) fn of(config: &Config, built: &Built) -> Self {
+        let services = built.services();
         let kept = config.at_rest.iter().filter_map(|(name, at_rest)| {
             let AtRest::Encrypted {
                 keys, is_migrating, ..
@@ -77,6 +86,7 @@ impl Vaults {
             let kept = Kept {
                 service: Arc::clone(services.get(name)?),
                 keys: Arc::clone(keys),
+                names: built.keeper(name),
                 is_migrating: *is_migrating,
                 is_local,
             };
@@ -91,7 +101,7 @@ impl Vaults {
             plain: plain.collect(),
             by_name,
             outdated: Vec::new(),
-            stored: Stored::of(config, Arc::clone(services)),
+            stored: Stored::of(config, Arc::clone(&services)),
         }
     }
 
@@ -142,9 +152,9 @@ impl Vaults {
 }
 
 /// Writes again what a crash may have torn. Nobody uses the backends yet.
-pub(super) async fn finish(config: &Config, services: &Backends, journal: &Journal) {
+pub(super) async fn finish(config: &Config, built: &Built, journal: &Journal) {
     let folder = config.journal.verification();
-    for (name, kept) in Vaults::of(config, services).by_name {
+    for (name, kept) in Vaults::of(config, built).by_name {
         let pending = pending(&folder, &name);
         let finished = async {
             let Some(path) = pending.path()? else {

@@ -226,7 +226,7 @@ impl Reloader<'_> {
         self.names.place(stored.places());
         self.rest.change(stored);
         self.encryption
-            .change(Vaults::of(&after.config, &after.built.services()));
+            .change(Vaults::of(&after.config, &after.built));
         super::exception::announce(&after.config);
         after.built.prepare_new();
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);

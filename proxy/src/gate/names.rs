@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -52,6 +52,8 @@ struct Kept {
     reading: tokio::sync::Mutex<Option<BackendError>>,
     /// How often it was tried.
     attempts: AtomicU64,
+    /// It is wrapped as new files are.
+    is_current: AtomicBool,
     /// Directories of mounts that are there.
     entered: Mutex<HashSet<Vec<u8>>>,
     foreign: Foreign,
@@ -74,9 +76,15 @@ impl Keeper {
             names: OnceLock::new(),
             reading: tokio::sync::Mutex::default(),
             attempts: AtomicU64::new(0),
+            is_current: AtomicBool::new(false),
             entered: Mutex::default(),
             foreign: Foreign::on(backend),
         }))
+    }
+
+    /// True once the key was read and needs no retired one.
+    pub fn is_current(&self) -> bool {
+        self.0.is_current.load(Ordering::Acquire)
     }
 
     /// Reads the key, or makes it, so that what is wrong with it is heard before the first client.
@@ -219,11 +227,12 @@ impl Visit<'_> {
         let names = self
             .waiting(move || Names::open(&ring, &realm, &bytes))
             .await?;
-        if let Err(error) = self.rewrap(&stored).await {
-            tracing::warn!(
+        match self.rewrap(&stored).await {
+            Ok(()) => self.kept.is_current.store(true, Ordering::Release),
+            Err(error) => tracing::warn!(
                 backend = self.kept.backend, %error,
                 "the key of the backend's names is still wrapped to a retired key, which must stay configured"
-            );
+            ),
         }
         Ok(Some(names))
     }

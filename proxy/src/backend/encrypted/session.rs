@@ -140,7 +140,7 @@ impl Session {
         let Some(places) = &self.vault.names else {
             return Ok(Named::Unsaid);
         };
-        let Some(target) = steps.place().filter(|_| !steps.is_verification()) else {
+        let Some(target) = steps.place().filter(|_| !steps.is_of_the_gateway()) else {
             return Ok(Named::Unsaid);
         };
         let path = joined(&self.directory, target.as_bytes());

@@ -36,8 +36,8 @@ impl Steps {
         self.recorded.intent().target()
     }
 
-    /// The gateway itself looks what lies there.
-    pub(super) fn is_verification(&self) -> bool {
+    /// No client asked for it: the gateway itself looks what lies there.
+    pub(super) fn is_of_the_gateway(&self) -> bool {
         self.recorded.intent().is_of_the_gateway()
     }
 

@@ -8,10 +8,10 @@ use std::{
 
 use portcullis_at_rest::{
     DataKey, Keyring, Realm,
-    kek::{KeyEncryptionKey, SoftwareKek},
+    kek::{KekError, KekId, KeyEncryptionKey, SoftwareKek, WRAPPED},
 };
 
-use super::NamedService;
+use super::{NamedService, NamesKeeper as _};
 use crate::{
     backend::{
         BackendService, ErrorKind,
@@ -335,6 +335,46 @@ async fn after_a_rotation_the_old_key_is_not_needed_for_the_names() {
     assert!(fs::read(&key).unwrap() == after, "once");
     let tended = client.tend("/a", Care::Rewrap).await.unwrap();
     assert_eq!(tended, Tended::Current);
+}
+
+/// A token that unwraps, and is full.
+#[derive(Debug)]
+struct Full(Arc<dyn KeyEncryptionKey>);
+
+impl KeyEncryptionKey for Full {
+    fn id(&self) -> KekId {
+        self.0.id()
+    }
+
+    fn wrap(&self, _: &DataKey, _: &[u8]) -> Result<[u8; WRAPPED], KekError> {
+        Err(KekError::Token("it is full".to_owned()))
+    }
+
+    fn unwrap(&self, wrapped: &[u8; WRAPPED], context: &[u8]) -> Result<DataKey, KekError> {
+        self.0.unwrap(wrapped, context)
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_the_names_is_current_once_it_needs_no_retired_one() {
+    let bench = Bench::new();
+    let logs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let secrets = [(); 2].map(|()| SoftwareKek::new(&DataKey::random().unwrap()));
+    let [old, new] = secrets.map(|kek| Arc::new(kek) as Arc<dyn KeyEncryptionKey>);
+    let full: Arc<dyn KeyEncryptionKey> = Arc::new(Full(Arc::clone(&new)));
+    let rings = [
+        (Keyring::new(Arc::clone(&old), Vec::new(), None), true),
+        (Keyring::new(full, vec![Arc::clone(&old)], None), false),
+        (Keyring::new(new, vec![old], None), true),
+    ];
+    for (log, (ring, is_current)) in logs.iter().zip(rings) {
+        let (journal, below) = (testing::journal(log.path()), local(bench.disk.path()));
+        let keeper = Keeper::new(journal, below, "subject", ring);
+        assert!(!keeper.is_current(), "it was not read yet");
+        keeper.prepare().await;
+        assert_eq!(keeper.is_current(), is_current);
+        assert!(keeper.entered(b"").is_some(), "the names can be read");
+    }
 }
 
 #[tokio::test]

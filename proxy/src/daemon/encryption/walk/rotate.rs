@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portcullis_at_rest::{Head, kek::KekId};
 
-use super::{ATTEMPTS, Look, Walk};
+use super::{super::Kept, ATTEMPTS, Look, Walk};
 use crate::{
     backend::ErrorKind,
     encryption::Answer,
@@ -61,6 +61,8 @@ impl Walk<'_> {
             "not all files could be looked at"
         } else if self.request.backend.is_some() && self.vaults.by_name.len() > 1 {
             "other backends were not looked at"
+        } else if self.vaults.by_name.values().any(Kept::has_outdated_names) {
+            "the key of a backend's names is not wrapped to the new key yet; the log says why"
         } else if retired.iter().any(|key| self.vaults.is_written_to(*key)) {
             "sessions that began before the keys were changed are still open; ask again when they have ended"
         } else {
