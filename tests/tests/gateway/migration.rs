@@ -16,6 +16,7 @@ use portcullis_tests::proxy::Backend;
 use serde_json::Value;
 
 use crate::at_rest::Gateway;
+use crate::rotation::{Asked, number};
 use crate::sessions::{body, text};
 use crate::stored_files::{findings, verify};
 
@@ -59,13 +60,6 @@ fn done(config: &Path) -> Result<(Value, Option<i32>)> {
     Ok((answer, output.status.code()))
 }
 
-fn number(answer: &Value, field: &str) -> u64 {
-    answer
-        .get(field)
-        .and_then(Value::as_u64)
-        .unwrap_or(u64::MAX)
-}
-
 fn names(answer: &Value, field: &str) -> Vec<String> {
     let listed = answer.get(field).and_then(Value::as_array);
     let listed = listed.into_iter().flatten();
@@ -98,16 +92,6 @@ fn all_read(gateway: &mut Gateway, written: &BTreeMap<String, Vec<u8>>) -> Resul
 fn in_the_background(gateway: &Gateway) -> Result<Child> {
     let mut command = migrate(&gateway.proxy.config, &["--rate", "2MB/s"])?;
     Ok(command.stdout(Stdio::null()).spawn()?)
-}
-
-/// Killed when dropped.
-struct Asked(Child);
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

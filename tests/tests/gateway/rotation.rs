@@ -81,7 +81,7 @@ fn answer(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context(shown)
 }
 
-fn number(answer: &Value, field: &str) -> u64 {
+pub(crate) fn number(answer: &Value, field: &str) -> u64 {
     answer
         .get(field)
         .and_then(Value::as_u64)
@@ -229,7 +229,7 @@ fn a_gateway_that_is_killed_in_a_rotation_gives_every_file_and_ends_it_later() -
 }
 
 /// Killed when dropped.
-struct Asked(Child);
+pub(crate) struct Asked(pub(crate) Child);
 
 impl Drop for Asked {
     fn drop(&mut self) {
