@@ -29,6 +29,21 @@ pub(super) struct Places {
     pub(super) direct: Vec<String>,
 }
 
+impl Places {
+    /// Of what should lie there. It has read nothing yet.
+    ///
+    /// # Errors
+    /// If there is a key of hidden paths that can't be used.
+    pub(super) fn catalogue(self, path_key: &Path) -> Result<Catalogue, HiddenKeyError> {
+        let key = if path_key.exists() {
+            Some(PathKey::read(path_key)?)
+        } else {
+            None
+        };
+        Ok(Catalogue::new(key, self.roots, self.direct))
+    }
+}
+
 /// The journal's names.
 #[derive(Debug)]
 pub(super) struct JournalNames {
@@ -117,13 +132,7 @@ impl JournalNames {
     }
 
     fn reader(&self, places: &Places) -> Result<Reader, NamesError> {
-        let key = if self.path_key.exists() {
-            Some(PathKey::read(&self.path_key)?)
-        } else {
-            None
-        };
-        let Places { roots, direct } = places.clone();
-        let catalogue = Catalogue::new(key, roots, direct).lean();
+        let catalogue = places.clone().catalogue(&self.path_key)?.lean();
         Ok(Reader::of(&self.directory, catalogue)?)
     }
 }

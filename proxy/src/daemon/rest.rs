@@ -2,6 +2,7 @@
 //!
 //! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
 
+mod look;
 mod run;
 
 use std::{
@@ -17,7 +18,10 @@ use portcullis_journal::Journal;
 use tokio_util::sync::CancellationToken;
 
 use self::run::{Ended, Run};
-pub(super) use self::run::{RunError, Seen, described, reader};
+pub(super) use self::{
+    look::{Seen, described},
+    run::{RunError, reader},
+};
 use super::{names::Places, quiet::Quiet, requests};
 use crate::{
     accounts::Accounts,
