@@ -96,23 +96,25 @@ impl JournalNames {
     /// Reads the journal, and on from time to time.
     pub(super) async fn keep(self: Arc<Self>) {
         let begun = Instant::now();
-        let mut is_first = true;
+        let mut are_known = None;
         loop {
             let names = Arc::clone(&self);
             let read = tokio::task::spawn_blocking(move || names.with(|_| ())).await;
+            let Ok(read) = read else {
+                // The daemon ends.
+                return;
+            };
+            let before = are_known.replace(read.is_ok());
             match read {
-                Ok(Ok(())) if is_first => {
+                _ if before == are_known => {}
+                Ok(()) => {
                     let seconds = begun.elapsed().as_secs();
                     tracing::info!(seconds, "the names of stored files are known");
-                    is_first = false;
                 }
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(
+                Err(error) => tracing::error!(
                     error = chain(&error),
                     "the names of stored files are not known: encrypted files can't be opened"
                 ),
-                // The daemon ends.
-                Err(_) => return,
             }
             tokio::time::sleep(READ_ON).await;
         }
