@@ -42,7 +42,7 @@ use self::{
     arguments::{Arguments, Call, From},
     journal::Index,
     report::Report,
-    restore::Keys,
+    restore::{Fault, Keys},
     tree::{Opened, Tree},
 };
 
@@ -126,7 +126,16 @@ fn names(
     };
     let names = match stored {
         Ok(None) => return Ok(None),
-        Ok(Some(stored)) => keys.names(&stored).map_err(|fault| fault.to_string()),
+        Ok(Some(stored)) => match keys.names(&stored) {
+            // Another copy would be no better.
+            Err(Fault::KeyMissing(missing)) => {
+                return Err(format!(
+                    "the encrypted names of this backend can't be read: {missing}"
+                )
+                .into());
+            }
+            names => names.map_err(|fault| fault.to_string()),
+        },
         Err(error) => Err(error.to_string()),
     };
     names.map(Some).map_err(|error| {

@@ -70,19 +70,28 @@ impl Keys {
             (Some(Ok(key)), _) | (_, Some(Ok(key))) => Ok(key),
             (Some(Err(error)), _) => Err(not_authentic(error)),
             (None, Some(Err(error))) => Err(not_authentic(error)),
-            (None, None) => Err(Fault::KeyMissing(missing(head))),
+            (None, None) => Err(Fault::KeyMissing(self.missing(head))),
         }
     }
-}
 
-fn missing(head: &Head) -> String {
-    let kek = head.kek();
-    match head.escrow() {
-        None => format!("its key is wrapped to the key-encryption key {kek}, and to no escrow key"),
-        Some((id, _)) => format!(
-            "its key is wrapped to the key-encryption key {kek} and to the escrow key {}",
-            hex::encode(id)
-        ),
+    fn missing(&self, head: &Head) -> String {
+        let kek = head.kek();
+        let mut text = match head.escrow() {
+            None => {
+                format!("its key is wrapped to the key-encryption key {kek}, and to no escrow key")
+            }
+            Some((id, _)) => format!(
+                "its key is wrapped to the key-encryption key {kek} and to the escrow key {}",
+                hex::encode(id)
+            ),
+        };
+        if let Some(identity) = &self.identity {
+            let given = hex::encode(identity.recipient().id());
+            text.push_str(&format!(
+                "; the shares are of the escrow key {given}: another set of keys"
+            ));
+        }
+        text
     }
 }
 
