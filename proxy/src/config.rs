@@ -80,6 +80,8 @@ pub struct Config {
     pub allowlist: Option<AllowlistConfig>,
     pub metrics: Option<MetricsConfig>,
     pub backends: BTreeMap<String, BackendConfig>,
+    /// All sets of keys, that of `[encryption]` first.
+    pub key_sets: Vec<Arc<EncryptionConfig>>,
     /// How the files of each backend lie there.
     pub at_rest: BTreeMap<String, AtRest>,
     pub sinks: Vec<SinkConfig>,
@@ -263,13 +265,10 @@ impl Config {
         let bans = root.section("bans").map(throttles::bans);
         let allowlist = root.section("allowlist").map(throttles::allowlist);
         let metrics = root.section("metrics").map(metrics);
-        let encryption = root.section("encryption").map(encryption::encryption);
-        let encryption = encryption.map(|encryption| encryption.map(Arc::new));
-        let keys = match &encryption {
-            None => encryption::Keys::Absent,
-            Some(None) => encryption::Keys::Faulty,
-            Some(Some(keys)) => encryption::Keys::Good(keys),
-        };
+        let key_sets = root
+            .section("encryption")
+            .map(|section| encryption::encryption(section, &faults))
+            .unwrap_or_default();
         let verification = root
             .section("verification")
             .map(verification::verification)
@@ -277,13 +276,21 @@ impl Config {
         let backends = root
             .named_sections("backends")
             .into_iter()
-            .map(|(name, section)| (name.to_owned(), backends::backend(section, keys, today)))
+            .map(|(name, section)| {
+                (
+                    name.to_owned(),
+                    backends::backend(section, &key_sets, today),
+                )
+            })
             .collect::<Vec<_>>();
         let sinks = sinks::sinks(root.tables("sink"), today);
         let alerts = alerts::alerts(root.tables("alert"), &sink_names(&table));
         let witnesses = witnesses::witnesses(root.tables("witness"));
         root.finish();
         for (key, problem) in backends::member_faults(&backends) {
+            faults.note(key, problem);
+        }
+        for (key, problem) in encryption::overlaps(&backends) {
             faults.note(key, problem);
         }
         let names = backends.iter().map(|(name, _)| name.as_str());
@@ -326,6 +333,7 @@ impl Config {
                     allowlist: allowlist.flatten(),
                     metrics: metrics.flatten(),
                     backends,
+                    key_sets: key_sets.into_good(),
                     at_rest,
                     sinks,
                     alerts,
@@ -358,6 +366,22 @@ impl Config {
         self.at_rest
             .iter()
             .filter_map(|(name, at_rest)| Some((name.as_str(), at_rest.exception()?)))
+    }
+
+    /// What an operator should know of key sets: each a sentence.
+    pub fn notes_on_keys(&self) -> Vec<String> {
+        let backends = self
+            .backends
+            .iter()
+            .filter_map(|(name, config)| Some((name.as_str(), config, self.at_rest.get(name)?)));
+        let joint = encryption::joint_logins(backends);
+        let joint = joint.into_iter().map(|(one, other)| {
+            format!("backends {one} and {other} log in as one user to one server and have different keys: keep the directories of their mounts apart")
+        });
+        encryption::lent(&self.key_sets)
+            .into_iter()
+            .chain(joint)
+            .collect()
     }
 
     /// The sinks that send in clear, and who allowed it.

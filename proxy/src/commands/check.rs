@@ -46,6 +46,9 @@ pub(super) fn check(arguments: &ConfigArgs) -> anyhow::Result<()> {
             exception.expires, exception.reason, exception.approver
         ));
     }
+    for note in config.notes_on_keys() {
+        super::print(&format!("note: {note}"));
+    }
     for rule in config.alerts.iter().filter(|rule| rule.to.is_empty()) {
         super::print(&format!(
             "note: alert {} goes on record and to nobody; its `to` names no sink",

@@ -22,7 +22,7 @@ pub use self::{
     sftp::{Credential, KeyPair},
 };
 use super::{
-    encryption::{AtRest, Keys, at_rest},
+    encryption::{AtRest, KeySets, at_rest},
     files::Secret,
     section::Section,
 };
@@ -115,10 +115,10 @@ impl BackendConfig {
 
 pub(super) fn backend(
     mut section: Section<'_>,
-    keys: Keys<'_>,
+    sets: &KeySets,
     today: NaiveDate,
 ) -> Option<(BackendConfig, AtRest)> {
-    let at_rest = at_rest(&mut section, keys, today);
+    let at_rest = at_rest(&mut section, sets, today);
     Some((target(section, today)?, at_rest?))
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Section<'a> {
     table: &'a Table,
     faults: &'a Faults,
     known: BTreeSet<&'static str>,
+    /// Tables under other keys were asked for.
+    has_others: bool,
 }
 
 impl<'a> Section<'a> {
@@ -60,6 +62,7 @@ impl<'a> Section<'a> {
             table,
             faults,
             known: BTreeSet::new(),
+            has_others: false,
         }
     }
 
@@ -111,6 +114,7 @@ impl<'a> Section<'a> {
             table,
             faults: self.faults,
             known: BTreeSet::new(),
+            has_others: false,
         })
     }
 
@@ -134,6 +138,16 @@ impl<'a> Section<'a> {
                 let section = self.below(format!("{path}.{name}"), value)?;
                 Some((name.as_str(), section))
             })
+            .collect()
+    }
+
+    /// The tables under keys that nobody has asked for so far: their names are free.
+    pub(super) fn other_sections(&mut self) -> Vec<(&'a str, Self)> {
+        self.has_others = true;
+        self.table
+            .iter()
+            .filter(|(key, value)| value.is_table() && !self.known.contains(key.as_str()))
+            .filter_map(|(key, value)| Some((key.as_str(), self.below(self.path_of(key), value)?)))
             .collect()
     }
 
@@ -250,8 +264,9 @@ impl<'a> Section<'a> {
     /// Notes a fault for each key that is not among those asked for.
     pub(super) fn finish(self) {
         let known: Vec<_> = self.known.iter().copied().collect();
-        for key in self.table.keys() {
-            if !self.known.contains(key.as_str()) {
+        for (key, value) in self.table {
+            let is_other = self.has_others && value.is_table();
+            if !is_other && !self.known.contains(key.as_str()) {
                 self.fault(
                     key,
                     format!("unknown key; known here: {}", known.join(", ")),

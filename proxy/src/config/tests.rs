@@ -10,6 +10,7 @@ mod alerts;
 mod auth;
 mod backends;
 mod encryption;
+mod key_sets;
 mod presets;
 mod sinks;
 mod trust;
