@@ -1,6 +1,6 @@
 //! What `portcullis-proxy encryption` and the daemon tell each other.
 
-use std::num::NonZeroU64;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,10 +63,12 @@ pub struct Answer {
     /// Read and written.
     pub bytes: u64,
     pub seconds: u64,
-    /// Retired keys that no file needs any more.
-    pub unneeded_keys: Vec<String>,
-    /// Why nothing is said of retired keys, if so.
-    pub keys_unknown: Option<String>,
+    /// Of `[encryption]`.
+    #[serde(flatten)]
+    pub retired: RetiredKeys,
+    /// Of each `[encryption.NAME]` that has any.
+    #[serde(default)]
+    pub sets: BTreeMap<String, RetiredKeys>,
     /// Backends on which every file is encrypted.
     pub migrated: Vec<String>,
     /// Why nothing is said of backends, if so.
@@ -85,6 +87,15 @@ impl From<String> for Answer {
             ..Self::default()
         }
     }
+}
+
+/// What is known of the retired keys of a set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredKeys {
+    /// Those that no file needs any more.
+    pub unneeded_keys: Vec<String>,
+    /// Why nothing is said of them, if so.
+    pub keys_unknown: Option<String>,
 }
 
 /// What was not done, and why.

@@ -131,15 +131,22 @@ fn report(answer: &Answer, task: Walk, json: bool) -> ExitCode {
                 "whether plain files are left is not known: {because}"
             ));
         }
-        for key in &answer.unneeded_keys {
-            print(&format!(
-                "no file needs key {key} any more: remove it from retired_key_files once uploads that were interrupted before are over (partial_retention_hours)"
-            ));
-        }
-        if let Some(because) = &answer.keys_unknown {
-            print(&format!(
-                "whether a retired key is still needed is not known: {because}"
-            ));
+        let sets = answer.sets.iter();
+        let sets = sets.map(|(name, set)| (format!("[encryption.{name}]"), set));
+        for (section, set) in [("[encryption]".to_owned(), &answer.retired)]
+            .into_iter()
+            .chain(sets)
+        {
+            for key in &set.unneeded_keys {
+                print(&format!(
+                    "no file needs key {key} any more: remove it from retired_key_files of {section} once uploads that were interrupted before are over (partial_retention_hours)"
+                ));
+            }
+            if let Some(because) = &set.keys_unknown {
+                print(&format!(
+                    "whether a retired key of {section} is still needed is not known: {because}"
+                ));
+            }
         }
     }
     ExitCode::from(u8::from(answer.failed > 0))

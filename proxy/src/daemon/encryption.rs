@@ -132,9 +132,13 @@ impl Vaults {
         self
     }
 
-    /// True if new files may still be wrapped to that key.
-    fn is_written_to(&self, key: KekId) -> bool {
-        self.outdated().any(|outdated| outdated.active == Some(key))
+    /// True if new files may still be wrapped to that key, on a backend of a set or on one that is not there any more.
+    fn is_written_to(&self, key: KekId, is_of_set: impl Fn(&str) -> bool) -> bool {
+        self.outdated().any(|outdated| {
+            let name = &*outdated.name;
+            let counts = is_of_set(name) || !self.by_name.contains_key(name);
+            counts && outdated.active == Some(key)
+        })
     }
 
     /// True if new files on that backend may still not be encrypted.

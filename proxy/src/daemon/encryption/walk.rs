@@ -4,7 +4,7 @@ mod migrate;
 mod rotate;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -88,6 +88,7 @@ impl Walk<'_> {
             told: now,
             pace: Pace::of(self.request.rate),
             answer: Answer::default(),
+            failed_on: BTreeSet::new(),
             is_first: true,
             is_stopped: false,
         };
@@ -95,7 +96,11 @@ impl Walk<'_> {
             let renames = gate::renames();
             let before = look.changed();
             for (name, kept) in &wanted {
+                let before = look.answer.failed;
                 look.backend(name, kept).await?;
+                if look.answer.failed > before {
+                    look.failed_on.insert(name.clone());
+                }
             }
             let is_settled = gate::renames() == renames || look.changed() == before;
             if is_settled || look.answer.failed > 0 {
@@ -103,11 +108,12 @@ impl Walk<'_> {
             }
             look.is_first = false;
         }
+        let failed_on = look.failed_on;
         let mut answer = look.answer;
         answer.bytes = look.pace.moved();
         answer.seconds = now.elapsed().as_secs();
         match self.task {
-            Walks::Rotate => self.judge_keys(&mut answer),
+            Walks::Rotate => self.judge_keys(&failed_on, &mut answer),
             Walks::Migrate => self.judge_backends(wanted.keys(), &mut answer),
         }
         self.record(&answer, wanted.keys()).await?;
@@ -189,7 +195,11 @@ impl Walk<'_> {
         }
         put("bytes", answer.bytes.into());
         put("seconds", answer.seconds.into());
-        put("unneeded_keys", answer.unneeded_keys.clone().into());
+        let sets = answer.sets.values();
+        let unneeded = sets
+            .chain([&answer.retired])
+            .flat_map(|set| &set.unneeded_keys);
+        put("unneeded_keys", unneeded.cloned().collect());
         put("asked_by_uid", self.asked_by.into());
         match self.task {
             Walks::Rotate => metrics::at_rest_rotation(files),
@@ -217,6 +227,8 @@ struct Look<'a> {
     told: Instant,
     pace: Pace,
     answer: Answer,
+    /// Backends with files that could not be done.
+    failed_on: BTreeSet<String>,
     /// Files are not counted yet.
     is_first: bool,
     /// It makes no sense to go on.
