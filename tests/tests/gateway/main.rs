@@ -15,6 +15,7 @@ mod explain;
 mod factors;
 mod forwarded;
 mod hidden_paths;
+mod key_sets;
 mod keys;
 mod limits;
 mod login;
