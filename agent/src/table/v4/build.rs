@@ -106,7 +106,11 @@ impl Image {
             });
         }
         let is_plain = otherwise == Class::NOT_LISTED
-            && group.iter().all(|prefix| prefix.class == Class::ALLOWED);
+            && group.iter().all(|prefix| prefix.class == Class::ALLOWED)
+            && group
+                .iter()
+                .zip(group.iter().skip(1))
+                .all(|(prefix, next)| prefix.last() < next.address);
         if is_plain {
             self.add_plain(group);
         } else {

@@ -162,6 +162,21 @@ fn reachable(table: &Table4<Shared>) -> u32 {
 }
 
 #[test]
+fn what_lies_within_a_wider_prefix_of_its_class_can_be_cleared() {
+    let wide = classed(0x0a00_0000, 17, Class::ALLOWED);
+    let within = classed(0x0a00_2000, 25, Class::ALLOWED);
+    let cleared = classed(0x0a00_2000, 24, Class::NOT_LISTED);
+    let mut table = table(&[wide, within]);
+    table.edit(&[cleared], &mut no_wait).unwrap();
+    for address in [0x0a00_2000, 0x0a00_207f, 0x0a00_2080, 0x0a00_20ff] {
+        assert_eq!(table.class_of(address), Class::NOT_LISTED, "{address:x}");
+    }
+    for address in [0x0a00_1fff, 0x0a00_2100] {
+        assert_eq!(table.class_of(address), Class::ALLOWED, "{address:x}");
+    }
+}
+
+#[test]
 fn every_length_has_its_ends_and_not_their_neighbours() {
     for length in 0..=32 {
         for class in [Class::ALLOWED, Class::DENIED] {
