@@ -134,13 +134,21 @@ impl World {
         let witness = Witness::of(&proxy)?;
         let section = witness.section()?;
         proxy.reload(|text| format!("{text}{section}"))?;
-        Ok(Self {
+        let world = Self {
             proxy,
             alice,
             witness,
             here: files::folder("partner")?,
             _storage: storage,
-        })
+        };
+        // On a busy machine the witness might else be asked for the first time by a gateway that is ending.
+        wait_for("the witness", || {
+            world
+                .told()
+                .is_ok_and(|told| told == ["cosigned"])
+                .then_some(())
+        })?;
+        Ok(world)
     }
 
     /// Puts some files; so many records and more.
@@ -234,7 +242,8 @@ fn what_sessions_did_is_cosigned_also_after_the_witness_was_away() -> Result<()>
     let missed = world.written()?;
     world.start()?;
     wait_for("what was missed", || {
-        (world.witness.records().ok()? >= missed).then_some(())
+        let is_told = world.told().ok()? == ["cosigned"; 2];
+        (is_told && world.witness.records().ok()? >= missed).then_some(())
     })?;
     world.stop()?;
     ensure!(world.witness.records()? == world.written()?);
