@@ -88,10 +88,29 @@ struct Place {
 /// Id of an encrypted file, which it keeps under all its names.
 pub type Object = [u8; 16];
 
+/// An operation that asks what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// Its session's number, as a number.
+    pub session: u128,
+    pub operation: u64,
+}
+
+/// What an encrypted file was when it was published. It never changes: what is changed is another file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnRecord {
+    pub sha256: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// Number of the record that says so.
+    pub record: u64,
+}
+
 /// Whether an encrypted file lies where it was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    Fits,
+    /// With its content, where that is on record.
+    Fits(Option<OnRecord>),
     /// Another one was put there, by the record of this number.
     Other(u64),
     /// No record says which one was.
@@ -258,15 +277,20 @@ impl Catalogue {
         Some(self.places.get(&self.name(place))?.placed)
     }
 
-    /// Whether the encrypted file that lies at a place was put there.
+    /// Whether the encrypted file that lies at a place was put there, by what is on record and done.
     pub fn named(&self, place: &[u8], object: &Object) -> Named {
+        self.named_to(None, place, object)
+    }
+
+    /// As [`named`](Self::named), for an operation that is on record itself and has changed nothing yet.
+    pub fn named_to(&self, asker: Option<Asker>, place: &[u8], object: &Object) -> Named {
         if let Some(record) = self.destroyed.get(object) {
             return Named::Other(*record);
         }
         let Some(place) = self.resolved(&self.name(place), true) else {
             return Named::Unsaid;
         };
-        if self.is_changing(&place) {
+        if self.is_changing_beside(asker, &place) {
             return Named::Changing;
         }
         let Some(entry) = self.places.get(&place) else {
@@ -275,7 +299,7 @@ impl Catalogue {
         let lost = self.tree_of(&place);
         match entry.object {
             Some(_) if lost.is_some_and(|(since, _)| entry.placed < since.seq) => Named::Unsaid,
-            Some(own) if own == *object => Named::Fits,
+            Some(own) if own == *object => Named::Fits(entry.on_record()),
             Some(_) => Named::Other(entry.state.change().seq),
             None => Named::Unsaid,
         }
@@ -355,6 +379,17 @@ impl Catalogue {
 }
 
 impl Place {
+    fn on_record(&self) -> Option<OnRecord> {
+        match &self.state {
+            State::Known(content) => Some(OnRecord {
+                sha256: content.sha256,
+                size: content.size?,
+                record: content.by.seq,
+            }),
+            State::Gone(_) | State::Link(_) | State::Unknown { .. } => None,
+        }
+    }
+
     fn differs(&self, found: &[u8; 32]) -> Judgement {
         let earlier = self.earlier.iter().rev();
         let earlier = earlier

@@ -23,9 +23,13 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::Recorded;
 
-use crate::{operation::Outcome, policy::Permit};
+use crate::{
+    operation::{HandleId, Outcome},
+    policy::Permit,
+};
 
 /// An operation under way. It goes on only while it is polled.
 pub type Execution = BoxFuture<'static, Result<Outcome, BackendError>>;
@@ -46,6 +50,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Ends the session: uploads that were not closed are withdrawn, handles and connections released.
     fn end(&self) -> BoxFuture<'static, ()>;
+
+    /// What the journal says of the whole content of the file that is open under `handle`, where it vouches for that. Does no
+    /// I/O.
+    fn on_record(&self, _handle: HandleId) -> Option<OnRecord> {
+        None
+    }
 
     /// What changes stored files while clients use them; `None` where that can't be done.
     fn tending(&self) -> Option<&dyn Tending> {

@@ -20,6 +20,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
+use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::{
     AppendError, Event, EventKind, Journal, OperationId, PendingIntent, Recorded, Urgency, Verdict,
     record::untrusted,
@@ -36,7 +37,7 @@ use crate::{
         limited::Limited, union::Union,
     },
     metrics,
-    operation::{Operation, Outcome, Tended},
+    operation::{HandleId, Operation, Outcome, Stored, Tended},
     policy::{
         DataOps, Denied, Extent, Mount, MountId, Named, Permit, Requester, Route, authorize,
         describe, encryption,
@@ -260,10 +261,19 @@ impl Gate {
                 return result.map_err(Failed::Backend);
             }
             let mut pending = None;
+            let is_summed_up = summary.is_some();
             if let Some(summary) = summary {
                 pending = Some(journal.append_soon((summary.event)(&result)));
             }
             let mut event = outcome_event(&requester, id, &result, written, begun.elapsed());
+            if let Ok(Outcome::Published {
+                sha256,
+                stored: Some(stored),
+            }) = &result
+                && !is_summed_up
+            {
+                tell_published(&mut event, *sha256, stored);
+            }
             if let Some(member) = member {
                 event.body.insert("member".into(), member.into());
             }
@@ -280,18 +290,32 @@ impl Gate {
         }
     }
 
-    /// Records the end of an operation that was carried out as several others. `moved` are the bytes that those read.
+    /// What the journal says of the file that an operation is about, open under `handle`.
+    pub fn on_record(&self, permit: &Permit, handle: HandleId) -> Option<OnRecord> {
+        self.backend(permit.route()).ok()?.on_record(handle)
+    }
+
+    /// Records the end of an operation that was carried out as several others. `moved` are the bytes that those read,
+    /// `told_by` is what answered in the place of bytes.
     pub fn conclude(
         &self,
         permit: &Permit,
         result: &Result<Outcome, BackendError>,
         moved: u64,
+        told_by: Option<OnRecord>,
         latency: Duration,
     ) {
         let name = permit.operation().name();
         count(name, result);
         let moved = usize::try_from(moved).ok();
-        let event = outcome_event(permit.requester(), permit.id(), result, moved, latency);
+        let mut event = outcome_event(permit.requester(), permit.id(), result, moved, latency);
+        if let Ok(Outcome::Digests { .. }) = result {
+            let source = if told_by.is_some() { "journal" } else { "read" };
+            event.body.insert("source".into(), source.into());
+            if let Some(told_by) = told_by {
+                event.body.insert("record".into(), told_by.record.into());
+            }
+        }
         self.append(event);
     }
 
@@ -601,6 +625,17 @@ fn outcome_event(
     let latency = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     event.body.insert("latency_us".into(), latency.into());
     event
+}
+
+/// An operation that is no upload has made a file of another.
+fn tell_published(event: &mut Event, sha256: Option<[u8; 32]>, stored: &Stored) {
+    let mut field = |name: &str, value: Value| event.body.insert(name.to_owned(), value);
+    field("enc", encryption(stored.object));
+    field("size", stored.size.into());
+    if let Some(sha256) = sha256 {
+        field("sha256", hex::encode(sha256).into());
+        field("sha256_source", "reread".into());
+    }
 }
 
 fn gateway_error(message: String) -> BackendError {

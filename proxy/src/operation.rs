@@ -470,6 +470,14 @@ pub struct FilesystemStatus {
     pub name_max: u64,
 }
 
+/// An encrypted file, as it was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub object: ObjectId,
+    /// Bytes of its content.
+    pub size: u64,
+}
+
 /// What an operation brought when it did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -480,7 +488,7 @@ pub enum Outcome {
         /// Of the staging file, read again before it was published.
         sha256: Option<[u8; 32]>,
         /// The encrypted file that it is.
-        object: Option<ObjectId>,
+        stored: Option<Stored>,
     },
     /// The file or directory is open under the handle that the operation named.
     Opened,
@@ -522,7 +530,7 @@ impl Outcome {
         }
         Self::Published {
             sha256,
-            object: None,
+            stored: None,
         }
     }
 }

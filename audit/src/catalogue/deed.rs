@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use super::{Catalogue, Change, Content, EARLIER, Object, Place, State};
+use super::{Asker, Catalogue, Change, Content, EARLIER, Object, Place, State};
 use crate::{file::moved, hidden::base, pattern::is_at_or_below};
 
 /// What an operation does to places.
@@ -32,6 +32,8 @@ pub(super) enum Deed {
     },
     Open {
         handle: u64,
+        /// Where the backend shows at once what is written.
+        at: Option<Vec<u8>>,
     },
     /// By the gateway itself, which keeps the content.
     Encrypt {
@@ -48,8 +50,8 @@ impl Deed {
             | Self::Cut { at }
             | Self::Encrypt { at } => vec![at],
             Self::Move { from, to } | Self::HardLink { from, to } => vec![from, to],
-            // The CLOSE changes the place.
-            Self::Open { .. } => Vec::new(),
+            // Elsewhere the CLOSE changes the place.
+            Self::Open { at, .. } => at.iter().map(Vec::as_slice).collect(),
         }
     }
 
@@ -80,11 +82,18 @@ impl Catalogue {
     }
 
     pub(super) fn is_changing(&self, place: &[u8]) -> bool {
-        let mut pending = self
-            .sessions
-            .values()
-            .flat_map(|session| session.pending.values());
-        pending.any(|pending| pending.deed.touches(place))
+        self.is_changing_beside(None, place)
+    }
+
+    /// By another operation than the one that asks.
+    pub(super) fn is_changing_beside(&self, asker: Option<Asker>, place: &[u8]) -> bool {
+        let of = |asker: Asker, session| (asker.session == session).then_some(asker.operation);
+        let mut pending = self.sessions.iter().flat_map(|(&number, session)| {
+            let own = asker.and_then(|asker| of(asker, number));
+            let others = session.pending.iter();
+            others.filter(move |(operation, _)| own != Some(**operation))
+        });
+        pending.any(|(_, pending)| pending.deed.touches(place))
     }
 
     pub(super) fn apply(&mut self, deed: &Deed, by: &Change) {
@@ -215,7 +224,7 @@ impl Catalogue {
         self.lack(at, since, because, None);
     }
 
-    /// The content is not known.
+    /// The content is not known, unless it is that of the same encrypted file.
     pub(super) fn lack(
         &mut self,
         at: &[u8],
@@ -223,6 +232,13 @@ impl Catalogue {
         because: &str,
         object: Option<Object>,
     ) {
+        if let Some(place) = self.places.get_mut(at)
+            && object.is_some()
+            && place.object == object
+        {
+            place.placed = since.seq;
+            return;
+        }
         let state = State::Unknown {
             since: since.clone(),
             because: because.to_owned(),

@@ -62,7 +62,7 @@ const DEEDS: [&str; 11] = [
 ];
 
 /// Failures after which nothing has changed; after any other, nobody knows.
-const CERTAIN: [&str; 10] = [
+const CERTAIN: [&str; 11] = [
     "not_found",
     "permission_denied",
     "already_exists",
@@ -73,6 +73,7 @@ const CERTAIN: [&str; 10] = [
     "invalid_handle",
     "invalid_argument",
     "unsupported",
+    "not_authentic",
 ];
 
 impl Catalogue {
@@ -198,7 +199,7 @@ impl Catalogue {
             return;
         };
         let by = self.change(record);
-        let Some(deed) = self.deed(session, record, name, &by) else {
+        let Some(deed) = self.deed(session, record, name) else {
             return;
         };
         let pending = Pending {
@@ -211,7 +212,7 @@ impl Catalogue {
     }
 
     /// What the intent is about to change; `None` if nothing.
-    fn deed(&mut self, session: u128, record: &Record, name: &str, by: &Change) -> Option<Deed> {
+    fn deed(&mut self, session: u128, record: &Record, name: &str) -> Option<Deed> {
         let body = &record.body;
         let handle = integer(body.get("handle_id"));
         let has_size = || {
@@ -226,16 +227,14 @@ impl Catalogue {
                     .any(|flag| matches!(flag, "write" | "append"));
                 let handle = handle.filter(|_| writes)?;
                 let (at, is_direct) = self.path(session, record, "path", true);
-                if let Some(at) = at.as_deref().filter(|_| is_direct) {
-                    self.forget(at, by, "being_written");
-                }
+                let shown = at.clone().filter(|_| is_direct);
                 let place = Written {
                     place: at,
                     is_direct,
                 };
                 let known = self.sessions.entry(session).or_default();
                 known.writing.insert(handle, place);
-                Some(Deed::Open { handle })
+                Some(Deed::Open { handle, at: shown })
             }
             "close" => {
                 let known = self.sessions.get(&session)?;
@@ -333,11 +332,13 @@ impl Catalogue {
             seq: now.seq,
         };
         let verdict = Ended::of(record);
-        if let Deed::Open { handle } = &pending.deed {
+        if let Deed::Open { handle, at } = &pending.deed {
             if verdict == Ended::Failed {
                 known.writing.remove(handle);
+            } else if let Some(at) = at {
+                self.forget(at, &by, "being_written");
             }
-            // The CLOSE publishes.
+            // Elsewhere the CLOSE publishes.
             return;
         }
         let has_ended = matches!(
@@ -375,6 +376,10 @@ impl Catalogue {
                 self.lose(&pending.deed, &by, "no_summary");
             }
             (Ended::Done, deed) if pending.is_contested => self.lose(deed, &by, "concurrent"),
+            // It was written anew, and other names of the file that it was keep that.
+            (Ended::Done, Deed::Cut { at }) if object(&record.body).is_some() => {
+                self.published(at, &record.body, by, "size_changed");
+            }
             (Ended::Done, deed) => self.apply(deed, &by),
             (Ended::Unsure, deed) => self.lose(deed, &by, "unknown_outcome"),
         }
@@ -418,18 +423,11 @@ impl Catalogue {
         match Ended::of(record) {
             Ended::Done => {
                 self.contest(&deed);
-                let sha256 = text(&record.body, "sha256").and_then(fixed);
-                let object = object(&record.body);
-                let is_whole = text(&record.body, "sha256_source") == Some("stream");
-                let size = integer(record.body.get("bytes")).filter(|_| is_whole);
-                match sha256 {
-                    _ if is_contested => self.forget(&at, &by, "concurrent"),
-                    Some(sha256) => self.know(&at, Content { sha256, size, by }, object),
-                    None => {
-                        let because = text(&record.body, "sha256_reason").unwrap_or("no_digest");
-                        self.lack(&at, &by, because, object);
-                    }
+                if is_contested {
+                    return self.forget(&at, &by, "concurrent");
                 }
+                let because = text(&record.body, "sha256_reason").unwrap_or("no_digest");
+                self.published(&at, &record.body, by, because);
             }
             Ended::Failed if !is_direct => {}
             Ended::Unsure if !is_direct && record.reason.as_deref() == Some("not_closed") => {}
@@ -437,6 +435,20 @@ impl Catalogue {
                 self.contest(&deed);
                 self.forget(&at, &by, "unknown_outcome");
             }
+        }
+    }
+}
+
+impl Catalogue {
+    /// A file stands at its place, with what a record says of it.
+    fn published(&mut self, at: &[u8], body: &Value, by: Change, because: &str) {
+        let object = object(body);
+        let is_whole = text(body, "sha256_source") == Some("stream");
+        let written = || integer(body.get("bytes")).filter(|_| is_whole);
+        let size = integer(body.get("size")).or_else(written);
+        match text(body, "sha256").and_then(fixed) {
+            Some(sha256) => self.know(at, Content { sha256, size, by }, object),
+            None => self.lack(at, &by, because, object),
         }
     }
 }

@@ -37,7 +37,7 @@ const OF_MOUNTS: [&str; 2] = ["at", "directory"];
 /// Fields of other events that hold paths: of questions to the log, and of mounts.
 const OF_OTHERS: [&str; 4] = ["at", "directory", "path", "path2"];
 /// Fields whose text the gateway chose from a fixed list, or that are numbers in other forms. Any other text may hold a path.
-const HARMLESS: [&str; 30] = [
+const HARMLESS: [&str; 31] = [
     "algorithm",
     "attrs",
     "backend",
@@ -63,6 +63,7 @@ const HARMLESS: [&str; 30] = [
     "sha256",
     "sha256_reason",
     "sha256_source",
+    "source",
     "state",
     "state2",
     "state_error",

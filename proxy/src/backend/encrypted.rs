@@ -29,7 +29,7 @@ use futures_util::{
     future::{BoxFuture, ready},
 };
 use portcullis_at_rest::{EXTENT_PLAINTEXT, Keyring, ObjectId, Realm, SEGMENT_PLAINTEXT};
-use portcullis_audit::catalogue::Named;
+use portcullis_audit::catalogue::{Asker, Named, OnRecord};
 use portcullis_journal::Recorded;
 
 use self::{
@@ -44,7 +44,7 @@ use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, HalfwayRenames, Owner,
 };
 use crate::{
-    operation::{Care, Operation, Outcome},
+    operation::{Care, HandleId, Operation, Outcome},
     policy::Permit,
 };
 
@@ -64,6 +64,8 @@ pub struct Vault {
     pub pending: Pending,
     /// What tells that a file lies where it was put; without it that is not looked at.
     pub names: Option<NamedPlaces>,
+    /// A client who asks for a digest is told what the journal says.
+    pub vouch: bool,
 }
 
 /// Names of stored files, beside the files themselves: these are authentic wherever they lie.
@@ -71,6 +73,7 @@ pub trait Names: fmt::Debug + Send + Sync {
     /// Whether a file was put at one of these places: a backend, and a path below its root. Or why that can't be told.
     fn named(
         &self,
+        asker: Asker,
         places: Vec<(String, Vec<u8>)>,
         object: ObjectId,
     ) -> BoxFuture<'static, Result<Named, String>>;
@@ -157,6 +160,13 @@ impl Backend for Encrypted {
 
     fn member(&self) -> Option<&str> {
         self.session.backend.member()
+    }
+
+    fn on_record(&self, handle: HandleId) -> Option<OnRecord> {
+        match self.session.handle(handle)? {
+            Handle::Download(download) => download.on_record(),
+            Handle::Upload(_) | Handle::Plain | Handle::Directory => None,
+        }
     }
 
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {

@@ -16,6 +16,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, join_all},
 };
+use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::Recorded;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -26,7 +27,7 @@ use tokio::{
 use super::{
     Backend, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames, Origin, Owner,
 };
-use crate::{metrics, policy::Permit, status::Retry};
+use crate::{metrics, operation::HandleId, policy::Permit, status::Retry};
 
 /// Longest wait for a probe's answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
@@ -143,6 +144,10 @@ impl Backend for Chosen {
 
     fn member(&self) -> Option<&str> {
         Some(&self.member.name)
+    }
+
+    fn on_record(&self, handle: HandleId) -> Option<OnRecord> {
+        self.backend.on_record(handle)
     }
 
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {

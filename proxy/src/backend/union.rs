@@ -13,6 +13,7 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, ready},
 };
+use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::Recorded;
 
 use super::{
@@ -165,6 +166,10 @@ impl Backend for Union {
 
     fn member(&self) -> Option<&str> {
         self.backend.member()
+    }
+
+    fn on_record(&self, handle: HandleId) -> Option<OnRecord> {
+        self.backend.on_record(handle)
     }
 
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {

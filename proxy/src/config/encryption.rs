@@ -31,6 +31,8 @@ pub struct EncryptionConfig {
     pub spool_directory: PathBuf,
     /// The journal says which file belongs under which name, and another one is not given out.
     pub check_names: bool,
+    /// What the journal says of a file answers `check-file`.
+    pub vouch: bool,
 }
 
 impl PartialEq for EncryptionConfig {
@@ -40,6 +42,7 @@ impl PartialEq for EncryptionConfig {
             && self.update_limit == other.update_limit
             && self.spool_directory == other.spool_directory
             && self.check_names == other.check_names
+            && self.vouch == other.vouch
     }
 }
 

@@ -265,6 +265,7 @@ impl Entry {
                     spool_directory: keys.spool_directory.clone(),
                     pending: pending(folder, name),
                     names: keys.check_names.then_some(names),
+                    vouch: keys.vouch,
                 };
                 self.service = Arc::new(EncryptedService::new(self.service, vault));
             }

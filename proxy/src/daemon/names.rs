@@ -9,7 +9,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_at_rest::ObjectId;
 use portcullis_audit::{
-    catalogue::{Catalogue, Named, Reader},
+    catalogue::{Asker, Catalogue, Named, Reader},
     hidden::{HiddenKeyError, PathKey},
     search::SearchError,
 };
@@ -140,13 +140,18 @@ impl JournalNames {
 }
 
 /// Of several places that lead to one file, one that knows it is enough.
-fn best(catalogue: &Catalogue, places: &[(String, Vec<u8>)], object: ObjectId) -> Named {
+fn best(
+    catalogue: &Catalogue,
+    asker: Asker,
+    places: &[(String, Vec<u8>)],
+    object: ObjectId,
+) -> Named {
     let mut best = Named::Unsaid;
     for (backend, path) in places {
         let place = catalogue.place(backend, path);
-        let named = catalogue.named(&place, &object.0);
+        let named = catalogue.named_to(Some(asker), &place, &object.0);
         best = match (best, named) {
-            (Named::Fits, _) | (_, Named::Fits) => Named::Fits,
+            (Named::Fits(own), _) | (_, Named::Fits(own)) => Named::Fits(own),
             (Named::Changing, _) | (_, Named::Changing) => Named::Changing,
             (Named::Other(record), _) | (_, Named::Other(record)) => Named::Other(record),
             (Named::Unsaid, Named::Unsaid) => Named::Unsaid,
@@ -158,13 +163,14 @@ fn best(catalogue: &Catalogue, places: &[(String, Vec<u8>)], object: ObjectId) -
 impl Names for Arc<JournalNames> {
     fn named(
         &self,
+        asker: Asker,
         places: Vec<(String, Vec<u8>)>,
         object: ObjectId,
     ) -> BoxFuture<'static, Result<Named, String>> {
         let names = Self::clone(self);
         let asked = tokio::task::spawn_blocking(move || {
             names
-                .with(|catalogue| best(catalogue, &places, object))
+                .with(|catalogue| best(catalogue, asker, &places, object))
                 .map_err(|error| chain(&error))
         });
         async move {
@@ -193,12 +199,16 @@ mod tests {
         let no_key = folder.path().join("no key");
         let names = Arc::new(JournalNames::beside(&options.directory, &no_key));
         let at = || vec![("disk".to_owned(), b"/a".to_vec())];
-        let unread = names.named(at(), ObjectId([1; 16])).await.unwrap_err();
+        let nobody = Asker {
+            session: 0,
+            operation: 0,
+        };
+        let ask = || names.named(nobody, at(), ObjectId([1; 16]));
+        let unread = ask().await.unwrap_err();
         assert!(unread.starts_with("read the journal"), "{unread}");
         let (journal, _) = Journal::open(options).unwrap();
         let event = Event::new(EventKind::ConnectionOpen);
         journal.append(event).await.unwrap();
-        let named = names.named(at(), ObjectId([1; 16])).await;
-        assert_eq!(named, Ok(Named::Unsaid));
+        assert_eq!(ask().await, Ok(Named::Unsaid));
     }
 }

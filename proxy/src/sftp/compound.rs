@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use portcullis_audit::catalogue::OnRecord;
 
 use self::digests::Digests;
 use crate::{
@@ -43,6 +44,9 @@ pub struct Compound<C> {
     /// Set while a WRITE is under way.
     writing: Option<Option<C>>,
     moved: u64,
+    /// What the journal says of the file was asked for.
+    is_recalled: bool,
+    told_by: Option<OnRecord>,
     failure: Option<BackendError>,
 }
 
@@ -94,6 +98,8 @@ pub enum Part {
 pub enum Step {
     /// Run this operation on the open handle, if it needs one.
     Run(Part, Operation, Option<Arc<OpenHandle>>),
+    /// Say by [`Compound::recalled`] what the journal knows of the file that is open under the handle.
+    Recall(HandleId),
     /// Wait for a part to end.
     Wait,
     Finish(Result<Outcome, BackendError>),
@@ -160,6 +166,8 @@ impl<C> Compound<C> {
             reading: 0,
             writing: None,
             moved: 0,
+            is_recalled: false,
+            told_by: None,
             failure,
         }
     }
@@ -177,6 +185,33 @@ impl<C> Compound<C> {
     /// Bytes of the source that were used.
     pub fn moved(&self) -> u64 {
         self.moved
+    }
+
+    /// What the answer is taken from, if it is none of the file's bytes.
+    pub fn told_by(&self) -> Option<OnRecord> {
+        self.told_by
+    }
+
+    /// What the journal knows of the whole file, if anything. It answers where the range is all of that.
+    pub fn recalled(&mut self, on_record: Option<OnRecord>) {
+        self.is_recalled = true;
+        let Some(on_record) = on_record.filter(|known| known.size <= self.end) else {
+            return;
+        };
+        if let Goal::Digests(digests) = &mut self.goal
+            && digests.tell(&on_record)
+        {
+            self.told_by = Some(on_record);
+            self.next = self.end;
+        }
+    }
+
+    /// True if one SHA-256 from the first byte on can be the answer.
+    fn may_recall(&self) -> bool {
+        match &self.goal {
+            Goal::Digests(digests) => !self.is_recalled && self.unasked == 0 && digests.is_sha256(),
+            Goal::Copy { .. } => false,
+        }
     }
 
     /// Gives up: what is under way is waited for.
@@ -206,6 +241,9 @@ impl<C> Compound<C> {
             }
             Source::Opening | Source::Closing | Source::Closed => return Step::Wait,
         };
+        if self.may_recall() {
+            return Step::Recall(source.id());
+        }
         if self.writing.is_none()
             && let Some(write) = self.write()
         {

@@ -205,12 +205,13 @@ impl Transfer {
             let complete = stream.is_sequential && self.end == Some(stream.next);
             field("ranges_complete", complete.into());
         }
-        let (reread, object) = match closed {
-            Some(Ok(Outcome::Published { sha256, object })) => (*sha256, *object),
+        let (reread, stored) = match closed {
+            Some(Ok(Outcome::Published { sha256, stored })) => (*sha256, *stored),
             Some(Ok(_) | Err(_)) | None => (None, None),
         };
-        if let Some(object) = object {
-            field("enc", encryption(object));
+        if let Some(stored) = stored {
+            field("enc", encryption(stored.object));
+            field("size", stored.size.into());
         }
         match (reread, stream.digest) {
             // What the backend published, and not only what passed through here.

@@ -1,7 +1,7 @@
 //! Python's paramiko: the library does what its documentation shows.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Step,
@@ -28,7 +28,7 @@ pub(super) fn session(
     )
 }
 
-/// The SHA-256 of a remote file, as the server computes it for `check-file`.
+/// The SHA-256 of a remote file, as the server tells it for `check-file`.
 ///
 /// # Errors
 /// When the login or the request fails.
@@ -38,13 +38,26 @@ pub fn remote_digest(
     account: &mut Account,
     remote: &str,
 ) -> Result<String> {
-    let printed = script::run(
-        Script::Python(include_str!("paramiko.py")),
-        place,
-        proxy,
-        account,
-        Factors::KeyThenPassword,
-        vec![json!(["check", remote])],
-    )?;
+    let printed = alone(place, proxy, account, json!(["check", remote]))?;
     Ok(printed.trim().to_owned())
+}
+
+/// Sets the size of a remote file by its name, which is a SETSTAT.
+///
+/// # Errors
+/// When the login or the request fails.
+pub fn set_size(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    remote: &str,
+    size: u64,
+) -> Result<()> {
+    alone(place, proxy, account, json!(["truncate", remote, size])).map(drop)
+}
+
+fn alone(place: Place<'_>, proxy: &Proxy, account: &mut Account, step: Value) -> Result<String> {
+    let script = Script::Python(include_str!("paramiko.py"));
+    let factors = Factors::KeyThenPassword;
+    script::run(script, place, proxy, account, factors, vec![step])
 }

@@ -7,6 +7,7 @@ mod audit;
 mod backends;
 mod bad_input;
 mod break_glass;
+mod check_file;
 mod clients;
 mod data_ops;
 mod edge;

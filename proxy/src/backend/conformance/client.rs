@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
 use crate::{
@@ -84,6 +85,11 @@ impl Client {
     pub(crate) async fn start(&self, operation: Operation) -> Execution {
         let recorded = self.recorded(operation).await;
         self.backend.execute(recorded)
+    }
+
+    /// What the journal says of what is open under the handle.
+    pub(crate) fn on_record(&self, handle: HandleId) -> Option<OnRecord> {
+        self.backend.on_record(handle)
     }
 
     /// What the backend says of a rename that was under way at a crash; `None` where it is one step.
@@ -187,7 +193,8 @@ impl Client {
     pub(crate) async fn done(&self, operation: Operation) {
         let asked = format!("{operation:?}");
         match self.ask(operation).await {
-            Ok(Outcome::Done) => {}
+            // A size makes another file where files are encrypted.
+            Ok(Outcome::Done | Outcome::Published { .. }) => {}
             other => panic!("{asked} gave {other:?}"),
         }
     }

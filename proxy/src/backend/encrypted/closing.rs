@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::join_all};
-use portcullis_at_rest::{Head, ObjectId};
+use portcullis_at_rest::Head;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::{BackendError, Execution},
-    operation::{Access, Attributes, HandleId, Operation, Outcome},
+    operation::{Access, Attributes, HandleId, Operation, Outcome, Stored},
     path::VirtualPath,
 };
 
@@ -51,7 +51,7 @@ impl Session {
         match rest {
             Ok(Rest::Pieces {
                 pieces,
-                object,
+                made,
                 stored: Some(readers),
             }) => {
                 let pieces = start(&steps, handle, pieces);
@@ -64,7 +64,7 @@ impl Session {
                                 set.await?;
                             }
                             steps.close(handle).await?;
-                            Ok(published(object, Some(sha256)))
+                            Ok(published(made, Some(sha256)))
                         }
                         Err(error) => {
                             self.spoiled.fetch_add(1, Ordering::Relaxed);
@@ -79,14 +79,14 @@ impl Session {
             }
             Ok(Rest::Pieces {
                 pieces,
-                object,
+                made,
                 stored: None,
             }) => {
                 let mut started = start(&steps, handle, pieces);
                 started.extend(set_times(&steps, handle, times));
                 started.push(steps.pass());
                 let done = finish(started);
-                async move { done.await.map(|_| published(object, None)) }.boxed()
+                async move { done.await.map(|_| published(made, None)) }.boxed()
             }
             Ok(Rest::Gathered(gathered)) => {
                 async move { publish(&steps, handle, *gathered, times).await }.boxed()
@@ -109,7 +109,7 @@ impl Session {
             return Err(Fault::NoSuchHandle.into());
         };
         if !upload.is_touched() && upload.pending == Attributes::default() {
-            return Ok(Outcome::Done);
+            return Ok(unchanged(&upload));
         }
         let beneath = handle.beneath();
         steps.open(&upload.path, beneath, Access::READ).await?;
@@ -153,11 +153,12 @@ impl Session {
         };
         let handle = self.own_handle();
         let mut upload = self.load(&steps, &path, handle, access).await?;
+        let mut outcome = unchanged(&upload);
         if let Some(size) = attributes.size
             && size != upload.length()
         {
             upload.resize(size)?;
-            self.publish_update(&steps, upload, handle).await?;
+            outcome = self.publish_update(&steps, upload, handle).await?;
         }
         let rest = Attributes {
             size: None,
@@ -170,7 +171,25 @@ impl Session {
             };
             steps.start(set).await?;
         }
-        Ok(Outcome::Done)
+        Ok(outcome)
+    }
+}
+
+/// Of an update that changed nothing: the file that stands there still.
+fn unchanged(upload: &Upload) -> Outcome {
+    let Origin::Update { beginning, .. } = &upload.origin else {
+        return Outcome::Done;
+    };
+    let stored = Head::parse(beginning).ok().map(|head| Stored {
+        object: head.object(),
+        size: upload.length(),
+    });
+    if stored.is_none() {
+        return Outcome::Done;
+    }
+    Outcome::Published {
+        sha256: None,
+        stored,
     }
 }
 
@@ -269,12 +288,12 @@ async fn publish(
         set.await?;
     }
     steps.close(handle).await?;
-    Ok(published(gathered.object(), gathered.digest()))
+    Ok(published(gathered.made(), gathered.digest()))
 }
 
-fn published(object: ObjectId, sha256: Option<[u8; 32]>) -> Outcome {
+fn published(made: Stored, sha256: Option<[u8; 32]>) -> Outcome {
     Outcome::Published {
         sha256,
-        object: Some(object),
+        stored: Some(made),
     }
 }

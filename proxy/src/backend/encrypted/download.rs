@@ -11,6 +11,7 @@ use futures_util::{
     future::{BoxFuture, Shared, join_all},
 };
 use portcullis_at_rest::{EXTENT_HEADER, ExtentReader, ExtentReaders, Layout, SegmentPlace};
+use portcullis_audit::catalogue::OnRecord;
 
 use super::{fault::Fault, steps::Steps};
 use crate::{
@@ -30,6 +31,7 @@ pub(super) struct Download {
     /// On the backend.
     handle: HandleId,
     readers: Arc<ExtentReaders>,
+    on_record: Option<OnRecord>,
     fetched: Mutex<Fetched>,
 }
 
@@ -52,8 +54,22 @@ impl Download {
         Self {
             handle,
             readers: Arc::new(readers),
+            on_record: None,
             fetched: Mutex::default(),
         }
+    }
+
+    /// With what the journal says of the file. It says nothing of one that has another size.
+    pub(super) fn known_as(self, on_record: Option<OnRecord>) -> Self {
+        let size = self.layout().plaintext();
+        Self {
+            on_record: on_record.filter(|on_record| on_record.size == size),
+            ..self
+        }
+    }
+
+    pub(super) fn on_record(&self) -> Option<OnRecord> {
+        self.on_record
     }
 
     pub(super) fn layout(&self) -> Layout {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use portcullis_at_rest::{ExtentReaders, Head, HeadError, Layout, ObjectId};
-use portcullis_audit::catalogue::{Named, joined};
+use portcullis_audit::catalogue::{Named, OnRecord, joined};
 
 use super::{
     Foreign, Vault, answer,
@@ -96,7 +96,8 @@ impl Session {
             }
             let found = match found {
                 Ok((_, Named::Other(record))) => Err(Fault::OtherFile(record).into()),
-                Ok((found, Named::Fits | Named::Unsaid | Named::Changing)) => Ok(found),
+                Ok((found, Named::Fits(on_record))) => Ok((found, self.vouched(on_record))),
+                Ok((found, Named::Unsaid | Named::Changing)) => Ok((found, None)),
                 Err(error) => Err(error),
             };
             let found = match found {
@@ -111,10 +112,11 @@ impl Session {
                 }
             };
             let opened = match found {
-                Found::Encrypted(readers, _) => {
-                    Handle::Download(Arc::new(Download::new(handle, *readers)))
+                (Found::Encrypted(readers, _), on_record) => {
+                    let download = Download::new(handle, *readers).known_as(on_record);
+                    Handle::Download(Arc::new(download))
                 }
-                Found::Plain(_) => Handle::Plain,
+                (Found::Plain(_), _) => Handle::Plain,
             };
             self.insert(handle, opened);
             Ok(Outcome::Opened)
@@ -136,6 +138,11 @@ impl Session {
         Ok((found, named))
     }
 
+    /// What clients may be told in place of the stored bytes.
+    fn vouched(&self, on_record: Option<OnRecord>) -> Option<OnRecord> {
+        on_record.filter(|_| self.vault.vouch)
+    }
+
     async fn named(&self, steps: &Steps, object: ObjectId) -> Result<Named, BackendError> {
         let Some(places) = &self.vault.names else {
             return Ok(Named::Unsaid);
@@ -146,7 +153,10 @@ impl Session {
         let path = joined(&self.directory, target.as_bytes());
         let backends = places.backends.iter();
         let at = backends.map(|backend| (backend.clone(), path.clone()));
-        let named = places.names.named(at.collect(), object).await;
+        let named = places
+            .names
+            .named(steps.asker(), at.collect(), object)
+            .await;
         named.map_err(|why| Fault::NamesUnknown(NotTold(why)).into())
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use portcullis_audit::catalogue::Asker;
 use portcullis_journal::Recorded;
 
 use crate::{
@@ -29,6 +30,15 @@ impl Steps {
 
     pub(super) fn operation(&self) -> &Operation {
         self.recorded.intent().operation()
+    }
+
+    /// As the journal knows it.
+    pub(super) fn asker(&self) -> Asker {
+        let permit = self.recorded.intent();
+        Asker {
+            session: u128::from_be_bytes(permit.requester().session.0),
+            operation: permit.id().0,
+        }
     }
 
     /// The operation's path, below the directory of its mount.

@@ -20,6 +20,7 @@ fn vault(foreign: Foreign) -> Vault {
         spool_directory: std::env::temp_dir(),
         pending: Pending::new("/nonexistent/pending"),
         names: None,
+        vouch: true,
     }
 }
 
@@ -258,7 +259,7 @@ mod orders {
             };
             if is_allowed {
                 assert_eq!(opened.unwrap(), Outcome::Opened);
-                assert_eq!(client.ask(size).await.unwrap(), Outcome::Done);
+                client.done(size).await;
                 content.truncate(content.len() - 10);
             } else {
                 assert_eq!(opened.unwrap_err().kind, ErrorKind::Unsupported);

@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use portcullis_at_rest::{
-    DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, ObjectId, Sealer, Spool,
-};
+use portcullis_at_rest::{DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, Sealer, Spool};
 use sha2::{Digest as _, Sha256};
 
 use super::{Vault, fault::Fault};
 use crate::{
     backend::staging::{Beginning, Landing, Progress},
-    operation::{Access, Attributes},
+    operation::{Access, Attributes, Stored},
     path::VirtualPath,
 };
 
@@ -296,7 +294,10 @@ impl Upload {
         Ok(match self.body {
             Body::Streamed(stream) => {
                 let layout = Layout::of_plaintext(stream.length());
-                let object = stream.sealer.head().object();
+                let made = Stored {
+                    object: stream.sealer.head().object(),
+                    size: layout.plaintext(),
+                };
                 let readers =
                     || ExtentReaders::new(&stream.key, stream.sealer.head().clone(), layout);
                 let is_read = can_read && self.progress.needs_reread(self.access);
@@ -307,17 +308,20 @@ impl Upload {
                 }
                 Rest::Pieces {
                     pieces,
-                    object,
+                    made,
                     stored,
                 }
             }
             Body::Gathered { spool, .. } => {
                 let (key, head) = mint(&mut self.minted, vault)?;
-                let object = head.object();
+                let made = Stored {
+                    object: head.object(),
+                    size: spool.length(),
+                };
                 let digest = self.progress.needs_reread(self.access).then(Sha256::new);
                 Rest::Gathered(Box::new(Gathered {
                     spool,
-                    object,
+                    made,
                     stream: Some(Stream::new(key, head)),
                     digest,
                     is_begun: false,
@@ -342,7 +346,7 @@ const CHUNK: usize = 256 << 10;
 pub(super) enum Rest {
     Pieces {
         pieces: Vec<Piece>,
-        object: ObjectId,
+        made: Stored,
         /// What reads the stored file again.
         stored: Option<Box<ExtentReaders>>,
     },
@@ -352,7 +356,7 @@ pub(super) enum Rest {
 /// A gathered file, on its way.
 pub(super) struct Gathered {
     spool: Spool,
-    object: ObjectId,
+    made: Stored,
     stream: Option<Stream>,
     digest: Option<Sha256>,
     is_begun: bool,
@@ -382,8 +386,8 @@ impl Gathered {
         Ok(pieces)
     }
 
-    pub(super) fn object(&self) -> ObjectId {
-        self.object
+    pub(super) fn made(&self) -> Stored {
+        self.made
     }
 
     /// The SHA-256 of the plaintext, where it is not known from elsewhere.

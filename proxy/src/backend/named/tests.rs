@@ -44,6 +44,7 @@ fn named(service: Arc<dyn BackendService>, ring: &Keyring, log: &Path) -> Arc<dy
         spool_directory: std::env::temp_dir(),
         pending: Pending::new(log.join("pending")),
         names: None,
+        vouch: true,
     };
     let service = NamedService::new(service, Arc::new(keeper));
     Arc::new(EncryptedService::new(Arc::new(service), vault))

@@ -169,6 +169,7 @@ struct Handling {
     update_limit: u64,
     spool_directory: PathBuf,
     check_names: bool,
+    vouch: bool,
 }
 
 pub(in crate::config) fn encryption(mut section: Section<'_>, faults: &Faults) -> KeySets {
@@ -213,10 +214,35 @@ fn handling(section: &mut Section<'_>) -> Handling {
         let problem = format!("{} is not a directory", spool_directory.display());
         section.fault("spool_directory", problem);
     }
+    let check_names = section.flag("check_names", true);
     Handling {
         update_limit,
         spool_directory,
-        check_names: section.flag("check_names", true),
+        check_names,
+        vouch: check_file(section, check_names),
+    }
+}
+
+/// True if the journal answers.
+fn check_file(section: &mut Section<'_>, check_names: bool) -> bool {
+    match section.text("check_file", "\"journal\" or \"read\"") {
+        None => check_names,
+        Some("read") => false,
+        Some("journal") if check_names => true,
+        Some("journal") => {
+            section.fault(
+                "check_file",
+                "with check_names = false nobody knows of which file the journal speaks: say \"read\"",
+            );
+            false
+        }
+        Some(other) => {
+            section.fault(
+                "check_file",
+                format!("{other:?} is neither \"journal\" nor \"read\""),
+            );
+            false
+        }
     }
 }
 
@@ -272,6 +298,7 @@ fn keys(
         update_limit,
         spool_directory,
         check_names,
+        vouch,
     } = handling.clone();
     Some(EncryptionConfig {
         set: name.map(str::to_owned),
@@ -281,5 +308,6 @@ fn keys(
         update_limit,
         spool_directory,
         check_names,
+        vouch,
     })
 }

@@ -219,3 +219,31 @@ fn the_same_keys_are_the_same_configuration_and_others_are_not() {
     portcullis_at_rest::key_file::write_kek(&files.0.path().join("kek"), &key).unwrap();
     assert_ne!(before, keys());
 }
+
+#[test]
+fn the_journal_answers_for_files_only_where_it_is_asked_which_they_are() {
+    let files = Files::new();
+    let parsed = |lines: &str| {
+        let section = format!("{ENCRYPTION}{lines}\n");
+        files.parse_alone(&format!("{}{section}", with(LOCAL)))
+    };
+    for (lines, vouches) in [
+        ("", true),
+        ("check_file = \"journal\"", true),
+        ("check_file = \"read\"", false),
+        ("check_names = false", false),
+        ("check_names = false\ncheck_file = \"read\"", false),
+    ] {
+        let config = parsed(lines).unwrap();
+        let keys = config.at_rest["a"].keys().unwrap();
+        assert_eq!(keys.vouch, vouches, "{lines}");
+    }
+    for lines in [
+        "check_names = false\ncheck_file = \"journal\"",
+        "check_file = \"never\"",
+    ] {
+        let faults = parsed(lines).unwrap_err();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].to_string().starts_with("encryption.check_file: "));
+    }
+}

@@ -1,6 +1,7 @@
 //! The digests of a range, one for each block.
 
 use bytes::{BufMut as _, BytesMut};
+use portcullis_audit::catalogue::OnRecord;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use crate::operation::{Check, DigestAlgorithm, Outcome};
@@ -22,6 +23,7 @@ pub(super) struct Digests {
     hasher: Hasher,
     /// Bytes of the block that were hashed.
     filled: u64,
+    is_told: bool,
     done: BytesMut,
 }
 
@@ -39,6 +41,7 @@ impl Digests {
             block_size: check.block_size.map(u64::from),
             hasher: Hasher::new(check.algorithm),
             filled: 0,
+            is_told: false,
             done: BytesMut::new(),
         }
     }
@@ -50,6 +53,21 @@ impl Digests {
             .map_or(1, |block_size| length.div_ceil(block_size));
         let room = (MAX_DIGESTS / self.algorithm.length()) as u64;
         if blocks <= room { Ok(()) } else { Err(TooMany) }
+    }
+
+    pub(super) fn is_sha256(&self) -> bool {
+        self.algorithm == DigestAlgorithm::Sha256
+    }
+
+    /// Takes the SHA-256 of all bytes from the journal, unless they are of more than one block, or of none.
+    pub(super) fn tell(&mut self, on_record: &OnRecord) -> bool {
+        let is_one = |block_size| (1..=block_size).contains(&on_record.size);
+        let is_told = self.is_sha256() && self.block_size.is_none_or(is_one);
+        if is_told {
+            self.done.put_slice(&on_record.sha256);
+            self.is_told = true;
+        }
+        is_told
     }
 
     pub(super) fn add(&mut self, mut data: &[u8]) -> Result<(), TooMany> {
@@ -71,7 +89,7 @@ impl Digests {
 
     pub(super) fn finish(&mut self) -> Result<Outcome, TooMany> {
         // One digest over nothing is a digest; a block of nothing is none.
-        if self.filled > 0 || self.block_size.is_none() {
+        if !self.is_told && (self.filled > 0 || self.block_size.is_none()) {
             self.end_block()?;
         }
         Ok(Outcome::Digests {

@@ -83,6 +83,7 @@ struct World<'a> {
     most: usize,
     order: Vec<prop::sample::Index>,
     written: Vec<u8>,
+    recalled: Option<OnRecord>,
     most_under_way: usize,
 }
 
@@ -93,6 +94,7 @@ impl<'a> World<'a> {
             most: usize::MAX,
             order: Vec::new(),
             written: Vec::new(),
+            recalled: None,
             most_under_way: 0,
         }
     }
@@ -102,6 +104,7 @@ impl<'a> World<'a> {
         let mut turns = self.order.clone().into_iter().cycle();
         loop {
             match work.step() {
+                Step::Recall(_) => work.recalled(self.recalled),
                 Step::Finish(result) => {
                     assert!(under_way.is_empty(), "finished with parts under way");
                     return result;
@@ -241,6 +244,56 @@ fn blocks_that_a_reply_has_room_for_are_hashed_and_one_more_is_refused() {
 }
 
 #[test]
+fn the_journal_answers_for_the_whole_file_with_its_sha256_and_for_nothing_else() {
+    let content = [9; 1000];
+    let read = Sha256::digest(content);
+    let known = OnRecord {
+        sha256: [1; 32],
+        size: 1000,
+        record: 17,
+    };
+    let sha256 = DigestAlgorithm::Sha256;
+    for (offset, length, block_size, algorithm, is_told) in [
+        (0, None, None, sha256, true),
+        (0, Some(1000), None, sha256, true),
+        (0, Some(2000), Some(1000), sha256, true),
+        (0, None, Some(4096), sha256, true),
+        (0, None, Some(999), sha256, false),
+        (0, Some(999), None, sha256, false),
+        (1, None, None, sha256, false),
+        (0, None, None, DigestAlgorithm::Sha512, false),
+    ] {
+        let check = Check {
+            algorithm,
+            offset,
+            length,
+            block_size,
+        };
+        let mut world = World {
+            recalled: Some(known),
+            ..World::new(&content)
+        };
+        let found = digests(world.run(check_file(check)));
+        assert_eq!(found[..] == known.sha256, is_told, "{check:?}");
+        assert_eq!(world.most_under_way == 0, is_told, "{check:?}");
+    }
+    let check = check(0, None, None);
+    let unknown = digests(World::new(&content).run(check_file(check)));
+    assert_eq!(unknown[..], read[..]);
+    // A block of nothing is none, however much is known of it.
+    let nothing = OnRecord { size: 0, ..known };
+    let mut world = World {
+        recalled: Some(nothing),
+        ..World::new(&[])
+    };
+    let check = Check {
+        block_size: Some(256),
+        ..check
+    };
+    assert!(digests(world.run(check_file(check))).is_empty());
+}
+
+#[test]
 fn a_file_that_is_checked_by_name_is_closed_whether_or_not_it_could_be_read() {
     let operation = Operation::CheckFileName {
         path: VirtualPath::clean(b"/source").unwrap(),
@@ -254,6 +307,7 @@ fn a_file_that_is_checked_by_name_is_closed_whether_or_not_it_could_be_read() {
         let result = loop {
             match work.step() {
                 Step::Finish(result) => break result,
+                Step::Recall(_) => work.recalled(None),
                 Step::Wait => panic!("every part has ended"),
                 Step::Run(part, operation, _) => {
                     parts.push(operation.name());

@@ -87,6 +87,7 @@ impl Disk {
             spool_directory: std::env::temp_dir(),
             pending: self.pending(),
             names: None,
+            vouch: true,
         };
         let service = EncryptedService::new(Arc::clone(&self.local) as _, vault);
         Client::new(service.session(b"", &crate::testing::owner()))
@@ -387,6 +388,7 @@ async fn a_client_can_not_ask_for_it_and_a_backend_that_can_not_do_it_says_so() 
         spool_directory: std::env::temp_dir(),
         pending: disk.pending(),
         names: None,
+        vouch: true,
     };
     let service = EncryptedService::new(Arc::new(memory), vault);
     let client = Client::new(service.session(b"", &crate::testing::owner()));

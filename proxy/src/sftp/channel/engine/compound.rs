@@ -124,6 +124,12 @@ impl Engine {
             match underway.work.step() {
                 Step::Wait => return,
                 Step::Run(part, operation, handle) => self.run_part(part, operation, handle),
+                // The intent of this request, or of the CLOSE that ends it, comes behind what is recalled: that is durable
+                // before the answer is given.
+                Step::Recall(handle) => {
+                    let on_record = self.gate.on_record(&underway.permit, handle);
+                    underway.work.recalled(on_record);
+                }
                 Step::Finish(result) => self.conclude(result, outbox),
             }
         }
@@ -170,6 +176,7 @@ impl Engine {
             &underway.permit,
             &result,
             underway.work.moved(),
+            underway.work.told_by(),
             underway.begun.elapsed(),
         );
         let id = underway.request.id;
