@@ -8,6 +8,7 @@
 
 mod deed;
 mod fold;
+mod names;
 mod place;
 mod reader;
 #[cfg(test)]
@@ -17,7 +18,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use self::{fold::Session, place::ancestors};
+use self::{
+    fold::Session,
+    names::{Entry, Names},
+    place::ancestors,
+};
 pub use self::{
     place::{clean, joined},
     reader::Reader,
@@ -64,6 +69,14 @@ pub enum State {
 }
 
 impl State {
+    /// SHA-256 and size in bytes.
+    fn content(&self) -> Option<([u8; 32], u64)> {
+        match self {
+            Self::Known(content) => Some((content.sha256, content.size?)),
+            Self::Gone(_) | Self::Link(_) | Self::Unknown { .. } => None,
+        }
+    }
+
     fn change(&self) -> &Change {
         match self {
             Self::Known(content) => &content.by,
@@ -196,8 +209,8 @@ pub struct Catalogue {
     /// Targets of links, at their places in clear or as tokens.
     links: HashMap<Vec<u8>, Option<Vec<u8>>>,
     next_link: u64,
-    /// Only what names need is kept: not who, when, which content, and nothing of what is gone.
-    is_lean: bool,
+    /// In the place of `places` where only names are asked for: not who or when, and nothing of what is gone.
+    names: Option<Names>,
     /// Places whose file was destroyed, by whose word.
     tombstones: BTreeMap<Vec<u8>, Change>,
     /// Encrypted files that were, by which record.
@@ -226,7 +239,7 @@ impl Catalogue {
     #[must_use]
     pub fn lean(self) -> Self {
         Self {
-            is_lean: true,
+            names: Some(Names::default()),
             ..self
         }
     }
@@ -293,14 +306,15 @@ impl Catalogue {
         if self.is_changing_beside(asker, &place) {
             return Named::Changing;
         }
-        let Some(entry) = self.places.get(&place) else {
-            return Named::Unsaid;
+        let entry = match &self.names {
+            Some(names) => names.get(&place),
+            None => self.places.get(&place).and_then(Place::entry),
         };
         let lost = self.tree_of(&place);
-        match entry.object {
-            Some(_) if lost.is_some_and(|(since, _)| entry.placed < since.seq) => Named::Unsaid,
-            Some(own) if own == *object => Named::Fits(entry.on_record()),
-            Some(_) => Named::Other(entry.state.change().seq),
+        match entry {
+            Some(entry) if lost.is_some_and(|(since, _)| entry.placed < since.seq) => Named::Unsaid,
+            Some(entry) if entry.object == *object => Named::Fits(entry.on_record()),
+            Some(entry) => Named::Other(entry.record),
             None => Named::Unsaid,
         }
     }
@@ -379,15 +393,14 @@ impl Catalogue {
 }
 
 impl Place {
-    fn on_record(&self) -> Option<OnRecord> {
-        match &self.state {
-            State::Known(content) => Some(OnRecord {
-                sha256: content.sha256,
-                size: content.size?,
-                record: content.by.seq,
-            }),
-            State::Gone(_) | State::Link(_) | State::Unknown { .. } => None,
-        }
+    /// What names need of it.
+    fn entry(&self) -> Option<Entry> {
+        Some(Entry {
+            object: self.object?,
+            content: self.state.content(),
+            record: self.state.change().seq,
+            placed: self.placed,
+        })
     }
 
     fn differs(&self, found: &[u8; 32]) -> Judgement {

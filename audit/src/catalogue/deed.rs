@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use super::{Asker, Catalogue, Change, Content, EARLIER, Object, Place, State};
+use super::{
+    Asker, Catalogue, Change, Content, EARLIER, Object, Place, State,
+    names::{Entry, Renamed},
+};
 use crate::{file::moved, hidden::base, pattern::is_at_or_below};
 
 /// What an operation does to places.
@@ -110,6 +113,11 @@ impl Catalogue {
                 self.put(at, State::Link(by.clone()), by.seq, None);
                 self.links.insert(Self::link_name(at), target.clone());
             }
+            Deed::HardLink { from, to } if self.names.is_some() => {
+                let entry = self.names.as_ref().and_then(|names| names.get(from));
+                let placed = by.seq;
+                self.note(to, entry.map(|entry| Entry { placed, ..entry }));
+            }
             Deed::HardLink { from, to } => {
                 let Some(mut place) = self.places.get(from).cloned() else {
                     return self.forget(to, by, "linked_to_unknown");
@@ -130,6 +138,9 @@ impl Catalogue {
         if from == to {
             return;
         }
+        if self.names.is_some() {
+            return self.rename_names(from, to, by);
+        }
         let below: Vec<Vec<u8>> = self.range(from).map(|(at, _)| at.clone()).collect();
         if !below.iter().any(|at| at == from) && self.places.contains_key(to) {
             self.forget(to, by, "from_unknown");
@@ -146,16 +157,14 @@ impl Catalogue {
                 self.places.insert(at, place);
                 continue;
             }
-            if !self.is_lean {
-                let left = Place {
-                    state: State::Gone(by.clone()),
-                    earlier: place.clone().contents(),
-                    placed: by.seq,
-                    linked: None,
-                    object: None,
-                };
-                self.places.insert(at, left);
-            }
+            let left = Place {
+                state: State::Gone(by.clone()),
+                earlier: place.clone().contents(),
+                placed: by.seq,
+                linked: None,
+                object: None,
+            };
+            self.places.insert(at, left);
             if is_lost.is_some_and(|since| place.placed < since) {
                 let state = State::Unknown {
                     since: by.clone(),
@@ -170,6 +179,33 @@ impl Catalogue {
         for (new, place) in arriving {
             self.install(&new, place, by);
         }
+        self.rename_trees_and_links(from, to, by, tree);
+    }
+
+    fn rename_names(&mut self, from: &[u8], to: &[u8], by: &Change) {
+        let above = self.tree_of(from);
+        let below = Self::link_name(from);
+        let below = self
+            .trees
+            .iter()
+            .filter(|(at, _)| is_at_or_below(at, &below));
+        let lost = above
+            .into_iter()
+            .chain(below.map(|(_, tree)| tree))
+            .map(|(since, _)| since.seq.saturating_sub(1))
+            .max();
+        let tree = above.is_some();
+        let (from_below, to_below) = (Self::link_name(from), Self::link_name(to));
+        let renamed = [(from, &from_below), (to, &to_below)];
+        let [old, new] = renamed.map(|(file, directory)| Renamed { file, directory });
+        if let Some(names) = &mut self.names {
+            names.rename(old, new, by.seq, lost.unwrap_or_default());
+        }
+        self.links.remove(&to_below);
+        self.rename_trees_and_links(from, to, by, tree);
+    }
+
+    fn rename_trees_and_links(&mut self, from: &[u8], to: &[u8], by: &Change, tree: bool) {
         if tree {
             let tree = (by.clone(), "from_unknown".to_owned());
             self.trees.insert(Self::link_name(to), tree);
@@ -189,7 +225,7 @@ impl Catalogue {
     /// The outcome is not known.
     pub(super) fn lose(&mut self, deed: &Deed, by: &Change, because: &str) {
         if let Deed::Encrypt { at } = deed {
-            return self.encrypted(at, None, by);
+            return self.encrypted(at, None, None, by);
         }
         for at in deed.places() {
             self.forget(at, by, because);
@@ -205,13 +241,25 @@ impl Catalogue {
         }
     }
 
-    /// The same content is another stored file.
-    pub(super) fn encrypted(&mut self, at: &[u8], object: Option<Object>, by: &Change) {
-        match self.places.get_mut(at) {
-            Some(place) => place.object = object,
-            // Of what is not known, names need no more than this.
-            None if self.is_lean => self.lack(at, by, "migrated", object),
-            None => {}
+    /// The same content is another stored file. What that content is, the gateway has seen; of a file from before the log it
+    /// vouches for nothing but the name.
+    pub(super) fn encrypted(
+        &mut self,
+        at: &[u8],
+        object: Option<Object>,
+        content: Option<([u8; 32], u64)>,
+        by: &Change,
+    ) {
+        if self.names.is_some() {
+            let entry = object.map(|object| Entry {
+                object,
+                content,
+                record: by.seq,
+                placed: by.seq,
+            });
+            self.note(at, entry);
+        } else if let Some(place) = self.places.get_mut(at) {
+            place.object = object;
         }
     }
 
@@ -232,6 +280,11 @@ impl Catalogue {
         because: &str,
         object: Option<Object>,
     ) {
+        let known = self.names.as_ref().and_then(|names| names.get(at));
+        if let Some(known) = known.filter(|known| Some(known.object) == object) {
+            let placed = since.seq;
+            return self.note(at, Some(Entry { placed, ..known }));
+        }
         if let Some(place) = self.places.get_mut(at)
             && object.is_some()
             && place.object == object
@@ -261,10 +314,14 @@ impl Catalogue {
     }
 
     fn put(&mut self, at: &[u8], state: State, placed: u64, object: Option<Object>) {
-        if self.is_lean && matches!(state, State::Gone(_)) {
-            self.links.remove(&Self::link_name(at));
-            self.places.remove(at);
-            return;
+        if self.names.is_some() {
+            let entry = object.map(|object| Entry {
+                object,
+                content: state.content(),
+                record: state.change().seq,
+                placed,
+            });
+            return self.note(at, entry);
         }
         let place = Place {
             state,
@@ -274,6 +331,18 @@ impl Catalogue {
             object,
         };
         self.replace(at, place);
+    }
+
+    /// In the place of [`replace`](Self::replace), for names.
+    fn note(&mut self, at: &[u8], entry: Option<Entry>) {
+        if !self.links.is_empty() {
+            self.links.remove(&Self::link_name(at));
+        }
+        match (&mut self.names, entry) {
+            (Some(names), Some(entry)) => names.put(at, &entry),
+            (Some(names), None) => drop(names.remove(at)),
+            (None, _) => {}
+        }
     }
 
     fn install(&mut self, at: &[u8], mut place: Place, by: &Change) {
@@ -286,9 +355,7 @@ impl Catalogue {
         if !matches!(place.state, State::Link(_)) && !self.links.is_empty() {
             self.links.remove(&Self::link_name(at));
         }
-        if let Some(before) = self.places.remove(at)
-            && !self.is_lean
-        {
+        if let Some(before) = self.places.remove(at) {
             let mut earlier = before.contents();
             earlier.append(&mut place.earlier);
             place.earlier = earlier;

@@ -146,7 +146,7 @@ impl Catalogue {
         let at = self.name(&place);
         let by = Change {
             user: text(&record.body, "approver")
-                .filter(|_| !self.is_lean)
+                .filter(|_| self.names.is_none())
                 .map(str::to_owned),
             ..self.change(record)
         };
@@ -156,7 +156,7 @@ impl Catalogue {
         let deed = Deed::Remove { at: at.clone() };
         self.contest(&deed);
         self.apply(&deed, &by);
-        if !self.is_lean {
+        if self.names.is_none() {
             self.tombstones.insert(at, by);
         }
     }
@@ -351,7 +351,9 @@ impl Catalogue {
         if let (Ended::Done, Deed::Encrypt { at }) = (verdict, &pending.deed) {
             let object = object(&record.body).filter(|_| !pending.is_contested);
             if text(&record.body, "state") == Some("encrypted") {
-                self.encrypted(at, object, &by);
+                let sha256 = text(&record.body, "sha256").and_then(fixed);
+                let content = sha256.zip(integer(record.body.get("bytes")));
+                self.encrypted(at, object, content, &by);
             }
             // A session of the gateway has no end of its own.
             let is_over = |known: &Session| known.mounts.is_none() && known.pending.is_empty();
@@ -476,7 +478,7 @@ impl Ended {
 impl Catalogue {
     fn change(&self, record: &Record) -> Change {
         let seq = record.seq;
-        if self.is_lean {
+        if self.names.is_some() {
             return Change {
                 user: None,
                 session: None,
