@@ -155,6 +155,14 @@ impl Manifest {
         Ok(format!("{text}\n{}", String::from_utf8_lossy(&line)))
     }
 
+    /// Reads what would be signed. Nobody vouches for it.
+    ///
+    /// # Errors
+    /// If it is not what [`to_text`](Self::to_text) writes.
+    pub fn unsigned(text: &str) -> Result<Self, ManifestError> {
+        Self::of_text(text).map_err(|why| ManifestError::NotAManifest { why })
+    }
+
     /// Reads a manifest for somebody who trusts `keys`.
     ///
     /// # Errors
@@ -174,7 +182,7 @@ impl Manifest {
             .rsplit_once("\n\n")
             .ok_or_else(|| not("the signature behind an empty line is missing"))?;
         let text = format!("{text}\n");
-        let manifest = Self::of_text(&text).map_err(|why| ManifestError::NotAManifest { why })?;
+        let manifest = Self::unsigned(&text)?;
         let mut signers = Vec::new();
         for line in signatures
             .strip_suffix('\n')

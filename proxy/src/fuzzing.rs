@@ -1,7 +1,10 @@
 //! Readers of outside bytes as the fuzzer calls them (`cargo xtask fuzz`). Each panics if a promise of the reader is broken.
 
 use bytes::Bytes;
-use portcullis_journal::witness::Request as AddCheckpoint;
+use portcullis_journal::{
+    manifest::{Entry, Manifest},
+    witness::Request as AddCheckpoint,
+};
 use ssh_key::public::{Ed25519PublicKey, KeyData};
 
 use crate::{
@@ -25,7 +28,7 @@ use crate::{
 pub type Target = fn(&[u8]);
 
 /// Each by its name, which is also its corpus: `fuzz/corpus/NAME`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("packets", packets),
     ("replies", replies),
     ("listings", listings),
@@ -36,6 +39,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("radius", radius),
     ("ldap", ldap),
     ("witness", witness),
+    ("manifests", manifests),
 ];
 
 /// What a client sends on a channel; the first byte says how the stream is cut.
@@ -179,6 +183,30 @@ pub fn witness(body: &[u8]) {
     }
 }
 
+/// A manifest that a partner or an auditor was given.
+pub fn manifests(note: &[u8]) {
+    assert!(Manifest::check(note, &[]).is_err(), "nobody vouches for it");
+    let Ok(text) = str::from_utf8(note) else {
+        return;
+    };
+    let Ok(manifest) = Manifest::unsigned(text) else {
+        return;
+    };
+    assert_eq!(manifest.to_text(), text);
+    // What `sha256sum` takes for a file is one, and has that digest and name.
+    let mut entries = manifest.entries.iter();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let is_it = |sha256: &[u8; 32], name: &[u8]| {
+            line == format!("{}  {}", hex::encode(sha256), String::from_utf8_lossy(name))
+        };
+        let said = |entry: &Entry| {
+            let sha256 = entry.sha256.as_ref();
+            sha256.is_ok_and(|sha256| is_it(sha256, manifest.name(entry)))
+        };
+        assert!(entries.any(said), "{line:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -198,5 +226,15 @@ mod tests {
             }
             assert!(inputs > 0, "{} is empty", corpus.display());
         }
+    }
+
+    #[test]
+    fn the_manifests_to_begin_with_are_some() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/manifests");
+        let read = fs::read_dir(corpus)
+            .unwrap()
+            .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+        let taken = read.filter(|text| Manifest::unsigned(text).is_ok()).count();
+        assert!(taken > 0, "none says anything");
     }
 }

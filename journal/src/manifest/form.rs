@@ -35,7 +35,9 @@ pub(super) const FIRST: &str = "# portcullis-manifest@v1\n";
 const ENCODED: &str = "b64:";
 
 impl Manifest {
-    pub(super) fn to_text(&self) -> String {
+    /// The text without a signature.
+    #[must_use]
+    pub fn to_text(&self) -> String {
         let mut out = FIRST.to_owned();
         let Head { size, root } = self.head;
         let header = format!(
