@@ -100,6 +100,9 @@ pub struct Attributes {
     pub times: Option<(u32, u32)>,
     /// True for what an interrupted upload left, which its account can go on with. Backends say it; it is not sent.
     pub is_interrupted: bool,
+    /// True for what has a name that nobody gave it through the gateway, where names are encrypted. Only the gateway's own look
+    /// at stored files meets it; its name is that on the backend.
+    pub is_foreign: bool,
 }
 
 impl Attributes {

@@ -271,6 +271,11 @@ impl Permit {
         &self.requester
     }
 
+    /// The gateway looks what lies there, and compares it with the log.
+    pub fn is_verifying(&self) -> bool {
+        self.decision == Decision::Verifying
+    }
+
     /// The operation's path below the mount's directory; `None` if the gateway serves it.
     pub fn target(&self) -> Option<&RelativePath> {
         match &self.route {

@@ -165,6 +165,7 @@ pub(super) fn directory() -> Attributes {
         permissions: Some(Attributes::DIRECTORY | 0o555),
         times: Some((0, 0)),
         is_interrupted: false,
+        is_foreign: false,
     }
 }
 

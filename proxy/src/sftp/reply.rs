@@ -341,6 +341,7 @@ mod tests {
                 permissions: Some(permissions),
                 times: Some((0, modified)),
                 is_interrupted: false,
+                is_foreign: false,
             },
         }
     }

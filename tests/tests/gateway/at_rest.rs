@@ -460,10 +460,19 @@ fn names_are_encrypted_too_and_come_back_after_a_restart_and_without_the_gateway
     );
     ensure!(after.lines().all(|line| before.contains(line)), "{after}");
     let (found, code) = findings(&verify(&gateway.proxy.config, &["--json"])?)?;
+    let mut kinds: Vec<_> = found.iter().map(|(_, kind)| kind.as_str()).collect();
+    kinds.sort_unstable();
     ensure!(
-        found.len() == 1 && found[0].1 == "missing" && code == Some(1),
+        kinds == ["missing", "unknown", "unknown"] && code == Some(1),
         "{found:?}"
     );
+    for name in [changed.as_str(), "plain"] {
+        wait_for_record(&gateway.proxy, name, |record| {
+            text(record, "event") == "rest.finding"
+                && body(record, "look") == "foreign_name"
+                && body(record, "path").ends_with(&format!("/{name}"))
+        })?;
+    }
     fs::rename(folder.join(&changed), &one)?;
     fs::remove_file(folder.join("plain"))?;
 

@@ -42,6 +42,7 @@ mod ssh_audit;
 mod stalls;
 mod stored_elsewhere;
 mod stored_files;
+mod stored_wrong;
 mod tokens;
 mod tree;
 mod whole_folders;

@@ -7,6 +7,7 @@ use crate::backend::{BackendService, memory::Memory};
 
 mod names;
 mod resumption;
+mod untrue;
 
 /// A vault with keys of its own.
 fn vault(foreign: Foreign) -> Vault {

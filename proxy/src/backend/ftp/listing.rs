@@ -249,6 +249,7 @@ impl Facts {
             permissions: Some(self.mode.map_or(usual, |mode| kind | (mode & 0o7777))),
             times: self.modified.map(|time| (time, time)),
             is_interrupted: false,
+            is_foreign: false,
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn from_stat(stat: &Stat) -> Attributes {
         permissions: Some(stat.st_mode),
         times: Some((seconds(stat.st_atime), seconds(stat.st_mtime))),
         is_interrupted: false,
+        is_foreign: false,
     }
 }
 

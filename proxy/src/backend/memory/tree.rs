@@ -38,6 +38,7 @@ impl Tree {
                 permissions: Some(Attributes::DIRECTORY | 0o755),
                 times: None,
                 is_interrupted: false,
+                is_foreign: false,
             },
         };
         if path.is_empty() {

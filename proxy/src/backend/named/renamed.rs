@@ -22,7 +22,7 @@ use crate::{
         Settled, Tending,
     },
     metrics,
-    operation::{Entry, Operation, Outcome},
+    operation::{Attributes, Entry, Operation, Outcome},
     policy::{Permit, Stored},
 };
 
@@ -108,6 +108,7 @@ impl Renamed {
     fn list(&self, recorded: Recorded<Permit>) -> Execution {
         let (backend, names) = (Arc::clone(&self.backend), Arc::clone(&self.names));
         let foreign = self.foreign.clone();
+        let shows_foreign = recorded.intent().is_verifying();
         let again = move || {
             let asked = recorded.intent();
             match recorded.cover(asked.step(asked.operation().clone())) {
@@ -122,12 +123,17 @@ impl Renamed {
                 let Outcome::Names(entries) = outcome else {
                     return Ok(outcome);
                 };
-                let found = entries.len();
-                let entries: Vec<_> = entries
-                    .into_iter()
-                    .filter_map(|entry| shown(&names, entry))
-                    .collect();
-                foreign.hear(found - entries.len());
+                let mut strange = 0;
+                let mut found = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    match shown(&names, &entry) {
+                        Some(entry) => found.push(entry),
+                        None if shows_foreign => found.push(strangely_named(entry)),
+                        None => strange += 1,
+                    }
+                }
+                foreign.hear(strange);
+                let entries = found;
                 // No name is no answer but the end's.
                 if !entries.is_empty() {
                     return Ok(Outcome::Names(entries));
@@ -251,12 +257,23 @@ impl Tending for Renamed {
     }
 }
 
-fn shown(names: &Names, entry: Entry) -> Option<Entry> {
+fn shown(names: &Names, entry: &Entry) -> Option<Entry> {
     if matches!(&entry.name[..], b"." | b"..") {
-        return Some(entry);
+        return Some(entry.clone());
     }
     let name = names.decrypt(&entry.name)?.into();
-    Some(Entry { name, ..entry })
+    let attributes = entry.attributes.clone();
+    Some(Entry { name, attributes })
+}
+
+fn strangely_named(entry: Entry) -> Entry {
+    Entry {
+        attributes: Attributes {
+            is_foreign: true,
+            ..entry.attributes
+        },
+        ..entry
+    }
 }
 
 /// What a link's target is to clients.

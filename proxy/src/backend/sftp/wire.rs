@@ -331,6 +331,7 @@ mod tests {
             permissions: Some(0o100_644),
             times: Some((3, 4)),
             is_interrupted: false,
+            is_foreign: false,
         };
         for expected in [full, Attributes::default()] {
             let frame = Request::new(Kind::Init).attributes(&expected).finish(0);

@@ -37,6 +37,8 @@ pub(in crate::daemon) enum Seen {
     NotRead,
     /// An encrypted file that nobody wrote through the gateway as it is.
     NotAuthentic,
+    /// Its name is none that the gateway gave.
+    Foreign,
     Link,
     Nothing,
     Unreadable(BackendError),
@@ -167,7 +169,9 @@ impl Look<'_> {
             };
             for entry in entries {
                 let below = joined(&directory, &entry.name);
-                if entry.attributes.is_directory() {
+                if entry.attributes.is_foreign {
+                    self.foreign(backend, &below, &entry.attributes).await?;
+                } else if entry.attributes.is_directory() {
                     left.push(below);
                 } else {
                     self.file(verified, backend, &below, &entry.attributes)
@@ -176,6 +180,26 @@ impl Look<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whatever it is, nobody put it there through the gateway under this name. A directory is not looked into.
+    async fn foreign(
+        &mut self,
+        backend: &str,
+        place: &[u8],
+        listed: &Attributes,
+    ) -> Result<(), RunError> {
+        if !self.is_wanted(place, Some(listed)) {
+            return Ok(());
+        }
+        self.answer.files += 1;
+        let finding = Finding {
+            kind: FindingKind::Unknown,
+            last: None,
+            expected: None,
+            earlier: None,
+        };
+        self.found(backend, place, &finding, &Seen::Foreign).await
     }
 
     /// The server does not answer: one finding, and not one for each file.
@@ -320,7 +344,9 @@ impl Look<'_> {
         match seen {
             Seen::Content(sha256) => catalogue.judge(place, Found::Content(sha256)),
             // No digest in the log is like this one; where there is none, it does not count.
-            Seen::NotRead | Seen::NotAuthentic => catalogue.judge(place, Found::Content(&[0; 32])),
+            Seen::NotRead | Seen::NotAuthentic | Seen::Foreign => {
+                catalogue.judge(place, Found::Content(&[0; 32]))
+            }
             Seen::Link => catalogue.judge(place, Found::Link),
             Seen::Nothing => catalogue.judge(place, Found::Nothing),
             Seen::Unreadable(_) => catalogue.judge_unreadable(place),
@@ -430,6 +456,7 @@ pub(in crate::daemon) fn described(
         Seen::Content(sha256) => put("sha256", hex::encode(sha256).into()),
         Seen::Link => put("look", "link".into()),
         Seen::NotAuthentic => put("look", ErrorKind::NotAuthentic.code().into()),
+        Seen::Foreign => put("look", "foreign_name".into()),
         Seen::NotRead | Seen::Nothing => {}
         Seen::Unreadable(error) => put("look", error.kind.code().into()),
     }

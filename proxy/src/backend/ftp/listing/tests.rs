@@ -342,6 +342,7 @@ fn mlsd_facts_are_read_in_any_case_and_order() {
             permissions: Some(0o100_640),
             times: Some((1_603_120_770, 1_603_120_770)),
             is_interrupted: false,
+            is_foreign: false,
         }
     );
     assert_eq!(

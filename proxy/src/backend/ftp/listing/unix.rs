@@ -51,6 +51,7 @@ fn finish(mode: u32, size: u64, before: &[&[u8]], modified: NaiveDateTime, name:
             permissions: Some(mode),
             times: seconds(modified).map(|time| (time, time)),
             is_interrupted: false,
+            is_foreign: false,
         },
     )
 }
