@@ -1,6 +1,8 @@
 //! Keys as text files: one line that says what it is, its bytes in base64, and four more by which a typing error shows.
 //! Lines that begin with `#` are comments.
 
+mod destroy;
+
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -15,6 +17,7 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
+pub use self::destroy::{DestroyError, Destroyed, destroy_kek};
 use crate::{DataKey, acl, escrow::Recipient, kek::SoftwareKek, shares::Share};
 
 /// What a line says.
@@ -217,7 +220,10 @@ fn length(path: &Path, expected: Kind) -> KeyFileError {
 }
 
 fn read(path: &Path, expected: Kind) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
-    let text = read_text(path, expected)?;
+    parse(&read_text(path, expected)?, path, expected)
+}
+
+fn parse(text: &[u8], path: &Path, expected: Kind) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let mut keys = text
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)

@@ -34,7 +34,7 @@ mod tests;
 pub use self::{
     data_key::DataKey,
     head::{Head, HeadError, ObjectId, Realm},
-    keyring::{Keyring, RewrapError, UnwrapError, WrapError},
+    keyring::{Holder, Keyring, RewrapError, UnwrapError, WrapError},
     layout::{
         EXTENT_HEADER, EXTENT_PLAINTEXT, Layout, LayoutError, SEGMENT_PLAINTEXT, SegmentPlace,
     },

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::{
     DataKey,
     kek::{KekError, KekId, KeyEncryptionKey, NONCE, WRAPPED},
-    key_file::{KeyFileError, read_secret},
+    key_file::{Destroyed, KeyFileError, read_secret},
 };
 
 const TAG_BITS: u64 = 128;
@@ -80,6 +80,8 @@ pub enum TokenError {
         "the key {key:?} can leave its token; make one with CKA_SENSITIVE true and CKA_EXTRACTABLE false"
     )]
     Extractable { key: String },
+    #[error("the token says that it destroyed the key {key:?}, and still has it")]
+    StillThere { key: String },
     #[error("the token failed to {what}")]
     Failed { what: &'static str, source: Error },
 }
@@ -386,6 +388,51 @@ impl TokenKey {
             .client
             .open_ro_session(slot)
             .map_err(failed("open a session"))?;
+        self.log_in(&session, refused)?;
+        let (key, id) = self.key(&session, &serial)?;
+        state.open = Some(Open {
+            session,
+            key,
+            run: *run,
+        });
+        Ok(id)
+    }
+
+    /// Destroys the key of that id in the token.
+    ///
+    /// # Errors
+    /// If there is no such token, or it refuses.
+    pub fn destroy(&self, id: KekId) -> Result<Destroyed, TokenError> {
+        let module = Module::at(&self.module)?;
+        let _run = module.run();
+        let (slot, serial) = self.slot(&module.client)?;
+        let session = module
+            .client
+            .open_rw_session(slot)
+            .map_err(failed("open a session that writes"))?;
+        self.log_in(&session, &mut None)?;
+        let look = || match self.key(&session, &serial) {
+            Ok((key, found)) if found == id => Ok(Ok(key)),
+            Ok(_) => Ok(Err(Destroyed::Other)),
+            Err(TokenError::NoKey { .. }) => Ok(Err(Destroyed::Gone)),
+            Err(error) => Err(error),
+        };
+        let key = match look()? {
+            Ok(key) => key,
+            Err(destroyed) => return Ok(destroyed),
+        };
+        session
+            .destroy_object(key)
+            .map_err(failed("destroy the key"))?;
+        match look()? {
+            Ok(_) => Err(TokenError::StillThere {
+                key: self.key_label.clone(),
+            }),
+            Err(destroyed) => Ok(destroyed),
+        }
+    }
+
+    fn log_in(&self, session: &Session, refused: &mut Option<[u8; 32]>) -> Result<(), TokenError> {
         let (pin, digest) = self.pin()?;
         if *refused == Some(digest) {
             return Err(TokenError::Refused {
@@ -395,25 +442,21 @@ impl TokenKey {
         }
         match session.login(UserType::User, Some(&pin)) {
             // Being logged in is the token's state, not the session's.
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => *refused = None,
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                *refused = None;
+                Ok(())
+            }
             Err(source) => {
                 if matches!(source, Error::Pkcs11(RvError::PinIncorrect, _)) {
                     *refused = Some(digest);
                 }
-                return Err(TokenError::Login {
+                Err(TokenError::Login {
                     label: self.token_label.clone(),
                     pin_file: self.pin_file.clone(),
                     source,
-                });
+                })
             }
         }
-        let (key, id) = self.key(&session, &serial)?;
-        state.open = Some(Open {
-            session,
-            key,
-            run: *run,
-        });
-        Ok(id)
     }
 
     fn slot(&self, module: &Pkcs11) -> Result<(Slot, String), TokenError> {

@@ -1,13 +1,20 @@
 //! What was written comes back, and nothing else ever does.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
-    DataKey, EXTENT_HEADER, EXTENT_PLAINTEXT, ExtentReaders, Head, HeadError, Keyring, Layout,
-    Realm, SEGMENT_PLAINTEXT, Sealer, UnwrapError, escrow::Identity, kek::SoftwareKek,
+    DataKey, EXTENT_HEADER, EXTENT_PLAINTEXT, ExtentReaders, Head, HeadError, Holder, Keyring,
+    Layout, Realm, SEGMENT_PLAINTEXT, Sealer, UnwrapError, escrow::Identity, kek::SoftwareKek,
 };
 
 struct Lab {
+    kek: Arc<SoftwareKek>,
     ring: Keyring,
     escrow: Identity,
     realm: Realm,
@@ -16,9 +23,11 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let escrow = Identity::generate().unwrap();
-        let kek = SoftwareKek::new(&DataKey::random().unwrap());
+        let kek = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
+        let recipient = escrow.recipient().clone();
         Self {
-            ring: Keyring::new(Arc::new(kek), Vec::new(), Some(escrow.recipient().clone())),
+            ring: Keyring::new(Arc::clone(&kek) as _, Vec::new(), Some(recipient)),
+            kek,
             escrow,
             realm: Realm::named("archive"),
         }
@@ -204,7 +213,11 @@ fn a_head_that_is_wrapped_anew_opens_the_same_file_and_old_ones_stay_readable() 
     let plaintext = noise(100);
     let old = lab.seal(&plaintext, 100);
     let fresh: Arc<SoftwareKek> = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
-    let both = Keyring::new(Arc::clone(&fresh) as _, vec![lab.ring.active()], None);
+    let both = Keyring::new(
+        Arc::clone(&fresh) as _,
+        vec![Arc::clone(&lab.kek) as _],
+        None,
+    );
     let head = Head::parse(&old).unwrap();
     assert!(lab.ring.is_current(&head) && !both.is_current(&head));
     let rewrapped = both.rewrap(&head, &lab.realm).unwrap();
@@ -223,6 +236,55 @@ fn a_head_that_is_wrapped_anew_opens_the_same_file_and_old_ones_stay_readable() 
     };
     assert_eq!(only.open(&stored).unwrap(), plaintext);
     assert!(only.open(&old).is_err());
+}
+
+#[test]
+fn a_ring_that_is_destroyed_opens_and_makes_nothing_and_says_why_and_others_go_on() {
+    struct Held(AtomicBool);
+    impl Holder for Held {
+        fn wipe(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let held = || Arc::new(Held(AtomicBool::new(false)));
+    let (before, after) = (held(), held());
+    let (lab, other) = (Lab::new(), Lab::new());
+    let (stored, others) = (lab.seal(b"result", 100), other.seal(b"result", 100));
+    let young = Keyring::new(
+        Arc::new(SoftwareKek::new(&DataKey::random().unwrap())),
+        vec![Arc::clone(&lab.kek) as _],
+        None,
+    );
+    // The same keys read again, as a reload does.
+    let again = Keyring::new(Arc::clone(&lab.kek) as _, Vec::new(), None);
+    let clone = lab.ring.clone();
+    clone.hold(Arc::downgrade(&before) as _);
+    let head = Head::parse(&stored).unwrap();
+    Keyring::destroy(&[lab.ring.active()], &Arc::from("record 7"));
+    assert!(before.0.load(Ordering::SeqCst));
+    clone.hold(Arc::downgrade(&after) as _);
+    assert!(after.0.load(Ordering::SeqCst), "one that comes too late");
+    for ring in [&lab.ring, &clone, &again] {
+        let refused = ring.unwrap(&head, &lab.realm).unwrap_err();
+        assert_eq!(refused.to_string(), "record 7");
+        let refused = ring.create(&lab.realm).unwrap_err();
+        assert_eq!(refused.to_string(), "record 7");
+    }
+    assert_eq!(other.open(&others).unwrap(), b"result");
+    // Its key is retired there: whoever destroys the set sees to that before.
+    assert!(young.unwrap(&head, &lab.realm).is_ok());
+    assert!(matches!(
+        lab.ring.unwrap(&Head::parse(&others).unwrap(), &lab.realm),
+        Err(UnwrapError::NoSuchKek(_))
+    ));
+    let lost = Keyring::lost(head.kek(), Vec::new(), Arc::from("record 8"));
+    let refused = lost.unwrap(&head, &lab.realm).unwrap_err();
+    assert_eq!(refused.to_string(), "record 8");
+    let fresh = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
+    let known = vec![(head.kek(), Arc::from("record 9"))];
+    let knowing = Keyring::knowing(fresh, Vec::new(), None, known);
+    let refused = knowing.unwrap(&head, &lab.realm).unwrap_err();
+    assert_eq!(refused.to_string(), "record 9");
 }
 
 #[test]

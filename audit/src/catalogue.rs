@@ -132,6 +132,14 @@ pub enum Named {
     Changing,
 }
 
+/// A set of keys that was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    pub set: String,
+    /// By whose word.
+    pub by: Change,
+}
+
 /// What was found at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'a> {
@@ -215,6 +223,8 @@ pub struct Catalogue {
     tombstones: BTreeMap<Vec<u8>, Change>,
     /// Encrypted files that were, by which record.
     destroyed: HashMap<Object, u64>,
+    /// Roots of backends whose keys were destroyed.
+    lost: BTreeMap<Vec<u8>, Lost>,
     directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
     is_cut: bool,
 }
@@ -329,6 +339,23 @@ impl Catalogue {
             .iter()
             .filter(move |(at, by)| gone(at, by))
             .map(|(at, by)| (at.as_slice(), by))
+    }
+
+    /// The keys of what lies there, or should, if they were destroyed since it was put there.
+    pub fn lost(&self, place: &[u8]) -> Option<&Lost> {
+        if self.lost.is_empty() {
+            return None;
+        }
+        let name = self.name(place);
+        let entry = self.places.get(&name)?;
+        match entry.state {
+            State::Known(_) | State::Unknown { .. } => {}
+            State::Gone(_) | State::Link(_) => return None,
+        }
+        ancestors(&name)
+            .filter_map(|above| self.lost.get(above))
+            .filter(|lost| entry.placed < lost.by.seq)
+            .max_by_key(|lost| lost.by.seq)
     }
 
     /// What was found at a place beside what the log says.

@@ -265,6 +265,8 @@ pub enum ErrorKind {
     Unsupported,
     /// What lies there is not what was written there.
     NotAuthentic,
+    /// The keys of what lies there were destroyed on record.
+    Shredded,
     /// The server can't be reached, refused the login, or broke off.
     Unavailable,
     /// No answer within the deadline.
@@ -295,6 +297,7 @@ impl Origin {
             | ErrorKind::NotEmpty
             | ErrorKind::NoSpace
             | ErrorKind::NotAuthentic
+            | ErrorKind::Shredded
             | ErrorKind::Unavailable
             | ErrorKind::TimedOut
             | ErrorKind::Failure => Self::Backend,
@@ -303,7 +306,7 @@ impl Origin {
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotFound,
         Self::NotADirectory,
         Self::PermissionDenied,
@@ -315,6 +318,7 @@ impl ErrorKind {
         Self::NoSpace,
         Self::InvalidHandle,
         Self::NotAuthentic,
+        Self::Shredded,
         Self::Unavailable,
         Self::TimedOut,
         Self::Failure,
@@ -334,6 +338,7 @@ impl ErrorKind {
             Self::InvalidArgument => "invalid_argument",
             Self::Unsupported => "unsupported",
             Self::NotAuthentic => "not_authentic",
+            Self::Shredded => "shredded",
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Failure => "failure",

@@ -146,6 +146,25 @@ pub enum EncryptionCommand {
     Migrate(WalkArgs),
     /// Destroy one file: its key, so that nobody can decrypt what is left of it, and the file. Exit code: 0 done, 2 not done.
     Shred(ShredArgs),
+    /// Destroy a set of keys, `[encryption.NAME]`, so that no file of its backends can be decrypted anywhere. Exit code: 0 done, 1 a key is
+    /// left for you, 2 not done. What it can't reach, it names: shares, and copies of key files.
+    ShredKeys(ShredKeysArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ShredKeysArgs {
+    /// Name of the set.
+    #[arg(value_name = "NAME")]
+    pub set: String,
+    /// Why; it is on record.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who approved it; likewise.
+    #[arg(long, value_name = "NAME")]
+    pub approver: String,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -61,6 +61,7 @@ use crate::{
     cipher_policy::CipherPolicy,
     exception::Exception,
     sftp::request::Extensions,
+    tombs::Tombs,
 };
 use section::{Faults, Section};
 
@@ -267,7 +268,11 @@ impl Config {
         let metrics = root.section("metrics").map(metrics);
         let key_sets = root
             .section("encryption")
-            .map(|section| encryption::encryption(section, &faults))
+            .map(|section| {
+                let tombs = journal.as_ref().and_then(Option::as_ref);
+                let tombs = tombs.map(|journal| tombs_beside(journal, &faults));
+                encryption::encryption(section, &tombs.unwrap_or_default(), &faults)
+            })
             .unwrap_or_default();
         let verification = root
             .section("verification")
@@ -378,9 +383,17 @@ impl Config {
         let joint = joint.into_iter().map(|(one, other)| {
             format!("backends {one} and {other} log in as one user to one server and have different keys: keep the directories of their mounts apart")
         });
+        let lost = self.key_sets.iter().filter_map(|keys| {
+            let record = keys.ring.record()?;
+            Some(format!(
+                "[{}] can't be used: {record}. What lies on its backends can be listed and removed; then remove the sections, or name new keys",
+                keys.section()
+            ))
+        });
         encryption::lent(&self.key_sets)
             .into_iter()
             .chain(joint)
+            .chain(lost)
             .collect()
     }
 
@@ -390,6 +403,15 @@ impl Config {
             .iter()
             .filter_map(|sink| Some((sink.name.as_str(), sink.plaintext_exception()?)))
     }
+}
+
+/// Which keys were destroyed.
+fn tombs_beside(journal: &JournalConfig, faults: &Faults) -> Tombs {
+    Tombs::read(&journal.verification()).unwrap_or_else(|error| {
+        let problem = format!("which keys were destroyed can't be read beside it: {error}");
+        faults.note("journal.directory", problem);
+        Tombs::default()
+    })
 }
 
 /// Also of sinks with a fault.

@@ -56,12 +56,13 @@ use crate::{
         password::{Cost, Hasher, PasswordError},
         throttle::Throttles,
     },
-    config::{AtRest, Config, JournalConfig},
+    config::{AtRest, Config, ConfigError, JournalConfig},
     metrics, ssh,
     throttle_store::{self, StoreError, ThrottleStore},
 };
 
 pub use backends::BuildError;
+pub use encryption::SettleError;
 pub use sinks::SinkError;
 
 /// Why the gateway does not run.
@@ -99,6 +100,10 @@ pub enum DaemonError {
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
     #[error("prepare the look at stored files, in {}", path.display())]
     Rest { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Destroyed(#[from] SettleError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("wait for signals")]
     Signals(#[source] io::Error),
     #[error("record the start or the end of the gateway")]
@@ -109,10 +114,14 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// If a part can't be built, or the start can't be recorded.
-pub async fn run(config: Config, path: PathBuf) -> Result<(), DaemonError> {
+pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let metrics_handle = metrics::install()?;
     let (journal, recovery) = open_journal(&config.journal)?;
+    if encryption::settle(&config.journal)? {
+        config = Config::load(&path, Utc::now().date_naive())?;
+    }
+    encryption::tell_left(&config.journal);
     let names = Arc::new(JournalNames::of(&config.journal));
     let built = backends::build(&config, &journal, &names, None)?;
     let accounts =

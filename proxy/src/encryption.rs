@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroU64};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::tombs::Key;
+
 /// How the name of a request's file ends.
 pub const REQUEST: &str = "encryption";
 
@@ -29,6 +31,12 @@ pub enum Task {
         backend: String,
         /// Below the backend's root.
         path: String,
+        reason: String,
+        approver: String,
+    },
+    /// Destroys all keys of a set.
+    ShredKeys {
+        set: String,
         reason: String,
         approver: String,
     },
@@ -75,6 +83,9 @@ pub struct Answer {
     pub migrated_unknown: Option<String>,
     /// The body of the record of a file that was destroyed.
     pub shredded: Option<Value>,
+    /// A set of keys that was destroyed.
+    #[serde(default)]
+    pub keys: Option<DestroyedKeys>,
     /// Why it was not done.
     pub error: Option<String>,
 }
@@ -96,6 +107,28 @@ pub struct RetiredKeys {
     pub unneeded_keys: Vec<String>,
     /// Why nothing is said of them, if so.
     pub keys_unknown: Option<String>,
+}
+
+/// A set of keys that nobody can use any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyedKeys {
+    pub set: String,
+    /// Number of the record of it.
+    pub record: u64,
+    /// Files of its backends as far as the journal knows, if it was done by this.
+    pub files: Option<u64>,
+    /// Id of the escrow key, whose shares open copies.
+    pub escrow: String,
+    /// That are gone.
+    pub destroyed: Vec<Key>,
+    pub left: Vec<Left>,
+}
+
+/// A key that is still where it was, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    pub key: Key,
+    pub because: String,
 }
 
 /// What was not done, and why.

@@ -34,5 +34,6 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod throttle_store;
+pub mod tombs;
 pub mod verification;
 pub mod witness;

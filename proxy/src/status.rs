@@ -104,7 +104,7 @@ impl ErrorKind {
     pub fn consequence(self) -> (Status, Retry) {
         match self {
             Self::NotFound | Self::NotADirectory => (Status::NoSuchFile, Retry::Pointless),
-            Self::PermissionDenied => (Status::PermissionDenied, Retry::Pointless),
+            Self::PermissionDenied | Self::Shredded => (Status::PermissionDenied, Retry::Pointless),
             Self::InvalidArgument => (Status::BadMessage, Retry::Pointless),
             Self::Unsupported => (Status::OpUnsupported, Retry::Pointless),
             // Version 3 has no code for these. NO_CONNECTION and CONNECTION_LOST are the client library's own.

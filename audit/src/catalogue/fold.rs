@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use portcullis_journal::{EventKind, read::Record};
 use serde_json::Value;
 
-use super::{Catalogue, Change, Content, Object, deed::Deed};
+use super::{Catalogue, Change, Content, Lost, Object, deed::Deed};
 use crate::{
     hidden::is_token,
     operations::{bytes, integer, text},
@@ -62,7 +62,7 @@ const DEEDS: [&str; 11] = [
 ];
 
 /// Failures after which nothing has changed; after any other, nobody knows.
-const CERTAIN: [&str; 11] = [
+const CERTAIN: [&str; 12] = [
     "not_found",
     "permission_denied",
     "already_exists",
@@ -74,6 +74,7 @@ const CERTAIN: [&str; 11] = [
     "invalid_argument",
     "unsupported",
     "not_authentic",
+    "shredded",
 ];
 
 impl Catalogue {
@@ -140,6 +141,9 @@ impl Catalogue {
 
     /// A file is destroyed: what stands there afterwards was put there by somebody else.
     fn bury(&mut self, record: &Record) {
+        if let Some(set) = text(&record.body, "set") {
+            return self.lose_keys(set, record);
+        }
         let Some(place) = bytes(&record.body, "path") else {
             return;
         };
@@ -158,6 +162,23 @@ impl Catalogue {
         self.apply(&deed, &by);
         if self.names.is_none() {
             self.tombstones.insert(at, by);
+        }
+    }
+
+    /// A set of keys is destroyed. The record of what became of its files names no backends.
+    fn lose_keys(&mut self, set: &str, record: &Record) {
+        let by = Change {
+            user: text(&record.body, "approver").map(str::to_owned),
+            ..self.change(record)
+        };
+        let backends = record.body.get("backends").and_then(Value::as_array);
+        for backend in backends.into_iter().flatten().filter_map(Value::as_str) {
+            let root = self.name(&self.place(backend, b"/"));
+            let lost = Lost {
+                set: set.to_owned(),
+                by: by.clone(),
+            };
+            self.lost.insert(root, lost);
         }
     }
 

@@ -766,3 +766,35 @@ fn a_file_that_was_destroyed_is_not_missed_and_one_that_is_there_again_is_found(
     );
     assert_eq!(again.shredded().count(), 0, "another file has the name");
 }
+
+#[test]
+fn what_lay_on_a_backend_when_its_keys_were_destroyed_is_lost_and_what_came_later_is_not() {
+    let tombstone = |backends: &[&str]| {
+        let mut event = Event::new(EventKind::RestTombstone);
+        event.outcome = Some(Verdict::Allow);
+        event.body = json!({ "set": "acme", "kek_ids": ["09".repeat(16)], "backends": backends, "approver": "J. Doe" })
+            .as_object()
+            .unwrap()
+            .clone();
+        event
+    };
+    let log = |backends: &[&str]| {
+        let mut events = upload(&ALICE, 1, "/in/x", A);
+        events.extend(upload(&ALICE, 11, "/in/y", A));
+        events.push(tombstone(backends));
+        // What became of the keys.
+        let mut end = Event::new(EventKind::RestTombstone);
+        end.outcome = Some(Verdict::Success);
+        end.body.insert("set".into(), "acme".into());
+        after(&[events, upload(&ALICE, 21, "/in/y", B), vec![end]])
+    };
+    let lost = log(&["other", "disk"]);
+    let found = lost.lost(b"/disk/a/x").unwrap();
+    assert_eq!(found.set, "acme");
+    assert_eq!(found.by.user.as_deref(), Some("J. Doe"));
+    for path in [&b"/disk/a/y"[..], b"/disk/a/z", b"/diskette/a/x"] {
+        assert_eq!(lost.lost(path), None);
+    }
+    assert_eq!(log(&["other"]).lost(b"/disk/a/x"), None);
+    assert_eq!(lost.shredded().count(), 0, "no file was destroyed alone");
+}

@@ -35,7 +35,7 @@ use portcullis_journal::Recorded;
 use self::{
     closing::{finish, start, withdraw},
     fault::Fault,
-    session::{Handle, Session},
+    session::{Handle, Handles, Session},
     shown::show_plaintext,
     steps::Steps,
 };
@@ -123,6 +123,9 @@ impl BackendService for EncryptedService {
             let owner = owner.clone().resuming(Some(false));
             backend = self.service.session(directory, &owner);
         }
+        let handles = Arc::<Handles>::default();
+        let held = Arc::downgrade(&handles);
+        self.vault.ring.hold(held);
         Arc::new(Encrypted {
             session: Session {
                 backend,
@@ -130,7 +133,7 @@ impl BackendService for EncryptedService {
                 can_read: below.read_back,
                 can_resume,
                 vault: Arc::clone(&self.vault),
-                handles: Arc::default(),
+                handles,
                 spoiled: Arc::default(),
                 own: Arc::default(),
             },
@@ -172,6 +175,9 @@ impl Backend for Encrypted {
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
         let session = self.session.clone();
         let steps = Steps::new(&session.backend, recorded);
+        if let Some(fault) = session.refused(steps.operation()) {
+            return answer(Err(fault));
+        }
         match steps.operation().clone() {
             Operation::Open {
                 path,
@@ -292,7 +298,7 @@ impl Backend for Encrypted {
     }
 
     fn end(&self) -> BoxFuture<'static, ()> {
-        lock(&self.session.handles).clear();
+        self.session.handles.table().clear();
         self.session.backend.end()
     }
 

@@ -15,7 +15,10 @@ use std::{
     },
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
 use portcullis_at_rest::names::Names;
 use portcullis_journal::Recorded;
 
@@ -36,6 +39,9 @@ pub trait NamesKeeper: Send + Sync + fmt::Debug {
 
     /// What hears of names that are none.
     fn foreign(&self) -> Foreign;
+
+    /// Why nobody reads them any more, if their key was destroyed.
+    fn lost(&self) -> Option<BackendError>;
 }
 
 /// A backend with encrypted names.
@@ -121,6 +127,9 @@ impl Backend for Named {
     }
 
     fn execute(&self, recorded: Recorded<Permit>) -> Execution {
+        if let Some(lost) = self.0.keeper.lost() {
+            return ready(Err(lost)).boxed();
+        }
         if let Some(renamed) = self.0.open.get() {
             return renamed.execute(recorded);
         }

@@ -10,9 +10,9 @@ use super::{
     print,
 };
 use crate::{
-    cli::{EncryptionArgs, EncryptionCommand, ShredArgs, WalkArgs},
+    cli::{EncryptionArgs, EncryptionCommand, ShredArgs, ShredKeysArgs, WalkArgs},
     config::Config,
-    encryption::{Answer, REQUEST, Request, Task, Walk},
+    encryption::{Answer, DestroyedKeys, Left, REQUEST, Request, Task, Walk},
 };
 
 const NOT_DONE: u8 = 2;
@@ -43,10 +43,68 @@ pub(super) fn encryption(arguments: &EncryptionArgs) -> anyhow::Result<ExitCode>
             }
             ExitCode::SUCCESS
         }
+        EncryptionCommand::ShredKeys(shred) => {
+            return destroyed(arguments, &request, answer, shred.json);
+        }
     })
 }
 
+/// The daemon's unit may not let it write where keys are: whoever asks may be more able.
+fn destroyed(
+    arguments: &EncryptionArgs,
+    request: &Request,
+    mut answer: Answer,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let left = answer.keys.iter().flat_map(|keys| &keys.left);
+    if left.filter(|left| left.key.destroy().is_ok()).count() > 0 {
+        // It is on record that they are gone once the daemon has seen it.
+        answer = self::answer(arguments, request)?;
+    }
+    let Some(keys) = answer.keys else {
+        anyhow::bail!("the daemon gave no answer about keys");
+    };
+    let is_whole = keys.left.is_empty();
+    if json {
+        print(&serde_json::to_string(&keys).unwrap_or_default());
+    } else {
+        let DestroyedKeys {
+            set,
+            record,
+            escrow,
+            ..
+        } = &keys;
+        print(&format!(
+            "keys {set} are out of use: record {record}. What lies on their backends can be listed and removed, and not be read"
+        ));
+        for key in &keys.destroyed {
+            print(&format!("destroyed  {}  (key {})", key.place, key.id));
+        }
+        for Left { key, because } in &keys.left {
+            print(&format!(
+                "LEFT       {}  (key {}): {because}",
+                key.place, key.id
+            ));
+        }
+        print(&format!(
+            "by hand: destroy two of the three shares of escrow key {escrow}, better all; two that are left open every copy of a file"
+        ));
+        print(&format!(
+            "by hand: destroy the copies of the key files, such as in backups of this machine; then remove [encryption.{set}] and its backends, or give them new keys"
+        ));
+        if !is_whole {
+            print("once what is LEFT is gone, ask again: it is on record then");
+        }
+    }
+    Ok(ExitCode::from(u8::from(!is_whole)))
+}
+
 fn request(command: &EncryptionCommand) -> Request {
+    let alone = |task| Request {
+        task,
+        backend: None,
+        rate: None,
+    };
     let walk = |task, walk: &WalkArgs| Request {
         task: Task::Walk(task),
         backend: walk.backend.clone(),
@@ -61,16 +119,22 @@ fn request(command: &EncryptionCommand) -> Request {
             reason,
             approver,
             ..
-        }) => Request {
-            task: Task::Shred {
-                backend: backend.clone(),
-                path: path.clone(),
-                reason: reason.clone(),
-                approver: approver.clone(),
-            },
-            backend: None,
-            rate: None,
-        },
+        }) => alone(Task::Shred {
+            backend: backend.clone(),
+            path: path.clone(),
+            reason: reason.clone(),
+            approver: approver.clone(),
+        }),
+        EncryptionCommand::ShredKeys(ShredKeysArgs {
+            set,
+            reason,
+            approver,
+            ..
+        }) => alone(Task::ShredKeys {
+            set: set.clone(),
+            reason: reason.clone(),
+            approver: approver.clone(),
+        }),
     }
 }
 

@@ -62,12 +62,14 @@ fn report(answer: &Answer, json: bool) -> ExitCode {
         }
         for shredded in &answer.shredded {
             let text = |field: &str| shredded.get(field).and_then(Value::as_str);
+            let keys = text("keys").map(|keys| format!(" with keys {}", word(keys)));
             print(&format!(
-                "{:<11} {}  by {} at {}",
+                "{:<11} {}  by {} at {}{}",
                 "shredded",
                 word(text("path").unwrap_or_default()),
                 word(text("user").unwrap_or("-")),
-                text("time").unwrap_or_default()
+                text("time").unwrap_or_default(),
+                keys.unwrap_or_default()
             ));
         }
         if answer.further > 0 {

@@ -15,7 +15,7 @@ pub(super) use self::{
     sets::{KeySets, encryption, lent},
 };
 use super::{exception::exception, section::Section};
-use crate::exception::Exception;
+use crate::{exception::Exception, tombs};
 
 /// One set of keys, and how what it encrypts is handled.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct EncryptionConfig {
     pub recipient: [u8; 16],
     /// What tells the keys from others.
     identity: Vec<u8>,
+    /// Where the keys are, the active one first.
+    pub sources: Vec<tombs::Key>,
     pub update_limit: u64,
     pub spool_directory: PathBuf,
     /// The journal says which file belongs under which name, and another one is not given out.
@@ -81,7 +83,7 @@ impl AtRest {
 impl EncryptionConfig {
     /// True if it opens files that are wrapped to that key.
     pub fn has_key(&self, key: KekId) -> bool {
-        self.ring.active().id() == key || self.ring.retired().any(|own| own == key)
+        self.ring.active() == key || self.ring.retired().any(|own| own == key)
     }
 
     /// Its section in the file.

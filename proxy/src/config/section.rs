@@ -79,6 +79,11 @@ impl<'a> Section<'a> {
         self.faults.note(self.path_of(key), problem);
     }
 
+    /// Takes these keys for known, whatever they say.
+    pub(super) fn know(&mut self, keys: &[&'static str]) {
+        self.known.extend(keys);
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }

@@ -3,6 +3,7 @@
 //! One thread of the lowest priority does it. Requests and answers are files beside the journal; what counts is on record.
 
 mod shred;
+mod shred_keys;
 mod walk;
 
 use std::{
@@ -17,7 +18,9 @@ use portcullis_at_rest::kek::KekId;
 use portcullis_journal::Journal;
 use tokio_util::sync::CancellationToken;
 
-use self::{shred::Shred, walk::Walk};
+pub use self::shred_keys::SettleError;
+pub(super) use self::shred_keys::{settle, tell_left};
+use self::{shred::Shred, shred_keys::ShredKeys, walk::Walk};
 use super::{
     backends::{Built, pending},
     quiet::Quiet,
@@ -42,6 +45,8 @@ pub(super) struct Vaults {
     by_name: BTreeMap<String, Kept>,
     /// Those of other backends.
     plain: BTreeMap<String, Arc<dyn BackendService>>,
+    /// Of keys.
+    sets: Vec<Arc<EncryptionConfig>>,
     /// Of earlier configurations, that sessions may still write by.
     outdated: Vec<Outdated>,
     stored: Stored,
@@ -100,6 +105,7 @@ impl Vaults {
         Self {
             plain: plain.collect(),
             by_name,
+            sets: config.key_sets.clone(),
             outdated: Vec::new(),
             stored: Stored::of(config, Arc::clone(&services)),
         }
@@ -108,7 +114,7 @@ impl Vaults {
     /// These, in the place of others.
     fn after(mut self, before: &Self) -> Self {
         let kept = before.by_name.iter().map(|(name, kept)| {
-            let active = kept.keys.ring.active().id();
+            let active = kept.keys.ring.active();
             (name, Some(active), &kept.service)
         });
         let plain = before
@@ -160,6 +166,10 @@ pub(super) async fn finish(config: &Config, built: &Built, journal: &Journal) {
     let folder = config.journal.verification();
     for (name, kept) in Vaults::of(config, built).by_name {
         let pending = pending(&folder, &name);
+        if kept.keys.ring.is_destroyed() {
+            let _ = pending.clear();
+            continue;
+        }
         let finished = async {
             let Some(path) = pending.path()? else {
                 return Ok(None);
@@ -287,6 +297,22 @@ impl Worker {
                     vaults: &vaults,
                     backend,
                     path,
+                    reason,
+                    approver,
+                    asked_by,
+                };
+                shred.carry_out().await.map_err(|error| chain(&error))
+            }
+            Task::ShredKeys {
+                set,
+                reason,
+                approver,
+            } => {
+                let shred = ShredKeys {
+                    journal: &self.journal,
+                    config: &self.config,
+                    vaults: &vaults,
+                    set,
                     reason,
                     approver,
                     asked_by,

@@ -4,7 +4,7 @@
 use std::{
     collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use portcullis_at_rest::{
-    Head, Keyring, Realm,
+    Head, Holder, Keyring, Realm,
     names::{FILE_LENGTH, Names, resembles_one},
 };
 use portcullis_journal::{EventKind, Journal};
@@ -47,7 +47,7 @@ struct Kept {
     backend: String,
     ring: Keyring,
     realm: Realm,
-    names: OnceLock<Arc<Names>>,
+    names: RwLock<Option<Arc<Names>>>,
     /// What all wait for that come while the key is read, and what came of it.
     reading: tokio::sync::Mutex<Option<BackendError>>,
     /// How often it was tried.
@@ -67,19 +67,22 @@ impl Keeper {
         backend: &str,
         ring: Keyring,
     ) -> Self {
-        Self(Arc::new(Kept {
+        let kept = Arc::new(Kept {
             journal,
             service,
             backend: backend.to_owned(),
             ring,
             realm: Realm::named(backend),
-            names: OnceLock::new(),
+            names: RwLock::default(),
             reading: tokio::sync::Mutex::default(),
             attempts: AtomicU64::new(0),
             is_current: AtomicBool::new(false),
             entered: Mutex::default(),
             foreign: Foreign::on(backend),
-        }))
+        });
+        let held = Arc::downgrade(&kept);
+        kept.ring.hold(held);
+        Self(kept)
     }
 
     /// True once the key was read and needs no retired one.
@@ -89,7 +92,9 @@ impl Keeper {
 
     /// Reads the key, or makes it, so that what is wrong with it is heard before the first client.
     pub async fn prepare(&self) {
-        if let Err(error) = self.0.names().await {
+        if let Err(error) = self.0.names().await
+            && error.kind != ErrorKind::Shredded
+        {
             tracing::error!(backend = self.0.backend, %error, "the names of the backend can't be read: its mounts can't be used");
         }
     }
@@ -97,10 +102,10 @@ impl Keeper {
 
 impl NamesKeeper for Keeper {
     fn entered(&self, directory: &[u8]) -> Option<Arc<Names>> {
-        let names = self.0.names.get()?;
+        let names = self.0.known()?;
         let is_there = directory_names(directory).is_ok_and(|names| names.is_empty())
             || self.0.entered().contains(directory);
-        is_there.then(|| Arc::clone(names))
+        is_there.then_some(names)
     }
 
     fn enter(&self, directory: &[u8]) -> BoxFuture<'static, Result<Arc<Names>, BackendError>> {
@@ -122,21 +127,57 @@ impl NamesKeeper for Keeper {
     fn foreign(&self) -> Foreign {
         self.0.foreign.clone()
     }
+
+    fn lost(&self) -> Option<BackendError> {
+        self.0.lost()
+    }
+}
+
+impl Holder for Kept {
+    fn wipe(&self) {
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Kept {
+    fn known(&self) -> Option<Arc<Names>> {
+        self.names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn keep(&self, read: Arc<Names>) -> Result<Arc<Names>, BackendError> {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever destroys the keys wipes this later.
+        if let Some(lost) = self.lost() {
+            return Err(lost);
+        }
+        Ok(Arc::clone(names.insert(read)))
+    }
+
+    /// If the keys of the backend were destroyed.
+    fn lost(&self) -> Option<BackendError> {
+        let record = self.ring.record()?;
+        let (kind, origin) = (ErrorKind::Shredded, Origin::Gateway);
+        Some(BackendError::new(kind, origin, &*record))
+    }
+
     fn entered(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
         self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn names(&self) -> Result<Arc<Names>, BackendError> {
-        if let Some(names) = self.names.get() {
-            return Ok(Arc::clone(names));
+        if let Some(names) = self.known() {
+            return Ok(names);
         }
         let asked = self.attempts.load(Ordering::Acquire);
         let mut failed = self.reading.lock().await;
-        if let Some(names) = self.names.get() {
-            return Ok(Arc::clone(names));
+        if let Some(names) = self.known() {
+            return Ok(names);
+        }
+        if let Some(lost) = self.lost() {
+            return Err(lost);
         }
         // One that began after this was asked is as good as its own.
         if self.attempts.load(Ordering::Acquire) > asked
@@ -149,7 +190,7 @@ impl Kept {
         let read = visit.names().await;
         visit.backend.end().await;
         match read {
-            Ok(names) => Ok(Arc::clone(self.names.get_or_init(|| Arc::new(names)))),
+            Ok(names) => self.keep(Arc::new(names)),
             Err(error) => {
                 *failed = Some(error.clone());
                 Err(error)

@@ -11,7 +11,6 @@ use super::{
     answer,
     download::Download,
     fault::Fault,
-    lock,
     session::{Handle, Session},
     steps::Steps,
     tend::is_same_file,
@@ -25,7 +24,7 @@ use crate::{
 
 impl Session {
     pub(super) fn close(self, steps: Steps, handle: HandleId) -> Execution {
-        let closed = lock(&self.handles).remove(&handle);
+        let closed = self.handles.table().remove(&handle);
         let upload = match closed {
             Some(Handle::Upload(upload)) => upload,
             Some(Handle::Download(_) | Handle::Plain | Handle::Directory) | None => {

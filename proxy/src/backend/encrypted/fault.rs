@@ -1,5 +1,7 @@
 //! What the layer itself can't do, or must not.
 
+use std::sync::Arc;
+
 use portcullis_at_rest::{
     HeadError, LayoutError, OpenError, RewrapError, SealError, SpoolError, UnwrapError, WrapError,
     kek::KekError,
@@ -31,6 +33,8 @@ pub(super) enum Fault {
     OtherFile(u64),
     #[error("which file belongs under this name can't be told")]
     NamesUnknown(#[source] NotTold),
+    #[error("{0}")]
+    Destroyed(Arc<str>),
     #[error("the file is not what was written")]
     Open(#[from] OpenError),
     #[error(
@@ -104,6 +108,13 @@ impl From<Fault> for BackendError {
             &fault
         };
         let (kind, origin) = match cause {
+            Fault::Destroyed(_)
+            | Fault::Unwrap(UnwrapError::Destroyed(_))
+            | Fault::Wrap(WrapError::Destroyed(_))
+            | Fault::Rewrap(
+                RewrapError::Unwrap(UnwrapError::Destroyed(_))
+                | RewrapError::Wrap(WrapError::Destroyed(_)),
+            ) => (ErrorKind::Shredded, Origin::Gateway),
             Fault::Unwrap(
                 UnwrapError::NoSuchKek(_)
                 | UnwrapError::Kek(_, KekError::Token(_) | KekError::NoRandomness),

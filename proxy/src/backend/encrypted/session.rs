@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use futures_util::FutureExt as _;
-use portcullis_at_rest::{ExtentReaders, Head, HeadError, Layout, ObjectId};
+use portcullis_at_rest::{ExtentReaders, Head, HeadError, Holder, Layout, ObjectId};
 use portcullis_audit::catalogue::{Named, OnRecord, joined};
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, BackendError, ErrorKind, Execution},
-    operation::{Access, Attributes, HandleId, Operation, Outcome},
+    operation::{Access, Attributes, Care, HandleId, Operation, Outcome},
     path::VirtualPath,
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Session {
     /// Below the backend's root.
     pub(super) directory: Arc<[u8]>,
     pub(super) vault: Arc<Vault>,
-    pub(super) handles: Arc<Mutex<HashMap<HandleId, Handle>>>,
+    pub(super) handles: Arc<Handles>,
     pub(super) spoiled: Arc<AtomicU64>,
     /// What is being uploaded can be read from the backend.
     pub(super) can_read: bool,
@@ -48,6 +48,26 @@ pub(super) struct Session {
     pub(super) can_resume: bool,
     /// Numbers of handles that belong to no operation's handle.
     pub(super) own: Arc<AtomicU64>,
+}
+
+/// What is open.
+#[derive(Debug, Default)]
+pub(super) struct Handles(Mutex<HashMap<HandleId, Handle>>);
+
+impl Handles {
+    pub(super) fn table(&self) -> MutexGuard<'_, HashMap<HandleId, Handle>> {
+        lock(&self.0)
+    }
+}
+
+impl Holder for Handles {
+    /// What is left has no keys.
+    fn wipe(&self) {
+        self.table().retain(|_, handle| match handle {
+            Handle::Download(_) | Handle::Upload(_) => false,
+            Handle::Plain | Handle::Directory => true,
+        });
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -67,11 +87,57 @@ pub(super) enum Found {
 
 impl Session {
     pub(super) fn handle(&self, id: HandleId) -> Option<Handle> {
-        lock(&self.handles).get(&id).cloned()
+        self.handles.table().get(&id).cloned()
     }
 
     pub(super) fn insert(&self, id: HandleId, handle: Handle) {
-        lock(&self.handles).insert(id, handle);
+        self.handles.table().insert(id, handle);
+    }
+
+    /// Why an operation gets nothing any more, if the keys of the backend were destroyed: what is written, and what was open with
+    /// them.
+    pub(super) fn refused(&self, operation: &Operation) -> Option<Fault> {
+        let record = self.vault.ring.record()?;
+        let is_lost = match operation {
+            Operation::Open { access, .. } => access.writes(),
+            Operation::Setstat { attributes, .. } => attributes.size.is_some(),
+            Operation::Close { handle }
+            | Operation::Read { handle, .. }
+            | Operation::Write { handle, .. }
+            | Operation::Fstat { handle }
+            | Operation::Fsetstat { handle, .. }
+            | Operation::Fsync { handle } => match self.handle(*handle) {
+                Some(Handle::Plain | Handle::Directory) => false,
+                Some(Handle::Download(_) | Handle::Upload(_)) | None => true,
+            },
+            Operation::Tend { care, .. } => match care {
+                Care::Rewrap | Care::Encrypt { .. } => true,
+                Care::Identify | Care::Shred { .. } => false,
+            },
+            Operation::Opendir { .. }
+            | Operation::Readdir { .. }
+            | Operation::Stat { .. }
+            | Operation::Lstat { .. }
+            | Operation::Lsetstat { .. }
+            | Operation::Remove { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Rmdir { .. }
+            | Operation::Rename { .. }
+            | Operation::PosixRename { .. }
+            | Operation::Readlink { .. }
+            | Operation::Symlink { .. }
+            | Operation::Hardlink { .. }
+            | Operation::Statvfs { .. }
+            | Operation::Fstatvfs { .. }
+            | Operation::Realpath { .. }
+            | Operation::CheckFile { .. }
+            | Operation::CheckFileName { .. }
+            | Operation::CopyData { .. }
+            | Operation::Limits
+            | Operation::HomeDirectory
+            | Operation::UsersGroupsById { .. } => false,
+        };
+        is_lost.then_some(Fault::Destroyed(record))
     }
 
     pub(super) fn own_handle(&self) -> HandleId {
@@ -373,7 +439,7 @@ impl Session {
     }
 
     pub(super) fn uploads_to(&self, path: &VirtualPath) -> Option<Arc<Mutex<Upload>>> {
-        let handles = lock(&self.handles);
+        let handles = self.handles.table();
         handles.values().find_map(|handle| match handle {
             Handle::Upload(upload) if lock(upload).path == *path => Some(Arc::clone(upload)),
             Handle::Upload(_) | Handle::Download(_) | Handle::Plain | Handle::Directory => None,

@@ -5,6 +5,7 @@ use portcullis_at_rest::{DataKey, Keyring, Realm, escrow::Identity, kek::Softwar
 use super::{EncryptedService, Foreign, Pending, Vault};
 use crate::backend::{BackendService, memory::Memory};
 
+mod destroyed;
 mod names;
 mod resumption;
 mod untrue;

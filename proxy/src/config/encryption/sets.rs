@@ -11,9 +11,12 @@ use portcullis_at_rest::{Keyring, kek::KekId, key_file};
 use super::{
     super::section::{Faults, Section},
     EncryptionConfig,
-    keys::{Key, active, token},
+    keys::{Key, active, file, is_of, token},
 };
-use crate::causes::chain;
+use crate::{
+    causes::chain,
+    tombs::{Tomb, Tombs},
+};
 
 /// Files up to this size, in bytes, can be changed and written in any order; they are encrypted anew as a whole.
 const UPDATE_LIMIT: u64 = 64 << 20;
@@ -118,7 +121,7 @@ impl KeySets {
         let mut recipients: BTreeMap<[u8; 16], &EncryptionConfig> = BTreeMap::new();
         for keys in self.good() {
             let section = keys.section();
-            if let Some(other) = active.insert(keys.ring.active().id(), keys) {
+            if let Some(other) = active.insert(keys.ring.active(), keys) {
                 let problem = format!(
                     "its key_file or token is that of [{}] too, and whoever destroys one of both would leave the other: make another one with `portcullis-rescue new-key FILE`",
                     other.section()
@@ -165,15 +168,20 @@ pub(super) fn section(set: Option<&str>) -> String {
 
 /// What all sets share.
 #[derive(Debug, Clone)]
-struct Handling {
+struct Handling<'a> {
+    tombs: &'a Tombs,
     update_limit: u64,
     spool_directory: PathBuf,
     check_names: bool,
     vouch: bool,
 }
 
-pub(in crate::config) fn encryption(mut section: Section<'_>, faults: &Faults) -> KeySets {
-    let handling = handling(&mut section);
+pub(in crate::config) fn encryption(
+    mut section: Section<'_>,
+    tombs: &Tombs,
+    faults: &Faults,
+) -> KeySets {
+    let handling = handling(&mut section, tombs);
     let has_keys = OF_KEYS.iter().any(|key| section.has(key));
     let mut standard = Set::Absent;
     if has_keys {
@@ -206,7 +214,7 @@ fn is_name(name: &str) -> bool {
     (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_good)
 }
 
-fn handling(section: &mut Section<'_>) -> Handling {
+fn handling<'a>(section: &mut Section<'_>, tombs: &'a Tombs) -> Handling<'a> {
     let update_limit = section.number("update_limit_bytes", 0..=LARGEST_UPDATE_LIMIT, UPDATE_LIMIT);
     let spool = section.text("spool_directory", "the path of a directory");
     let spool_directory = PathBuf::from(spool.unwrap_or(SPOOL_DIRECTORY));
@@ -216,6 +224,7 @@ fn handling(section: &mut Section<'_>) -> Handling {
     }
     let check_names = section.flag("check_names", true);
     Handling {
+        tombs,
         update_limit,
         spool_directory,
         check_names,
@@ -246,7 +255,7 @@ fn check_file(section: &mut Section<'_>, check_names: bool) -> bool {
     }
 }
 
-fn set(section: &mut Section<'_>, name: Option<&str>, handling: &Handling) -> Set {
+fn set(section: &mut Section<'_>, name: Option<&str>, handling: &Handling<'_>) -> Set {
     match keys(section, name, handling) {
         Some(keys) => Set::Good(Arc::new(keys)),
         None => Set::Faulty,
@@ -256,8 +265,15 @@ fn set(section: &mut Section<'_>, name: Option<&str>, handling: &Handling) -> Se
 fn keys(
     section: &mut Section<'_>,
     name: Option<&str>,
-    handling: &Handling,
+    handling: &Handling<'_>,
 ) -> Option<EncryptionConfig> {
+    let tomb = name.and_then(|name| handling.tombs.of(name));
+    if let Some(tomb) = tomb
+        && is_of(section, tomb)
+    {
+        section.know(&OF_KEYS);
+        return lost(tomb, handling);
+    }
     let active = active(section);
     let retired_tokens: Vec<_> = section
         .tables("retired_tokens")
@@ -268,12 +284,7 @@ fn keys(
         .texts("retired_key_files", "a list of key files")
         .unwrap_or_default()
         .into_iter()
-        .map(|(index, path)| {
-            let key = key_file::read_kek(Path::new(path)).map_err(|error| {
-                section.fault(&format!("retired_key_files[{index}]"), chain(&error));
-            });
-            key.ok().map(Key::file)
-        })
+        .map(|(index, path)| file(section, &format!("retired_key_files[{index}]"), path))
         .chain(retired_tokens)
         .collect();
     let escrow = section
@@ -288,26 +299,97 @@ fn keys(
         });
     let (active, escrow) = (active?, escrow?);
     let retired: Vec<Key> = retired.into_iter().collect::<Option<_>>()?;
-    let identity = std::iter::once(&active)
-        .chain(&retired)
-        .flat_map(|key| key.kek.id().0.into_iter().chain(key.place.bytes()))
+    refuse_destroyed(section, &active, &retired, escrow.id(), handling.tombs)?;
+    let all = || std::iter::once(&active).chain(&retired);
+    let identity = all()
+        .flat_map(Key::identity)
         .chain(*escrow.as_bytes())
         .collect();
+    let sources = all().map(Key::source).collect();
     let retired = retired.into_iter().map(|key| key.kek).collect();
     let Handling {
+        tombs,
         update_limit,
         spool_directory,
         check_names,
         vouch,
     } = handling.clone();
+    let destroyed = tombs.on_record().flat_map(|tomb| {
+        let record = tomb.epitaph();
+        let ids = tomb.ids().into_iter();
+        ids.map(move |id| (id, Arc::clone(&record)))
+    });
     Some(EncryptionConfig {
         set: name.map(str::to_owned),
         recipient: escrow.id(),
-        ring: Keyring::new(active.kek, retired, Some(escrow)),
+        ring: Keyring::knowing(active.kek, retired, Some(escrow), destroyed.collect()),
         identity,
+        sources,
         update_limit,
         spool_directory,
         check_names,
         vouch,
     })
+}
+
+/// A set whose keys were destroyed: its files can be listed and removed, and nothing is written with it.
+fn lost(tomb: &Tomb, handling: &Handling<'_>) -> Option<EncryptionConfig> {
+    let mut recipient = [0; 16];
+    hex::decode_to_slice(&tomb.escrow, &mut recipient).ok()?;
+    let (active, retired) = tomb
+        .ids()
+        .split_first()
+        .map(|(id, ids)| (*id, ids.to_vec()))?;
+    Some(EncryptionConfig {
+        set: Some(tomb.set.clone()),
+        recipient,
+        ring: Keyring::lost(active, retired, tomb.epitaph()),
+        identity: [b"destroyed", &active.0[..]].concat(),
+        sources: tomb.keys.clone(),
+        update_limit: handling.update_limit,
+        spool_directory: handling.spool_directory.clone(),
+        check_names: handling.check_names,
+        vouch: handling.vouch,
+    })
+}
+
+/// `None` if one of the keys was destroyed on record: somebody has brought a copy of it back.
+fn refuse_destroyed(
+    section: &Section<'_>,
+    active: &Key,
+    retired: &[Key],
+    escrow: [u8; 16],
+    tombs: &Tombs,
+) -> Option<()> {
+    let mut is_good = true;
+    for tomb in tombs.on_record() {
+        let ids = tomb.ids();
+        let of_keys = |key: &Key| ids.contains(&key.kek.id());
+        let mut refuse = |key: &str, what: &str, way_out: &str| {
+            let epitaph = tomb.epitaph();
+            section.fault(key, format!("{what} is back: {epitaph}; {way_out}"));
+            is_good = false;
+        };
+        if of_keys(active) {
+            let way_out =
+                "make another one with `portcullis-rescue new-key FILE`, and destroy the copy";
+            refuse("key_file", "a destroyed key", way_out);
+        }
+        if retired.iter().any(of_keys) {
+            refuse(
+                "retired_key_files",
+                "a destroyed key",
+                "remove it, and destroy the copy",
+            );
+        }
+        if hex::encode(escrow) == tomb.escrow {
+            let way_out = "make another one with `portcullis-rescue new-escrow DIRECTORY`";
+            refuse(
+                "escrow_recipient_file",
+                "an escrow key of destroyed keys",
+                way_out,
+            );
+        }
+    }
+    is_good.then_some(())
 }

@@ -5,6 +5,7 @@ use std::fs;
 use portcullis_at_rest::{DataKey, escrow::Identity, key_file};
 
 use super::{super::*, ENCRYPTION, Files, MINIMAL};
+use crate::tombs::{Entry, Tomb};
 
 const ACME: &str = "
 [encryption.acme]
@@ -53,7 +54,7 @@ fn a_backend_has_the_keys_that_it_names_and_otherwise_those_of_the_section_itsel
     let config = files.parse_alone(&two()).unwrap();
     let (standard, own) = (set_of(&config, "a"), set_of(&config, "acme"));
     assert_eq!((&standard.set, own.set.as_deref()), (&None, Some("acme")));
-    let id = |keys: &EncryptionConfig| keys.ring.active().id();
+    let id = |keys: &EncryptionConfig| keys.ring.active();
     assert_ne!(id(standard), id(own));
     assert_eq!(own.spool_directory, files.0.path(), "said once for all");
     assert_eq!(config.key_sets.len(), 2);
@@ -198,4 +199,94 @@ fn another_key_in_one_set_changes_the_backends_of_that_set_alone() {
     let after = files.parse_alone(&two()).unwrap();
     assert_eq!(before.at_rest["a"], after.at_rest["a"]);
     assert_ne!(before.at_rest["acme"], after.at_rest["acme"]);
+}
+
+/// A tomb of the keys of `[encryption.acme]`, on record or about to be.
+fn tomb(files: &Files, config: &Config, record: Option<u64>) -> Tomb {
+    let keys = set_of(config, "acme");
+    let tomb = Tomb {
+        set: "acme".to_owned(),
+        keys: keys.sources.clone(),
+        escrow: hex::encode(keys.recipient),
+        approver: "J. Doe".to_owned(),
+        after: 3,
+        record: record.map(|seq| Entry {
+            seq,
+            time: "2026-11-22T00:00:00.000000Z".to_owned(),
+        }),
+    };
+    let folder = files.0.path().join("journal.verification");
+    fs::create_dir_all(&folder).unwrap();
+    Tombs(vec![tomb.clone()]).write(&folder).unwrap();
+    tomb
+}
+
+#[test]
+fn keys_that_are_destroyed_on_record_are_not_used_whether_they_are_there_or_not() {
+    let files = files();
+    let before = files.parse_alone(&two()).unwrap();
+    tomb(&files, &before, None);
+    let config = files.parse_alone(&two()).unwrap();
+    assert_eq!(config.at_rest, before.at_rest, "not on record");
+
+    tomb(&files, &before, Some(7));
+    let key = files.0.path().join("acme.kek");
+    let copy = fs::read_to_string(&key).unwrap();
+    for content in [Some(copy.as_str()), Some("half of it"), None] {
+        fs::remove_file(&key).unwrap();
+        if let Some(content) = content {
+            files.write("acme.kek", content, 0o600);
+        }
+        let config = files.parse_alone(&two()).unwrap();
+        let keys = set_of(&config, "acme");
+        let record = keys.ring.record().unwrap();
+        assert!(
+            record.contains("J. Doe") && record.contains("record 7"),
+            "{record}"
+        );
+        assert!(!set_of(&config, "a").ring.is_destroyed());
+        assert_ne!(config.at_rest["acme"], before.at_rest["acme"]);
+        let notes = config.notes_on_keys();
+        assert!(
+            notes[0].starts_with("[encryption.acme] can't be used"),
+            "{notes:?}"
+        );
+        if content.is_none() {
+            files.write("acme.kek", &copy, 0o600);
+        }
+    }
+
+    // Other keys in their place are as good as any, and no other section takes them up.
+    make(&files, "young");
+    let young = two()
+        .replace("%/acme.kek", "%/young.kek")
+        .replace("%/acme.pub", "%/young.pub");
+    let config = files.parse_alone(&young).unwrap();
+    assert!(!set_of(&config, "acme").ring.is_destroyed());
+    for (from, to, fault) in [
+        (
+            "%/kek",
+            "%/acme.kek",
+            "encryption.key_file: a destroyed key is back",
+        ),
+        (
+            "[encryption]\n",
+            "[encryption]\nretired_key_files = [\"%/acme.kek\"]\n",
+            "encryption.retired_key_files: a destroyed key is back",
+        ),
+        (
+            "%/escrow.pub",
+            "%/acme.pub",
+            "encryption.escrow_recipient_file: an escrow key of destroyed keys is back",
+        ),
+    ] {
+        let found = faults(&files, &young.replace(from, to));
+        assert!(found.len() == 1 && found[0].starts_with(fault), "{found:?}");
+    }
+    files.write("journal.verification/destroyed-keys", "{", 0o600);
+    let found = faults(&files, &young);
+    assert!(
+        found[0].starts_with("journal.directory: which keys were destroyed"),
+        "{found:?}"
+    );
 }

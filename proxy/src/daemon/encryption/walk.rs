@@ -5,6 +5,7 @@ mod rotate;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -44,6 +45,8 @@ const LOOKS: usize = 3;
 pub(super) enum WalkError {
     #[error("{name} is no backend of the configuration whose files are encrypted")]
     NoSuchBackend { name: String },
+    #[error("the files of backend {name} can't be decrypted any more: {record}")]
+    Destroyed { name: String, record: Arc<str> },
     #[error("the files of no backend of the configuration are encrypted")]
     NoBackend,
     #[error("{name} does not say encryption = \"migrating\"")]
@@ -126,6 +129,13 @@ impl Walk<'_> {
         if let Some(asked) = asked {
             wanted.retain(|name, _| name == asked);
         }
+        if let Some(name) = asked
+            && let Some(record) = wanted.get(name).and_then(|kept| kept.keys.ring.record())
+        {
+            let name = name.clone();
+            return Err(WalkError::Destroyed { name, record });
+        }
+        wanted.retain(|_, kept| !kept.keys.ring.is_destroyed());
         let named = asked.cloned();
         if wanted.is_empty() {
             return Err(

@@ -8,12 +8,12 @@ use std::{
 
 use chrono::DateTime;
 use portcullis_audit::{
-    catalogue::{Change, Finding, FindingKind, Found, Judgement, Reader, State, joined},
+    catalogue::{Change, Finding, FindingKind, Found, Judgement, Lost, Reader, State, joined},
     hidden::as_recorded,
     search::SearchError,
 };
 use portcullis_journal::{Event, EventKind, Verdict};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::run::{Directory, NAMED, Run, RunError};
 use crate::{
@@ -39,6 +39,8 @@ pub(in crate::daemon) enum Seen {
     NotAuthentic,
     /// Its name is none that the gateway gave.
     Foreign,
+    /// One whose keys are destroyed.
+    Shredded,
     Link,
     Nothing,
     Unreadable(BackendError),
@@ -92,6 +94,8 @@ pub(super) struct Look<'a> {
     pub(super) unreadable: Vec<Vec<u8>>,
     /// Places of directories whose server was away.
     pub(super) unreachable: HashSet<Vec<u8>>,
+    /// Files whose keys were destroyed.
+    pub(super) lost: u64,
     /// Names of places.
     pub(super) seen: HashSet<Vec<u8>>,
     pub(super) requester: Arc<Requester>,
@@ -259,6 +263,12 @@ impl Look<'_> {
                     Ok(sha256) => Seen::Content(sha256),
                     Err(error) if error.kind == ErrorKind::NotFound => Seen::Nothing,
                     Err(error) if error.kind == ErrorKind::NotAuthentic => Seen::NotAuthentic,
+                    Err(error) if error.kind == ErrorKind::Shredded => {
+                        if self.is_lost(place) {
+                            return Ok(());
+                        }
+                        Seen::Shredded
+                    }
                     Err(error) => {
                         still_there(verified, error.clone()).await?;
                         Seen::Unreadable(error)
@@ -317,6 +327,9 @@ impl Look<'_> {
                 continue;
             }
             self.answer.files += 1;
+            if self.is_lost(&at) {
+                continue;
+            }
             let catalogue = &self.reader.catalogue;
             let is_unreadable = self
                 .unreadable
@@ -339,12 +352,27 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// Counts it if its keys were destroyed since it was put there.
+    fn is_lost(&mut self, place: &[u8]) -> bool {
+        let Some(Lost { set, by }) = self.reader.catalogue.lost(place) else {
+            return false;
+        };
+        self.lost += 1;
+        if self.answer.shredded.len() < NAMED {
+            let said = json!({
+                "path": as_recorded(place), "user": by.user, "time": by.time, "keys": set,
+            });
+            self.answer.shredded.push(said);
+        }
+        true
+    }
+
     fn judge(&self, place: &[u8], seen: &Seen) -> Judgement {
         let catalogue = &self.reader.catalogue;
         match seen {
             Seen::Content(sha256) => catalogue.judge(place, Found::Content(sha256)),
             // No digest in the log is like this one; where there is none, it does not count.
-            Seen::NotRead | Seen::NotAuthentic | Seen::Foreign => {
+            Seen::NotRead | Seen::NotAuthentic | Seen::Shredded | Seen::Foreign => {
                 catalogue.judge(place, Found::Content(&[0; 32]))
             }
             Seen::Link => catalogue.judge(place, Found::Link),
@@ -410,6 +438,7 @@ impl Look<'_> {
                 seconds: self.begun.elapsed().as_secs(),
                 further: self.answer.findings.len() as u64 + self.answer.further,
                 findings: Vec::new(),
+                shredded: Vec::new(),
                 ..self.answer.clone()
             };
             (self.tell)(&now);
@@ -457,6 +486,7 @@ pub(in crate::daemon) fn described(
         Seen::Link => put("look", "link".into()),
         Seen::NotAuthentic => put("look", ErrorKind::NotAuthentic.code().into()),
         Seen::Foreign => put("look", "foreign_name".into()),
+        Seen::Shredded => put("look", ErrorKind::Shredded.code().into()),
         Seen::NotRead | Seen::Nothing => {}
         Seen::Unreadable(error) => put("look", error.kind.code().into()),
     }

@@ -93,6 +93,7 @@ impl Run<'_> {
             counts: BTreeMap::new(),
             unreadable: Vec::new(),
             unreachable: HashSet::new(),
+            lost: 0,
             seen: HashSet::new(),
             requester: Arc::clone(&requester),
         };
@@ -104,11 +105,14 @@ impl Run<'_> {
             counts,
             pace,
             reader,
+            lost,
             ..
         } = look;
         answer.bytes = pace.moved();
         answer.seconds = begun.elapsed().as_secs();
-        answer.shredded = self.shredded(&reader.catalogue);
+        let alone = self.shredded(&reader.catalogue);
+        let shredded = alone.len() as u64 + lost;
+        answer.shredded.extend(alone);
         let is_sound = counts.values().all(|count| *count == 0);
         let mut event = requester.event(EventKind::RestVerify);
         event.outcome = Some(if is_sound {
@@ -127,7 +131,7 @@ impl Run<'_> {
         let is_all = self.request.mount.is_none() && self.request.since.is_none();
         put("whole_backends", is_all.into());
         put("asked_by_uid", self.asked_by.into());
-        put("shredded", answer.shredded.len().into());
+        put("shredded", shredded.into());
         for kind in FindingKind::ALL {
             let count = counts.get(&kind).copied().unwrap_or_default();
             put(kind.name(), count.into());

@@ -49,7 +49,8 @@ impl Walk<'_> {
     /// Which retired keys nobody needs, set by set.
     pub(super) fn judge_keys(&self, failed: &BTreeSet<String>, answer: &mut Answer) {
         let mut sets: BTreeMap<Option<&str>, BTreeMap<&str, &Kept>> = BTreeMap::new();
-        for (name, kept) in &self.vaults.by_name {
+        let kept = self.vaults.by_name.iter();
+        for (name, kept) in kept.filter(|(_, kept)| !kept.keys.ring.is_destroyed()) {
             let set = sets.entry(kept.keys.set.as_deref()).or_default();
             set.insert(name, kept);
         }
@@ -71,7 +72,7 @@ impl Walk<'_> {
         failed: &BTreeSet<String>,
     ) -> Option<RetiredKeys> {
         let rings = || backends.values().map(|kept| &kept.keys.ring);
-        let active: BTreeSet<KekId> = rings().map(|ring| ring.active().id()).collect();
+        let active: BTreeSet<KekId> = rings().map(|ring| ring.active()).collect();
         let retired: BTreeSet<KekId> = rings()
             .flat_map(|ring| ring.retired().collect::<Vec<_>>())
             .filter(|key| !active.contains(key))
