@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use portcullis_at_rest::Head;
 use portcullis_journal::{
     read::{ReadError, Record, records},
     record::{HIDDEN, untrusted_bytes},
@@ -34,6 +35,8 @@ pub(crate) struct Index {
     pub(crate) records: u64,
     /// Files that were destroyed on record, by their numbers.
     pub(crate) shredded: HashMap<[u8; 16], Shredded>,
+    /// Sets of keys that were.
+    pub(crate) lost: Vec<Lost>,
     /// Uploads whose paths the journal does not say in clear.
     pub(crate) hidden: u64,
     /// What is wrong with the journal itself.
@@ -79,6 +82,17 @@ pub(crate) struct Shredded {
     pub(crate) time: String,
 }
 
+/// A set of keys that was destroyed.
+pub(crate) struct Lost {
+    pub(crate) set: String,
+    /// Of its key-encryption keys and its escrow key.
+    ids: Vec<[u8; 16]>,
+    pub(crate) backends: Vec<String>,
+    pub(crate) files: u64,
+    pub(crate) approver: String,
+    pub(crate) time: String,
+}
+
 struct Move {
     user: String,
     from: Vec<u8>,
@@ -94,6 +108,7 @@ impl Index {
             by_name: HashMap::new(),
             records: 0,
             shredded: HashMap::new(),
+            lost: Vec::new(),
             hidden: 0,
             findings: report.findings.len() as u64 + report.further_findings,
         };
@@ -143,7 +158,51 @@ impl Index {
         }
     }
 
+    /// The set that a file with this head belonged to.
+    pub(crate) fn lost(&self, head: &Head) -> Option<&Lost> {
+        let escrow = head.escrow().map(|(id, _)| id);
+        self.lost.iter().find(|lost| {
+            lost.ids.contains(&head.kek().0) || escrow.is_some_and(|id| lost.ids.contains(&id))
+        })
+    }
+
+    fn lose(&mut self, set: &str, record: &Record) {
+        let list = |field: &str| {
+            let list = record.body.get(field).and_then(Value::as_array);
+            let texts = list.into_iter().flatten().filter_map(Value::as_str);
+            texts.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let digits = list("kek_ids").into_iter();
+        let digits = digits.chain(text(record, "escrow_id").map(str::to_owned));
+        let ids: Vec<[u8; 16]> = digits
+            .filter_map(|digits| {
+                let mut id = [0; 16];
+                hex::decode_to_slice(digits, &mut id).ok()?;
+                Some(id)
+            })
+            .collect();
+        // The record of what became of the keys names none.
+        if ids.is_empty() {
+            return;
+        }
+        self.lost.push(Lost {
+            set: set.to_owned(),
+            ids,
+            backends: list("backends"),
+            files: record
+                .body
+                .get("files")
+                .and_then(Value::as_u64)
+                .unwrap_or(0),
+            approver: text(record, "approver").unwrap_or_default().to_owned(),
+            time: record.time.clone(),
+        });
+    }
+
     fn bury(&mut self, record: &Record) {
+        if let Some(set) = text(record, "set") {
+            return self.lose(set, record);
+        }
         let mut object = [0; 16];
         let digits = text(record, "object").unwrap_or_default();
         if hex::decode_to_slice(digits, &mut object).is_err() {
@@ -314,6 +373,7 @@ mod tests {
             by_name: HashMap::new(),
             records: 0,
             shredded: HashMap::new(),
+            lost: Vec::new(),
             hidden: 0,
             findings: 0,
         };

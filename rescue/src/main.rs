@@ -26,7 +26,7 @@ use std::{
 };
 
 use portcullis_at_rest::{
-    DataKey, Keyring, Realm,
+    DataKey, Head, Keyring, Realm,
     escrow::Identity,
     kek::{KeyEncryptionKey, SoftwareKek},
     key_file::{read_kek, read_share, write_kek, write_recipient, write_share},
@@ -43,7 +43,7 @@ use self::{
     journal::Index,
     report::Report,
     restore::{Fault, Keys},
-    tree::{Opened, Tree},
+    tree::{Opened, Tree, of_keys},
 };
 
 fn main() -> ExitCode {
@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some((directory, key)) => Some(Index::read(directory, key)?),
     };
     let opened = open(&arguments.from)?;
-    let names = names(arguments, &opened, &keys)?;
+    let names = names(arguments, &opened, &keys, index.as_ref())?;
     let only = arguments.only.as_deref();
     let tree = Tree::open(&opened, &arguments.to, only, names)?;
     let mut report = Report::new(arguments.json, io::stdout().lock());
@@ -98,6 +98,7 @@ fn names(
     arguments: &Arguments,
     opened: &Opened,
     keys: &Keys,
+    index: Option<&Index>,
 ) -> Result<Option<Names>, Box<dyn Error>> {
     const MOST: u64 = FILE_LENGTH as u64 + 1;
     let read = |path: &Path| -> io::Result<Option<Vec<u8>>> {
@@ -124,6 +125,15 @@ fn names(
             .small(&name.to_string_lossy(), MOST)
             .map_err(|error| format!("the bucket can't be read: {error}"))?),
     };
+    if let (Some(index), Ok(Some(stored))) = (index, &stored)
+        && let Some(lost) = Head::parse(stored).ok().and_then(|head| index.lost(&head))
+    {
+        let lost = of_keys(lost);
+        return Err(format!(
+            "the encrypted names of this backend were {lost}; nothing of it is given out"
+        )
+        .into());
+    }
     let names = match stored {
         Ok(None) => return Ok(None),
         Ok(Some(stored)) => match keys.names(&stored) {

@@ -26,7 +26,7 @@ use rustix::{
 #[cfg(feature = "s3")]
 use crate::bucket::{Bucket, Part};
 use crate::{
-    journal::{Index, Said, Shredded},
+    journal::{Index, Lost, Said, Shredded},
     report::{Entry, Fate, Report},
     restore::{Fault, Keys, Written, restore},
 };
@@ -121,6 +121,7 @@ impl<'a> Tree<'a> {
             found: self.only.is_none(),
             is_unnamed: false,
             buried: HashSet::new(),
+            lost: HashSet::new(),
         };
         walk.directory(&self.from, &target, 0)
             .map_err(TreeError::Report)?;
@@ -186,6 +187,8 @@ struct Walk<'a, W> {
     is_unnamed: bool,
     /// Files that were destroyed by the journal, of which there is a copy.
     buried: HashSet<[u8; 16]>,
+    /// Sets of keys that were, of which something was found.
+    lost: HashSet<String>,
 }
 
 /// One name in a directory.
@@ -339,9 +342,8 @@ impl<W: Write> Walk<'_, W> {
                 return self.say(Fate::Failed, Some(detail));
             }
         };
-        if let Some((object, shredded)) = self.shredded(source) {
-            let detail = format!("{}; this copy is not given out", of(shredded));
-            self.buried.insert(object);
+        if let Some(detail) = self.shredded(source) {
+            let detail = format!("{detail}; this copy is not given out");
             return self.say(Fate::Shredded, Some(detail));
         }
         let draft = match Draft::new(directory) {
@@ -378,13 +380,20 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    /// What the journal says, if it says that the file was destroyed.
-    fn shredded(&self, source: &File) -> Option<([u8; 16], &Shredded)> {
+    /// What the journal says, if it says that the file or its keys were destroyed.
+    fn shredded(&mut self, source: &File) -> Option<String> {
         let index = self.index?;
         let mut beginning = [0; Head::LENGTH];
         source.read_exact_at(&mut beginning, 0).ok()?;
-        let object = Head::parse(&beginning).ok()?.object().0;
-        Some((object, index.shredded.get(&object)?))
+        let head = Head::parse(&beginning).ok()?;
+        let object = head.object().0;
+        if let Some(shredded) = index.shredded.get(&object) {
+            self.buried.insert(object);
+            return Some(of(shredded));
+        }
+        let lost = index.lost(&head)?;
+        self.lost.insert(lost.set.clone());
+        Some(of_keys(lost))
     }
 
     /// Those that are not there, as it should be.
@@ -402,6 +411,18 @@ impl<W: Write> Walk<'_, W> {
                 path,
                 fate: Fate::Shredded,
                 detail: Some(of(shredded)),
+                bytes: 0,
+                sha256: None,
+            })?;
+        }
+        let lost = index.into_iter().flat_map(|index| &index.lost);
+        for lost in lost.filter(|lost| !self.lost.contains(&lost.set)) {
+            let (files, backends) = (lost.files, lost.backends.join(", "));
+            let detail = format!("{files} files of {backends}, {}", of_keys(lost));
+            self.report.entry(&Entry {
+                path: format!("(keys {})", lost.set).as_bytes(),
+                fate: Fate::Shredded,
+                detail: Some(detail),
                 bytes: 0,
                 sha256: None,
             })?;
@@ -657,6 +678,14 @@ fn of(shredded: &Shredded) -> String {
     format!(
         "destroyed by the word of {}, {}",
         shredded.approver, shredded.time
+    )
+}
+
+/// Likewise, with which keys.
+pub(crate) fn of_keys(lost: &Lost) -> String {
+    format!(
+        "destroyed with keys {} by the word of {}, {}",
+        lost.set, lost.approver, lost.time
     )
 }
 

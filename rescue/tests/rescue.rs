@@ -19,7 +19,7 @@ use std::{
 };
 
 use portcullis_at_rest::{
-    DataKey, EXTENT_PLAINTEXT, Keyring, Layout, Realm, SEGMENT_PLAINTEXT, Sealer,
+    DataKey, EXTENT_PLAINTEXT, Head, Keyring, Layout, Realm, SEGMENT_PLAINTEXT, Sealer,
     escrow::Identity,
     kek::SoftwareKek,
     key_file::{read_kek, read_recipient, write_kek, write_share},
@@ -691,6 +691,65 @@ fn files_are_compared_with_the_last_upload_on_record() {
     assert_eq!(said.code, Some(1));
     assert!(!said.text.contains(r#""findings":0"#), "{}", said.text);
     assert_eq!(lab.rescue(&TWO, &["--journal", &log]).code, Some(2));
+}
+
+#[test]
+fn files_of_keys_that_were_destroyed_on_record_are_not_given_out_and_others_are() {
+    let lab = Lab::new();
+    let stored = lab.seal(b"of the partner");
+    let head = Head::parse(&stored[..HEAD]).unwrap();
+    let escrow = hex::encode(head.escrow().unwrap().0);
+    let tombstone = |kek: &str, escrow: &str| {
+        let mut event = Event::new(EventKind::RestTombstone);
+        event.outcome = Some(Verdict::Allow);
+        event.body = serde_json::json!({
+            "set": "acme", "kek_ids": [kek], "escrow_id": escrow, "backends": ["archive"], "files": 3,
+            "approver": "J. Doe",
+        })
+        .as_object()
+        .unwrap()
+        .clone();
+        event
+    };
+    let (own, strange) = (head.kek().to_string(), "00".repeat(16));
+    lab.store("a", &stored);
+    for (kek, escrow, is_lost) in [
+        (&own, &escrow, true),
+        // Its key-encryption key was another one then.
+        (&strange, &escrow, true),
+        (&own, &strange, true),
+        (&strange, &strange, false),
+    ] {
+        let (log, key) = journal(lab.home.path(), vec![tombstone(kek, escrow)]);
+        let with = ["--journal", &log, "--journal-key", &key];
+        for keys in [&TWO[..], &["kek"]] {
+            let said = lab.rescue(keys, &with);
+            assert_eq!(said.code, Some(0), "{}", said.text);
+            let expected = if is_lost { "shredded" } else { "decrypted" };
+            assert_eq!(said.fate("a"), expected, "{}", said.text);
+            assert_eq!(lab.plaintext("a").is_some(), !is_lost);
+            assert_eq!(
+                said.files.contains_key("(keys acme)"),
+                !is_lost,
+                "said once where nothing of it is there"
+            );
+            assert!(
+                said.text
+                    .contains("destroyed with keys acme by the word of J. Doe")
+            );
+            let _ = fs::remove_dir_all(lab.path("to"));
+        }
+        fs::remove_dir_all(&log).unwrap();
+    }
+
+    lab.names();
+    let (log, key) = journal(lab.home.path(), vec![tombstone(&own, &escrow)]);
+    let said = lab.rescue(&TWO, &["--journal", &log, "--journal-key", &key]);
+    assert_eq!(said.code, Some(2), "{}", said.text);
+    assert!(
+        said.text
+            .contains("the encrypted names of this backend were destroyed with keys acme")
+    );
 }
 
 /// A bucket with one object, whose first answer breaks off in the middle.
