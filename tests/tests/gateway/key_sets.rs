@@ -94,7 +94,7 @@ impl Gateway {
     }
 
     /// The key-encryption key of `[encryption]`.
-    fn standard_key(&self) -> PathBuf {
+    pub(crate) fn standard_key(&self) -> PathBuf {
         self.proxy.folder().join("at-rest.kek")
     }
 
@@ -132,7 +132,7 @@ pub(crate) struct Rescued {
 }
 
 /// Makes keys, and gives the section that names them.
-fn new_set(folder: &Path, name: &str) -> Result<String> {
+pub(crate) fn new_set(folder: &Path, name: &str) -> Result<String> {
     let (key, escrow) = (folder.join(name).with_extension("kek"), folder.join(name));
     for (verb, at) in [("new-key", &key), ("new-escrow", &escrow)] {
         let mut rescue = Command::new(locate::binary("portcullis-rescue")?);

@@ -17,6 +17,7 @@ mod factors;
 mod forwarded;
 mod hidden_paths;
 mod key_sets;
+mod key_shredding;
 mod keys;
 mod limits;
 mod login;

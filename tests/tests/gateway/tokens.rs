@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::Attribute;
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use portcullis_tests::account::{Account, Factors, Mount};
@@ -22,6 +22,7 @@ use portcullis_tests::process::wait_for;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use tempfile::TempDir;
 
+use crate::key_sets::new_set;
 use crate::sessions::{body, text, wait_for_record};
 
 const LAB: &str = "PORTCULLIS_TOKEN_LAB";
@@ -280,4 +281,84 @@ fn a_token_that_is_gone_is_named_and_found_again_and_a_wrong_pin_stops_a_start()
     ensure!(gateway.check()?.0 == Some(0));
     gateway.proxy.crash_and_restart()?;
     gateway.comes_back("a", b"a")
+}
+
+/// Labels of the token's keys.
+fn keys_of_token() -> Result<Vec<String>> {
+    let client = Pkcs11::new(module()?)?;
+    // This process has made the token.
+    let _ = client.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
+    let slots = client.get_slots_with_initialized_token()?;
+    let session = client.open_ro_session(*slots.first().context("the token")?)?;
+    let _ = session.login(UserType::User, Some(&AuthPin::new(PIN.into())));
+    let mut labels = Vec::new();
+    for key in session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY)])? {
+        for attribute in session.get_attributes(key, &[AttributeType::Label])? {
+            if let Attribute::Label(label) = attribute {
+                labels.push(String::from_utf8(label)?);
+            }
+        }
+    }
+    labels.sort();
+    Ok(labels)
+}
+
+#[test]
+fn a_set_whose_key_is_in_a_token_is_destroyed_there_and_the_tokens_other_key_stays() -> Result<()> {
+    let name = "a_set_whose_key_is_in_a_token_is_destroyed_there_and_the_tokens_other_key_stays";
+    let Some(lab) = runs_here(name)? else {
+        return Ok(());
+    };
+    token(&lab)?;
+    ensure!(keys_of_token()? == ["new", "old"]);
+    let (storage, here) = (files::folder("storage")?, files::folder("here")?);
+    let section = new_set(&lab, "acme")?;
+    let key = format!("key_file = \"{}\"", lab.join("acme.kek").display());
+    let section = section.replace(&key, &format!("token = {}", place(&lab, "old")?));
+    let own = Backend::local(storage.path()).encrypted();
+    let proxy = Plan::new(Place::Loopback)?
+        .sections(&section)
+        .backend("disk", own.with("keys = \"acme\""))
+        .start()?;
+    let alice = proxy.account("alice", &[Mount::all("/inbox", "disk", ".")])?;
+    let mut gateway = Gateway {
+        proxy,
+        alice,
+        here,
+        storage,
+    };
+    gateway.put("a", b"a")?;
+    gateway.comes_back("a", b"a")?;
+    let destroy = [
+        "encryption",
+        "shred-keys",
+        "acme",
+        "--reason",
+        "r",
+        "--approver",
+        "J. Doe",
+    ];
+    let said = gateway.proxy.command(&destroy)?;
+    ensure!(
+        said.contains("destroyed  key \"old\" of token \"archive\""),
+        "{said}"
+    );
+    ensure!(
+        said.contains("two of the three shares of escrow key"),
+        "{said}"
+    );
+    ensure!(keys_of_token()? == ["new"], "{:?}", keys_of_token()?);
+    for _ in 0..2 {
+        for batch in ["get a back", "put back b"] {
+            fs::write(gateway.here.path().join("back"), "x")?;
+            let (is_done, said) = gateway.sftp(batch)?;
+            ensure!(!is_done, "{batch}: {said}");
+        }
+        // The configuration names the token's key as before.
+        gateway.proxy.crash_and_restart()?;
+    }
+    let said = gateway.proxy.command(&destroy)?;
+    ensure!(said.contains("destroyed  key \"old\""), "{said}");
+    ensure!(keys_of_token()? == ["new"]);
+    gateway.proxy.journal_is_sound()
 }
