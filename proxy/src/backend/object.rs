@@ -19,6 +19,7 @@ mod parts;
 pub mod settings;
 mod settle;
 mod transport;
+mod turns;
 mod upload;
 mod wire;
 

@@ -16,6 +16,7 @@ use super::{
     location::Key,
     names,
     parts::{Assembly, Disorder, Part},
+    turns::Turn,
     wire::Version,
 };
 use crate::{
@@ -228,6 +229,7 @@ impl Upload {
         if let Some(fault) = self.failed.take() {
             return Err(fault);
         }
+        let _turn = Turn::of(&self.bucket, &self.key).await;
         let only_if_absent = self.publish == Publish::MustNotExist;
         // Servers that do not know the condition are asked before.
         if only_if_absent && self.something_stands().await? {
