@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use portcullis_tests::files;
 use portcullis_tests::locate;
 use portcullis_tests::place::Place;
-use portcullis_tests::process::finish_within;
+use portcullis_tests::process::{Running, finish_within};
 use serde_json::Value;
 
 use crate::key_sets::{Gateway, new_set};
@@ -395,6 +395,42 @@ fn a_gateway_that_is_killed_meanwhile_has_the_keys_in_use_or_on_record_as_destro
     }
     ensure!(unfinished > 0, "no kill came in the middle");
     gateway.proxy.journal_is_sound()
+}
+
+#[test]
+fn a_key_file_that_the_daemon_may_not_write_is_destroyed_by_the_one_who_asks() -> Result<()> {
+    let mut gateway = Gateway::start()?;
+    gateway.put("acme", "b", "the partner")?;
+    gateway.proxy.process.kill()?;
+    // As the unit does: the daemon alone sees a file system that is not to be written.
+    let (keys, config) = (
+        gateway.keys.path().display(),
+        gateway.proxy.config.display(),
+    );
+    let program = locate::binary("portcullis-proxy")?;
+    let script = format!(
+        "mount --bind {keys} {keys} && mount -o remount,ro,bind {keys} && exec {} run --config {config}",
+        program.display()
+    );
+    let mut sandboxed = Command::new("unshare");
+    sandboxed.args(["--mount", "sh", "-c", &script]);
+    let log = gateway.proxy.folder().join("sandboxed.log");
+    gateway.proxy.process = Running::start("portcullis-proxy", &mut sandboxed, &log)?;
+    let port = gateway.proxy.address.port();
+    gateway.proxy.process.wait_until_listening(port)?;
+    gateway.comes_back("acme", "b", "the partner")?;
+
+    let (code, done) = shredded(&gateway.proxy.config)?;
+    ensure!(code == Some(0) && !gateway.own_key().exists(), "{done}");
+    let records = gateway.proxy.records()?;
+    let ends = records
+        .iter()
+        .filter(|record| record.pointer("/body/left").is_some());
+    let ends: Vec<_> = ends.map(|record| text(record, "outcome")).collect();
+    ensure!(ends == ["failure", "success"], "{ends:?}");
+    let (is_done, said) = gateway.sftp("acme", "get b back")?;
+    ensure!(!is_done, "{said}");
+    Ok(())
 }
 
 /// Where the bytes are in what the process has in memory.
