@@ -7,11 +7,13 @@
 mod name;
 mod progress;
 mod unreadable;
+mod watch;
 
 pub use self::{
     name::{Claim, Claims, SessionNames, StagingName, StagingNames, UploadSettings},
     progress::{Beginning, LEAST_RESUMABLE, Landing, Progress, shown_length},
     unreadable::Unreadable,
+    watch::{Changing, Held, WatchError, Watched},
 };
 use crate::{backend::ErrorKind, operation::Access, path::RESERVED_PREFIX};
 

@@ -11,6 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+use super::watch::{Changing, Watch, WatchError, Watched};
 use crate::{
     backend::Owner,
     path::{RESERVED_PREFIX, RelativePath},
@@ -84,6 +85,7 @@ struct Shared {
     names: Mutex<HashSet<StagingName>>,
     /// Held by who changes what names stand for; as a whole by who must know that nobody does.
     turn: RwLock<()>,
+    watch: Arc<Watch>,
 }
 
 impl Claims {
@@ -193,6 +195,20 @@ impl StagingNames {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// For a change of what `paths` stand for, as the server is asked for them. It waits while the gateway gives another file
+    /// one of them.
+    pub async fn changing(&self, paths: &[&[u8]]) -> Changing {
+        self.settings.claims.0.watch.changing(paths).await
+    }
+
+    /// Watches a path for such changes.
+    ///
+    /// # Errors
+    /// If those that have begun don't come to their end.
+    pub async fn watch(&self, path: &[u8]) -> Result<Watched, WatchError> {
+        self.settings.claims.0.watch.watched(path).await
     }
 
     /// True while an upload has the name.
