@@ -26,8 +26,9 @@ use futures_util::future::BoxFuture;
 use portcullis_audit::catalogue::OnRecord;
 use portcullis_journal::Recorded;
 
+use self::staging::Watched;
 use crate::{
-    operation::{HandleId, Outcome},
+    operation::{Attributes, HandleId, Outcome},
     policy::Permit,
 };
 
@@ -70,26 +71,63 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
 /// Of a backend whose stored files the gateway itself can change while clients use them.
 pub trait Tending: Send + Sync {
-    /// Exchanges the first bytes of the file at the operation's path, where it lies: whoever has it open goes on, and its times,
-    /// owner and rights stay. It is durable when this ends.
-    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
+    /// True if first bytes are exchanged where they lie, so that a disk that loses power may tear them. Otherwise a copy takes the
+    /// file's place.
+    fn is_in_place(&self) -> bool;
 
-    /// Exchanges the first bytes of the file at the operation's path as [`exchange`](Self::exchange) does, and removes it.
+    /// Exchanges the first bytes of the file at the operation's path, unless somebody changes it meanwhile: whoever has it open
+    /// goes on. Gives how many bytes were read and written for it. It is as durable as an upload when this ends.
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>>;
+
+    /// Removes the file at the operation's path if it begins so; where first bytes are exchanged where they lie, they are before.
     fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution;
 
-    /// What the file of an FSTAT is.
+    /// What the file at the operation's path is. It is asked before the file is opened.
     fn version(
         &self,
         recorded: Recorded<Permit>,
     ) -> BoxFuture<'static, Result<FileVersion, BackendError>>;
 
-    /// A CLOSE that publishes an upload only in the place of that version, whose times it gets.
+    /// A CLOSE that publishes an upload only in the place of that version, whose times it gets where they can be set.
     fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution;
 }
 
 /// Tells a file, its content and its attributes from all others and earlier ones.
 #[derive(Debug, Clone)]
-pub struct FileVersion {
+pub enum FileVersion {
+    /// Of a file system.
+    Inode(InodeVersion),
+    /// Of a bucket.
+    Object {
+        size: u64,
+        tag: Option<String>,
+        generation: Option<String>,
+    },
+    /// Of a server that tells little, and what this gateway's clients have done since.
+    Watched {
+        attributes: Attributes,
+        watched: Arc<Watched>,
+    },
+}
+
+impl FileVersion {
+    /// In bytes, if it is known.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::Inode(version) => u64::try_from(version.size).ok(),
+            Self::Object { size, .. } => Some(*size),
+            Self::Watched { attributes, .. } => attributes.size,
+        }
+    }
+}
+
+/// What a file system tells of a file.
+#[derive(Debug, Clone)]
+pub struct InodeVersion {
     pub device: u64,
     pub inode: u64,
     pub size: i64,
@@ -100,7 +138,7 @@ pub struct FileVersion {
     pub accessed: (i64, i64),
 }
 
-impl FileVersion {
+impl InodeVersion {
     /// True unless somebody has done more than read the file.
     pub fn is_same(&self, other: &Self) -> bool {
         let facts = |version: &Self| {

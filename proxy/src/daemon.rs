@@ -168,6 +168,7 @@ pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
     };
     let judges = judges::build(&config.auth, None)?;
     let stored_accounts = accounts.clone();
+    let kept_accounts = accounts.clone();
     let authenticator = Authenticator::new(accounts, journal.clone(), settings)?
         .with_account_defaults(config.accounts.defaults)
         .with_judges(judges.clone());
@@ -242,7 +243,7 @@ pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
     let encryption = Encryption::start(
         &config.journal,
         journal.clone(),
-        Vaults::of(&config, &built),
+        (kept_accounts, Vaults::of(&config, &built)),
         stop.clone(),
     )
     .map_err(|source| DaemonError::Rest {

@@ -291,7 +291,10 @@ pub enum Tended {
     /// Its key is wrapped as those of new files are.
     Current,
     /// Its key was wrapped otherwise before.
-    Rewrapped,
+    Rewrapped {
+        /// Read and written for it.
+        bytes: u64,
+    },
     /// It is not encrypted.
     Plain,
     /// It was not encrypted before.
@@ -314,7 +317,7 @@ impl Tended {
     pub fn name(self) -> &'static str {
         match self {
             Self::Current => "current",
-            Self::Rewrapped => "rewrapped",
+            Self::Rewrapped { .. } => "rewrapped",
             Self::Plain => "plain",
             Self::Encrypted { .. } => "encrypted",
             Self::Identified { .. } => "identified",

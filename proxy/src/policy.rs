@@ -292,6 +292,14 @@ impl Permit {
         )
     }
 
+    /// True for the gateway's own work on stored files.
+    pub fn is_tending(&self) -> bool {
+        matches!(
+            self.decision,
+            Decision::Rotating | Decision::Migrating | Decision::Shredding
+        )
+    }
+
     /// The second path of a rename, below the mount's directory.
     pub fn second_target(&self) -> Option<&RelativePath> {
         match &self.route {

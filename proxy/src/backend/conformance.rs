@@ -8,11 +8,15 @@ mod client;
 mod files;
 mod names;
 mod resumption;
+mod tending;
 mod uploads;
 
 use std::{any::Any, fmt, path::PathBuf, sync::Arc};
 
-pub(crate) use self::client::{Client, READ, REPLACE, WRITE, opened_handle};
+pub(crate) use self::{
+    client::{Client, READ, REPLACE, WRITE, opened_handle},
+    tending::{Keys, NEW, OLD},
+};
 use super::{BackendService, Owner};
 use crate::testing;
 
@@ -147,6 +151,11 @@ rules! {
     a_name_that_is_not_utf8_is_kept_byte_for_byte in names;
     links_are_stored_as_they_were_given in names;
     a_hard_link_is_the_same_file_and_never_replaces in names;
+    a_rotation_changes_the_head_of_a_file_and_nothing_else in tending;
+    a_file_that_is_not_authentic_is_not_touched in tending;
+    a_plain_file_is_encrypted_in_its_place_if_it_is_the_expected_one in tending;
+    what_clients_do_while_files_are_tended_is_never_undone in tending;
+    a_file_is_destroyed_if_it_is_the_one_that_was_meant in tending;
 }
 
 pub(crate) use suite;

@@ -39,7 +39,10 @@ use self::{
     shown::show_plaintext,
     steps::Steps,
 };
-pub use self::{keys::waiting, pending::Pending};
+pub use self::{
+    keys::waiting,
+    pending::{Pending, Place},
+};
 use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, HalfwayRenames, Owner,
 };

@@ -18,6 +18,7 @@ mod partial;
 mod pool;
 mod server;
 pub mod settings;
+mod tending;
 mod tls;
 mod update;
 mod upload;
@@ -29,6 +30,7 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -45,6 +47,7 @@ use self::{
     pool::Pool,
     server::Server,
     settings::Charset,
+    tending::changing,
 };
 pub use self::{
     settings::{FtpSettings, FtpTls, Password, TlsTrust},
@@ -52,7 +55,8 @@ pub use self::{
 };
 use crate::{
     backend::{
-        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, Origin, Owner,
+        Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
+        FileVersion, Origin, Owner, Tending,
         staging::{self, LEAST_RESUMABLE, Unreadable},
     },
     operation::{HandleId, Operation, Outcome},
@@ -170,6 +174,10 @@ impl Backend for FtpBackend {
         self.uploads.watch(&permit, execution)
     }
 
+    fn tending(&self) -> Option<&dyn Tending> {
+        Some(self)
+    }
+
     fn end(&self) -> BoxFuture<'static, ()> {
         self.ended.cancel();
         self.handles
@@ -187,6 +195,51 @@ impl Backend for FtpBackend {
             pool.close_idle();
         }
         .boxed()
+    }
+}
+
+impl Tending for FtpBackend {
+    fn is_in_place(&self) -> bool {
+        false
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
+        let pool = Arc::clone(&self.pool);
+        self.tend(&recorded.into_intent(), |path| async move {
+            tending::exchange(&pool, &path, &beginning).await
+        })
+    }
+
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let pool = Arc::clone(&self.pool);
+        self.tend(&recorded.into_intent(), |path| async move {
+            let destroyed = tending::destroy(&pool, &path, &beginning).await;
+            destroyed.map(|()| Outcome::Done)
+        })
+    }
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        let pool = Arc::clone(&self.pool);
+        self.tend(&recorded.into_intent(), |path| async move {
+            tending::version(&pool, &path).await
+        })
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        let permit = recorded.into_intent();
+        let sender = permit.operation().handle().and_then(|handle| {
+            let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+            handles.remove(&handle)
+        });
+        let execution = self.ask(sender, HandleRequest::CloseOver(version));
+        self.uploads.watch(&permit, execution)
     }
 }
 
@@ -270,6 +323,27 @@ impl FtpBackend {
         }
     }
 
+    /// Does it in a task of its own, on what the permit is for.
+    fn tend<T: Send + 'static, W: Future<Output = Result<T, Fault>> + Send + 'static>(
+        &self,
+        permit: &Permit,
+        work: impl FnOnce(RelativePath) -> W,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
+        let server = self.pool.server().settings.address.clone();
+        let Some(target) = permit.target().cloned() else {
+            let error = unsupported("an operation without a path on this mount").at(&server);
+            return async move { Err(error) }.boxed();
+        };
+        let (answer, answered) = oneshot::channel();
+        let work = work(target);
+        self.tasks.spawn(async move {
+            let done = work.await.map_err(|fault| fault.at(&server));
+            // Whoever asked may be gone.
+            let _ = answer.send(done);
+        });
+        self.answered(answered)
+    }
+
     fn open(&self, handle: HandleId, what: OpenAs) -> Execution {
         let (sender, requests) = mpsc::channel(QUEUE);
         let (answer, opened) = oneshot::channel();
@@ -348,7 +422,10 @@ impl FtpBackend {
         }
     }
 
-    fn answered(&self, answer: oneshot::Receiver<Result<Outcome, BackendError>>) -> Execution {
+    fn answered<T: Send + 'static>(
+        &self,
+        answer: oneshot::Receiver<Result<T, BackendError>>,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
         let server = self.pool.server().settings.address.clone();
         async move {
             answer.await.unwrap_or_else(|_| {
@@ -409,20 +486,30 @@ async fn serve_name(pool: &Arc<Pool>, request: NameRequest) -> Result<Outcome, F
             };
         }
         NameRequest::SetAttributes(path, attributes) => {
+            let _turn = changing(pool, &mut lease, &[&path]).await?;
             names::set_attributes(&mut lease, &path, &attributes).await?;
         }
-        NameRequest::Remove(path) => match names::remove(&mut lease, &path).await {
-            Err(fault) if fault.kind() == Some(ErrorKind::NotFound) => {
-                partial::remove(pool, &mut lease, &path)
-                    .await?
-                    .ok_or(fault)?;
+        NameRequest::Remove(path) => {
+            let _turn = changing(pool, &mut lease, &[&path]).await?;
+            match names::remove(&mut lease, &path).await {
+                Err(fault) if fault.kind() == Some(ErrorKind::NotFound) => {
+                    partial::remove(pool, &mut lease, &path)
+                        .await?
+                        .ok_or(fault)?;
+                }
+                removed => removed?,
             }
-            removed => removed?,
-        },
+        }
         NameRequest::MakeDirectory(path) => names::make_directory(&mut lease, &path).await?,
         NameRequest::RemoveDirectory(path) => names::remove_directory(&mut lease, &path).await?,
-        NameRequest::Rename(from, to) => names::rename(&mut lease, &from, &to).await?,
-        NameRequest::Replace(from, to) => names::replace(&mut lease, &from, &to).await?,
+        NameRequest::Rename(from, to) => {
+            let _turn = changing(pool, &mut lease, &[&from, &to]).await?;
+            names::rename(&mut lease, &from, &to).await?;
+        }
+        NameRequest::Replace(from, to) => {
+            let _turn = changing(pool, &mut lease, &[&from, &to]).await?;
+            names::replace(&mut lease, &from, &to).await?;
+        }
     }
     Ok(Outcome::Done)
 }

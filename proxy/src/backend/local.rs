@@ -211,7 +211,15 @@ impl Backend for LocalBackend {
 }
 
 impl Tending for LocalBackend {
-    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
         let permit = Arc::new(recorded.into_intent());
         self.run(permit, move |session, permit| {
             session.exchange(permit, &beginning)

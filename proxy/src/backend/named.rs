@@ -161,7 +161,15 @@ impl Backend for Named {
 }
 
 impl Tending for Named {
-    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+    fn is_in_place(&self) -> bool {
+        self.0.root.tending().is_some_and(Tending::is_in_place)
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
         let session = Arc::clone(&self.0);
         async move { session.enter().await?.exchange(recorded, beginning).await }.boxed()
     }

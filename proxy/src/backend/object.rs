@@ -18,6 +18,7 @@ mod names;
 mod parts;
 pub mod settings;
 mod settle;
+mod tending;
 mod transport;
 mod turns;
 mod upload;
@@ -47,8 +48,8 @@ use self::{
 };
 use crate::{
     backend::{
-        Backend, BackendError, BackendService, Capabilities, ErrorKind, Execution, HalfwayRenames,
-        Origin, Owner, Settled, Shown,
+        Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
+        FileVersion, HalfwayRenames, Origin, Owner, Settled, Shown, Tending,
         ftp::TlsSettingsError,
         staging::{self, Unreadable},
     },
@@ -207,8 +208,61 @@ impl Backend for ObjectBackend {
         async move { tasks.wait().await }.boxed()
     }
 
+    fn tending(&self) -> Option<&dyn Tending> {
+        Some(self)
+    }
+
     fn halfway_renames(&self) -> Option<&dyn HalfwayRenames> {
         Some(self)
+    }
+}
+
+impl Tending for ObjectBackend {
+    fn is_in_place(&self) -> bool {
+        false
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
+        let bucket = Arc::clone(&self.bucket);
+        self.tend(&recorded.into_intent(), |key| async move {
+            tending::exchange(&bucket, &key, &beginning).await
+        })
+    }
+
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let bucket = Arc::clone(&self.bucket);
+        self.tend(&recorded.into_intent(), |key| async move {
+            let destroyed = tending::destroy(&bucket, &key, &beginning).await;
+            destroyed.map(|()| Outcome::Done)
+        })
+    }
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        let bucket = Arc::clone(&self.bucket);
+        self.tend(&recorded.into_intent(), |key| async move {
+            tending::version(&bucket, &key).await
+        })
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        let permit = recorded.into_intent();
+        let not_open = || Fault::judged(ErrorKind::InvalidHandle, "the handle is not open");
+        let handle = permit.operation().handle().ok_or_else(not_open);
+        let closing = handle.and_then(|handle| {
+            let sender = self.handles().remove(&handle);
+            self.ask(sender, HandleRequest::CloseOver(version))
+        });
+        match closing {
+            Ok(execution) => self.uploads.watch(&permit, execution),
+            Err(fault) => self.refuse(fault),
+        }
     }
 }
 
@@ -259,10 +313,11 @@ impl ObjectBackend {
             Operation::Open { handle, access, .. } => {
                 let intention = staging::intention(*access)
                     .map_err(|refusal| Fault::judged(refusal.kind(), refusal.to_string()))?;
-                self.open(*handle, key()?, root, OpenAs::File(*access, intention))
+                let what = OpenAs::File(*access, intention);
+                self.open((*handle, permit.is_tending()), key()?, root, what)
             }
             Operation::Opendir { handle, .. } => {
-                self.open(*handle, key()?, root, OpenAs::Directory)
+                self.open((*handle, false), key()?, root, OpenAs::Directory)
             }
             Operation::Close { handle } => {
                 let sender = self.handles().remove(handle);
@@ -365,7 +420,13 @@ impl ObjectBackend {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, handle: HandleId, key: Key, root: Key, what: OpenAs) -> Execution {
+    fn open(
+        &self,
+        (handle, is_tended): (HandleId, bool),
+        key: Key,
+        root: Key,
+        what: OpenAs,
+    ) -> Execution {
         let (sender, requests) = mpsc::channel(QUEUE);
         let (answer, opened) = oneshot::channel();
         self.handles().insert(handle, sender);
@@ -374,6 +435,7 @@ impl ObjectBackend {
             key,
             root,
             what,
+            is_tended,
             limits: Arc::clone(&self.limits),
         };
         self.tasks
@@ -406,12 +468,29 @@ impl ObjectBackend {
         Ok(self.answered(answered))
     }
 
+    /// As [`run`](Self::run), on what the permit is for.
+    fn tend<T: Send + 'static, W: Future<Output = Result<T, Fault>> + Send + 'static>(
+        &self,
+        permit: &Permit,
+        work: impl FnOnce(Key) -> W,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
+        let missing = || unsupported("an operation without a path on this mount");
+        let key = permit.target().ok_or_else(missing);
+        match key.and_then(|target| self.key(target)) {
+            Ok(key) => self.run(work(key)),
+            Err(fault) => {
+                let error = fault.at(self.bucket.name());
+                async move { Err(error) }.boxed()
+            }
+        }
+    }
+
     /// Runs an operation in a task of its own: once begun it comes to its end, whatever becomes of the client. A rename
     /// is not left half-done.
-    fn run(
+    fn run<T: Send + 'static>(
         &self,
-        operation: impl Future<Output = Result<Outcome, Fault>> + Send + 'static,
-    ) -> Execution {
+        operation: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
         let (answer, answered) = oneshot::channel();
         let bucket = Arc::clone(&self.bucket);
         self.tasks.spawn(async move {
@@ -429,7 +508,10 @@ impl ObjectBackend {
         self.run(operation.map(|done| done.map(|()| Outcome::Done)))
     }
 
-    fn answered(&self, answer: oneshot::Receiver<Result<Outcome, BackendError>>) -> Execution {
+    fn answered<T: Send + 'static>(
+        &self,
+        answer: oneshot::Receiver<Result<T, BackendError>>,
+    ) -> BoxFuture<'static, Result<T, BackendError>> {
         let bucket = Arc::clone(&self.bucket);
         async move {
             answer.await.unwrap_or_else(|_| {

@@ -16,6 +16,7 @@ mod pool;
 mod session;
 mod staged;
 mod sweep;
+mod tending;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -35,7 +36,8 @@ use portcullis_journal::Recorded;
 pub use self::{login::Credential, places::PoolLimits};
 use self::{pool::Pool, session::Session, sweep::Sweeps};
 use super::{
-    Backend, BackendError, BackendService, Capabilities, Execution, Owner, Shown,
+    Backend, BackendError, BackendService, Beginning, Capabilities, Execution, FileVersion, Owner,
+    Shown, Tending,
     staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
 use crate::{operation::Outcome, policy::Permit};
@@ -146,6 +148,59 @@ impl Backend for SftpBackend {
     fn end(&self) -> BoxFuture<'static, ()> {
         let session = self.0.clone();
         async move { session.end().await }.boxed()
+    }
+
+    /// What clients write under a file's own name would be mixed with what the gateway writes.
+    fn tending(&self) -> Option<&dyn Tending> {
+        (self.0.publication() == Publication::Rename).then_some(self)
+    }
+}
+
+impl Tending for SftpBackend {
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
+        let (session, permit) = (self.0.clone(), recorded.into_intent());
+        async move {
+            let exchanged = session.exchange(&permit, &beginning).await;
+            exchanged.map_err(|fault| session.blame(&fault, &permit))
+        }
+        .boxed()
+    }
+
+    fn destroy(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+        let (session, permit) = (self.0.clone(), recorded.into_intent());
+        async move {
+            let destroyed = session.destroy(&permit, &beginning).await;
+            destroyed.map_err(|fault| session.blame(&fault, &permit))
+        }
+        .boxed()
+    }
+
+    fn version(
+        &self,
+        recorded: Recorded<Permit>,
+    ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
+        let (session, permit) = (self.0.clone(), recorded.into_intent());
+        async move {
+            let version = session.version(&permit).await;
+            version.map_err(|fault| session.blame(&fault, &permit))
+        }
+        .boxed()
+    }
+
+    fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
+        let (session, permit) = (self.0.clone(), recorded.into_intent());
+        start(async move {
+            let closed = session.close_over(&permit, &version).await;
+            closed.map_err(|fault| session.blame(&fault, &permit))
+        })
     }
 }
 

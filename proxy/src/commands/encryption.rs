@@ -40,6 +40,11 @@ pub(super) fn encryption(arguments: &EncryptionArgs) -> anyhow::Result<ExitCode>
                     word(text("path").unwrap_or_default()),
                     text("object").unwrap_or_default()
                 ));
+                if let Some(remains) = text("copies_may_remain") {
+                    print(&format!(
+                        "copies may remain: {remains}. Nothing can be overwritten there; what it keeps of the file can be decrypted"
+                    ));
+                }
             }
             ExitCode::SUCCESS
         }

@@ -144,20 +144,24 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// The backend, and the lists that it is a member of: mounts of any of them lead to it.
     fn leading_to(&self, name: &str) -> Vec<String> {
-        let leads = |config: &BackendConfig| match config {
-            BackendConfig::Failover { members, .. } => members.iter().any(|member| member == name),
-            BackendConfig::Local { .. }
-            | BackendConfig::Sftp { .. }
-            | BackendConfig::Ftp { .. }
-            | BackendConfig::Bucket(_) => false,
-        };
-        let lists = self.configs.iter().filter(|(_, config)| leads(config));
-        std::iter::once(name.to_owned())
-            .chain(lists.map(|(list, _)| list.clone()))
-            .collect()
+        leading_to(self.configs, name)
     }
+}
+
+/// The backend, and the lists that it is a member of: mounts of any of them lead to it.
+pub(super) fn leading_to(configs: &BTreeMap<String, BackendConfig>, name: &str) -> Vec<String> {
+    let leads = |config: &BackendConfig| match config {
+        BackendConfig::Failover { members, .. } => members.iter().any(|member| member == name),
+        BackendConfig::Local { .. }
+        | BackendConfig::Sftp { .. }
+        | BackendConfig::Ftp { .. }
+        | BackendConfig::Bucket(_) => false,
+    };
+    let lists = configs.iter().filter(|(_, config)| leads(config));
+    std::iter::once(name.to_owned())
+        .chain(lists.map(|(list, _)| list.clone()))
+        .collect()
 }
 
 fn build_all(

@@ -20,20 +20,26 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::shred_keys::SettleError;
 pub(super) use self::shred_keys::{settle, tell_left};
-use self::{shred::Shred, shred_keys::ShredKeys, walk::Walk};
+use self::{
+    shred::Shred,
+    shred_keys::ShredKeys,
+    walk::{Walk, settled},
+};
 use super::{
-    backends::{Built, pending},
+    backends::{Built, leading_to, pending},
     quiet::Quiet,
     requests,
     rest::Stored,
 };
 use crate::{
-    backend::BackendService,
+    accounts::Accounts,
+    backend::{BackendError, BackendService, ErrorKind, Origin, encrypted::Place},
     causes::chain,
     config::{AtRest, BackendConfig, Config, EncryptionConfig, JournalConfig},
     encryption::{Answer, REQUEST, Request, Task},
     gate::{names::Keeper, verify::Verified},
-    operation::Care,
+    operation::{Care, Tended},
+    path::VirtualPath,
 };
 
 /// How often requests are looked for.
@@ -59,10 +65,36 @@ struct Kept {
     /// Who has the key of its names, if they are encrypted.
     names: Option<Keeper>,
     is_migrating: bool,
-    is_local: bool,
+    /// Where wraps of a file that is destroyed may stay all the same.
+    remains: Option<&'static str>,
+    /// Mounts' directories may be anywhere on it, and nobody's else are looked at.
+    is_server: bool,
+    /// It, and the lists that it is a member of.
+    backends: Vec<String>,
 }
 
 impl Kept {
+    /// Looks at the file whose head may be half written.
+    async fn tend_left(
+        &self,
+        journal: &Journal,
+        name: &str,
+        left: &Place,
+    ) -> Result<Tended, BackendError> {
+        let journal = journal.clone();
+        let verified = Verified::below(journal, name, &*self.service, &left.directory)?;
+        let path = [verified.mount.at.as_bytes(), left.path.as_bytes()].concat();
+        let tended = match VirtualPath::clean(&path) {
+            Ok(path) => verified.tend(&path, Care::Rewrap).await,
+            Err(error) => {
+                let (kind, origin) = (ErrorKind::NotFound, Origin::Gateway);
+                Err(BackendError::new(kind, origin, error.to_string()))
+            }
+        };
+        verified.backend.end().await;
+        tended
+    }
+
     /// True unless the key of its names needs no retired one.
     fn has_outdated_names(&self) -> bool {
         self.names.as_ref().is_some_and(|names| !names.is_current())
@@ -87,13 +119,14 @@ impl Vaults {
             else {
                 return None;
             };
-            let is_local = matches!(config.backends.get(name), Some(BackendConfig::Local { .. }));
             let kept = Kept {
                 service: Arc::clone(services.get(name)?),
                 keys: Arc::clone(keys),
                 names: built.keeper(name),
                 is_migrating: *is_migrating,
-                is_local,
+                remains: config.backends.get(name).and_then(remains),
+                is_server: config.backends.get(name).is_some_and(is_server),
+                backends: leading_to(&config.backends, name),
             };
             Some((name.clone(), kept))
         });
@@ -161,6 +194,32 @@ impl Vaults {
     }
 }
 
+fn is_server(backend: &BackendConfig) -> bool {
+    matches!(
+        backend,
+        BackendConfig::Sftp { .. } | BackendConfig::Ftp { .. }
+    )
+}
+
+/// Why what a crash has left could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum Unfinished {
+    Kept(#[from] io::Error),
+    Backend(#[from] BackendError),
+}
+
+/// Where a backend keeps what it no longer shows, if nothing can be overwritten there.
+fn remains(backend: &BackendConfig) -> Option<&'static str> {
+    match backend {
+        BackendConfig::Local { .. } | BackendConfig::Sftp { .. } => None,
+        BackendConfig::Ftp { .. } => Some("freed blocks of the server"),
+        BackendConfig::Bucket(_) => Some("bucket versioning"),
+        // Its members have their own names.
+        BackendConfig::Failover { .. } => None,
+    }
+}
+
 /// Writes again what a crash may have torn. Nobody uses the backends yet.
 pub(super) async fn finish(config: &Config, built: &Built, journal: &Journal) {
     let folder = config.journal.verification();
@@ -171,27 +230,25 @@ pub(super) async fn finish(config: &Config, built: &Built, journal: &Journal) {
             continue;
         }
         let finished = async {
-            let Some(path) = pending.path()? else {
+            let Some(place) = pending.place()? else {
                 return Ok(None);
             };
-            let verified = Verified::whole(journal.clone(), &name, &*kept.service)
-                .map_err(io::Error::other)?;
-            let tended = verified.tend(&path, Care::Rewrap).await;
-            verified.backend.end().await;
-            let tended = tended.map_err(io::Error::other)?;
-            pending.clear().map(|()| Some((path, tended)))
+            let tended = kept.tend_left(journal, &name, &place).await;
+            settled(&tended, &pending).map_err(BackendError::clone)?;
+            let state = tended.map_or("gone", Tended::name);
+            Ok::<_, Unfinished>(Some((place.path, state)))
         };
         match finished.await {
             Ok(None) => {}
-            Ok(Some((path, tended))) => {
+            Ok(Some((path, state))) => {
                 tracing::info!(
                     ?path,
-                    state = tended.name(),
+                    state,
                     "a crash interrupted a rotation of keys at this file"
                 );
             }
             Err(error) => {
-                tracing::error!(backend = name, %error, "a crash interrupted a rotation of keys, and the file it was at can't be looked at; it is tried again at the next start");
+                tracing::error!(backend = name, %error, "a crash interrupted a rotation of keys, and the file it was at can't be looked at; it is tried again at the next start, and by the next rotation");
             }
         }
     }
@@ -211,7 +268,7 @@ impl Encryption {
     pub(super) fn start(
         config: &JournalConfig,
         journal: Journal,
-        vaults: Vaults,
+        (accounts, vaults): (Accounts, Vaults),
         stop: CancellationToken,
     ) -> io::Result<Self> {
         let vaults = Arc::new(Mutex::new(vaults));
@@ -219,6 +276,7 @@ impl Encryption {
             folder: config.verification(),
             config: config.clone(),
             journal,
+            accounts,
             vaults: Arc::clone(&vaults),
         };
         let thread = Quiet::start(
@@ -246,6 +304,7 @@ struct Worker {
     folder: PathBuf,
     config: JournalConfig,
     journal: Journal,
+    accounts: Accounts,
     vaults: Arc<Mutex<Vaults>>,
 }
 
@@ -278,6 +337,7 @@ impl Worker {
                 let walk = Walk {
                     journal: &self.journal,
                     config: &self.config,
+                    accounts: &self.accounts,
                     vaults,
                     task: *task,
                     request,

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::run::{Ended, Run};
 pub(super) use self::{
     look::{Seen, described},
-    run::{RunError, reader},
+    run::{RunError, mounts, reader},
 };
 use super::{names::Places, quiet::Quiet, requests};
 use crate::{

@@ -89,13 +89,26 @@ impl Verified {
         name: &str,
         service: &dyn BackendService,
     ) -> Result<Self, BackendError> {
+        Self::below(journal, name, service, b".")
+    }
+
+    /// What lies below a directory of a backend, as a mount names it, at the place of the backend's name.
+    ///
+    /// # Errors
+    /// As [`whole`](Self::whole).
+    pub fn below(
+        journal: Journal,
+        name: &str,
+        service: &dyn BackendService,
+        directory: &[u8],
+    ) -> Result<Self, BackendError> {
         let requester = Requester::gateway().map_err(|error| gateway_error(error.to_string()))?;
         let at = VirtualPath::clean(name.as_bytes())
             .map_err(|error| gateway_error(error.to_string()))?;
         let mount = Mount {
             at,
             backend: name.to_owned(),
-            directory: b".".to_vec(),
+            directory: directory.to_vec(),
             permissions: Permissions::default(),
             rules: PathRules::default(),
             group: None,

@@ -81,6 +81,11 @@ impl Client {
         self.backend.capabilities()
     }
 
+    /// The gateway can change its stored files.
+    pub(crate) fn can_be_tended(&self) -> bool {
+        self.backend.tending().is_some()
+    }
+
     /// Starts an operation; what must be in order is in the order of these calls.
     pub(crate) async fn start(&self, operation: Operation) -> Execution {
         let recorded = self.recorded(operation).await;
@@ -109,19 +114,7 @@ impl Client {
         name: impl AsRef<[u8]>,
         care: Care,
     ) -> Result<Tended, BackendError> {
-        let permit = Permit::tending(
-            &Arc::new(testing::requester()),
-            &testing::everything("/", "subject"),
-            OperationId(self.number()),
-            &path(name),
-            care,
-        )
-        .expect("the path is on the mount");
-        let recorded = self
-            .journal
-            .record_intent(permit, Urgency::Now)
-            .await
-            .expect("the journal can be written");
+        let recorded = self.recorded_tending(name, care).await;
         let outcome = self.backend.execute(recorded).await?;
         let Outcome::Tended(tended) = outcome else {
             panic!("it gave {outcome:?}");
@@ -129,9 +122,9 @@ impl Client {
         Ok(tended)
     }
 
-    /// What is open under the handle; the backend can be tended.
-    pub(crate) async fn version(&self, handle: HandleId) -> FileVersion {
-        let recorded = self.recorded(Operation::Fstat { handle }).await;
+    /// What stands there; the backend can be tended.
+    pub(crate) async fn version(&self, name: impl AsRef<[u8]>) -> FileVersion {
+        let recorded = self.recorded_tending(name, Care::Rewrap).await;
         let tending = self.backend.tending().expect("it can be tended");
         tending.version(recorded).await.expect("the file is open")
     }
@@ -145,6 +138,21 @@ impl Client {
         let recorded = self.recorded(Operation::Close { handle }).await;
         let tending = self.backend.tending().expect("it can be tended");
         tending.close_over(recorded, version).await
+    }
+
+    async fn recorded_tending(&self, name: impl AsRef<[u8]>, care: Care) -> Recorded<Permit> {
+        let permit = Permit::tending(
+            &Arc::new(testing::requester()),
+            &testing::everything("/", "subject"),
+            OperationId(self.number()),
+            &path(name),
+            care,
+        )
+        .expect("the path is on the mount");
+        self.journal
+            .record_intent(permit, Urgency::Now)
+            .await
+            .expect("the journal can be written")
     }
 
     async fn recorded(&self, operation: Operation) -> Recorded<Permit> {

@@ -11,6 +11,7 @@ use super::keys::TokenFault;
 use crate::{
     backend::{BackendError, ErrorKind, Origin},
     causes::chain,
+    path::VirtualPath,
 };
 
 /// Why a name could not be compared.
@@ -62,6 +63,10 @@ pub(super) enum Fault {
     Rewrap(#[from] RewrapError),
     #[error("the new head can't be kept on a disk of the gateway, so it is not written")]
     Pending(#[source] std::io::Error),
+    #[error(
+        "the head of {0:?} may be half written, since the server was lost or the gateway killed; that file comes first: ask again"
+    )]
+    Unsettled(VirtualPath),
     #[error(
         "a backend of this kind can't exchange the heads of its files; each is wrapped to the new key when it is uploaded again"
     )]
@@ -135,6 +140,7 @@ impl From<Fault> for BackendError {
             Fault::NamesUnknown(_)
             | Fault::Wrap(_)
             | Fault::Pending(_)
+            | Fault::Unsettled(_)
             | Fault::Owner(_)
             | Fault::Seal(_)
             | Fault::Spool(_) => (ErrorKind::Failure, Origin::Gateway),

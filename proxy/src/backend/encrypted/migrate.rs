@@ -30,10 +30,12 @@ impl Session {
         let Some(tending) = self.backend.tending() else {
             return Err(Fault::NotInPlace.into());
         };
+        let version = steps.prove(steps.operation().clone())?;
+        let version = tending.version(version).await?;
         let source = self.own_handle();
         steps.open(&path, source, Access::READ).await?;
         let encrypted = self
-            .encrypt_open(&steps, tending, &path, source, expected)
+            .encrypt_open(&steps, (tending, version), &path, source, expected)
             .await;
         let closed = steps.close(source).await;
         let tended = encrypted?;
@@ -44,13 +46,11 @@ impl Session {
     async fn encrypt_open(
         &self,
         steps: &Steps,
-        tending: &dyn Tending,
+        (tending, version): (&dyn Tending, FileVersion),
         path: &VirtualPath,
         source: HandleId,
         expected: Option<[u8; 32]>,
     ) -> Result<Tended, BackendError> {
-        let version = steps.prove(Operation::Fstat { handle: source })?;
-        let version = tending.version(version).await?;
         let attributes = steps.attributes(source).await?;
         let beginning = steps.read(source, 0, Head::LENGTH).await?;
         match Head::parse(&beginning) {
@@ -63,9 +63,9 @@ impl Session {
         }
         let target = self.own_handle();
         steps.open(path, target, Access::REPLACE).await?;
-        keep_owner(steps, target, &attributes).await?;
+        keep_owner(steps, target, &attributes, &version).await?;
         let (object, sha256, bytes) = self.copy(steps, source, target).await?;
-        if i64::try_from(bytes) != Ok(version.size) {
+        if version.size().is_some_and(|size| size != bytes) {
             return Err(Fault::ChangedMeanwhile.into());
         }
         if expected.is_some_and(|expected| expected != sha256) {
@@ -123,9 +123,10 @@ async fn keep_owner(
     steps: &Steps,
     target: HandleId,
     attributes: &Attributes,
+    version: &FileVersion,
 ) -> Result<(), BackendError> {
     let now = steps.attributes(target).await?;
-    if now.owner == attributes.owner {
+    if now.owner.is_none() || now.owner == attributes.owner {
         return Ok(());
     }
     let set = steps.start(Operation::Fsetstat {
@@ -135,8 +136,11 @@ async fn keep_owner(
             ..Attributes::default()
         },
     });
-    set.await.map_err(Fault::Owner)?;
-    Ok(())
+    match (set.await, version) {
+        (Err(error), FileVersion::Inode(_)) => Err(Fault::Owner(error).into()),
+        // On a server it gets the account's, as with every upload.
+        (Err(_), FileVersion::Object { .. } | FileVersion::Watched { .. }) | (Ok(_), _) => Ok(()),
+    }
 }
 
 async fn publish(

@@ -22,10 +22,17 @@ pub struct Pending {
     file: PathBuf,
 }
 
+/// Where a file lies: the directory of a session, and the path below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub directory: Box<[u8]>,
+    pub path: VirtualPath,
+}
+
 /// What is being written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) path: VirtualPath,
+    pub(super) place: Place,
     pub(super) head: Head,
     /// Of the file, in seconds since 1970.
     pub(super) times: Option<(u32, u32)>,
@@ -36,12 +43,12 @@ impl Pending {
         Self { file: file.into() }
     }
 
-    /// The path of the file whose head may be torn.
+    /// Where the file lies whose head may be torn.
     ///
     /// # Errors
     /// If that can't be read.
-    pub fn path(&self) -> io::Result<Option<VirtualPath>> {
-        Ok(self.get()?.map(|entry| entry.path))
+    pub fn place(&self) -> io::Result<Option<Place>> {
+        Ok(self.get()?.map(|entry| entry.place))
     }
 
     /// Forgets it.
@@ -63,7 +70,10 @@ impl Pending {
         let (accessed, modified) = entry.times.unwrap_or_default();
         bytes.extend(accessed.to_be_bytes());
         bytes.extend(modified.to_be_bytes());
-        bytes.extend(entry.path.as_bytes());
+        let Place { directory, path } = &entry.place;
+        bytes.extend((directory.len() as u64).to_be_bytes());
+        bytes.extend(&**directory);
+        bytes.extend(path.as_bytes());
         bytes.extend(Sha256::digest(&bytes));
         let is_new = !self.file.exists();
         let file = OpenOptions::new()
@@ -97,14 +107,20 @@ fn parse(bytes: &[u8]) -> Option<Entry> {
         return None;
     }
     let (head, rest) = said.split_at_checked(Head::LENGTH)?;
-    let (times, path) = rest.split_at_checked(TIMES)?;
+    let (times, rest) = rest.split_at_checked(TIMES)?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let length = usize::try_from(u64::from_be_bytes(*length)).ok()?;
+    let (directory, path) = rest.split_at_checked(length)?;
     let (accessed, modified) = times.split_first_chunk()?;
     let times = (
         u32::from_be_bytes(*accessed),
         u32::from_be_bytes(modified.try_into().ok()?),
     );
     Some(Entry {
-        path: VirtualPath::clean(path).ok()?,
+        place: Place {
+            directory: directory.into(),
+            path: VirtualPath::clean(path).ok()?,
+        },
         head: Head::parse(head).ok()?,
         times: (times != (0, 0)).then_some(times),
     })

@@ -13,7 +13,7 @@ use portcullis_at_rest::{DataKey, Head, HeadError};
 use super::{
     Foreign,
     fault::Fault,
-    pending::{Entry, Pending},
+    pending::{Entry, Pending, Place},
     session::Session,
     steps::Steps,
 };
@@ -70,7 +70,7 @@ impl Session {
         };
         let handle = self.own_handle();
         steps.open(&path, handle, Access::READ).await?;
-        let found = self.find(&steps, &path, handle).await;
+        let found = self.find(&steps, handle).await;
         let closed = steps.close(handle).await;
         let tended = match found? {
             Found::Plain => Tended::Plain,
@@ -87,19 +87,23 @@ impl Session {
                     after,
                     times,
                 };
-                self.exchange(&steps, tending, beginning, entry).await?;
-                Tended::Rewrapped
+                let bytes = self.exchange(&steps, tending, beginning, entry).await?;
+                Tended::Rewrapped { bytes }
             }
         };
         Ok(Outcome::Tended(tended))
     }
 
-    async fn find(
-        &self,
-        steps: &Steps,
-        path: &VirtualPath,
-        handle: HandleId,
-    ) -> Result<Found, BackendError> {
+    fn place(&self, steps: &Steps) -> Result<Place, BackendError> {
+        let below = steps.place().map(|path| path.as_bytes());
+        let path = VirtualPath::clean(below.unwrap_or_default());
+        Ok(Place {
+            directory: (*self.directory).into(),
+            path: path.map_err(|_| Fault::NoSuchHandle)?,
+        })
+    }
+
+    async fn find(&self, steps: &Steps, handle: HandleId) -> Result<Found, BackendError> {
         let beginning = steps.read(handle, 0, Head::LENGTH).await?;
         let attributes = steps.attributes(handle).await?;
         let vault = &self.vault;
@@ -111,8 +115,10 @@ impl Session {
             }
             head => head.map_err(Fault::from)?,
         };
+        let place = self.place(steps)?;
         let left = kept(&vault.pending).await?;
-        let left = left.filter(|entry| entry.path == *path && is_of_one(&beginning, &entry.head));
+        // Somebody may have renamed it since.
+        let left = left.filter(|entry| is_of_one(&beginning, &entry.head));
         let opened = self.unwrap(steps, handle, head).await;
         if let Some(entry) = left {
             let modified = |times: Option<(u32, u32)>| times.map(|(_, modified)| modified);
@@ -120,7 +126,9 @@ impl Session {
             let is_unfinished = match &opened {
                 Err(_) => vault.unwrap(&entry.head).await.is_ok(),
                 Ok((head, _)) => {
-                    *head == entry.head && modified(entry.times) != modified(attributes.times)
+                    *head == entry.head
+                        && entry.place == place
+                        && modified(entry.times) != modified(attributes.times)
                 }
             };
             if is_unfinished {
@@ -140,7 +148,7 @@ impl Session {
             before: Bytes::copy_from_slice(head.as_bytes()),
             times: None,
             entry: Box::new(Entry {
-                path: path.clone(),
+                place,
                 head: new,
                 times: attributes.times,
             }),
@@ -153,13 +161,21 @@ impl Session {
         tending: &dyn Tending,
         beginning: Beginning,
         entry: Box<Entry>,
-    ) -> Result<(), BackendError> {
+    ) -> Result<u64, BackendError> {
+        let recorded = steps.prove(steps.operation().clone())?;
+        if !tending.is_in_place() {
+            return tending.exchange(recorded, beginning).await;
+        }
+        let left = kept(&self.vault.pending).await?;
+        if let Some(other) = left.filter(|left| left.place != entry.place) {
+            return Err(Fault::Unsettled(other.place.path).into());
+        }
         let pending = self.vault.pending.clone();
         on_a_thread(move || pending.put(&entry)).await?;
-        let recorded = steps.prove(steps.operation().clone())?;
-        tending.exchange(recorded, beginning).await?;
+        let bytes = tending.exchange(recorded, beginning).await?;
         let pending = self.vault.pending.clone();
-        on_a_thread(move || pending.clear()).await
+        on_a_thread(move || pending.clear()).await?;
+        Ok(bytes)
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Connection {
     /// False from the moment a command is sent until its reply has come: an abandoned command leaves the connection
     /// out of step.
     in_step: bool,
+    /// A transfer was begun and not ended: some servers end the connection if it is broken off.
+    has_transfer: bool,
     last_reply: Instant,
 }
 
@@ -131,6 +133,7 @@ impl Connection {
             server: Arc::clone(server),
             features: HashMap::new(),
             in_step: true,
+            has_transfer: false,
             last_reply: Instant::now(),
         };
         connection.prepare(needs_epsv).await?;
@@ -223,6 +226,9 @@ impl Connection {
         if !self.in_step {
             return false;
         }
+        if std::mem::take(&mut self.has_transfer) {
+            return self.is_answering().await;
+        }
         let mut byte = [0];
         let waiting = self.ftp.get_ref().await.peek(&mut byte).now_or_never();
         match waiting {
@@ -247,6 +253,7 @@ impl Connection {
         transfer: Transfer,
     ) -> Result<(), Fault> {
         self.in_step = false;
+        self.has_transfer = false;
         let finished = tokio::time::timeout(self.server.settings.timeout, transfer.finish()).await;
         self.judge(name, finished)
     }

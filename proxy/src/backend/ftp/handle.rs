@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     backend::{
-        BackendError, ErrorKind,
+        BackendError, ErrorKind, FileVersion,
         staging::{self, Content, Found, Intention, Refusal, UploadPlan},
     },
     operation::{Access, Attributes, Entry, Outcome},
@@ -32,12 +32,20 @@ pub(super) enum OpenAs {
 /// What is asked of an open handle.
 #[derive(Debug)]
 pub(super) enum HandleRequest {
-    Read { offset: u64, length: u32 },
-    Write { offset: u64, data: Bytes },
+    Read {
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        offset: u64,
+        data: Bytes,
+    },
     Attributes,
     SetAttributes(Attributes),
     ReadDirectory,
     Close,
+    /// Publishes an upload only in the place of that version.
+    CloseOver(FileVersion),
 }
 
 #[derive(Debug)]
@@ -123,8 +131,17 @@ pub(super) async fn serve(
         let Some(Asked { request, answer }) = asked else {
             break;
         };
-        if matches!(request, HandleRequest::Close) {
-            let closed = close(open).await;
+        let over = match &request {
+            HandleRequest::Close => Some(None),
+            HandleRequest::CloseOver(version) => Some(Some(version.clone())),
+            HandleRequest::Read { .. }
+            | HandleRequest::Write { .. }
+            | HandleRequest::Attributes
+            | HandleRequest::SetAttributes(_)
+            | HandleRequest::ReadDirectory => None,
+        };
+        if let Some(over) = over {
+            let closed = close(open, over).await;
             let _ = answer.send(closed.map_err(|fault| fault.at(&server)));
             return;
         }
@@ -263,7 +280,7 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
             | HandleRequest::Write { .. }
             | HandleRequest::SetAttributes(_),
         )
-        | (_, HandleRequest::Close) => Err(Fault::judged(
+        | (_, HandleRequest::Close | HandleRequest::CloseOver(_)) => Err(Fault::judged(
             ErrorKind::InvalidHandle,
             "the handle was not opened for this",
         )),
@@ -278,9 +295,19 @@ fn data_or_end(data: Bytes) -> Outcome {
     }
 }
 
-async fn close(open: Open) -> Result<Outcome, Fault> {
+async fn close(open: Open, over: Option<FileVersion>) -> Result<Outcome, Fault> {
     match open {
-        Open::Upload(upload) => upload.publish().await,
+        Open::Upload(mut upload) => match over {
+            None => upload.publish().await,
+            Some(FileVersion::Watched {
+                attributes,
+                watched,
+            }) => upload.publish_over(attributes, watched).await,
+            Some(FileVersion::Inode(_) | FileVersion::Object { .. }) => {
+                upload.withdraw().await;
+                Err(unsupported("the version of another backend"))
+            }
+        },
         Open::Update(update) => update.publish().await,
         Open::Download(_) | Open::Directory(_) => Ok(Outcome::Done),
     }

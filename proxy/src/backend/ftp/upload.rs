@@ -23,7 +23,7 @@ use super::{
 use crate::{
     backend::{
         ErrorKind,
-        staging::{Beginning, Progress, Publish, shown_length},
+        staging::{Beginning, Progress, Publish, Watched, shown_length},
     },
     operation::{Access, Attributes},
     path::RelativePath,
@@ -41,6 +41,8 @@ pub(super) struct Upload {
     publish: Publish,
     /// What the client saw of the file that it changes. If that is not what stands there at CLOSE, somebody else changed it.
     original: Option<Attributes>,
+    /// What clients have done to it since.
+    watched: Option<Arc<Watched>>,
     access: Access,
     /// In what order the bytes came.
     progress: Progress,
@@ -126,6 +128,7 @@ impl Upload {
             staged,
             publish,
             original: None,
+            watched: None,
             access,
             progress: Progress::new(Beginning::Nothing, 0),
             digest: None,

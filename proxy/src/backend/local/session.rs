@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     backend::{
-        BackendError, FileVersion,
+        BackendError, InodeVersion,
         staging::{self, Intention, SessionNames, StagingNames},
     },
     operation::{Access, Attributes, HandleId, Operation, Outcome},
@@ -396,7 +396,7 @@ impl Session {
     pub(super) fn close_over(
         &self,
         handle: HandleId,
-        version: Option<&FileVersion>,
+        version: Option<&InodeVersion>,
     ) -> Result<Outcome, Fault> {
         let closed = self.remove(handle)?;
         if lock(&self.given_up).remove(&handle) {

@@ -22,7 +22,7 @@ use super::{
     upload::write_fully,
 };
 use crate::{
-    backend::{BackendError, Beginning, FileVersion, staging::StagingNames},
+    backend::{BackendError, Beginning, FileVersion, InodeVersion, staging::StagingNames},
     operation::Outcome,
     path::RelativePath,
     policy::Permit,
@@ -34,10 +34,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 impl Session {
     pub(super) fn version(&self, permit: &Permit) -> Result<FileVersion, BackendError> {
-        let handle = permit.operation().handle().ok_or(Fault::NoSuchHandle);
-        let version = handle.and_then(|handle| {
-            self.on_descriptor(handle, |file| Ok(version_of(&rustix::fs::fstat(file)?)))
-        });
+        let version = match permit.target() {
+            None => Err(Fault::ForTheGateway),
+            Some(target) => self.tree().and_then(|tree| {
+                let reference = tree.reference_regular(target)?;
+                let version = version_of(&rustix::fs::fstat(&reference)?);
+                Ok(FileVersion::Inode(version))
+            }),
+        };
         version.map_err(|fault| self.blame(&fault, permit))
     }
 
@@ -47,7 +51,12 @@ impl Session {
         version: &FileVersion,
     ) -> Result<Outcome, BackendError> {
         let handle = permit.operation().handle().ok_or(Fault::NoSuchHandle);
-        let closed = handle.and_then(|handle| self.close_over(handle, Some(version)));
+        let closed = match version {
+            FileVersion::Inode(version) => {
+                handle.and_then(|handle| self.close_over(handle, Some(version)))
+            }
+            FileVersion::Object { .. } | FileVersion::Watched { .. } => Err(Fault::ForTheGateway),
+        };
         closed.map_err(|fault| self.blame(&fault, permit))
     }
 
@@ -76,7 +85,8 @@ impl Session {
         &self,
         permit: &Permit,
         beginning: &Beginning,
-    ) -> Result<Outcome, BackendError> {
+    ) -> Result<u64, BackendError> {
+        let bytes = beginning.before.len() + beginning.after.len();
         let exchanged = match permit.target() {
             None => Err(Fault::ForTheGateway),
             Some(target) => self
@@ -84,7 +94,7 @@ impl Session {
                 .and_then(|tree| exchange(tree, target, beginning)),
         };
         exchanged
-            .map(|()| Outcome::Done)
+            .map(|()| bytes as u64)
             .map_err(|fault| self.blame(&fault, permit))
     }
 }
@@ -127,9 +137,9 @@ fn exchange(tree: &Tree, target: &RelativePath, beginning: &Beginning) -> Result
     Ok(rustix::fs::fsync(&file)?)
 }
 
-pub(super) fn version_of(stat: &Stat) -> FileVersion {
+pub(super) fn version_of(stat: &Stat) -> InodeVersion {
     let nanoseconds = |number| i64::try_from(number).unwrap_or_default();
-    FileVersion {
+    InodeVersion {
         device: stat.st_dev,
         inode: stat.st_ino,
         size: stat.st_size,
@@ -139,7 +149,7 @@ pub(super) fn version_of(stat: &Stat) -> FileVersion {
     }
 }
 
-pub(super) fn times_of(version: &FileVersion) -> Timestamps {
+pub(super) fn times_of(version: &InodeVersion) -> Timestamps {
     let at = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
     Timestamps {
         last_access: at(version.accessed),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     backend::{
-        FileVersion,
+        InodeVersion,
         staging::{
             self, Beginning, Claim, Content, Found, Landing, Progress, Publish, Refusal,
             SessionNames, UploadPlan,
@@ -240,7 +240,7 @@ impl Upload {
     /// version, if one is given, whose times it gets then.
     pub(super) fn publish_over(
         mut self,
-        version: Option<&FileVersion>,
+        version: Option<&InodeVersion>,
         pulse: &Pulse,
     ) -> Result<Option<[u8; 32]>, Fault> {
         if !self.progress.is_touched() {
@@ -280,9 +280,9 @@ impl Upload {
     }
 
     /// Renames the staging file, unless somebody has changed what it was made from.
-    fn take_its_place(&self, version: Option<&FileVersion>) -> Result<(), Fault> {
+    fn take_its_place(&self, version: Option<&InodeVersion>) -> Result<(), Fault> {
         let Staged { place, names, .. } = &self.staged;
-        let is_same = |version: &FileVersion| -> Result<bool, Fault> {
+        let is_same = |version: &InodeVersion| -> Result<bool, Fault> {
             let now = place.stat()?.as_ref().map(tending::version_of);
             Ok(now.is_some_and(|now| now.is_same(version)))
         };

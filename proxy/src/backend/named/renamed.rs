@@ -219,7 +219,15 @@ impl Backend for Renamed {
 }
 
 impl Tending for Renamed {
-    fn exchange(&self, recorded: Recorded<Permit>, beginning: Beginning) -> Execution {
+    fn is_in_place(&self) -> bool {
+        self.backend.tending().is_some_and(Tending::is_in_place)
+    }
+
+    fn exchange(
+        &self,
+        recorded: Recorded<Permit>,
+        beginning: Beginning,
+    ) -> BoxFuture<'static, Result<u64, BackendError>> {
         let exchanged = match (self.backend.tending(), self.stored(&recorded)) {
             (Some(tending), Ok(stored)) => return tending.exchange(stored, beginning),
             (None, _) => Err(unproven(recorded.intent())),
@@ -237,18 +245,19 @@ impl Tending for Renamed {
         ready(destroyed).boxed()
     }
 
-    // They name what is open, and no path.
-
     fn version(
         &self,
         recorded: Recorded<Permit>,
     ) -> BoxFuture<'static, Result<FileVersion, BackendError>> {
-        match self.backend.tending() {
-            Some(tending) => tending.version(recorded),
-            None => ready(Err(unproven(recorded.intent()))).boxed(),
-        }
+        let version = match (self.backend.tending(), self.stored(&recorded)) {
+            (Some(tending), Ok(stored)) => return tending.version(stored),
+            (None, _) => Err(unproven(recorded.intent())),
+            (Some(_), Err(error)) => Err(error),
+        };
+        ready(version).boxed()
     }
 
+    // It names what is open, and no path.
     fn close_over(&self, recorded: Recorded<Permit>, version: FileVersion) -> Execution {
         match self.backend.tending() {
             Some(tending) => tending.close_over(recorded, version),

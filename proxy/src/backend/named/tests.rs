@@ -327,7 +327,7 @@ async fn after_a_rotation_the_old_key_is_not_needed_for_the_names() {
     let client = bench.client();
     assert_eq!(client.names("/").await, [b"a"]);
     let tended = client.tend("/a", Care::Rewrap).await.unwrap();
-    assert_eq!(tended, Tended::Rewrapped);
+    assert_eq!(tended, Tended::Rewrapped { bytes: 1024 });
     let after = fs::read(&key).unwrap();
     assert!(after[..512] != before[..512] && after[512..] == before[512..]);
     bench.ring = Keyring::new(new, Vec::new(), None);

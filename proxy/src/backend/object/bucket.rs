@@ -9,6 +9,8 @@ use object_store::{
     PutPayload, multipart::PartId,
 };
 
+use tokio::sync::OnceCell;
+
 use super::{
     ObjectSettingsError,
     client::Clients,
@@ -16,7 +18,8 @@ use super::{
     interface::Interface,
     location::Key,
     settings::{Credential, ObjectSettings},
-    wire::{Listing, Page, Version},
+    upload::hidden_beside,
+    wire::{Listing, Over, Page, Version},
 };
 
 /// A bucket of a server.
@@ -26,6 +29,8 @@ pub(super) struct Bucket {
     /// As errors name it.
     name: String,
     timeout: Duration,
+    /// Whether the server keeps conditions, once it was asked.
+    conditions: OnceCell<bool>,
 }
 
 impl fmt::Debug for Bucket {
@@ -58,6 +63,7 @@ impl Bucket {
             interface: settings.credential.interface(),
             name,
             timeout: settings.timeout,
+            conditions: OnceCell::new(),
         }))
     }
 
@@ -124,17 +130,17 @@ impl Bucket {
         Fault::of("GET", self.timeout, error)
     }
 
-    /// Puts a whole file, only if there is none if so wished.
+    /// Puts a whole file.
     pub(super) async fn put(
         &self,
         key: &Key,
         content: PutPayload,
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<(), Fault> {
-        let mode = if only_if_absent {
-            PutMode::Create
-        } else {
-            PutMode::Overwrite
+        let mode = match over {
+            Over::Anything => PutMode::Overwrite,
+            Over::Nothing => PutMode::Create,
+            Over::Only(version) => PutMode::Update(version.to_update()),
         };
         self.clients
             .store
@@ -174,12 +180,62 @@ impl Bucket {
         key: &Key,
         upload: &str,
         parts: &[PartId],
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<Option<String>, Fault> {
+        self.clients.wire.complete(key, upload, parts, over).await
+    }
+
+    /// Copies a range of a version of a file into a part; `index` counts from zero. On S3 alone.
+    pub(super) async fn copy_part(
+        &self,
+        upload: (&Key, &str),
+        index: usize,
+        from: (&Key, &Version),
+        range: std::ops::Range<u64>,
+    ) -> Result<PartId, Fault> {
         self.clients
             .wire
-            .complete(key, upload, parts, only_if_absent)
+            .copy_part(upload, index, from, range)
             .await
+    }
+
+    /// True if the server publishes a file in the place of a version and of no other. Services do; of servers that speak like S3,
+    /// one is asked once, by a hidden file beside `key`.
+    pub(super) async fn keeps_conditions(&self, key: &Key) -> Result<bool, Fault> {
+        match self.interface {
+            Interface::Azure | Interface::Gcs => Ok(true),
+            Interface::S3 => {
+                let kept = self.conditions.get_or_try_init(|| self.try_conditions(key));
+                kept.await.copied()
+            }
+        }
+    }
+
+    async fn try_conditions(&self, beside: &Key) -> Result<bool, Fault> {
+        let key = hidden_beside(beside)?;
+        let other = Version::new(
+            Some("\"00000000000000000000000000000000\"".to_owned()),
+            None,
+        );
+        let over = Over::Only(&other);
+        self.put(&key, PutPayload::new(), Over::Anything).await?;
+        let kept = async {
+            if !is_kept(self.put(&key, PutPayload::new(), over).await)? {
+                return Ok(false);
+            }
+            let id = self.begin(&key).await?;
+            let content = PutPayload::from_static(b"x");
+            let part = self.put_part(&key, &id, 0, content).await?;
+            let completed = self.complete(&key, &id, &[part], over).await;
+            if completed.is_err() {
+                // What was joined is gone, what was not is dropped.
+                let _ = self.abort(&key, &id).await;
+            }
+            is_kept(completed)
+        };
+        let kept = kept.await;
+        self.delete(&key).await?;
+        kept
     }
 
     /// Drops an upload and its parts.
@@ -194,22 +250,24 @@ impl Bucket {
     /// Makes the empty object that stands for a directory, only if there is none.
     pub(super) async fn put_marker(&self, marker: &Key) -> Result<(), Fault> {
         match self.interface {
-            Interface::S3 | Interface::Gcs => self.put(marker, PutPayload::new(), true).await,
+            Interface::S3 | Interface::Gcs => {
+                self.put(marker, PutPayload::new(), Over::Nothing).await
+            }
             Interface::Azure => self.clients.wire.put_empty_blob(marker).await,
         }
     }
 
-    /// Copies a file within the bucket, only this version of it, and only if nothing stands there if so wished. If the answer is lost, a look says
+    /// Copies a file within the bucket, only this version of it. If the answer is lost, a look says
     /// whether it was done; where that can't be told, the fault says that it is not known.
     pub(super) async fn copy(
         &self,
         from: &Key,
         version: &Version,
         to: &Key,
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<(), Fault> {
         let wire = &self.clients.wire;
-        match wire.copy(from, version, to, only_if_absent).await {
+        match wire.copy(from, version, to, over).await {
             Err(fault) if fault.leaves_open() => match self.was_copied(from, to).await {
                 Ok(true) => Ok(()),
                 Ok(false) | Err(_) => Err(fault),
@@ -266,5 +324,15 @@ impl Bucket {
             })
             .await?;
         Ok(!page.objects.is_empty())
+    }
+}
+
+/// True if a condition that does not hold was kept.
+fn is_kept<T>(done: Result<T, Fault>) -> Result<bool, Fault> {
+    match done {
+        Ok(_) => Ok(false),
+        Err(fault) if fault.is_failed_precondition() => Ok(true),
+        Err(fault) if fault.is_unknown_condition() => Ok(false),
+        Err(fault) => Err(fault),
     }
 }

@@ -24,6 +24,8 @@ use crate::{
 
 /// Bytes of a range that is fetched ahead.
 const RANGE: u64 = 4 * 1024 * 1024;
+/// Bytes of the first one where the file may only be looked at.
+const LOOK: u64 = 4 * 1024;
 /// Ranges that are fetched or held at a time: the one that is read and those ahead of it.
 const RANGES: usize = 3;
 /// Reads may come so far out of order; bytes behind are kept that long.
@@ -71,18 +73,21 @@ impl Drop for Fetch {
 }
 
 impl Download {
-    /// Fetches the first range at once: what is opened for reading is read, and its answer says how long the file is.
+    /// Fetches the first range at once: what is opened for reading is read, and its answer says how long the file is. What
+    /// is tended may be looked at and no more.
     pub(super) async fn open(
         bucket: &Arc<Bucket>,
         key: Key,
         root: &Key,
+        is_tended: bool,
         limits: &Limits,
     ) -> Result<Self, Fault> {
         if key == *root {
             return Err(names::is_a_directory(&key));
         }
         let place = Arc::clone(&limits.ahead).try_acquire_owned().ok();
-        let (opened, first) = Fetch::open(bucket, key.clone(), 0..RANGE, None, None, place);
+        let first = if is_tended { LOOK } else { RANGE };
+        let (opened, first) = Fetch::open(bucket, key.clone(), 0..first, None, None, place);
         let (meta, ranges) = match opened.await.unwrap_or_else(|_| Err(interrupted())) {
             Ok(meta) => (meta, VecDeque::from([first])),
             Err(fault) if fault.is_not_found() => {

@@ -11,7 +11,7 @@ use super::{
     location::Key, names, unsupported, upload::Upload,
 };
 use crate::{
-    backend::{BackendError, ErrorKind, staging::Intention},
+    backend::{BackendError, ErrorKind, FileVersion, staging::Intention},
     operation::{Access, Attributes, Outcome},
 };
 
@@ -25,12 +25,20 @@ pub(super) enum OpenAs {
 /// What is asked of an open handle.
 #[derive(Debug)]
 pub(super) enum HandleRequest {
-    Read { offset: u64, length: u32 },
-    Write { offset: u64, data: Bytes },
+    Read {
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        offset: u64,
+        data: Bytes,
+    },
     Attributes,
     SetAttributes(Attributes),
     ReadDirectory,
     Close,
+    /// Publishes an upload only in the place of that version.
+    CloseOver(FileVersion),
 }
 
 /// What is opened, and what it may use.
@@ -41,6 +49,8 @@ pub(super) struct Opening {
     /// The mount's directory.
     pub(super) root: Key,
     pub(super) what: OpenAs,
+    /// By the gateway itself, for its work on stored files.
+    pub(super) is_tended: bool,
     pub(super) limits: Arc<Limits>,
 }
 
@@ -78,8 +88,17 @@ pub(super) async fn serve(
         let Some(Asked { request, answer }) = asked else {
             break;
         };
-        if matches!(request, HandleRequest::Close) {
-            let closed = close(open).await;
+        let over = match &request {
+            HandleRequest::Close => Some(None),
+            HandleRequest::CloseOver(version) => Some(Some(version.clone())),
+            HandleRequest::Read { .. }
+            | HandleRequest::Write { .. }
+            | HandleRequest::Attributes
+            | HandleRequest::SetAttributes(_)
+            | HandleRequest::ReadDirectory => None,
+        };
+        if let Some(over) = over {
+            let closed = close(open, over).await;
             let _ = answer.send(closed.map_err(|fault| fault.at(bucket.name())));
             return;
         }
@@ -101,6 +120,7 @@ async fn open(opening: Opening) -> Result<Open, Fault> {
         key,
         root,
         what,
+        is_tended,
         limits,
     } = opening;
     Ok(match what {
@@ -116,11 +136,11 @@ async fn open(opening: Opening) -> Result<Open, Fault> {
                         ),
                     )
                 })?;
-            let upload = Upload::open(&bucket, key, &root, access, &limits).await?;
+            let upload = Upload::open(&bucket, key, &root, (access, is_tended), &limits).await?;
             Open::Upload(Box::new(upload), place)
         }
         OpenAs::File(_, Intention::Download) => Open::Download(Box::new(
-            Download::open(&bucket, key, &root, &limits).await?,
+            Download::open(&bucket, key, &root, is_tended, &limits).await?,
         )),
         OpenAs::Directory => Open::Directory(Directory::open(&bucket, &key, &root).await?),
     })
@@ -161,16 +181,19 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
             | HandleRequest::Write { .. }
             | HandleRequest::SetAttributes(_),
         )
-        | (_, HandleRequest::Close) => Err(Fault::judged(
+        | (_, HandleRequest::Close | HandleRequest::CloseOver(_)) => Err(Fault::judged(
             ErrorKind::InvalidHandle,
             "the handle was not opened for this",
         )),
     }
 }
 
-async fn close(open: Open) -> Result<Outcome, Fault> {
+async fn close(open: Open, over: Option<FileVersion>) -> Result<Outcome, Fault> {
     match open {
-        Open::Upload(upload, _place) => upload.publish().await,
+        Open::Upload(upload, _place) => match over {
+            Some(version) => upload.publish_over(version).await,
+            None => upload.publish().await,
+        },
         Open::Download(_) | Open::Directory(_) => Ok(Outcome::Done),
     }
 }

@@ -9,7 +9,8 @@ use super::{
     bucket::Bucket,
     fault::Fault,
     location::Key,
-    wire::{Listing, Object, Version},
+    turns::Turn,
+    wire::{Listing, Object, Over, Version},
 };
 use crate::{backend::ErrorKind, operation::Attributes};
 
@@ -108,7 +109,10 @@ pub(super) async fn remove(bucket: &Bucket, key: &Key, root: &Key) -> Result<(),
     match find(bucket, key, root).await? {
         None => Err(not_found(key)),
         Some(found) if found.is_directory() => Err(is_a_directory(key)),
-        Some(_) => bucket.delete(key).await,
+        Some(_) => {
+            let _turn = Turn::of(bucket, key).await;
+            bucket.delete(key).await
+        }
     }
 }
 
@@ -227,7 +231,15 @@ async fn move_file(
 ) -> Result<(), Fault> {
     check_size(bucket, from, Some(meta.size))?;
     let version = Version::of(meta);
-    match bucket.copy(from, &version, to, only_if_absent).await {
+    let over = if only_if_absent {
+        Over::Nothing
+    } else {
+        Over::Anything
+    };
+    let turn = Turn::of(bucket, to).await;
+    let copied = bucket.copy(from, &version, to, over).await;
+    drop(turn);
+    match copied {
         Err(fault) if fault.is_failed_precondition() => {
             return Err(if is_still(bucket, from, &version).await? {
                 already_exists(to)
@@ -349,7 +361,8 @@ async fn copy_all(bucket: &Arc<Bucket>, moves: Vec<Move>) -> (Vec<Key>, Option<F
         .map(|moved| {
             let bucket = Arc::clone(bucket);
             async move {
-                let copied = bucket.copy(&moved.source, &moved.version, &moved.target, true);
+                let (source, version) = (&moved.source, &moved.version);
+                let copied = bucket.copy(source, version, &moved.target, Over::Nothing);
                 copied.await.map(|()| moved.target)
             }
         })

@@ -8,6 +8,7 @@ mod front;
 mod gcs;
 mod odd_answers;
 mod renames;
+mod tending;
 mod tls;
 mod transfers;
 mod two_writers;

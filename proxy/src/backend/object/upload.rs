@@ -16,12 +16,13 @@ use super::{
     location::Key,
     names,
     parts::{Assembly, Disorder, Part},
+    tending,
     turns::Turn,
-    wire::Version,
+    wire::{Over, Version},
 };
 use crate::{
     backend::{
-        ErrorKind,
+        ErrorKind, FileVersion,
         staging::{self, Beginning, Content, Found, Progress, Publish, StagingName},
     },
     operation::{Access, Attributes, Outcome},
@@ -39,6 +40,8 @@ pub(super) struct Upload {
     root: Key,
     access: Access,
     publish: Publish,
+    /// What it may replace is said at CLOSE.
+    is_tended: bool,
     progress: Progress,
     assembly: Assembly,
     multipart: Option<Multipart>,
@@ -64,7 +67,7 @@ impl Upload {
         bucket: &Arc<Bucket>,
         key: Key,
         root: &Key,
-        access: Access,
+        (access, is_tended): (Access, bool),
         limits: &Limits,
     ) -> Result<Self, Fault> {
         let (found, parent) = futures_util::future::join(
@@ -103,6 +106,7 @@ impl Upload {
             root: root.clone(),
             access,
             publish: plan.publish,
+            is_tended,
             progress,
             assembly,
             multipart: None,
@@ -201,9 +205,8 @@ impl Upload {
     }
 
     async fn begin(&self) -> Result<Multipart, Fault> {
-        let key = if self.publish == Publish::MustNotExist
-            && !self.bucket.interface().completes_conditionally()
-        {
+        let has_condition = self.is_tended || self.publish == Publish::MustNotExist;
+        let key = if has_condition && !self.bucket.interface().completes_conditionally() {
             hidden_beside(&self.key)?
         } else {
             self.key.clone()
@@ -218,53 +221,71 @@ impl Upload {
 
     /// CLOSE: gives the file its name. On any failure nothing stands there that was not there before.
     pub(super) async fn publish(mut self) -> Result<Outcome, Fault> {
-        let outcome = self.complete().await;
+        let over = match self.publish {
+            Publish::MustNotExist => Over::Nothing,
+            Publish::Replace => Over::Anything,
+        };
+        let outcome = self.complete(over).await;
         if outcome.is_err() {
             self.withdraw().await;
         }
         outcome
     }
 
-    async fn complete(&mut self) -> Result<Outcome, Fault> {
+    /// CLOSE: gives the file its name in the place of that version.
+    pub(super) async fn publish_over(mut self, version: FileVersion) -> Result<Outcome, Fault> {
+        let outcome = match tending::condition(&self.bucket, &self.key, version).await {
+            Ok((_, version)) => self.complete(Over::Only(&version)).await,
+            Err(fault) => Err(fault),
+        };
+        if outcome.is_err() {
+            self.withdraw().await;
+        }
+        outcome
+    }
+
+    async fn complete(&mut self, over: Over<'_>) -> Result<Outcome, Fault> {
         if let Some(fault) = self.failed.take() {
             return Err(fault);
         }
         let _turn = Turn::of(&self.bucket, &self.key).await;
-        let only_if_absent = self.publish == Publish::MustNotExist;
         // Servers that do not know the condition are asked before.
-        if only_if_absent && self.something_stands().await? {
+        if matches!(over, Over::Nothing) && self.something_stands().await? {
             return Err(self.appeared());
         }
         let rest = self.assembly.rest().map_err(disordered)?;
         let published = if self.multipart.is_none() {
-            self.put(rest, only_if_absent).await
+            self.put(rest, over).await
         } else {
             if rest.length > 0 {
                 self.send(rest).await?;
             }
-            self.join(only_if_absent).await
+            self.join(over).await
         };
         match published {
             Ok(sha256) => Ok(Outcome::digested(sha256)),
-            Err(fault) if fault.is_failed_precondition() => Err(self.appeared()),
+            Err(fault) if fault.is_failed_precondition() => Err(match over {
+                Over::Only(_) => tending::replaced(&self.key),
+                Over::Nothing | Over::Anything => self.appeared(),
+            }),
             Err(fault) => Err(fault),
         }
     }
 
     /// A file smaller than a part.
-    async fn put(&mut self, whole: Part, only_if_absent: bool) -> Result<Option<[u8; 32]>, Fault> {
+    async fn put(&mut self, whole: Part, over: Over<'_>) -> Result<Option<[u8; 32]>, Fault> {
         let sha256 = self.progress.needs_reread(self.access).then(|| {
             let mut digest = Sha256::new();
             whole.content.iter().for_each(|piece| digest.update(piece));
             digest.finalize().into()
         });
         let content = PutPayload::from_iter(whole.content);
-        self.bucket.put(&self.key, content, only_if_absent).await?;
+        self.bucket.put(&self.key, content, over).await?;
         Ok(sha256)
     }
 
     /// Joins the parts. The digest is there unless the one that was computed on the way here will do.
-    async fn join(&mut self, only_if_absent: bool) -> Result<Option<[u8; 32]>, Fault> {
+    async fn join(&mut self, over: Over<'_>) -> Result<Option<[u8; 32]>, Fault> {
         let Some(multipart) = &mut self.multipart else {
             return Ok(None);
         };
@@ -274,8 +295,9 @@ impl Upload {
         let parts: Vec<_> = multipart.sent.drain(..).flatten().collect();
         let (bucket, joined) = (&self.bucket, multipart.key.clone());
         let is_hidden = joined != self.key;
+        let at_once = if is_hidden { Over::Anything } else { over };
         let tag = bucket
-            .complete(&joined, &multipart.id, &parts, only_if_absent && !is_hidden)
+            .complete(&joined, &multipart.id, &parts, at_once)
             .await?;
         // Nothing is left of it to withdraw.
         self.multipart = None;
@@ -287,7 +309,7 @@ impl Upload {
         };
         if is_hidden {
             let copied = bucket
-                .copy(&joined, &Version::default(), &self.key, true)
+                .copy(&joined, &Version::default(), &self.key, over)
                 .await;
             if let Err(fault) = bucket.delete(&joined).await {
                 tracing::warn!(
@@ -389,7 +411,7 @@ async fn reread(bucket: &Bucket, key: &Key, tag: Option<String>, length: u64) ->
 }
 
 /// A key in the same directory that no client sees.
-fn hidden_beside(key: &Key) -> Result<Key, Fault> {
+pub(super) fn hidden_beside(key: &Key) -> Result<Key, Fault> {
     let name = StagingName::random()
         .map_err(|error| Fault::judged(ErrorKind::Failure, format!("no randomness: {error}")))?;
     let directory = key

@@ -8,7 +8,7 @@
 mod azure;
 mod s3;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use hyper::{
@@ -18,7 +18,7 @@ use hyper::{
     },
 };
 use object_store::{
-    ObjectMeta,
+    ObjectMeta, UpdateVersion,
     aws::{AwsAuthorizer, AwsCredential},
     azure::{AzureAuthorizer, AzureCredentialProvider},
     client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponse},
@@ -106,7 +106,7 @@ impl Version {
         Self::new(meta.e_tag.clone(), meta.version.clone())
     }
 
-    fn new(tag: Option<String>, generation: Option<String>) -> Self {
+    pub(super) fn new(tag: Option<String>, generation: Option<String>) -> Self {
         // Listings of some services leave the quotation marks out.
         let quoted = |tag: String| {
             if tag.ends_with('"') {
@@ -121,10 +121,31 @@ impl Version {
         }
     }
 
+    pub(super) fn has_generation(&self) -> bool {
+        self.generation.is_some()
+    }
+
+    /// As conditions of the library name it.
+    pub(super) fn to_update(&self) -> UpdateVersion {
+        UpdateVersion {
+            e_tag: self.tag().map(str::to_owned),
+            version: self.generation.clone(),
+        }
+    }
+
     /// `None` for a weak one, which is never equal to another (RFC 9110 section 8.8.3.2).
     pub(super) fn tag(&self) -> Option<&str> {
         self.tag.as_deref().filter(|tag| !tag.starts_with("W/"))
     }
+}
+
+/// What has to stand under the name that is given to a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Over<'a> {
+    Anything,
+    Nothing,
+    /// This version, of which the tag or generation is known.
+    Only(&'a Version),
 }
 
 /// Which keys are listed.
@@ -194,7 +215,7 @@ impl Wire {
         key: &Key,
         upload: &str,
         parts: &[PartId],
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<Option<String>, Fault> {
         const REQUEST: &str = "COMPLETE";
         let mut message = Message {
@@ -210,9 +231,7 @@ impl Wire {
             message.query = vec![("comp", "blocklist")];
             message.body = azure::block_list(parts);
         }
-        if only_if_absent {
-            message.headers.push((IF_NONE_MATCH, ANYTHING));
-        }
+        message.headers.extend(self.condition(REQUEST, over)?);
         let answer = self.send(message, Fault::did_nothing).await?;
         match self.signer {
             Signer::Azure { .. } => Ok(answer
@@ -233,25 +252,16 @@ impl Wire {
         from: &Key,
         version: &Version,
         to: &Key,
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<(), Fault> {
         const REQUEST: &str = "COPY";
         let bucket = self.url.rsplit('/').next().unwrap_or_default();
         let encoded = utf8_percent_encode(from.as_str(), KEY);
         let path = format!("{bucket}/{encoded}");
-        let (source, path, condition) = match self.signer {
-            Signer::S3 { .. } => ("x-amz-copy-source", path, (IF_NONE_MATCH, ANYTHING)),
-            Signer::Gcs { .. } => (
-                "x-goog-copy-source",
-                path,
-                (
-                    HeaderName::from_static("x-goog-if-generation-match"),
-                    NO_GENERATION,
-                ),
-            ),
-            Signer::Azure { .. } => {
-                return self.copy_blob(from, version, to, only_if_absent).await;
-            }
+        let source = match self.signer {
+            Signer::S3 { .. } => "x-amz-copy-source",
+            Signer::Gcs { .. } => "x-goog-copy-source",
+            Signer::Azure { .. } => return self.copy_blob(from, version, to, over).await,
         };
         let mut headers = vec![(HeaderName::from_static(source), value(REQUEST, &path)?)];
         let of_version = self.only_version(
@@ -263,7 +273,7 @@ impl Wire {
             ],
         )?;
         headers.extend(of_version);
-        headers.extend(only_if_absent.then_some(condition));
+        headers.extend(self.condition(REQUEST, over)?);
         let message = Message {
             request: REQUEST,
             method: Method::PUT,
@@ -272,12 +282,51 @@ impl Wire {
             headers,
             body: Bytes::new(),
         };
-        let answer = self.send(message, repeatable(only_if_absent)).await?;
+        let answer = self.send(message, repeatable(over)).await?;
         // As with a completion.
         if answer.body.contains("<Error>") {
             return Err(Fault::refused(REQUEST, 500, &answer.body));
         }
         Ok(())
+    }
+
+    /// Copies a range of a file, of the version that is named, into a part of an upload. S3 alone.
+    pub(super) async fn copy_part(
+        &self,
+        (to, upload): (&Key, &str),
+        index: usize,
+        (from, version): (&Key, &Version),
+        range: Range<u64>,
+    ) -> Result<PartId, Fault> {
+        const REQUEST: &str = "COPY part";
+        let bucket = self.url.rsplit('/').next().unwrap_or_default();
+        let encoded = utf8_percent_encode(from.as_str(), KEY);
+        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let number = (index + 1).to_string();
+        let mut headers = Vec::new();
+        for (name, text) in [
+            ("x-amz-copy-source", format!("{bucket}/{encoded}").as_str()),
+            ("x-amz-copy-source-range", &range),
+            (
+                "x-amz-copy-source-if-match",
+                version.tag().unwrap_or_default(),
+            ),
+        ] {
+            headers.push((HeaderName::from_static(name), value(REQUEST, text)?));
+        }
+        let message = Message {
+            request: REQUEST,
+            method: Method::PUT,
+            key: to.as_str(),
+            query: vec![("partNumber", &number), ("uploadId", upload)],
+            headers,
+            body: Bytes::new(),
+        };
+        let answer = self.send(message, Fault::is_passing).await?;
+        // As with a completion.
+        s3::copied(&answer.body)
+            .map(|content_id| PartId { content_id })
+            .ok_or_else(|| Fault::refused(REQUEST, 500, &answer.body))
     }
 
     /// Deletes an object, only the version if one is named. It is no fault if there is none.
@@ -313,6 +362,27 @@ impl Wire {
         of_version
             .map(|text| Ok((HeaderName::from_static(name), value(request, text)?)))
             .transpose()
+    }
+
+    /// The condition that it stands under the name.
+    fn condition(
+        &self,
+        request: &'static str,
+        over: Over<'_>,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Fault> {
+        const BY_GENERATION: &str = "x-goog-if-generation-match";
+        Ok(match (over, &self.signer) {
+            (Over::Anything, _) => None,
+            (Over::Nothing, Signer::S3 { .. } | Signer::Azure { .. }) => {
+                Some((IF_NONE_MATCH, ANYTHING))
+            }
+            (Over::Nothing, Signer::Gcs { .. }) => {
+                Some((HeaderName::from_static(BY_GENERATION), NO_GENERATION))
+            }
+            (Over::Only(version), _) => {
+                self.only_version(request, version, [IF_MATCH.as_str(), BY_GENERATION])?
+            }
+        })
     }
 
     fn url_of(&self, key: &str) -> String {
@@ -413,11 +483,10 @@ impl Wire {
 }
 
 /// When a copy may be sent again.
-fn repeatable(only_if_absent: bool) -> fn(&Fault) -> bool {
-    if only_if_absent {
-        Fault::did_nothing
-    } else {
-        Fault::is_passing
+fn repeatable(over: Over<'_>) -> fn(&Fault) -> bool {
+    match over {
+        Over::Nothing | Over::Only(_) => Fault::did_nothing,
+        Over::Anything => Fault::is_passing,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Why an operation on the server failed, and what the client hears of it.
 
 use super::wire::Malformed;
-use crate::backend::{BackendError, ErrorKind, Origin, staging::Refusal};
+use crate::backend::{
+    BackendError, ErrorKind, Origin,
+    staging::{Refusal, WatchError},
+};
 
 /// A failed operation, before it is told which path and server it belongs to.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,6 +27,12 @@ pub(super) enum Fault {
         "the staging file has {length} bytes and not the {expected} that were written; the upload is withdrawn"
     )]
     OtherLength { expected: u64, length: u64 },
+    #[error("{0}")]
+    Watch(#[from] WatchError),
+    #[error(
+        "the server made {length} bytes of {expected} when the first ones were written over: restore the file from a backup, and rotate no more on this server"
+    )]
+    LengthChanged { expected: u64, length: u64 },
     #[error(
         "an interrupted upload was opened and nothing written to it; it stays as it was: remove it, or upload the file again"
     )]
@@ -97,6 +106,8 @@ impl Fault {
             | Self::WrongAnswer
             | Self::Malformed(_)
             | Self::ChangedMeanwhile
+            | Self::Watch(_)
+            | Self::LengthChanged { .. }
             | Self::TooManyHandles { .. }
             | Self::OtherLength { .. } => (ErrorKind::Failure, Origin::Backend),
             Self::NothingWritten => (ErrorKind::Failure, Origin::Client),

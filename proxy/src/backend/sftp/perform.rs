@@ -70,7 +70,7 @@ impl Session {
                 let digest = match closed.ok_or(Fault::NoSuchHandle)? {
                     Handle::File(file) => file.close().await.map(|()| None),
                     Handle::Directory(directory) => directory.close().await.map(|()| None),
-                    Handle::Upload(upload) => upload.publish().await,
+                    Handle::Upload(upload) => upload.publish(None).await,
                 }?;
                 Ok(Outcome::digested(digest))
             }
@@ -133,7 +133,9 @@ impl Session {
             Operation::Stat { .. } => self.attributes(Kind::Stat, target).await,
             Operation::Lstat { .. } => self.attributes(Kind::Lstat, target).await,
             Operation::Setstat { attributes, .. } => {
-                let request = Request::new(Kind::Setstat).string(&self.on_server(target));
+                let path = self.on_server(target);
+                let _turn = self.names().all().changing(&[&path]).await;
+                let request = Request::new(Kind::Setstat).string(&path);
                 self.ask(request.attributes(attributes)).await
             }
             Operation::Lsetstat { attributes, .. } => {
@@ -146,6 +148,7 @@ impl Session {
             }
             Operation::Remove { .. } => {
                 let path = self.named_on_server(target)?;
+                let _turn = self.names().all().changing(&[&path]).await;
                 match self.ask(Request::new(Kind::Remove).string(&path)).await {
                     Err(
                         missing @ Fault::Answered {
@@ -171,6 +174,7 @@ impl Session {
             Operation::Rename { .. } => {
                 let (from, to) = self.both(target, second)?;
                 let connection = self.connection().await?;
+                let _turn = self.names().all().changing(&[&from, &to]).await;
                 rename(&connection, &from, &to).await?;
                 Ok(Outcome::Done)
             }
@@ -179,6 +183,7 @@ impl Session {
                 if !self.connection().await?.abilities.posix_rename {
                     return Err(Fault::NotAnnounced("posix-rename@openssh.com"));
                 }
+                let _turn = self.names().all().changing(&[&from, &to]).await;
                 let request = Request::extended("posix-rename@openssh.com");
                 self.ask(request.string(&from).string(&to)).await
             }

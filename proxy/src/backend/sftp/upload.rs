@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backend::staging::{
-        self, Beginning, Content, Found, Landing, Progress, Publish, Refusal, UploadPlan,
+        self, Beginning, Content, Found, Landing, Progress, Publish, Refusal, UploadPlan, Watched,
     },
     operation::{Access, Attributes, Outcome},
     path::RelativePath,
@@ -292,8 +292,12 @@ impl Upload {
     }
 
     /// Ends the upload: everything written and synced, then the name. Withdraws it if that fails, unless the connection was
-    /// lost and it can be resumed. Gives the SHA-256 of what is published if that had to be read again.
-    pub(super) async fn publish(&self) -> Result<Option<[u8; 32]>, Fault> {
+    /// lost and it can be resumed. Gives the SHA-256 of what is published if that had to be read again. What it may only take the
+    /// place of is given with its attributes.
+    pub(super) async fn publish(
+        &self,
+        over: Option<(&Attributes, &Watched)>,
+    ) -> Result<Option<[u8; 32]>, Fault> {
         let (is_touched, attributes_set, beginning) = {
             let state = self.state();
             let progress = &state.progress;
@@ -318,7 +322,7 @@ impl Upload {
                 Beginning::Copy | Beginning::Nothing => {}
             }
         }
-        let published = self.finish().await;
+        let published = self.finish(over).await;
         match &published {
             Ok(_) => self.set_fate(Fate::Published),
             Err(Fault::Lost(_)) => {}
@@ -349,7 +353,22 @@ impl Upload {
         }
     }
 
-    async fn finish(&self) -> Result<Option<[u8; 32]>, Fault> {
+    async fn finish(
+        &self,
+        over: Option<(&Attributes, &Watched)>,
+    ) -> Result<Option<[u8; 32]>, Fault> {
+        if let Some((attributes, _)) = over {
+            let times = Attributes {
+                times: attributes.times,
+                ..Attributes::default()
+            };
+            // A server that can't set them says so with an answer that nobody needs.
+            drop(self.file.ask(|handle| {
+                Request::new(Kind::Fsetstat)
+                    .string(handle)
+                    .attributes(&times)
+            }));
+        }
         self.sync_and_close().await?;
         self.writes.all_succeeded().await?;
         let connection = self.file.connection();
@@ -368,7 +387,19 @@ impl Upload {
         let Some(staging_path) = staging_path else {
             return Ok(digest);
         };
-        if let Some(original) = self.original {
+        let names = self
+            .session
+            .upgrade()
+            .map(|session| session.names().clone());
+        let _held;
+        let _turn;
+        match (over, &names) {
+            (Some((_, watched)), _) => _held = watched.hold()?,
+            (None, Some(names)) => _turn = names.all().changing(&[&self.path]).await,
+            (None, None) => {}
+        }
+        let original = over.map(|(attributes, _)| Version::of(attributes));
+        if let Some(original) = original.or(self.original) {
             let asked = connection.send(Request::new(Kind::Lstat).string(&self.path));
             if standing(asked).await?.as_ref().map(Version::of) != Some(original) {
                 return Err(Fault::ChangedMeanwhile);

@@ -1,10 +1,11 @@
-//! One file is destroyed: first it is on record which one, by whose word and why, then the wraps of its key are overwritten.
+//! One file is destroyed: first it is on record which one, by whose word and why, then the wraps of its key are overwritten where that
+//! can be done, and the file removed.
 
 use portcullis_audit::{catalogue::State, search::SearchError};
 use portcullis_journal::{AppendError, Event, EventKind, Journal, Verdict, record::untrusted};
 use serde_json::{Map, Value};
 
-use super::Vaults;
+use super::{Kept, Vaults};
 use crate::{
     backend::BackendError,
     config::JournalConfig,
@@ -20,8 +21,6 @@ use crate::{
 pub(super) enum ShredError {
     #[error("{name} is no backend of the configuration whose files are encrypted")]
     NoSuchBackend { name: String },
-    #[error("backend {name} is not local: nothing there can be overwritten where it lies")]
-    NotLocal { name: String },
     #[error("{path} is no path")]
     Path { path: String, source: PathError },
     #[error("a reason and an approver are needed")]
@@ -66,9 +65,6 @@ impl Shred<'_> {
         let Some(kept) = self.vaults.by_name.get(self.backend) else {
             return Err(ShredError::NoSuchBackend { name: name() });
         };
-        if !kept.is_local {
-            return Err(ShredError::NotLocal { name: name() });
-        }
         let whole = [self.backend, self.path].join("/");
         let at = VirtualPath::clean(whole.as_bytes()).map_err(|source| ShredError::Path {
             path: path(),
@@ -78,9 +74,11 @@ impl Shred<'_> {
             path: path(),
             source,
         };
-        let verified =
-            Verified::whole(self.journal.clone(), self.backend, &*kept.service).map_err(look)?;
-        let destroyed = self.destroy(&verified, &at).await;
+        let is_absolute = kept.is_server && kept.names.is_none() && self.path.starts_with('/');
+        let directory: &[u8] = if is_absolute { b"/" } else { b"." };
+        let (journal, service) = (self.journal.clone(), &*kept.service);
+        let verified = Verified::below(journal, self.backend, service, directory).map_err(look)?;
+        let destroyed = self.destroy(&verified, kept, &at).await;
         verified.backend.end().await;
         let body = destroyed?;
         tracing::warn!(path = ?at, approver = self.approver, "a stored file was destroyed");
@@ -93,6 +91,7 @@ impl Shred<'_> {
     async fn destroy(
         &self,
         verified: &Verified,
+        kept: &Kept,
         at: &VirtualPath,
     ) -> Result<Map<String, Value>, ShredError> {
         let path = || self.path.to_owned();
@@ -103,12 +102,15 @@ impl Shred<'_> {
         let object = match verified.tend(at, Care::Identify).await.map_err(look)? {
             Tended::Identified { object } => object,
             Tended::Current
-            | Tended::Rewrapped
+            | Tended::Rewrapped { .. }
             | Tended::Plain
             | Tended::Encrypted { .. }
             | Tended::Shredded => return Err(ShredError::Plain { path: path() }),
         };
-        let body = self.tombstone(verified, at, object)?;
+        let mut body = self.tombstone(verified, at, object)?;
+        if let Some(remains) = kept.remains {
+            body.insert("copies_may_remain".to_owned(), remains.into());
+        }
         let mut event: Event = verified.requester.event(EventKind::RestTombstone);
         event.outcome = Some(Verdict::Allow);
         event.body.clone_from(&body);

@@ -1,6 +1,7 @@
 //! One walk over encrypted backends: keys are wrapped to others, or files that are not encrypted are.
 
 mod migrate;
+mod roots;
 mod rotate;
 
 use std::{
@@ -13,9 +14,12 @@ use portcullis_audit::{catalogue::Reader, hidden::as_recorded, search::SearchErr
 use portcullis_journal::{AppendError, Event, EventKind, Journal, Verdict};
 use serde_json::Value;
 
+use self::roots::Root;
+pub(super) use self::rotate::settled;
 use super::{Kept, Vaults};
 use crate::{
-    backend::{BackendError, ErrorKind},
+    accounts::{Accounts, AccountsError},
+    backend::{BackendError, ErrorKind, encrypted::Pending},
     config::JournalConfig,
     daemon::{
         backends::pending,
@@ -37,6 +41,8 @@ const NAMED: usize = 1000;
 const TOLD: Duration = Duration::from_secs(1);
 /// How often a file that is replaced meanwhile is tried.
 const ATTEMPTS: usize = 3;
+/// Before a server that was lost is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often everything is looked at, as long as files are renamed meanwhile: one may have passed the look by.
 const LOOKS: usize = 3;
 
@@ -59,6 +65,8 @@ pub(super) enum WalkError {
     Prepare(#[from] RunError),
     #[error("read the journal")]
     Journal(#[from] SearchError),
+    #[error("read the accounts' mounts")]
+    Accounts(#[from] AccountsError),
     #[error("record what was done")]
     Unrecorded(#[from] AppendError),
 }
@@ -66,6 +74,7 @@ pub(super) enum WalkError {
 pub(super) struct Walk<'a> {
     pub(super) journal: &'a Journal,
     pub(super) config: &'a JournalConfig,
+    pub(super) accounts: &'a Accounts,
     pub(super) vaults: Vaults,
     pub(super) task: Walks,
     pub(super) request: &'a Request,
@@ -78,9 +87,10 @@ impl Walk<'_> {
         tell: &mut (dyn FnMut(&Answer) + Send),
     ) -> Result<Answer, WalkError> {
         let wanted = self.wanted()?;
+        let has_server = wanted.values().any(|kept| kept.is_server);
         let reader = match self.task {
-            Walks::Rotate => None,
-            Walks::Migrate => Some(reader(self.config, &self.vaults.stored)?),
+            Walks::Rotate if !has_server => None,
+            Walks::Rotate | Walks::Migrate => Some(reader(self.config, &self.vaults.stored)?),
         };
         let now = Instant::now();
         let mut look = Look {
@@ -251,44 +261,47 @@ impl Look<'_> {
     }
 
     async fn backend(&mut self, name: &str, kept: &Kept) -> Result<(), WalkError> {
-        if !kept.is_local {
-            if self.is_first {
-                let reason = match self.walk.task {
-                    Walks::Rotate => {
-                        "the heads of its files can't be exchanged where they lie: a file is wrapped to the new key when it is uploaded again, so keep the old one in retired_key_files"
-                    }
-                    Walks::Migrate => {
-                        "files of a backend of this kind are not encrypted by this: each is when it is uploaded again"
-                    }
-                };
-                self.fail(format!("/{name}"), reason.to_owned());
-            }
-            return Ok(());
-        }
         let session = |source| WalkError::Session {
             name: name.to_owned(),
             source,
         };
-        let journal = self.walk.journal.clone();
-        let mut verified = Verified::whole(journal, name, &*kept.service).map_err(session)?;
-        let walked = self.tree(&mut verified, name, kept).await;
-        verified.backend.end().await;
-        let _ = pending(&self.walk.config.verification(), name).clear();
-        walked
+        let pending = pending(&self.walk.config.verification(), name);
+        if !self.settle((name, kept), &pending).await {
+            return Ok(());
+        }
+        for root in self.roots(name, kept)? {
+            let (journal, service) = (self.walk.journal.clone(), &*kept.service);
+            let verified = Verified::below(journal, name, service, root.directory);
+            let mut verified = verified.map_err(session)?;
+            let walked = self
+                .tree(&mut verified, (name, kept), &root, &pending)
+                .await;
+            verified.backend.end().await;
+            if !walked? {
+                break;
+            }
+        }
+        Ok(())
     }
 
+    /// False if nothing more can be done on this backend.
     async fn tree(
         &mut self,
         verified: &mut Verified,
-        name: &str,
-        kept: &Kept,
-    ) -> Result<(), WalkError> {
-        let root = verified.mount.at.clone();
-        let mut left = vec![root.clone()];
+        (name, kept): (&str, &Kept),
+        root: &Root,
+        pending: &Pending,
+    ) -> Result<bool, WalkError> {
+        let mut left = vec![root.at.clone()];
         while let Some(directory) = left.pop() {
             let entries = match verified.entries(&directory).await {
                 Ok(entries) => entries,
-                Err(error) if error.kind == ErrorKind::NotFound && directory != root => continue,
+                Err(error)
+                    if error.kind == ErrorKind::NotFound
+                        && (kept.is_server || directory != root.at) =>
+                {
+                    continue;
+                }
                 Err(error) => {
                     self.failed(&directory, &error);
                     continue;
@@ -304,18 +317,21 @@ impl Look<'_> {
                 if entry.attributes.is_directory() {
                     left.push(path);
                 } else if is_file(&entry) {
-                    match self.walk.task {
-                        Walks::Rotate => self.rewrap(verified, &path).await,
+                    let goes_on = match self.walk.task {
+                        Walks::Rotate => self.rewrap(verified, &path, pending).await,
                         Walks::Migrate => self.encrypt(verified, (name, kept), &path).await?,
-                    }
+                    };
                     self.tell();
+                    if !goes_on {
+                        return Ok(false);
+                    }
                 }
                 if self.is_stopped {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn failed(&mut self, path: &VirtualPath, error: &BackendError) {
@@ -349,6 +365,11 @@ fn is_file(entry: &Entry) -> bool {
         .permissions
         .map(|mode| mode & Attributes::TYPE_MASK);
     matches!(kind, None | Some(0 | Attributes::REGULAR))
+}
+
+/// True if the server may be back a moment later, and all other files would fail until then.
+fn is_lost(error: &BackendError) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::TimedOut)
 }
 
 fn shown(path: &[u8]) -> String {

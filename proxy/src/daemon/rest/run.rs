@@ -21,7 +21,7 @@ use crate::{
     config::JournalConfig,
     gate::verify::Pace,
     metrics,
-    policy::Requester,
+    policy::{Mount, Requester},
     verification::{Answer, Request},
 };
 
@@ -163,13 +163,7 @@ impl Run<'_> {
         &self,
         catalogue: &Catalogue,
     ) -> Result<BTreeMap<String, Vec<Directory>>, RunError> {
-        let mut mounts = Vec::new();
-        for account in self.accounts.list()? {
-            mounts.extend(self.accounts.mounts_by_directory(account.uid)?);
-        }
-        for group in self.accounts.groups()? {
-            mounts.extend(group.mounts);
-        }
+        let mounts = mounts(self.accounts)?;
         let mut wanted: BTreeSet<(String, Vec<u8>)> = BTreeSet::new();
         let asked = self.request.mount.as_deref();
         for mount in &mounts {
@@ -216,6 +210,18 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// All mounts of accounts and groups.
+pub(in crate::daemon) fn mounts(accounts: &Accounts) -> Result<Vec<Mount>, AccountsError> {
+    let mut mounts = Vec::new();
+    for account in accounts.list()? {
+        mounts.extend(accounts.mounts_by_directory(account.uid)?);
+    }
+    for group in accounts.groups()? {
+        mounts.extend(group.mounts);
+    }
+    Ok(mounts)
 }
 
 /// A mounted directory.

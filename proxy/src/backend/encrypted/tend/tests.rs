@@ -14,7 +14,10 @@ use portcullis_at_rest::{
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::super::{EncryptedService, Foreign, Pending, Vault, pending::Entry};
+use super::super::{
+    EncryptedService, Foreign, Pending, Vault,
+    pending::{Entry, Place},
+};
 use crate::{
     backend::{
         BackendService as _, ErrorKind,
@@ -102,6 +105,13 @@ impl Disk {
     }
 }
 
+fn place(path: &str) -> Place {
+    Place {
+        directory: Box::default(),
+        path: VirtualPath::clean(path.as_bytes()).unwrap(),
+    }
+}
+
 #[tokio::test]
 async fn a_rotation_changes_the_head_alone_and_the_old_key_is_not_needed_any_more() {
     let disk = Disk::new();
@@ -121,7 +131,7 @@ async fn a_rotation_changes_the_head_alone_and_the_old_key_is_not_needed_any_mor
         assert_eq!(rotated.get(&path).await, CONTENT, "mixed ages");
         assert_eq!(
             rotated.tend(&path, Care::Rewrap).await.unwrap(),
-            Tended::Rewrapped
+            Tended::Rewrapped { bytes: 1024 }
         );
         assert_eq!(
             rotated.tend(&path, Care::Rewrap).await.unwrap(),
@@ -144,7 +154,7 @@ async fn a_rotation_changes_the_head_alone_and_the_old_key_is_not_needed_any_mor
             .await;
         assert_eq!(refused, ErrorKind::Failure, "the key is not there");
     }
-    assert!(disk.pending().path().unwrap().is_none());
+    assert!(disk.pending().place().unwrap().is_none());
 }
 
 #[tokio::test]
@@ -170,7 +180,7 @@ async fn who_has_the_file_open_goes_on() {
     old.write(writer, 0, "WHAT").await;
     assert_eq!(
         rotated.tend("/a", Care::Rewrap).await.unwrap(),
-        Tended::Rewrapped
+        Tended::Rewrapped { bytes: 1024 }
     );
     assert_eq!(old.read(reader, 0, 100).await, CONTENT);
     old.close(reader).await;
@@ -254,6 +264,7 @@ async fn a_head_that_was_torn_at_any_byte_is_written_again_and_only_by_what_was_
     let disk = Disk::new();
     disk.client(OLD, &[]).put("/a", CONTENT).await;
     let rotated = disk.client(NEW, &[OLD]);
+    rotated.put("/another", CONTENT).await;
     let old = disk.head("a");
     let file = fs::OpenOptions::new()
         .write(true)
@@ -264,9 +275,13 @@ async fn a_head_that_was_torn_at_any_byte_is_written_again_and_only_by_what_was_
         .rewrap(&old, &Realm::named("subject"))
         .unwrap();
     let entry = |path: &str| Entry {
-        path: VirtualPath::clean(path.as_bytes()).unwrap(),
+        place: place(path),
         head: head.clone(),
         times: Some((1_000_000_000, 1_000_000_000)),
+    };
+    let of_another = Entry {
+        head: disk.head("another"),
+        ..entry("/a")
     };
     for cut in (0..=Head::LENGTH).step_by(16) {
         let torn = [&head.as_bytes()[..cut], &old.as_bytes()[cut..]].concat();
@@ -279,7 +294,7 @@ async fn a_head_that_was_torn_at_any_byte_is_written_again_and_only_by_what_was_
         // Nothing that tells heads of one file apart stands in front of the key's id.
         assert_eq!(is_torn, cut > 64 && cut < Head::LENGTH, "byte {cut}");
 
-        disk.pending().put(&entry("/b")).unwrap();
+        disk.pending().put(&of_another).unwrap();
         if is_torn {
             assert!(
                 rotated.tend("/a", Care::Rewrap).await.is_err(),
@@ -290,10 +305,10 @@ async fn a_head_that_was_torn_at_any_byte_is_written_again_and_only_by_what_was_
         disk.pending().put(&entry("/a")).unwrap();
         assert_eq!(
             rotated.tend("/a", Care::Rewrap).await.unwrap(),
-            Tended::Rewrapped
+            Tended::Rewrapped { bytes: 1024 }
         );
         assert_eq!(disk.client(NEW, &[]).get("/a").await, CONTENT, "byte {cut}");
-        assert!(disk.pending().path().unwrap().is_none());
+        assert!(disk.pending().place().unwrap().is_none());
         if is_torn || cut == Head::LENGTH {
             assert_eq!(fs::metadata(disk.at("a")).unwrap().mtime(), 1_000_000_000);
         }
@@ -309,6 +324,28 @@ async fn a_head_that_was_torn_at_any_byte_is_written_again_and_only_by_what_was_
     assert!(fs::read(disk.at("a")).unwrap() == stored);
 }
 
+#[tokio::test]
+async fn a_head_that_may_be_half_written_comes_before_all_others() {
+    let disk = Disk::new();
+    let old = disk.client(OLD, &[]);
+    old.put("/a", CONTENT).await;
+    old.put("/b", CONTENT).await;
+    let entry = Entry {
+        place: place("/b"),
+        head: disk.head("b"),
+        times: None,
+    };
+    disk.pending().put(&entry).unwrap();
+    let rotated = disk.client(NEW, &[OLD]);
+    let refused = rotated.tend("/a", Care::Rewrap).await.unwrap_err();
+    assert!(refused.message.contains("half written"), "{refused}");
+    assert_eq!(disk.pending().place().unwrap(), Some(place("/b")));
+    for path in ["/b", "/a"] {
+        let tended = rotated.tend(path, Care::Rewrap).await.unwrap();
+        assert!(matches!(tended, Tended::Rewrapped { .. }), "{path}");
+    }
+}
+
 #[test]
 fn what_is_kept_is_whole_or_nothing() {
     let disk = Disk::new();
@@ -317,7 +354,7 @@ fn what_is_kept_is_whole_or_nothing() {
         .create(&Realm::named("subject"))
         .unwrap();
     let entry = Entry {
-        path: VirtualPath::clean(b"/disk/a").unwrap(),
+        place: place("/disk/a"),
         head,
         times: Some((1, 2)),
     };
@@ -356,7 +393,7 @@ async fn a_reader_finds_the_old_head_or_the_new_one_whenever_it_looks() {
         let by = &clients[(number + 1) % 2];
         assert_eq!(
             by.tend("/a", Care::Rewrap).await.unwrap(),
-            Tended::Rewrapped
+            Tended::Rewrapped { bytes: 1024 }
         );
     }
     reading.await.unwrap();
@@ -540,7 +577,7 @@ async fn a_file_that_is_destroyed_opens_by_no_key_also_where_it_has_another_name
     assert_eq!(object, disk.head("a").object().0);
     // What was kept for a rotation that a crash interrupted holds wraps, too.
     let entry = Entry {
-        path: VirtualPath::clean(b"/a").unwrap(),
+        place: place("/a"),
         head: disk.head("a"),
         times: None,
     };
@@ -558,7 +595,7 @@ async fn a_file_that_is_destroyed_opens_by_no_key_also_where_it_has_another_name
     // No key has the number zero.
     assert_eq!(client.refusal(open).await, ErrorKind::Failure);
     assert!(disk.head("other").rescue(&disk.recipients[1]).is_none());
-    assert!(disk.pending().path().unwrap().is_none());
+    assert!(disk.pending().place().unwrap().is_none());
 }
 
 #[tokio::test]

@@ -142,10 +142,13 @@ impl Connection {
         let path = octets(path.as_bytes());
         self.restart_at(offset).await?;
         let stored = ask!(self, "STOR", self.ftp.put_with_stream(&path));
-        if self.is_asked_again(&stored) {
+        let stored = if self.is_asked_again(&stored) {
             self.restart_at(offset).await?;
-            return ask!(self, "STOR", self.ftp.put_with_stream(&path));
-        }
+            ask!(self, "STOR", self.ftp.put_with_stream(&path))
+        } else {
+            stored
+        };
+        self.has_transfer = stored.is_ok();
         stored
     }
 
@@ -156,9 +159,12 @@ impl Connection {
     ) -> Result<Transfer, Fault> {
         let path = octets(path.as_bytes());
         let opened = ask!(self, "APPE", self.ftp.append_with_stream(&path));
-        if self.is_asked_again(&opened) {
-            return ask!(self, "APPE", self.ftp.append_with_stream(&path));
-        }
+        let opened = if self.is_asked_again(&opened) {
+            ask!(self, "APPE", self.ftp.append_with_stream(&path))
+        } else {
+            opened
+        };
+        self.has_transfer = opened.is_ok();
         opened
     }
 
@@ -194,10 +200,13 @@ impl Connection {
         let path = octets(path.as_bytes());
         self.restart_at(offset).await?;
         let opened = ask!(self, "RETR", self.ftp.retr_as_stream(&path));
-        if self.is_asked_again(&opened) {
+        let opened = if self.is_asked_again(&opened) {
             self.restart_at(offset).await?;
-            return ask!(self, "RETR", self.ftp.retr_as_stream(&path));
-        }
+            ask!(self, "RETR", self.ftp.retr_as_stream(&path))
+        } else {
+            opened
+        };
+        self.has_transfer = opened.is_ok();
         opened
     }
 

@@ -1,6 +1,6 @@
 //! CLOSE of an upload: the server has every byte, and the file gets its name.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
@@ -14,10 +14,11 @@ use crate::{
             fault::Fault,
             names,
             pool::Lease,
+            tending::{changing, is_same},
         },
-        staging::Publish,
+        staging::{Publish, Watched},
     },
-    operation::Outcome,
+    operation::{Attributes, Outcome},
 };
 
 /// Bytes read at once to compute a digest.
@@ -34,7 +35,10 @@ impl Upload {
                 "nothing was written to the interrupted upload: it is not complete",
             ));
         }
+        let is_tended = self.watched.is_some();
         match self.complete().await {
+            // Whose times it should have is nobody's wish.
+            Ok((outcome, _)) if is_tended => Ok(outcome),
             Ok((outcome, attributes)) => {
                 // Attributes come last: a server that can't set them does not cost the file.
                 attributes?;
@@ -46,6 +50,29 @@ impl Upload {
                 Err(fault)
             }
         }
+    }
+
+    /// As [`publish`](Self::publish), only in the place of a file with these attributes that no client has changed since it is watched.
+    pub(in crate::backend::ftp) async fn publish_over(
+        mut self,
+        original: Attributes,
+        watched: Arc<Watched>,
+    ) -> Result<Outcome, Fault> {
+        let times = Attributes {
+            times: original.times,
+            ..Attributes::default()
+        };
+        if let Err(fault) = self.set_attributes(&times) {
+            tracing::debug!(file = ?self.path, %fault, "a file does not keep its time");
+        }
+        self.original = Some(original);
+        self.watched = Some(watched);
+        self.publish().await
+    }
+
+    /// Ends it: nothing is published, and nothing left.
+    pub(in crate::backend::ftp) async fn withdraw(&mut self) {
+        self.remove().await;
     }
 
     /// The outer result is about the file, the inner about its attributes.
@@ -69,9 +96,16 @@ impl Upload {
         };
         lease.finish("STOR", transfer).await?;
         self.check_size(&mut lease).await?;
-        self.check_original(&mut lease).await?;
         let outcome = self.outcome(&mut lease).await?;
         let attributes = self.set_wanted_attributes(&mut lease).await;
+        let watched = self.watched.take();
+        let _held;
+        let _turn;
+        match &watched {
+            Some(watched) => _held = watched.hold()?,
+            None => _turn = changing(&self.pool, &mut lease, &[&self.path]).await?,
+        }
+        self.check_original(&mut lease).await?;
         let (from, to) = (self.staged.path(), &self.path);
         match self.publish {
             Publish::Replace => names::replace(&mut lease, from, to).await?,
@@ -146,8 +180,7 @@ impl Upload {
             return Ok(());
         };
         let stands = names::attributes(lease, &self.path).await?;
-        let is_same = stands
-            .is_some_and(|stands| stands.size == original.size && stands.times == original.times);
+        let is_same = stands.is_some_and(|stands| is_same(&stands, original));
         if is_same {
             return Ok(());
         }

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 use crate::{
     backend::{
         BackendService as _, ErrorKind,
-        conformance::{Client, READ},
+        conformance::Client,
         local::{LocalService, LocalSettings},
         staging::UploadSettings,
     },
@@ -61,8 +61,7 @@ async fn a_file_takes_the_place_of_the_version_that_was_read_and_of_no_other() {
         fs::write(&file, "plain").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         let client = client(directory.path());
-        let source = client.open("/a", READ).await;
-        let version = client.version(source).await;
+        let version = client.version("/a").await;
         let target = client.open("/a", Access::REPLACE).await;
         client.write(target, 0, "written anew").await;
         change(&file);

@@ -20,7 +20,7 @@ use crate::{
     backend::{
         ErrorKind,
         conformance::READ,
-        object::{bucket::Bucket, directory::Directory, location::Key},
+        object::{bucket::Bucket, directory::Directory, location::Key, wire::Over},
     },
     operation::{Attributes, Operation, Outcome},
     path::VirtualPath,
@@ -309,7 +309,12 @@ async fn ten_thousand_files_of_a_real_server_are_listed_once_each() {
         .map(|number| {
             let key = Key::listed(&format!("{prefix}/{}", name(number)));
             let bucket = Arc::clone(&bucket);
-            async move { bucket.put(&key, PutPayload::new(), false).await.unwrap() }
+            async move {
+                bucket
+                    .put(&key, PutPayload::new(), Over::Anything)
+                    .await
+                    .unwrap()
+            }
         })
         .buffer_unordered(64)
         .collect::<()>()

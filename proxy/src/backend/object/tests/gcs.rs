@@ -84,6 +84,32 @@ fn through(front: &Front, place: &[u8]) -> Client {
     session(&settings_of(front.endpoint.clone(), EMAIL), place)
 }
 
+/// Generations are numbers; these are made of the tag and its count of parts.
+fn tag_of(generation: &HeaderValue) -> HeaderValue {
+    let (digest, parts) = generation.to_str().unwrap().split_at(39);
+    let digest: u128 = digest.parse().unwrap();
+    let tag = match parts.parse().unwrap() {
+        0 => format!("\"{digest:032x}\""),
+        parts => format!("\"{digest:032x}-{parts}\"", parts = parts as u32),
+    };
+    tag.parse().unwrap()
+}
+
+/// Adds the generation to an answer that has a tag.
+fn with_generation(head: &mut Vec<String>, _: &mut Vec<u8>) {
+    let tag = head.iter().find_map(|line| {
+        let (name, tag) = line.split_once(": ")?;
+        let is_tag = name.eq_ignore_ascii_case("etag");
+        is_tag.then(|| tag.trim_matches('"').to_owned())
+    });
+    if let Some(tag) = tag {
+        let (digest, parts) = tag.split_once('-').unwrap_or((&tag, "0"));
+        let digest = u128::from_str_radix(digest, 16).unwrap();
+        let parts: u32 = parts.parse().unwrap();
+        head.push(format!("x-goog-generation: {digest:039}{parts:03}"));
+    }
+}
+
 /// A request of the XML interface as one of S3.
 fn translate(head: &str, body: &[u8]) -> Result<String, String> {
     let refused = |status: u16, code: &str| {
@@ -116,10 +142,17 @@ fn translate(head: &str, body: &[u8]) -> Result<String, String> {
     };
     if let Some(generation) = headers.remove("x-goog-if-generation-match") {
         // "Preconditions are not supported" by uploads in parts.
-        if query.contains("uploadId=") || generation != "0" {
+        if query.contains("uploadId=") {
             return Err(refused(400, "InvalidArgument"));
         }
-        headers.insert("if-none-match", HeaderValue::from_static("*"));
+        if generation == "0" {
+            headers.insert("if-none-match", HeaderValue::from_static("*"));
+        } else {
+            headers.insert("if-match", tag_of(&generation));
+        }
+    }
+    if let Some(generation) = headers.remove("x-goog-copy-source-if-generation-match") {
+        headers.insert("x-amz-copy-source-if-match", tag_of(&generation));
     }
     if let Some(source) = headers.remove("x-goog-copy-source") {
         let source = encoded(source.to_str().unwrap());
@@ -127,7 +160,7 @@ fn translate(head: &str, body: &[u8]) -> Result<String, String> {
     }
     let refuses_s3 = headers
         .keys()
-        .any(|name| name.as_str().starts_with("x-amz-") && name != "x-amz-copy-source");
+        .any(|name| name.as_str().starts_with("x-amz-") && !name.as_str().contains("copy-source"));
     if refuses_s3 {
         return Err(refused(400, "InvalidArgument"));
     }
@@ -181,7 +214,7 @@ fn signed(method: &str, path: &str, query: &str, mut headers: HeaderMap, body: &
 }
 
 async fn start() -> Subject {
-    let front = front(|_| Fate::HandOn).await;
+    let front = front(|_| Fate::Change(with_generation)).await;
     let settings = settings_of(front.endpoint.clone(), EMAIL);
     Subject {
         service: std::sync::Arc::new(ObjectService::new(&settings).unwrap()),

@@ -15,7 +15,7 @@ use crate::{
     backend::{
         Content, ErrorKind, Settled,
         conformance::Client,
-        object::{bucket::Bucket, location::Key},
+        object::{bucket::Bucket, location::Key, wire::Over},
     },
     operation::Operation,
     path::VirtualPath,
@@ -131,7 +131,7 @@ async fn files_with_other_tags_are_compared_by_their_content() {
             bytes[5 * MIB] ^= 1;
         }
         let payload = PutPayload::from(bytes.clone());
-        bucket.put(&whole, payload, false).await.unwrap();
+        bucket.put(&whole, payload, Over::Anything).await.unwrap();
         let left = settle(&client, "/a", "/b", now()).await;
         if is_same {
             assert!(matches!(left, Settled::Copied { .. }), "{left:?}");

@@ -14,7 +14,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::{
     super::{fault::Fault, location::Key},
-    ANYTHING, Answer, Listing, Message, Object, Page, QUERY, Signer, Version, Wire, garbled,
+    ANYTHING, Answer, Listing, Message, Object, Over, Page, QUERY, Signer, Version, Wire, garbled,
     repeatable, value,
 };
 use crate::backend::ErrorKind;
@@ -58,7 +58,7 @@ impl Wire {
         from: &Key,
         version: &Version,
         to: &Key,
-        only_if_absent: bool,
+        over: Over<'_>,
     ) -> Result<(), Fault> {
         const REQUEST: &str = "COPY";
         let mut source = value(REQUEST, &self.source(from).await?)?;
@@ -67,7 +67,7 @@ impl Wire {
         if let Some(tag) = version.tag() {
             headers.push((COPY_SOURCE_IF_MATCH, value(REQUEST, tag)?));
         }
-        headers.extend(only_if_absent.then_some((IF_NONE_MATCH, ANYTHING)));
+        headers.extend(self.condition(REQUEST, over)?);
         let message = Message {
             request: REQUEST,
             method: Method::PUT,
@@ -76,7 +76,7 @@ impl Wire {
             headers,
             body: Bytes::new(),
         };
-        let answer = self.send(message, repeatable(only_if_absent)).await?;
+        let answer = self.send(message, repeatable(over)).await?;
         self.finish_copy(to, answer.headers).await
     }
 

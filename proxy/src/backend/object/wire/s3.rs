@@ -38,11 +38,20 @@ pub(super) fn completion(parts: &[PartId]) -> Bytes {
 /// Reads the answer to a completion: `None` if it is a failure, else the file's tag where it is named.
 pub(super) fn completed(body: &str) -> Option<Option<String>> {
     let (_, result) = body.split_once("<CompleteMultipartUploadResult")?;
-    let tag = result
-        .split_once("<ETag>")
-        .and_then(|(_, rest)| rest.split_once("</ETag>"))
-        .and_then(|(tag, _)| quick_xml::escape::unescape(tag).ok());
-    Some(tag.map(|tag| tag.into_owned()))
+    Some(tag(result))
+}
+
+/// The tag of a part that was copied; `None` if the answer is a failure.
+pub(super) fn copied(body: &str) -> Option<String> {
+    let (_, result) = body.split_once("<CopyPartResult")?;
+    tag(result)
+}
+
+fn tag(result: &str) -> Option<String> {
+    let (_, rest) = result.split_once("<ETag>")?;
+    let (tag, _) = rest.split_once("</ETag>")?;
+    let tag = quick_xml::escape::unescape(tag).ok()?;
+    Some(tag.into_owned())
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +171,20 @@ mod tests {
         }
         assert_eq!(completed(&answer("")), Some(None));
         assert_eq!(completed("<Error><Code>InternalError</Code></Error>"), None);
+    }
+
+    #[test]
+    fn a_copied_part_names_its_tag_or_is_a_failure() {
+        let answer = "<?xml version=\"1.0\"?><CopyPartResult xmlns=\"x\"><LastModified>now</LastModified>\
+             <ETag>&quot;ab&quot;</ETag></CopyPartResult>";
+        assert_eq!(copied(answer), Some("\"ab\"".to_owned()));
+        for failure in [
+            "<Error><Code>SlowDown</Code></Error>",
+            "<CopyPartResult></CopyPartResult>",
+            "",
+        ] {
+            assert_eq!(copied(failure), None, "{failure}");
+        }
     }
 
     #[test]

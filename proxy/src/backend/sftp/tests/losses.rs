@@ -4,6 +4,10 @@ use super::{
     odd::{Habits, Odd},
     *,
 };
+use crate::{
+    backend::conformance::{Keys, NEW, OLD},
+    operation::{Care, Tended},
+};
 
 #[tokio::test]
 async fn a_connection_that_breaks_within_an_upload_publishes_nothing_and_the_next_request_opens_another()
@@ -131,4 +135,58 @@ async fn an_operation_whose_answer_is_lost_is_not_repeated_and_the_next_one_conn
     assert_eq!((server.asked(RENAME), server.connections()), (moved + 1, 3));
     client.done(mkdir(b"/e")).await;
     assert_eq!((server.asked(MKDIR), server.connections()), (2, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_whose_connection_breaks_anywhere_leaves_a_whole_head_and_is_ended_by_the_next_look()
+ {
+    const ROUNDS: usize = 24;
+    let server = Server::start();
+    let relay = Relay::to(server.sshd.address).await;
+    let subject = |settings| Subject {
+        service: Arc::new(SftpService::new(settings)),
+        directory: Vec::new(),
+        disk: None,
+        keep: Box::new(()),
+    };
+    let behind = subject(server.settings_through(&relay, PATIENCE));
+    let direct = subject(server.settings());
+    let keys = Keys::new();
+    let (old, reader) = (
+        keys.client(&direct, OLD, None),
+        keys.client(&direct, NEW, Some(OLD)),
+    );
+    let client = keys.client(&behind, NEW, Some(OLD));
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut longest = Duration::from_millis(20);
+    let mut broken = 0;
+    for round in 0..ROUNDS {
+        old.put("/a", "what was uploaded").await;
+        assert!(client.stat("/a").await.is_ok(), "it is logged in");
+        let delay = Duration::from_micros(random.u64(..longest.as_micros() as u64));
+        let rotating = async {
+            let begun = Instant::now();
+            let tended = client.tend("/a", Care::Rewrap).await;
+            longest = begun.elapsed().clamp(Duration::from_millis(2), longest);
+            tended
+        };
+        let breaking = async {
+            tokio::time::sleep(delay).await;
+            relay.set(Mood::Cut);
+        };
+        let (tended, ()) = futures_util::future::join(rotating, breaking).await;
+        broken += usize::from(tended.is_err());
+        while client.stat("/a").await.is_ok() {}
+        relay.set(Mood::Forward);
+        assert_eq!(
+            reader.get("/a").await,
+            b"what was uploaded",
+            "round {round}"
+        );
+        client.tend("/a", Care::Rewrap).await.unwrap();
+        let again = client.tend("/a", Care::Rewrap).await.unwrap();
+        assert_eq!(again, Tended::Current);
+        assert!(keys.are_settled(), "round {round}");
+    }
+    assert!(broken > 0, "some were broken");
 }

@@ -3,7 +3,7 @@
 use portcullis_audit::catalogue::{Found, Judgement, Named, State};
 use portcullis_journal::{EventKind, Verdict};
 
-use super::{ATTEMPTS, Kept, Look, Walk, WalkError, shown};
+use super::{ATTEMPTS, Kept, Look, PAUSE, Walk, WalkError, is_lost, shown};
 use crate::{
     backend::{BackendError, ErrorKind, Owner},
     daemon::rest::{Seen, described},
@@ -27,12 +27,13 @@ enum Known {
 }
 
 impl Look<'_> {
+    /// False if nothing more can be done on this backend.
     pub(super) async fn encrypt(
         &mut self,
         verified: &mut Verified,
         (name, kept): (&str, &Kept),
         path: &VirtualPath,
-    ) -> Result<(), WalkError> {
+    ) -> Result<bool, WalkError> {
         let new = u64::from(self.is_first);
         let below = path.below(&verified.mount.at);
         let below = below.map(|below| [b"/", below.as_bytes()].concat());
@@ -47,7 +48,7 @@ impl Look<'_> {
                         self.answer.files += new;
                         let reason = "an encrypted file was put there, and this one is not: put it back, or upload this one";
                         self.fail(shown(path.as_bytes()), reason.to_owned());
-                        return Ok(());
+                        return Ok(true);
                     }
                     other => {
                         result = other;
@@ -59,7 +60,7 @@ impl Look<'_> {
                     Ok(Tended::Plain) => {
                         if self.found(verified, (name, path), &place).await? {
                             self.answer.files += new;
-                            return Ok(());
+                            return Ok(true);
                         }
                         None
                     }
@@ -77,15 +78,18 @@ impl Look<'_> {
             if kind == ErrorKind::NotAuthentic && expected.is_some() {
                 if self.found(verified, (name, path), &place).await? {
                     self.answer.files += new;
-                    return Ok(());
+                    return Ok(true);
                 }
+            } else if is_lost(error) {
+                tokio::time::sleep(PAUSE).await;
             } else if kind != ErrorKind::Failure {
                 // Otherwise somebody has just put another one there.
                 break;
             }
         }
+        let goes_on = !matches!(&result, Err(error) if is_lost(error));
         match result {
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(true),
             Err(error) => {
                 self.is_stopped |= error.kind == ErrorKind::NoSpace;
                 self.not_encrypted(path, &error);
@@ -96,7 +100,7 @@ impl Look<'_> {
             }
             Ok(
                 Tended::Current
-                | Tended::Rewrapped
+                | Tended::Rewrapped { .. }
                 | Tended::Plain
                 | Tended::Identified { .. }
                 | Tended::Shredded,
@@ -105,7 +109,7 @@ impl Look<'_> {
             }
         }
         self.answer.files += new;
-        Ok(())
+        Ok(goes_on)
     }
 
     fn not_encrypted(&mut self, path: &VirtualPath, error: &BackendError) {

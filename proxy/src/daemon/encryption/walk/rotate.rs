@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_at_rest::{Head, kek::KekId};
 
-use super::{super::Kept, ATTEMPTS, Look, Walk};
+use super::{super::Kept, ATTEMPTS, Look, PAUSE, Walk, is_lost, shown};
 use crate::{
-    backend::ErrorKind,
+    backend::{
+        BackendError, ErrorKind,
+        encrypted::{Pending, Place},
+    },
     encryption::{Answer, RetiredKeys},
     gate::verify::Verified,
     operation::{Care, Tended},
@@ -14,23 +17,47 @@ use crate::{
 };
 
 impl Look<'_> {
-    pub(super) async fn rewrap(&mut self, verified: &Verified, path: &VirtualPath) {
+    /// Ends what a lost server or a kill has left half done. False if that can't be yet: it comes before all others.
+    pub(super) async fn settle(&mut self, (name, kept): (&str, &Kept), pending: &Pending) -> bool {
+        let Ok(Some(place)) = pending.place() else {
+            return true;
+        };
+        let tended = kept.tend_left(self.walk.journal, name, &place).await;
+        let settled = settled(&tended, pending);
+        if let Err(error) = &settled {
+            let path = [b"/", name.as_bytes(), place.path.as_bytes()].concat();
+            self.fail(shown(&path), error.message.clone());
+        }
+        settled.is_ok()
+    }
+
+    /// False if nothing more can be done on this backend.
+    pub(super) async fn rewrap(
+        &mut self,
+        verified: &Verified,
+        path: &VirtualPath,
+        pending: &Pending,
+    ) -> bool {
         let length = Head::LENGTH as u64;
         self.pace.take(length).await;
         let mut tended = verified.tend(path, Care::Rewrap).await;
         for _ in 1..ATTEMPTS {
-            // Somebody has just put another one there.
-            if !matches!(&tended, Err(error) if error.kind == ErrorKind::Failure) {
-                break;
+            match &tended {
+                // Somebody has just put another one there.
+                Err(error) if error.kind == ErrorKind::Failure => {}
+                Err(error) if is_lost(error) => tokio::time::sleep(PAUSE).await,
+                Err(_) | Ok(_) => break,
             }
             tended = verified.tend(path, Care::Rewrap).await;
         }
+        let goes_on = (!is_left(pending, verified, path) || settled(&tended, pending).is_ok())
+            && !matches!(&tended, Err(error) if is_lost(error));
         let new = u64::from(self.is_first);
         match tended {
-            Err(error) if error.kind == ErrorKind::NotFound => return,
+            Err(error) if error.kind == ErrorKind::NotFound => return goes_on,
             Err(error) => self.failed(path, &error),
-            Ok(Tended::Rewrapped) => {
-                self.pace.take(length).await;
+            Ok(Tended::Rewrapped { bytes }) => {
+                self.pace.take(bytes.saturating_sub(length)).await;
                 self.answer.rewrapped += 1;
             }
             Ok(
@@ -42,6 +69,40 @@ impl Look<'_> {
             Ok(Tended::Plain) => self.answer.plain += new,
         }
         self.answer.files += new;
+        goes_on
+    }
+}
+
+/// True if the head of that file may be half written.
+fn is_left(pending: &Pending, verified: &Verified, path: &VirtualPath) -> bool {
+    let below = path.below(&verified.mount.at);
+    let is_it = |left: &Place| {
+        *left.directory == *verified.mount.directory
+            && below == left.path.below(&VirtualPath::root())
+    };
+    pending
+        .place()
+        .is_ok_and(|left| left.as_ref().is_some_and(is_it))
+}
+
+/// Forgets the head that was being written, if what a look has found makes it needless.
+///
+/// # Errors
+/// If it may be needed.
+pub(in crate::daemon::encryption) fn settled<'a>(
+    tended: &'a Result<Tended, BackendError>,
+    pending: &Pending,
+) -> Result<(), &'a BackendError> {
+    match tended {
+        // What stands there now, if anything, is not what it was kept for.
+        Err(error) if !matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotAuthentic) => {
+            Err(error)
+        }
+        Ok(_) | Err(_) => {
+            // What stays says nothing of any other file.
+            let _ = pending.clear();
+            Ok(())
+        }
     }
 }
 
