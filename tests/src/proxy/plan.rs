@@ -118,7 +118,9 @@ impl Backend {
     fn is_encrypted(&self) -> bool {
         let has = |what| self.0.contains(what);
         let is_default = has("kind = \"local\"") || has("kind = \"s3\"") || has("kind = \"azure\"");
-        has("encryption = \"on\"") || is_default && !has("encryption = \"off\"")
+        has("encryption = \"on\"")
+            || has("encryption = \"migrating\"")
+            || is_default && !has("encryption = \"off\"")
     }
 
     /// With another line of the configuration file.

@@ -53,14 +53,14 @@ fn migrate(config: &Path, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn done(config: &Path) -> Result<(Value, Option<i32>)> {
+pub(crate) fn done(config: &Path) -> Result<(Value, Option<i32>)> {
     let output = finish_within(&mut migrate(config, &[])?, PATIENCE)?;
     let shown = String::from_utf8_lossy(&output.stderr).into_owned();
     let answer = serde_json::from_slice(&output.stdout).context(shown)?;
     Ok((answer, output.status.code()))
 }
 
-fn names(answer: &Value, field: &str) -> Vec<String> {
+pub(crate) fn names(answer: &Value, field: &str) -> Vec<String> {
     let listed = answer.get(field).and_then(Value::as_array);
     let listed = listed.into_iter().flatten();
     listed

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FILES: usize = 200;
 
 /// Uploads a folder of files, and says what is in each.
-fn upload(gateway: &mut Gateway, files: usize) -> Result<BTreeMap<String, Vec<u8>>> {
+pub(crate) fn upload(gateway: &mut Gateway, files: usize) -> Result<BTreeMap<String, Vec<u8>>> {
     let folder = gateway.local("many");
     let mut written = BTreeMap::new();
     for number in 0..files {
@@ -38,7 +38,10 @@ fn upload(gateway: &mut Gateway, files: usize) -> Result<BTreeMap<String, Vec<u8
 }
 
 /// Downloads them again by OpenSSH's client.
-fn all_read_as_uploaded(gateway: &mut Gateway, written: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+pub(crate) fn all_read_as_uploaded(
+    gateway: &mut Gateway,
+    written: &BTreeMap<String, Vec<u8>>,
+) -> Result<()> {
     let back = gateway.local("back");
     let _ = fs::remove_dir_all(&back);
     gateway.succeed("get -r many back")?;
@@ -49,7 +52,7 @@ fn all_read_as_uploaded(gateway: &mut Gateway, written: &BTreeMap<String, Vec<u8
 }
 
 /// Makes another key-encryption key, and gives the configuration with it; the other one is retired.
-fn new_key(gateway: &Gateway) -> Result<impl Fn(&str) -> String + use<>> {
+pub(crate) fn new_key(gateway: &Gateway) -> Result<impl Fn(&str) -> String + use<>> {
     let folder = gateway.proxy.folder();
     let (old, new) = (folder.join("at-rest.kek"), folder.join("second.kek"));
     let rescue = locate::binary("portcullis-rescue")?;
@@ -64,14 +67,14 @@ fn new_key(gateway: &Gateway) -> Result<impl Fn(&str) -> String + use<>> {
     Ok(move |text: &str| text.replace(&before, &after))
 }
 
-fn command(config: &Path, arguments: &[&str]) -> Result<Command> {
+pub(crate) fn command(config: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(locate::binary("portcullis-proxy")?);
     command.args(["encryption", "rotate", "--json", "--config"]);
     command.arg(config).args(arguments).stdin(Stdio::null());
     Ok(command)
 }
 
-fn rotate(config: &Path) -> Result<(Value, Option<i32>)> {
+pub(crate) fn rotate(config: &Path) -> Result<(Value, Option<i32>)> {
     let output = finish_within(&mut command(config, &[])?, PATIENCE)?;
     Ok((answer(&output)?, output.status.code()))
 }

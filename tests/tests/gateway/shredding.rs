@@ -19,7 +19,7 @@ use crate::stored_files::{findings, verify};
 const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &[u8] = b"the consent to keep this was withdrawn";
 
-fn shred(config: &Path, path: &str, approver: &str) -> Result<Output> {
+pub(crate) fn shred(config: &Path, path: &str, approver: &str) -> Result<Output> {
     let mut command = Command::new(locate::binary("portcullis-proxy")?);
     command.args(["encryption", "shred", "--backend", "disk", path]);
     command.args(["--reason", "consent withdrawn", "--approver", approver]);

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::stored_files::{Findings, findings, verify};
 
 /// How to get past the gateway at what it stored.
-enum Behind<'a> {
+pub(crate) enum Behind<'a> {
     Disk(PathBuf),
     /// A folder of the bucket.
     Bucket(&'a Seaweed, &'static str),
@@ -29,7 +29,7 @@ impl Behind<'_> {
         format!("store:{BUCKET}/{folder}/{name}")
     }
 
-    fn get(&self, name: &str) -> Result<Vec<u8>> {
+    pub(crate) fn get(&self, name: &str) -> Result<Vec<u8>> {
         match self {
             Self::Disk(folder) => Ok(fs::read(folder.join(name))?),
             Self::Bucket(server, folder) => {
@@ -43,7 +43,7 @@ impl Behind<'_> {
         }
     }
 
-    fn put(&self, name: &str, content: &[u8]) -> Result<()> {
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> Result<()> {
         match self {
             Self::Disk(folder) => Ok(fs::write(folder.join(name), content)?),
             Self::Bucket(server, folder) => {
