@@ -236,10 +236,19 @@ async fn move_file(
     } else {
         Over::Anything
     };
-    let turn = Turn::of(bucket, to).await;
-    let copied = bucket.copy(from, &version, to, over).await;
-    drop(turn);
-    match copied {
+    // In the same order by whoever has two.
+    let (first, second) = if from.as_str() <= to.as_str() {
+        (from, to)
+    } else {
+        (to, from)
+    };
+    let _first = Turn::of(bucket, first).await;
+    let _second = if first == second {
+        None
+    } else {
+        Some(Turn::of(bucket, second).await)
+    };
+    match bucket.copy(from, &version, to, over).await {
         Err(fault) if fault.is_failed_precondition() => {
             return Err(if is_still(bucket, from, &version).await? {
                 already_exists(to)

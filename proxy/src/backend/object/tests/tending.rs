@@ -132,7 +132,7 @@ async fn what_breaks_off_leaves_the_old_file_or_the_new_one_and_the_next_look_en
         bench.tending().tend("/a", Care::Rewrap).await.unwrap_err();
         assert!(bench.is_as_it_was().await, "{method} {part}");
         assert_eq!(
-            bench.front.count("DELETE", "uploadId="),
+            bench.front.count("DELETE", "/a?uploadId="),
             1,
             "no parts are left"
         );
