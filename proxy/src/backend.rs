@@ -3,6 +3,7 @@
 //! Nothing under `backend/` knows users, policies or SSH. A backend can't be called with less than a
 //! [`Recorded`]`<`[`Permit`]`>`.
 
+mod asked;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod encrypted;

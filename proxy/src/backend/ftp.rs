@@ -42,12 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(super) use self::tls::client_config;
 pub(crate) use self::tls::client_config_as;
 use self::{
-    fault::Fault,
-    handle::{HandleRequest, OpenAs},
-    pool::Pool,
-    server::Server,
-    settings::Charset,
-    tending::changing,
+    fault::Fault, handle::OpenAs, pool::Pool, server::Server, settings::Charset, tending::changing,
 };
 pub use self::{
     settings::{FtpSettings, FtpTls, Password, TlsTrust},
@@ -57,6 +52,7 @@ use crate::{
     backend::{
         Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
         FileVersion, Origin, Owner, Tending,
+        asked::{Asked, HandleRequest},
         staging::{self, LEAST_RESUMABLE, Unreadable},
     },
     operation::{HandleId, Operation, Outcome},
@@ -100,12 +96,6 @@ impl BackendService for FtpService {
             ended,
         })
     }
-}
-
-/// A request with the place for its answer.
-struct Asked<R> {
-    request: R,
-    answer: oneshot::Sender<Result<Outcome, BackendError>>,
 }
 
 struct FtpBackend {

@@ -43,13 +43,14 @@ pub use self::settings::{AccessKey, AzureKey, Credential, ObjectSettings, Secret
 use self::{
     bucket::Bucket,
     fault::Fault,
-    handle::{HandleRequest, OpenAs, Opening},
+    handle::{OpenAs, Opening},
     location::{Base, Key},
 };
 use crate::{
     backend::{
         Backend, BackendError, BackendService, Beginning, Capabilities, ErrorKind, Execution,
         FileVersion, HalfwayRenames, Origin, Owner, Settled, Shown, Tending,
+        asked::{Asked, HandleRequest},
         ftp::TlsSettingsError,
         staging::{self, Unreadable},
     },
@@ -134,16 +135,10 @@ impl BackendService for ObjectService {
     }
 }
 
-/// A request to a handle, with the place for its answer.
-struct Asked {
-    request: HandleRequest,
-    answer: oneshot::Sender<Result<Outcome, BackendError>>,
-}
-
 struct ObjectBackend {
     bucket: Arc<Bucket>,
     base: Result<Base, Fault>,
-    handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked>>>,
+    handles: Mutex<HashMap<HandleId, mpsc::Sender<Asked<HandleRequest>>>>,
     limits: Arc<Limits>,
     uploads: Unreadable,
     tasks: TaskTracker,
@@ -416,7 +411,9 @@ impl ObjectBackend {
         self.base.as_ref().map_err(Fault::clone)?.key(path)
     }
 
-    fn handles(&self) -> std::sync::MutexGuard<'_, HashMap<HandleId, mpsc::Sender<Asked>>> {
+    fn handles(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<HandleId, mpsc::Sender<Asked<HandleRequest>>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -450,7 +447,7 @@ impl ObjectBackend {
 
     fn ask(
         &self,
-        sender: Option<mpsc::Sender<Asked>>,
+        sender: Option<mpsc::Sender<Asked<HandleRequest>>>,
         request: HandleRequest,
     ) -> Result<Execution, Fault> {
         let not_open = || Fault::judged(ErrorKind::InvalidHandle, "the handle is not open");

@@ -7,12 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Asked, download::Download, fault::Fault, listing::DIRECTORY_MODE, names, partial::Staged,
-    pool::Pool, unsupported, update::Update, upload::Upload,
+    download::Download, fault::Fault, listing::DIRECTORY_MODE, names, partial::Staged, pool::Pool,
+    unsupported, update::Update, upload::Upload,
 };
 use crate::{
     backend::{
         BackendError, ErrorKind, FileVersion,
+        asked::{Asked, Closing, HandleRequest},
         staging::{self, Content, Found, Intention, Refusal, UploadPlan},
     },
     operation::{Access, Attributes, Entry, Outcome},
@@ -27,25 +28,6 @@ const NAMES_AT_ONCE: usize = 100;
 pub(super) enum OpenAs {
     File(RelativePath, Access, Intention),
     Directory(RelativePath),
-}
-
-/// What is asked of an open handle.
-#[derive(Debug)]
-pub(super) enum HandleRequest {
-    Read {
-        offset: u64,
-        length: u32,
-    },
-    Write {
-        offset: u64,
-        data: Bytes,
-    },
-    Attributes,
-    SetAttributes(Attributes),
-    ReadDirectory,
-    Close,
-    /// Publishes an upload only in the place of that version.
-    CloseOver(FileVersion),
 }
 
 #[derive(Debug)]
@@ -131,16 +113,7 @@ pub(super) async fn serve(
         let Some(Asked { request, answer }) = asked else {
             break;
         };
-        let over = match &request {
-            HandleRequest::Close => Some(None),
-            HandleRequest::CloseOver(version) => Some(Some(version.clone())),
-            HandleRequest::Read { .. }
-            | HandleRequest::Write { .. }
-            | HandleRequest::Attributes
-            | HandleRequest::SetAttributes(_)
-            | HandleRequest::ReadDirectory => None,
-        };
-        if let Some(over) = over {
+        if let Some(Closing { over }) = request.closing() {
             let closed = close(open, over).await;
             let _ = answer.send(closed.map_err(|fault| fault.at(&server)));
             return;

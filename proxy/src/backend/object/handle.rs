@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Asked, Limits, bucket::Bucket, directory::Directory, download::Download, fault::Fault,
-    location::Key, names, unsupported, upload::Upload,
+    Limits, bucket::Bucket, directory::Directory, download::Download, fault::Fault, location::Key,
+    names, unsupported, upload::Upload,
 };
 use crate::{
-    backend::{BackendError, ErrorKind, FileVersion, staging::Intention},
-    operation::{Access, Attributes, Outcome},
+    backend::{
+        BackendError, ErrorKind, FileVersion,
+        asked::{Asked, Closing, HandleRequest},
+        staging::Intention,
+    },
+    operation::{Access, Outcome},
 };
 
 /// What a handle is opened for.
@@ -20,25 +23,6 @@ use crate::{
 pub(super) enum OpenAs {
     File(Access, Intention),
     Directory,
-}
-
-/// What is asked of an open handle.
-#[derive(Debug)]
-pub(super) enum HandleRequest {
-    Read {
-        offset: u64,
-        length: u32,
-    },
-    Write {
-        offset: u64,
-        data: Bytes,
-    },
-    Attributes,
-    SetAttributes(Attributes),
-    ReadDirectory,
-    Close,
-    /// Publishes an upload only in the place of that version.
-    CloseOver(FileVersion),
 }
 
 /// What is opened, and what it may use.
@@ -65,7 +49,7 @@ enum Open {
 pub(super) async fn serve(
     opening: Opening,
     answer: oneshot::Sender<Result<Outcome, BackendError>>,
-    mut requests: mpsc::Receiver<Asked>,
+    mut requests: mpsc::Receiver<Asked<HandleRequest>>,
     ended: CancellationToken,
 ) {
     let bucket = Arc::clone(&opening.bucket);
@@ -88,16 +72,7 @@ pub(super) async fn serve(
         let Some(Asked { request, answer }) = asked else {
             break;
         };
-        let over = match &request {
-            HandleRequest::Close => Some(None),
-            HandleRequest::CloseOver(version) => Some(Some(version.clone())),
-            HandleRequest::Read { .. }
-            | HandleRequest::Write { .. }
-            | HandleRequest::Attributes
-            | HandleRequest::SetAttributes(_)
-            | HandleRequest::ReadDirectory => None,
-        };
-        if let Some(over) = over {
+        if let Some(Closing { over }) = request.closing() {
             let closed = close(open, over).await;
             let _ = answer.send(closed.map_err(|fault| fault.at(bucket.name())));
             return;
