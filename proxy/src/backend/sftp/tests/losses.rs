@@ -183,10 +183,12 @@ async fn a_rotation_whose_connection_breaks_anywhere_leaves_a_whole_head_and_is_
             b"what was uploaded",
             "round {round}"
         );
-        client.tend("/a", Care::Rewrap).await.unwrap();
+        let ended = client.tend("/a", Care::Rewrap).await.unwrap();
         let again = client.tend("/a", Care::Rewrap).await.unwrap();
         assert_eq!(again, Tended::Current);
-        assert!(keys.are_settled(), "round {round}");
+        // Where only the answers were lost, there is nothing to write: whoever walks over the backend forgets the head then.
+        let is_whole = ended == Tended::Current;
+        assert!(is_whole || keys.are_settled(), "round {round}");
     }
     assert!(broken > 0, "some were broken");
 }
