@@ -10,6 +10,7 @@
 
 mod day;
 mod hide;
+mod names;
 
 use std::{
     fs,
@@ -96,6 +97,8 @@ enum Command {
     },
     /// Hides the paths of so many events, without a log
     Hide { events: u64 },
+    /// Reads a log of so many uploads of encrypted files as a start does, for their names
+    Names { files: u64 },
     /// Synchronises small appends to a file: what the disk itself takes
     Sync { count: u32 },
 }
@@ -148,6 +151,7 @@ fn main() -> Result<()> {
             days(options, Day::new(seed, mix), records, pace, killed)?
         }
         Command::Hide { events } => hide::hidden(&directory, events)?,
+        Command::Names { files } => names::named(&directory, files)?,
         Command::Sync { count } => synced(&directory, count)?,
     };
     println!("{said}");

@@ -35,6 +35,8 @@ enum Part {
     Size,
     /// Searches of a sealed log, and their memory
     Search,
+    /// What a start reads for the names of encrypted files, and their memory
+    Names,
     /// Transfers with the journal on the disk, against the same proxy with its journal in memory
     Transfer,
 }
@@ -77,6 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Part::Start => bench.start(report),
         Part::Size => bench.size(report),
         Part::Search => bench.search(report),
+        Part::Names => bench.names(report),
         Part::Transfer => bench.transfer(report),
     })
 }
@@ -160,6 +163,29 @@ impl Bench {
                 .results
                 .push(Measure::plain(id, median(costs), "ns/record"));
         }
+        Ok(())
+    }
+
+    fn names(&self, report: &mut Report) -> Result<()> {
+        const FILES: &str = "300000";
+        report.condition(
+            "names",
+            format!(
+                "{FILES} uploads of encrypted files, seven records each, from memory; names of 24 bytes, a thousand in a directory"
+            ),
+        );
+        let (mut rates, mut sizes) = (Vec::new(), Vec::new());
+        for round in 0..self.rounds {
+            let log = self.memory.path().join(format!("names{round}"));
+            let said = say(&log, &["names", FILES], Pinned::No)?;
+            std::fs::remove_dir_all(log)?;
+            rates.push(number(&said, "records")? / number(&said, "seconds")?);
+            sizes.push(number(&said, "bytes_per_file")?);
+        }
+        report.results.extend([
+            Measure::plain("journal.names.read", median(rates), "records/s"),
+            Measure::plain("journal.names.memory", median(sizes), "bytes/file"),
+        ]);
         Ok(())
     }
 

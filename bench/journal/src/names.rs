@@ -1,17 +1,17 @@
 //! What the names of many encrypted files cost: memory, and the time until a start knows them.
-//!
-//! `FILES=1000000 cargo test --release -p portcullis-audit --test many_names -- --ignored --nocapture`
 
-use std::{fs, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
+use anyhow::{Context as _, Result, ensure};
 use portcullis_audit::catalogue::{Catalogue, Named, Reader};
 use portcullis_journal::{Event, EventKind, Journal, OperationId, Options, SessionId, Verdict};
+use rustix::param::page_size;
 use serde_json::{Value, json};
 
 const SESSION: SessionId = SessionId([7; 16]);
 /// Files of a directory.
 const TOGETHER: u64 = 1000;
-/// Records that are under way at once.
+/// Records of so many files are under way at once.
 const BATCH: u64 = 1000;
 
 fn event(kind: EventKind, verdict: Verdict, operation: Option<u64>, body: Value) -> Event {
@@ -71,24 +71,37 @@ fn upload(number: u64) -> [Event; 7] {
     ]
 }
 
-/// Bytes of memory that the process has.
-fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
+/// Writes a log of that many uploads, and reads it as a start does.
+pub(crate) fn named(directory: &Path, files: u64) -> Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(written(directory, files))?;
+    let before = resident()?;
+    let begun = Instant::now();
+    let mut reader = Reader::of(directory, Catalogue::new(None, [], []).lean())?;
+    reader.advance()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let taken = resident()?.saturating_sub(before);
+    let last = path(files - 1);
+    let below = last.strip_prefix("/in").context("a path of the mount")?;
+    let place = reader.catalogue.place("disk", below.as_bytes());
+    let object = (u128::from(files) - 1).to_be_bytes();
+    let named = reader.catalogue.named(&place, &object);
+    ensure!(
+        matches!(named, Named::Fits(_)),
+        "the last file is {named:?}"
+    );
+    Ok(json!({
+        "bytes_per_file": taken as f64 / files as f64,
+        "seconds": seconds,
+        "records": 7 * files,
+    }))
 }
 
-#[tokio::test]
-#[ignore = "it measures, with optimisation"]
-async fn names_of_many_files() {
-    let files: u64 = std::env::var("FILES").map_or(300_000, |files| files.parse().unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let options = Options::default_in(folder.path().join("log"));
-    let directory = options.directory.clone();
-    let (journal, _) = Journal::open(options).unwrap();
+async fn written(directory: &Path, files: u64) -> Result<()> {
+    let (journal, _) = Journal::open(Options::default_in(directory))?;
     let mounts = json!({ "mounts": [{ "at": "/in", "backend": "disk", "directory": "/" }] });
     let begun = event(EventKind::SessionMounts, Verdict::Success, None, mounts);
-    journal.append(begun).await.unwrap();
+    journal.append(begun).await?;
     let mut waiting = Vec::new();
     for number in 0..files {
         for event in upload(number) {
@@ -96,33 +109,20 @@ async fn names_of_many_files() {
         }
         if number % BATCH == BATCH - 1 {
             for pending in waiting.drain(..) {
-                pending.await.unwrap();
+                pending.await?;
             }
         }
     }
     for pending in waiting {
-        pending.await.unwrap();
+        pending.await?;
     }
-    journal.close().await.unwrap();
+    journal.close().await?;
+    Ok(())
+}
 
-    let before = resident().unwrap();
-    let begun = Instant::now();
-    let catalogue = Catalogue::new(None, [], []).lean();
-    let mut reader = Reader::of(&directory, catalogue).unwrap();
-    reader.advance().unwrap();
-    let seconds = begun.elapsed().as_secs_f64();
-    let taken = resident().unwrap() - before;
-    let last = reader
-        .catalogue
-        .place("disk", &path(files - 1).as_bytes()[3..]);
-    let object = (u128::from(files) - 1).to_be_bytes();
-    assert!(matches!(
-        reader.catalogue.named(&last, &object),
-        Named::Fits(_)
-    ));
-    println!(
-        "{files} files: {} bytes each, {} records read in {seconds:.1} s",
-        taken / files,
-        7 * files + 3
-    );
+/// Bytes of memory that the process has.
+fn resident() -> Result<u64> {
+    let text = fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').nth(1).context("a number of pages")?;
+    Ok(pages.parse::<u64>()? * page_size() as u64)
 }
