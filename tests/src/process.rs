@@ -281,8 +281,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // One that has ended has no children, and its number may be another's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.kill_with_children();
+        }
     }
 }
 
@@ -365,6 +367,17 @@ time.sleep(600)";
             assert!(listener.is_ok(), "{listener:?}");
             fs::remove_file(scratch.path().join("port")).unwrap();
         }
+    }
+
+    #[test]
+    fn what_a_wrapper_started_ends_when_it_is_dropped() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "sleep 600 & wait"]);
+        let running = Running::start("wrapper", &mut shell, &scratch.path().join("log")).unwrap();
+        let child = wait_for("the child", || running.descendants().first().copied()).unwrap();
+        drop(running);
+        assert!(has_ended(child));
     }
 
     #[test]
