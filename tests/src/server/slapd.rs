@@ -172,8 +172,11 @@ impl Slapd {
                 .arg(&entries)
                 .env("LD_LIBRARY_PATH", &libraries),
         )?;
-        let mut command = place.command(&program.display().to_string());
+        let mut command = place.command("setpriv");
+        // A shared one is never dropped.
         command
+            .args(["--pdeathsig", "KILL"])
+            .arg(&program)
             .arg("-f")
             .arg(&configuration)
             .arg("-h")
