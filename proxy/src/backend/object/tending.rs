@@ -90,15 +90,7 @@ pub(super) async fn exchange(
     key: &Key,
     beginning: &Beginning,
 ) -> Result<u64, Fault> {
-    let found = version(bucket, key).await?;
-    let (size, version) = condition(bucket, key, found).await?;
-    let copy = Copy {
-        bucket,
-        key,
-        size,
-        version: &version,
-        beginning,
-    };
+    let copy = Copy::of(bucket, key, beginning).await?;
     match copy.publish().await {
         Err(fault) if fault.is_failed_precondition() => Err(replaced(key)),
         published => published,
@@ -111,23 +103,15 @@ pub(super) async fn destroy(
     key: &Key,
     beginning: &Beginning,
 ) -> Result<(), Fault> {
-    let found = version(bucket, key).await?;
-    let (size, version) = condition(bucket, key, found).await?;
-    let copy = Copy {
-        bucket,
-        key,
-        size,
-        version: &version,
-        beginning,
-    };
-    let range = 0..size.min(beginning.before.len() as u64);
+    let copy = Copy::of(bucket, key, beginning).await?;
+    let range = 0..copy.size.min(beginning.before.len() as u64);
     match copy.fetch(range).await {
         Ok(begins) => copy.compare(&begins)?,
         Err(fault) if fault.is_failed_precondition() => return Err(replaced(key)),
         Err(fault) => return Err(fault),
     }
     let _turn = Turn::of(bucket, key).await;
-    match bucket.delete_version(key, &version).await {
+    match bucket.delete_version(key, &copy.version).await {
         Err(fault) if fault.is_failed_precondition() => Err(replaced(key)),
         deleted => deleted,
     }
@@ -138,18 +122,31 @@ struct Copy<'a> {
     bucket: &'a Bucket,
     key: &'a Key,
     size: u64,
-    version: &'a Version,
+    version: Version,
     beginning: &'a Beginning,
 }
 
-impl Copy<'_> {
+impl<'a> Copy<'a> {
+    /// Of what stands at the key.
+    async fn of(bucket: &'a Bucket, key: &'a Key, beginning: &'a Beginning) -> Result<Self, Fault> {
+        let found = version(bucket, key).await?;
+        let (size, version) = condition(bucket, key, found).await?;
+        Ok(Self {
+            bucket,
+            key,
+            size,
+            version,
+            beginning,
+        })
+    }
+
     async fn publish(&self) -> Result<u64, Fault> {
         let sizes = self.bucket.interface().part_sizes();
         let first = self.fetch(0..self.size.min(sizes.of(0) as u64)).await?;
         let first = self.exchanged(first)?;
         if first.len() as u64 == self.size {
             let content = PutPayload::from_bytes(first);
-            let over = Over::Only(self.version);
+            let over = Over::Only(&self.version);
             let _turn = Turn::of(self.bucket, self.key).await;
             self.bucket.put(self.key, content, over).await?;
             return Ok(2 * self.size);
@@ -166,7 +163,7 @@ impl Copy<'_> {
         let over = if is_hidden {
             Over::Anything
         } else {
-            Over::Only(self.version)
+            Over::Only(&self.version)
         };
         let completed = match gathered {
             Ok((parts, moved)) => {
@@ -191,7 +188,7 @@ impl Copy<'_> {
             }
         };
         if is_hidden {
-            let (whole, over) = (Version::default(), Over::Only(self.version));
+            let (whole, over) = (Version::default(), Over::Only(&self.version));
             let turn = Turn::of(self.bucket, self.key).await;
             let copied = self.bucket.copy(&joined, &whole, self.key, over).await;
             drop(turn);
@@ -234,7 +231,7 @@ impl Copy<'_> {
         let copies = copied_ranges(begun, self.size).into_iter();
         stream::iter(copies.enumerate())
             .map(|(index, range)| {
-                let from = (self.key, self.version);
+                let from = (self.key, &self.version);
                 self.bucket.copy_part((key, id), index + 1, from, range)
             })
             .buffered(AT_ONCE)
