@@ -5,6 +5,7 @@
 mod extents;
 mod measure;
 pub mod names;
+mod outcome;
 pub mod reconcile;
 mod tend;
 pub mod verify;
@@ -28,7 +29,10 @@ use portcullis_journal::{
 use serde_json::{Map, Value};
 
 pub use self::extents::{Announcement, Covering};
-use self::measure::Measured;
+use self::{
+    measure::Measured,
+    outcome::{outcome_event, tell_published, tell_source},
+};
 use crate::{
     allowance::{AccountUsage, Ledger},
     auth::flow::Window,
@@ -37,10 +41,10 @@ use crate::{
         limited::Limited, union::Union,
     },
     metrics,
-    operation::{HandleId, Operation, Outcome, Stored, Tended},
+    operation::{HandleId, Operation, Outcome},
     policy::{
         DataOps, Denied, Extent, Mount, MountId, Named, Permit, Requester, Route, authorize,
-        describe, encryption,
+        describe,
     },
     session::{Backends, Session},
     sftp::{Digests, request::Extensions},
@@ -310,11 +314,7 @@ impl Gate {
         let moved = usize::try_from(moved).ok();
         let mut event = outcome_event(permit.requester(), permit.id(), result, moved, latency);
         if let Ok(Outcome::Digests { .. }) = result {
-            let source = if told_by.is_some() { "journal" } else { "read" };
-            event.body.insert("source".into(), source.into());
-            if let Some(told_by) = told_by {
-                event.body.insert("record".into(), told_by.record.into());
-            }
+            tell_source(&mut event, told_by);
         }
         self.append(event);
     }
@@ -569,72 +569,6 @@ fn count(name: &'static str, result: &Result<Outcome, BackendError>) {
             metrics::operation(name, "failure");
             metrics::failure(error);
         }
-    }
-}
-
-fn outcome_event(
-    requester: &Requester,
-    id: OperationId,
-    result: &Result<Outcome, BackendError>,
-    written: Option<usize>,
-    latency: Duration,
-) -> Event {
-    let mut event = requester.event(EventKind::OperationOutcome);
-    event.operation = Some(id);
-    let status = match result {
-        Ok(outcome) => {
-            event.outcome = Some(Verdict::Success);
-            let bytes = if let Outcome::Data(data) = outcome {
-                Some(data.len())
-            } else {
-                written
-            };
-            if let Some(bytes) = bytes {
-                event.body.insert("bytes".into(), bytes.into());
-            }
-            if let Outcome::Tended(tended) = outcome {
-                event.body.insert("state".into(), tended.name().into());
-                if let Tended::Encrypted {
-                    sha256,
-                    bytes,
-                    object,
-                } = tended
-                {
-                    event
-                        .body
-                        .insert("sha256".into(), hex::encode(sha256).into());
-                    event.body.insert("bytes".into(), (*bytes).into());
-                    event.body.insert("enc".into(), encryption(*object));
-                }
-            }
-            Status::from(outcome)
-        }
-        Err(error) => {
-            event.outcome = Some(Verdict::Failure);
-            event.reason = Some(error.kind.code().to_owned());
-            event
-                .body
-                .insert("error".into(), untrusted(error.message.as_bytes()));
-            event
-                .body
-                .insert("origin".into(), error.origin.code().into());
-            Status::from(error)
-        }
-    };
-    event.body.insert("status".into(), status.name().into());
-    let latency = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-    event.body.insert("latency_us".into(), latency.into());
-    event
-}
-
-/// An operation that is no upload has made a file of another.
-fn tell_published(event: &mut Event, sha256: Option<[u8; 32]>, stored: &Stored) {
-    let mut field = |name: &str, value: Value| event.body.insert(name.to_owned(), value);
-    field("enc", encryption(stored.object));
-    field("size", stored.size.into());
-    if let Some(sha256) = sha256 {
-        field("sha256", hex::encode(sha256).into());
-        field("sha256_source", "reread".into());
     }
 }
 

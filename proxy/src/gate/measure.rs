@@ -11,7 +11,7 @@ use std::{
 
 use portcullis_journal::{Journal, Urgency};
 
-use super::{gateway_error, next_operation, outcome_event};
+use super::{gateway_error, next_operation, outcome::outcome_event};
 use crate::{
     backend::{Backend, BackendError, ErrorKind},
     operation::{HandleId, Outcome},

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use portcullis_journal::{Journal, OperationId, Recorded, Urgency};
 
-use super::{gateway_error, next_operation, outcome_event};
+use super::{gateway_error, next_operation, outcome::outcome_event};
 use crate::{
     backend::{Backend, BackendError, Settled},
     operation::{Operation, Outcome},
