@@ -120,14 +120,10 @@ impl Names {
             .and_then(|body| body.split_at_checked(EXTENT_HEADER))
             .ok_or(OpenNamesError::NotAKey)?;
         let reader = ExtentReaders::new(key, head, layout).extent(0, header)?;
-        let mut segment = Zeroizing::new(segment.to_vec());
-        let plaintext = reader.open(&layout.last_segment(), &mut segment)?;
-        let secret = segment
-            .get(plaintext)
-            .and_then(|secret| secret.try_into().ok())
-            .ok_or(OpenNamesError::NotAKey)?;
+        let mut secret = Zeroizing::new([0; NamesKey::LENGTH]);
+        reader.open(&layout.last_segment(), segment, &mut secret[..])?;
         Ok(Self {
-            key: NamesKey(Zeroizing::new(secret)),
+            key: NamesKey(secret),
             realm,
         })
     }

@@ -81,27 +81,30 @@ impl ExtentReaders {
 }
 
 impl ExtentReader {
-    /// Decrypts the stored bytes of `place` where they are, and says where among them the plaintext is.
+    /// Decrypts the stored bytes of `place` into `plaintext`, which must have as many bytes as the place has of it.
     ///
     /// # Errors
-    /// [`OpenError::Segment`]; then no plaintext is left in `stored`.
+    /// [`OpenError::Segment`]; then `plaintext` is all zeros.
     pub fn open(
         &self,
         place: &SegmentPlace,
-        stored: &mut [u8],
-    ) -> Result<std::ops::Range<usize>, OpenError> {
-        let error = OpenError::Segment(place.index);
-        let segment = self.layout.floe(place).ok_or(error)?;
-        if stored.len() != place.stored_length {
-            return Err(error);
+        stored: &[u8],
+        plaintext: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let segment = self.layout.floe(place);
+        let opened = segment.is_some_and(|segment| {
+            plaintext.len() == place.length
+                && self
+                    .context
+                    .fork()
+                    .decrypt_segment_into(stored, segment, plaintext)
+                    .is_ok()
+        });
+        if opened {
+            Ok(())
+        } else {
+            plaintext.fill(0);
+            Err(OpenError::Segment(place.index))
         }
-        let length = self
-            .context
-            .fork()
-            .decrypt_segment_in_place_raw(stored, segment)
-            .map_err(|_| error)?
-            .len();
-        let begins = fast_floe::low_level::SEGMENT_PAYLOAD_OFFSET;
-        Ok(begins..begins + length)
     }
 }

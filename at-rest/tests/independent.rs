@@ -169,9 +169,10 @@ impl Gateway {
                 .extent(place.extent, &stored[header..header + FLOE_HEADER])
                 .unwrap();
             let from = place.stored_offset as usize;
-            let mut segment = stored[from..from + place.stored_length].to_vec();
-            let found = reader.open(&place, &mut segment).unwrap();
-            plaintext.extend_from_slice(&segment[found]);
+            let segment = &stored[from..from + place.stored_length];
+            let mut found = vec![0; place.length];
+            reader.open(&place, segment, &mut found).unwrap();
+            plaintext.extend(found);
             if place == layout.last_segment() {
                 return plaintext;
             }

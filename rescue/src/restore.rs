@@ -142,7 +142,8 @@ fn decrypt(
     let layout = readers.layout();
     let mut digest = digest::Context::new(&digest::SHA256);
     let mut extent: Option<(u64, ExtentReader)> = None;
-    let mut room = Zeroizing::new(vec![0; layout_room()]);
+    let mut room = vec![0; layout_room()];
+    let mut opened = Zeroizing::new(vec![0; SEGMENT_PLAINTEXT]);
     let mut offset = 0;
     loop {
         let place = layout.segment_at(offset);
@@ -158,8 +159,10 @@ fn decrypt(
         };
         let stored = room.get_mut(..place.stored_length).unwrap_or_default();
         read(source, stored, place.stored_offset)?;
-        let found = reader.open(&place, stored).map_err(not_authentic)?;
-        let plaintext = stored.get(found).unwrap_or_default();
+        let plaintext = opened.get_mut(..place.length).unwrap_or_default();
+        reader
+            .open(&place, stored, plaintext)
+            .map_err(not_authentic)?;
         digest.update(plaintext);
         target
             .write_all_at(plaintext, offset)

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     allowance::Allowance,
     backend::{Backend, BackendError, BackendService, Owner},
-    operation::{Attributes, Entry, MAX_DATA, Outcome},
+    operation::{Attributes, Entry, Outcome},
     path::VirtualPath,
     policy::{
         DataOps, Extent, FileLook, Look, Mount, PathRules, Permissions, Permit, Requester, Verify,
@@ -27,9 +27,11 @@ use crate::{
     sftp::digest::Digest,
 };
 
+/// Bytes of a READ: whole segments of an encrypted file, which then are one READ below.
+const CHUNK: u32 = 192 << 10;
 /// READs under way, 4 MiB: each passes from thread to thread, and threads of the lowest priority may wait for their turn. Servers are
 /// far away.
-const AHEAD: usize = 16;
+const AHEAD: usize = 21;
 
 /// Bytes a second, at most, from its making on.
 #[derive(Debug)]
@@ -178,7 +180,7 @@ impl Verified {
         self.look(path, Verify::File(FileLook::Open(handle)))
             .await?;
         let read = |offset| {
-            let length = MAX_DATA;
+            let length = CHUNK;
             self.permit(
                 path,
                 Verify::File(FileLook::Read {
@@ -213,7 +215,7 @@ impl Verified {
             // Behind the end there is nothing to ask for but whether it is the end.
             while under_way.is_empty() || under_way.len() < AHEAD && asked < size {
                 under_way.push_back(self.read(&announcement, read(asked)?, asked)?);
-                asked += u64::from(MAX_DATA);
+                asked += u64::from(CHUNK);
             }
             let Some((offset, result)) = under_way.next().await else {
                 break;
@@ -224,7 +226,7 @@ impl Verified {
             let bytes = data.len() as u64;
             digest.add(data);
             pace.take(bytes).await;
-            if bytes < u64::from(MAX_DATA) {
+            if bytes < u64::from(CHUNK) {
                 // The others are not where this one ended.
                 while under_way.next().await.is_some() {}
                 asked = offset + bytes;

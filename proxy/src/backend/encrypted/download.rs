@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,7 +11,9 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared, join_all},
 };
-use portcullis_at_rest::{EXTENT_HEADER, ExtentReader, ExtentReaders, Layout, SegmentPlace};
+use portcullis_at_rest::{
+    EXTENT_HEADER, ExtentReader, ExtentReaders, Layout, OpenError, SEGMENT_PLAINTEXT, SegmentPlace,
+};
 use portcullis_audit::catalogue::OnRecord;
 
 use super::{fault::Fault, steps::Steps};
@@ -20,7 +23,9 @@ use crate::{
 };
 
 /// Segments of which the plaintext is kept, or on its way: 2 MiB.
-const SEGMENTS: usize = 32;
+const SEGMENTS: u64 = 32;
+/// Most segments of one READ below, which together are within [`MAX_DATA`](crate::operation::MAX_DATA).
+const AT_ONCE: u64 = 3;
 /// Extents whose beginning is remembered: 16 GiB of a file.
 const EXTENTS: usize = 1024;
 
@@ -37,10 +42,30 @@ pub(super) struct Download {
 
 #[derive(Default)]
 struct Fetched {
-    segments: BTreeMap<u64, Fetch<Bytes>>,
-    /// The one that was fetched first, first.
+    /// By the first segment of each; none has a segment of another one.
+    runs: BTreeMap<u64, Run>,
+    /// First segments of the runs. The one that was fetched first, first.
     order: VecDeque<u64>,
+    segments: u64,
     extents: HashMap<u64, Fetch<ExtentReader>>,
+}
+
+/// Segments of one extent behind each other, which are fetched by one READ.
+#[derive(Clone)]
+struct Run {
+    /// Behind its last segment.
+    until: u64,
+    fetch: Fetch<Opened>,
+}
+
+/// The plaintext of a run.
+#[derive(Clone)]
+struct Opened {
+    /// Where it begins in the file.
+    offset: u64,
+    plaintext: Bytes,
+    /// The segments that are not what was written: zeros.
+    changed: Arc<[u64]>,
 }
 
 impl std::fmt::Debug for Download {
@@ -87,9 +112,10 @@ impl Download {
         let end = layout.plaintext().min(offset.saturating_add(length.into()));
         if offset >= end {
             // An end is one only if nothing was cut off behind it.
-            let last = self.segment(steps, layout.last_segment());
+            let last = layout.last_segment();
+            let (fetch, _) = self.run(steps, last.offset, end);
             return async move {
-                last.await?;
+                fetch.await?.slice(layout, last.offset..last.offset)?;
                 Ok(Outcome::End)
             }
             .boxed();
@@ -97,19 +123,17 @@ impl Download {
         let mut pieces = Vec::new();
         let mut at = offset;
         while at < end {
-            let place = layout.segment_at(at);
-            let from = usize::try_from(at - place.offset).unwrap_or(place.length);
-            let until = usize::try_from(end - place.offset)
-                .map_or(place.length, |until| until.min(place.length));
-            pieces.push((self.segment(steps, place), from..until));
-            at = place.offset + until as u64;
+            let (fetch, covered) = self.run(steps, at, end);
+            let until = covered.min(end);
+            pieces.push((fetch, at..until));
+            at = until;
         }
         async move {
             let (fetches, ranges): (Vec<_>, Vec<_>) = pieces.into_iter().unzip();
-            let segments = join_all(fetches).await;
+            let runs = join_all(fetches).await;
             let mut slices = Vec::with_capacity(ranges.len());
-            for (segment, range) in segments.into_iter().zip(ranges) {
-                slices.push(segment?.slice(range));
+            for (run, range) in runs.into_iter().zip(ranges) {
+                slices.push(run?.slice(layout, range)?);
             }
             if let [only] = &mut *slices {
                 return Ok(Outcome::Data(std::mem::take(only)));
@@ -123,52 +147,76 @@ impl Download {
         .boxed()
     }
 
-    fn segment(&self, steps: &Steps, place: SegmentPlace) -> Fetch<Bytes> {
+    /// What brings the byte at `at`, and as many of those up to `end` as one READ can, and where the last of them ends.
+    fn run(&self, steps: &Steps, at: u64, end: u64) -> (Fetch<Opened>, u64) {
+        let layout = self.layout();
+        let first = layout.segment_at(at);
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fetch) = fetched.segments.get(&place.index) {
+        let before = fetched.runs.range(..=first.index).next_back();
+        if let Some((&begins, run)) = before.filter(|(_, run)| first.index < run.until) {
             // What failed is tried again: the fault may have been the connection's.
-            if !matches!(fetch.peek(), Some(Err(_))) {
-                return fetch.clone();
+            let is_failed = match run.fetch.peek() {
+                Some(Ok(opened)) => opened.changed.contains(&first.index),
+                Some(Err(_)) => true,
+                None => false,
+            };
+            let until = run.until;
+            if !is_failed {
+                return (run.fetch.clone(), ends(layout, until));
             }
-            fetched.segments.remove(&place.index);
-            fetched.order.retain(|index| *index != place.index);
+            fetched.remove(begins);
         }
-        let fetch = self.fetch(&mut fetched, steps, place);
-        fetched.segments.insert(place.index, fetch.clone());
-        fetched.order.push_back(place.index);
-        if fetched.order.len() > SEGMENTS
-            && let Some(oldest) = fetched.order.pop_front()
-        {
-            fetched.segments.remove(&oldest);
+        let next = fetched.runs.range(first.index..).next();
+        let free = next.map_or(u64::MAX, |(&index, _)| index);
+        let mut places = vec![first];
+        let mut until = first.index + 1;
+        while until < free && until - first.index < AT_ONCE && ends(layout, until) < end {
+            let next = layout.segment_at(ends(layout, until));
+            if next.extent != first.extent {
+                break;
+            }
+            places.push(next);
+            until += 1;
         }
-        fetch
+        let fetch = self.fetch(&mut fetched, steps, first, places);
+        let run = Run {
+            until,
+            fetch: fetch.clone(),
+        };
+        fetched.keep(first.index, run);
+        (fetch, ends(layout, until))
     }
 
-    fn fetch(&self, fetched: &mut Fetched, steps: &Steps, place: SegmentPlace) -> Fetch<Bytes> {
-        let readers = Arc::clone(&self.readers);
-        let header_at = Layout::extent_header(place.extent);
-        if place.stored_offset == header_at + EXTENT_HEADER as u64 {
+    /// `places` are those of one run, from `first` on.
+    fn fetch(
+        &self,
+        fetched: &mut Fetched,
+        steps: &Steps,
+        first: SegmentPlace,
+        places: Vec<SegmentPlace>,
+    ) -> Fetch<Opened> {
+        let length = places.iter().map(|place| place.stored_length).sum();
+        let header_at = Layout::extent_header(first.extent);
+        if first.stored_offset == header_at + EXTENT_HEADER as u64 {
             // Both with one READ.
-            let length = EXTENT_HEADER + place.stored_length;
+            let readers = Arc::clone(&self.readers);
+            let length = EXTENT_HEADER + length;
             let reading = steps.read(self.handle, header_at, length);
             return async move {
                 let mut stored = exactly(reading.await?, length)?;
-                let (header, segment) = stored.split_at_mut(EXTENT_HEADER);
-                let reader = readers.extent(place.extent, header).map_err(Fault::from)?;
-                let found = reader.open(&place, segment).map_err(Fault::from)?;
-                let found = found.start + EXTENT_HEADER..found.end + EXTENT_HEADER;
-                Ok(Bytes::from(stored).slice(found))
+                let header = stored.split_to(EXTENT_HEADER);
+                let reader = readers.extent(first.extent, &header).map_err(Fault::from)?;
+                Ok(Opened::of(&reader, first.offset, &places, &stored))
             }
             .boxed()
             .shared();
         }
-        let extent = self.extent(fetched, steps, place.extent);
-        let reading = steps.read(self.handle, place.stored_offset, place.stored_length);
+        let extent = self.extent(fetched, steps, first.extent);
+        let reading = steps.read(self.handle, first.stored_offset, length);
         async move {
             let (reader, stored) = futures_util::join!(extent, reading);
-            let mut stored = exactly(stored?, place.stored_length)?;
-            let found = reader?.open(&place, &mut stored).map_err(Fault::from)?;
-            Ok(Bytes::from(stored).slice(found))
+            let stored = exactly(stored?, length)?;
+            Ok(Opened::of(&reader?, first.offset, &places, &stored))
         }
         .boxed()
         .shared()
@@ -196,7 +244,66 @@ impl Download {
     }
 }
 
-fn exactly(data: Vec<u8>, expected: usize) -> Result<Vec<u8>, Fault> {
+impl Fetched {
+    fn keep(&mut self, first: u64, run: Run) {
+        self.segments += run.until - first;
+        self.runs.insert(first, run);
+        self.order.push_back(first);
+        while self.segments > SEGMENTS
+            && let Some(&oldest) = self.order.front()
+        {
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, first: u64) {
+        if let Some(run) = self.runs.remove(&first) {
+            self.segments -= run.until - first;
+        }
+        self.order.retain(|index| *index != first);
+    }
+}
+
+impl Opened {
+    /// `stored` are all bytes of `places`, whose plaintext begins at `offset`.
+    fn of(reader: &ExtentReader, offset: u64, places: &[SegmentPlace], mut stored: &[u8]) -> Self {
+        let mut plaintext = vec![0; places.iter().map(|place| place.length).sum()];
+        let mut room = &mut *plaintext;
+        let mut changed = Vec::new();
+        for place in places {
+            let (segment, stored_rest) = stored.split_at(place.stored_length);
+            let (opened, rest) = room.split_at_mut(place.length);
+            if reader.open(place, segment, opened).is_err() {
+                changed.push(place.index);
+            }
+            (stored, room) = (stored_rest, rest);
+        }
+        Self {
+            offset,
+            plaintext: plaintext.into(),
+            changed: changed.into(),
+        }
+    }
+
+    /// Bytes of the file that are in it.
+    fn slice(&self, layout: Layout, range: Range<u64>) -> Result<Bytes, Fault> {
+        let first = layout.segment_at(range.start).index;
+        let last = layout.segment_at(range.end.saturating_sub(1)).index;
+        let is_meant = |index: &&u64| (first..=last).contains(index);
+        if let Some(&changed) = self.changed.iter().find(is_meant) {
+            return Err(OpenError::Segment(changed).into());
+        }
+        let within = |at: u64| usize::try_from(at - self.offset).unwrap_or(usize::MAX);
+        Ok(self.plaintext.slice(within(range.start)..within(range.end)))
+    }
+}
+
+/// Where the segment before this one ends.
+fn ends(layout: Layout, until: u64) -> u64 {
+    layout.plaintext().min(until * SEGMENT_PLAINTEXT as u64)
+}
+
+fn exactly(data: Bytes, expected: usize) -> Result<Bytes, Fault> {
     if data.len() == expected {
         Ok(data)
     } else {

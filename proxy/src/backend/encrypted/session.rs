@@ -408,7 +408,8 @@ impl Session {
                 let size = attributes.size.ok_or(Fault::NoSize)?;
                 too_large(size)?;
                 let beginning = steps.read(handle, 0, Head::LENGTH).await?;
-                let mut upload = Upload::update(path, access, attributes, beginning, vault)?;
+                let mut upload =
+                    Upload::update(path, access, attributes, beginning.to_vec(), vault)?;
                 while upload.length() < size {
                     let left = size - upload.length();
                     let wanted = usize::try_from(left).map_or(LOAD, |left| left.min(LOAD));
@@ -424,7 +425,8 @@ impl Session {
                 let size = readers.layout().plaintext();
                 too_large(size)?;
                 let beginning = readers.head().as_bytes().to_vec();
-                let mut upload = Upload::update(path, access, attributes, beginning, vault)?;
+                let mut upload =
+                    Upload::update(path, access, attributes, beginning.to_vec(), vault)?;
                 let download = Download::new(handle, *readers);
                 let wanted = u32::try_from(LOAD).unwrap_or(u32::MAX);
                 loop {

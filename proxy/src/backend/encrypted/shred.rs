@@ -1,5 +1,6 @@
 //! The wraps of a file's key are destroyed, so that nobody can decrypt what is left of it.
 
+use bytes::Bytes;
 use portcullis_at_rest::{Head, HeadError};
 
 use super::{
@@ -55,11 +56,11 @@ impl Session {
             on_a_thread(move || pending.clear()).await?;
         }
         // Which file it was can still be seen, where it has another name.
-        let mut after = before.clone();
+        let mut after = before.to_vec();
         after.truncate(CONSTANT);
         after.resize(before.len(), 0);
         let beginning = Beginning {
-            before: before.into(),
+            before,
             after: after.into(),
             times: None,
         };
@@ -68,7 +69,7 @@ impl Session {
         Ok(Outcome::Tended(Tended::Shredded))
     }
 
-    async fn beginning(&self, steps: &Steps, path: &VirtualPath) -> Result<Vec<u8>, BackendError> {
+    async fn beginning(&self, steps: &Steps, path: &VirtualPath) -> Result<Bytes, BackendError> {
         let handle = self.own_handle();
         steps.open(path, handle, Access::READ).await?;
         let beginning = steps.read(handle, 0, Head::LENGTH).await;

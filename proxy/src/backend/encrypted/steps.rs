@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use portcullis_audit::catalogue::Asker;
 use portcullis_journal::Recorded;
 
@@ -111,28 +111,26 @@ impl Steps {
         handle: HandleId,
         offset: u64,
         length: usize,
-    ) -> impl Future<Output = Result<Vec<u8>, BackendError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Bytes, BackendError>> + Send + 'static {
         let steps = self.clone();
-        let mut next = steps.read_once(handle, offset, length);
+        let first = steps.read_once(handle, offset, length);
         async move {
-            let mut data = Vec::with_capacity(length);
-            loop {
-                let outcome = next.await?;
-                if let Outcome::End = outcome {
-                    return Ok(data);
-                }
-                let Outcome::Data(more) = &outcome else {
-                    return Err(unexpected(&outcome));
-                };
-                if more.len() > length - data.len() {
-                    return Err(unexpected(&outcome));
-                }
-                data.extend_from_slice(more);
-                if data.len() == length {
-                    return Ok(data);
-                }
-                next = steps.read_once(handle, offset + data.len() as u64, length - data.len());
+            let all = answer(first.await?, length)?;
+            if all.is_empty() || all.len() == length {
+                return Ok(all);
             }
+            let mut data = BytesMut::with_capacity(length);
+            data.extend_from_slice(&all);
+            while data.len() < length {
+                let left = length - data.len();
+                let next = steps.read_once(handle, offset + data.len() as u64, left);
+                let more = answer(next.await?, left)?;
+                if more.is_empty() {
+                    break;
+                }
+                data.extend_from_slice(&more);
+            }
+            Ok(data.freeze())
         }
     }
 
@@ -144,6 +142,19 @@ impl Steps {
             length,
         })
     }
+}
+
+/// What a READ of up to `length` bytes brought; empty at the end.
+fn answer(outcome: Outcome, length: usize) -> Result<Bytes, BackendError> {
+    if let Outcome::End = outcome {
+        return Ok(Bytes::new());
+    }
+    if let Outcome::Data(data) = &outcome
+        && data.len() <= length
+    {
+        return Ok(data.clone());
+    }
+    Err(unexpected(&outcome))
 }
 
 fn unexpected(outcome: &Outcome) -> BackendError {

@@ -50,7 +50,7 @@ impl Session {
                 Err(fault) => fault,
             };
             let again = steps.read(handle, 0, Head::LENGTH).await?;
-            if again == head.as_bytes() {
+            if again == head.as_bytes()[..] {
                 return Err(fault.into());
             }
             head = Head::parse(&again).map_err(Fault::from)?;
@@ -133,7 +133,7 @@ impl Session {
             };
             if is_unfinished {
                 return Ok(Found::Other {
-                    before: beginning.into(),
+                    before: beginning,
                     times: entry.times,
                     entry: Box::new(entry),
                 });

@@ -84,8 +84,11 @@ mod reads {
 
     use super::*;
     use crate::{
-        backend::conformance::{Client, READ, REPLACE},
-        operation::{Operation, Outcome},
+        backend::{
+            ErrorKind,
+            conformance::{Client, READ, REPLACE},
+        },
+        operation::{HandleId, Operation, Outcome},
     };
 
     #[tokio::test]
@@ -136,6 +139,116 @@ mod reads {
         client.read(handle, 4096, 4096).await;
         client.read(handle, 8192, 32_768).await;
         assert!(segments.load(Ordering::SeqCst) - before <= 1);
+    }
+
+    /// A file of so many segments, open for reading, and the READs that it costs the backend below: offset, length.
+    async fn watched(
+        segments: usize,
+        changed: Option<u64>,
+    ) -> (Client, HandleId, Arc<Mutex<Vec<(u64, u32)>>>) {
+        let memory = Memory::new();
+        let service = encrypted(Arc::new(memory.clone()), Foreign::Refuse);
+        let client = Client::new(service.session(b"", &crate::testing::owner()));
+        client.put("/a", content(segments)).await;
+        if let Some(segment) = changed {
+            let mut stored = memory.file(b"a").unwrap();
+            stored[usize::try_from(stored_at(segment)).unwrap() + 1000] ^= 1;
+            memory.put(b"a", &stored);
+        }
+        let handle = client.open("/a", READ).await;
+        let reads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&reads);
+        memory.observe(move |recorded| {
+            if let Operation::Read { offset, length, .. } = recorded.intent().operation() {
+                seen.lock().unwrap().push((*offset, *length));
+            }
+        });
+        (client, handle, reads)
+    }
+
+    fn content(segments: usize) -> Vec<u8> {
+        (0..segments * SEGMENT)
+            .map(|at| (at / 1000 % 251) as u8)
+            .collect()
+    }
+
+    /// Where a segment of the first extent is stored.
+    fn stored_at(segment: u64) -> u64 {
+        512 + 74 + segment * u64::from(STORED)
+    }
+
+    const SEGMENT: usize = 64 << 10;
+    const STORED: u32 = 65_536 + 32;
+
+    #[tokio::test]
+    async fn whole_segments_behind_each_other_are_one_read_below() {
+        let (client, handle, reads) = watched(40, None).await;
+        let content = content(40);
+        let mut expected = vec![(512, 74 + 3 * STORED)];
+        for run in 0..4 {
+            let from = run * 3 * SEGMENT;
+            let data = client.read(handle, from as u64, 3 << 16).await;
+            assert!(data == content[from..from + 3 * SEGMENT]);
+            match run {
+                0 => {}
+                // With what opens the extent.
+                1 => expected.extend([(512, 74), (stored_at(3), 3 * STORED)]),
+                _ => expected.push((stored_at(run as u64 * 3), 3 * STORED)),
+            }
+        }
+        // The last one is there, and what is longer than a READ below may be takes two.
+        let data = client.read(handle, 11 << 16, 255 << 10).await;
+        assert!(data == content[11 * SEGMENT..][..255 << 10]);
+        expected.push((stored_at(12), 3 * STORED));
+        let data = client.read(handle, 16 << 16, 255 << 10).await;
+        assert!(data == content[16 * SEGMENT..][..255 << 10]);
+        expected.extend([(stored_at(16), 3 * STORED), (stored_at(19), STORED)]);
+        // Between two that are there.
+        client.read(handle, 14 << 16, 3 << 16).await;
+        expected.push((stored_at(15), STORED));
+        // The file's end.
+        client.read(handle, 39 << 16, 255 << 10).await;
+        expected.push((stored_at(39), STORED));
+        assert_eq!(*reads.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn the_last_two_mebibytes_that_were_fetched_are_kept_and_no_more() {
+        let (client, handle, reads) = watched(66, None).await;
+        for run in 0..22 {
+            client.read(handle, (run * 3) << 16, 3 << 16).await;
+        }
+        let fetched = reads.lock().unwrap().len();
+        for segment in 36..66 {
+            client.read(handle, segment << 16, 4096).await;
+        }
+        assert_eq!(reads.lock().unwrap().len(), fetched);
+        client.read(handle, 35 << 16, 4096).await;
+        assert_eq!(reads.lock().unwrap().len(), fetched + 1);
+    }
+
+    #[tokio::test]
+    async fn of_segments_fetched_together_only_the_changed_one_is_refused() {
+        let (client, handle, reads) = watched(9, Some(4)).await;
+        let read = |segment: u64, count: u32| Operation::Read {
+            handle,
+            offset: segment << 16,
+            length: count << 16,
+        };
+        let refused = client.ask(read(3, 3)).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::NotAuthentic);
+        assert!(refused.message.contains("segment 4"), "{refused}");
+        let fetched = reads.lock().unwrap().len();
+        let content = content(9);
+        for segment in [3, 5] {
+            let data = client.read(handle, (segment as u64) << 16, 65_536).await;
+            assert!(data == content[segment * SEGMENT..][..SEGMENT]);
+        }
+        assert_eq!(reads.lock().unwrap().len(), fetched);
+        // It is looked at again: the fault may have been on the way.
+        let refused = client.ask(read(4, 1)).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::NotAuthentic);
+        assert_eq!(reads.lock().unwrap()[fetched..], [(stored_at(4), STORED)]);
     }
 }
 
