@@ -284,7 +284,7 @@ impl Config {
             .map(|(name, section)| {
                 (
                     name.to_owned(),
-                    backends::backend(section, &key_sets, today),
+                    backends::backend(name, section, &key_sets, today),
                 )
             })
             .collect::<Vec<_>>();

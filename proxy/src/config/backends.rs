@@ -114,11 +114,12 @@ impl BackendConfig {
 }
 
 pub(super) fn backend(
+    name: &str,
     mut section: Section<'_>,
     sets: &KeySets,
     today: NaiveDate,
 ) -> Option<(BackendConfig, AtRest)> {
-    let at_rest = at_rest(&mut section, sets, today);
+    let at_rest = at_rest(name, &mut section, sets, today);
     Some((target(section, today)?, at_rest?))
 }
 

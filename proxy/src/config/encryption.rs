@@ -7,7 +7,7 @@ mod sets;
 use std::{path::PathBuf, sync::Arc};
 
 use chrono::NaiveDate;
-use portcullis_at_rest::{Keyring, kek::KekId};
+use portcullis_at_rest::{Keyring, Realm, kek::KekId};
 
 use self::sets::Keys;
 pub(super) use self::{
@@ -59,6 +59,8 @@ pub enum AtRest {
         is_migrating: bool,
         /// Names too.
         has_names: bool,
+        /// Of the backend whose files they are.
+        realm: Realm,
     },
 }
 
@@ -92,8 +94,9 @@ impl EncryptionConfig {
     }
 }
 
-/// Reads `encryption`, `keys`, `encrypted_names` and `unencrypted_exception` of a backend's section.
+/// Reads `encryption`, `keys`, `encrypted_names`, `files_of` and `unencrypted_exception` of the section of the backend `name`.
 pub(super) fn at_rest(
+    name: &str,
     section: &mut Section<'_>,
     sets: &KeySets,
     today: NaiveDate,
@@ -105,6 +108,7 @@ pub(super) fn at_rest(
     let chosen = section.text("encryption", CHOICE);
     let has_names = section.flag("encrypted_names", false);
     let set = section.text("keys", "the name of a section [encryption.NAME]");
+    let owner = section.text("files_of", "the name of a backend");
     let allowed = section.section("unencrypted_exception").map(|section| {
         let reason = "why files lie there unencrypted";
         exception(
@@ -127,6 +131,9 @@ pub(super) fn at_rest(
         if set.is_some() {
             section.fault("keys", "it is said in the sections of the members");
         }
+        if owner.is_some() {
+            section.fault("files_of", "it is said in the sections of the members");
+        }
         return Some(AtRest::Plain(None));
     }
     let default = if is_default { "on" } else { "off" };
@@ -143,6 +150,13 @@ pub(super) fn at_rest(
             "has no use where files are not encrypted; say encryption = \"on\", or remove keys = {set:?}"
         );
         section.fault("keys", problem);
+        return None;
+    }
+    if let Some(owner) = owner.filter(|_| chosen == "off") {
+        let problem = format!(
+            "has no use where files are not encrypted; say encryption = \"on\", or remove files_of = {owner:?}"
+        );
+        section.fault("files_of", problem);
         return None;
     }
     let is_migrating = match chosen {
@@ -178,6 +192,7 @@ pub(super) fn at_rest(
             keys: Arc::clone(keys),
             is_migrating,
             has_names,
+            realm: Realm::named(owner.unwrap_or(name)),
         }),
         Keys::Faulty => None,
         Keys::Absent => {

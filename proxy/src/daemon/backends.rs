@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use portcullis_at_rest::Realm;
 use portcullis_journal::Journal;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -250,16 +249,18 @@ impl Entry {
                 keys,
                 is_migrating,
                 has_names,
+                realm,
             }) => {
                 if *has_names {
                     let service = Arc::clone(&self.service);
-                    let keeper = Keeper::new(journal.clone(), service, name, keys.ring.clone());
+                    let keeper =
+                        Keeper::new(journal.clone(), service, name, keys.ring.clone(), *realm);
                     self.names = Some(keeper.clone());
                     self.service = Arc::new(NamedService::new(self.service, Arc::new(keeper)));
                 }
                 let vault = Vault {
                     ring: keys.ring.clone(),
-                    realm: Realm::named(name),
+                    realm: *realm,
                     foreign: if *is_migrating {
                         Foreign::Read
                     } else {

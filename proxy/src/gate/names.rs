@@ -60,19 +60,20 @@ struct Kept {
 }
 
 impl Keeper {
-    /// Of the backend of that name; `service` must be the one below its names.
+    /// Of the backend of that name, with files of `realm`; `service` must be the one below its names.
     pub fn new(
         journal: Journal,
         service: Arc<dyn BackendService>,
         backend: &str,
         ring: Keyring,
+        realm: Realm,
     ) -> Self {
         let kept = Arc::new(Kept {
             journal,
             service,
             backend: backend.to_owned(),
             ring,
-            realm: Realm::named(backend),
+            realm,
             names: RwLock::default(),
             reading: tokio::sync::Mutex::default(),
             attempts: AtomicU64::new(0),

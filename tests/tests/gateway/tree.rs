@@ -9,7 +9,7 @@ use portcullis_tests::client::OpensshConnection;
 use portcullis_tests::files;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::{PATIENCE, wait_for};
-use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::proxy::{self, Backend, Plan, Proxy};
 
 /// Whether the batch went well, and what sftp printed.
 fn sftp(proxy: &Proxy, account: &mut Account, batch: &str) -> Result<(bool, String)> {
@@ -163,4 +163,75 @@ fn a_new_session_gets_the_first_backend_that_is_there() -> Result<()> {
         put("after").ok()?;
         data.join("after").exists().then_some(())
     })
+}
+
+/// Two members of a failover list with encrypted files, the second of which has copies of the first one's, made past the gateway.
+#[test]
+fn copies_of_encrypted_files_are_read_where_the_section_says_whose_they_are() -> Result<()> {
+    for (line, is_read) in [("files_of = \"first\"", true), ("", false)] {
+        let (first, second, here) = (
+            files::folder("first")?,
+            files::folder("second")?,
+            files::folder("partner")?,
+        );
+        let data = first.path().join("data");
+        fs::create_dir(&data)?;
+        let proxy = Plan::new(Place::Loopback)?
+            .backend("first", Backend::local(&data).encrypted())
+            .backend(
+                "second",
+                Backend::local(second.path()).encrypted().with(line),
+            )
+            .backend(
+                "both",
+                Backend::custom(
+                    "kind = \"failover\"\nmembers = [\"first\", \"second\"]\ncheck_seconds = 1\n",
+                ),
+            )
+            .start()?;
+        let mut alice = proxy.account("alice", &[Mount::all("/in", "both", "/")])?;
+        let (local, copy) = (here.path().join("x"), here.path().join("copy"));
+        for name in ["same", "lagging"] {
+            for content in ["older", "newer"] {
+                fs::write(&local, content)?;
+                let put = format!("put {} /in/{name}\n", local.display());
+                let (well, printed) = sftp(&proxy, &mut alice, &put)?;
+                ensure!(well && data.join(name).exists(), "{printed}");
+                if (name, content) != ("lagging", "newer") {
+                    fs::copy(data.join(name), second.path().join(name))?;
+                }
+            }
+        }
+        fs::rename(&data, first.path().join("aside"))?;
+        wait_for("a session on the second backend", || {
+            let put = format!("put {} /in/while\n", local.display());
+            sftp(&proxy, &mut alice, &put).ok()?;
+            second.path().join("while").exists().then_some(())
+        })?;
+        let mut get = |name: &str| {
+            let get = format!("get /in/{name} {}\n", copy.display());
+            sftp(&proxy, &mut alice, &get)
+        };
+        let (well, printed) = get("same")?;
+        ensure!(well == is_read, "{line}: {printed}");
+        if is_read {
+            ensure!(fs::read(&copy)? == b"newer");
+            fs::remove_file(&copy)?;
+        }
+        let (well, printed) = get("lagging")?;
+        ensure!(!well && !copy.exists(), "{line}: {printed}");
+        let refused = proxy::records(&proxy.journal)?;
+        let named = if is_read {
+            "another file lies under this name"
+        } else {
+            "encrypted for another backend"
+        };
+        ensure!(
+            refused
+                .iter()
+                .any(|record| record.to_string().contains(named)),
+            "{line}"
+        );
+    }
+    Ok(())
 }

@@ -35,10 +35,17 @@ fn ring() -> Keyring {
 /// As the daemon builds it, with a journal in `log`.
 fn named(service: Arc<dyn BackendService>, ring: &Keyring, log: &Path) -> Arc<dyn BackendService> {
     let journal = testing::journal(log);
-    let keeper = Keeper::new(journal, Arc::clone(&service), "subject", ring.clone());
+    let realm = Realm::named("subject");
+    let keeper = Keeper::new(
+        journal,
+        Arc::clone(&service),
+        "subject",
+        ring.clone(),
+        realm,
+    );
     let vault = Vault {
         ring: ring.clone(),
-        realm: Realm::named("subject"),
+        realm,
         foreign: Foreign::Refuse,
         update_limit: 64 << 20,
         spool_directory: std::env::temp_dir(),
@@ -370,7 +377,7 @@ async fn the_key_of_the_names_is_current_once_it_needs_no_retired_one() {
     ];
     for (log, (ring, is_current)) in logs.iter().zip(rings) {
         let (journal, below) = (testing::journal(log.path()), local(bench.disk.path()));
-        let keeper = Keeper::new(journal, below, "subject", ring);
+        let keeper = Keeper::new(journal, below, "subject", ring, Realm::named("subject"));
         assert!(!keeper.is_current(), "it was not read yet");
         keeper.prepare().await;
         assert_eq!(keeper.is_current(), is_current);

@@ -1,5 +1,7 @@
 //! `[encryption]`, and what backends say of it.
 
+use portcullis_at_rest::Realm;
+
 use super::{super::*, ENCRYPTION, Files, MINIMAL};
 
 fn with(backend: &str) -> String {
@@ -245,5 +247,35 @@ fn the_journal_answers_for_files_only_where_it_is_asked_which_they_are() {
         let faults = parsed(lines).unwrap_err();
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].to_string().starts_with("encryption.check_file: "));
+    }
+}
+
+#[test]
+fn files_belong_to_the_backend_that_is_named_where_they_are_encrypted() {
+    let files = Files::new();
+    let of = |lines: &str| {
+        let config = files.parse(&with(&format!("{LOCAL}\n{lines}"))).unwrap();
+        match &config.at_rest["a"] {
+            AtRest::Encrypted { realm, .. } => *realm,
+            AtRest::Plain(_) => panic!("{lines}"),
+        }
+    };
+    assert_eq!(of(""), Realm::named("a"));
+    assert_eq!(of("files_of = \"b\""), Realm::named("b"));
+    assert_ne!(of("files_of = \"b\""), of(""));
+    for (backend, expected) in [
+        (
+            format!("{LOCAL}\nencryption = \"off\"\n{EXCEPTION}"),
+            "has no use where files are not encrypted",
+        ),
+        (FTP.to_owned(), "has no use where files are not encrypted"),
+        (LIST.to_owned(), "it is said in the sections of the members"),
+    ] {
+        let faults = files.faults(&with(&format!("{backend}\nfiles_of = \"b\"")));
+        let expected = format!("backends.a.files_of: {expected}");
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(&expected)),
+            "{faults:?}"
+        );
     }
 }
