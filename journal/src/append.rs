@@ -306,6 +306,16 @@ impl Journal {
         resolved.await.unwrap_or(Err(AppendError::Closed))
     }
 
+    /// Signs a checkpoint of what is durable, sooner than it would come by itself; none if the last one covers all of it.
+    ///
+    /// # Errors
+    /// If it can't be written; the next is tried at its time.
+    pub async fn checkpoint(&self) -> Result<(), AppendError> {
+        let (done, resolved) = oneshot::channel();
+        self.0.shared.sign(done);
+        resolved.await.unwrap_or(Err(AppendError::Closed))
+    }
+
     /// Writes `log.stop` and a last checkpoint, syncs, and ends the writer. Clones can't append any more.
     ///
     /// # Errors

@@ -59,11 +59,16 @@ pub(crate) enum Work {
     Write(Vec<Entry>),
     /// The time for a checkpoint has come.
     Sign,
+    /// Somebody asks for a checkpoint.
+    SignFor(Vec<Signed>),
     /// Somebody asks for another key.
     ChangeKey(KeyChanged),
     /// The queue is empty and takes no more.
     End(Vec<oneshot::Sender<Result<(), AppendError>>>),
 }
+
+/// Tells that the log was signed.
+pub(crate) type Signed = oneshot::Sender<Result<(), AppendError>>;
 
 /// Tells whether another key took over.
 pub(crate) type KeyChanged = oneshot::Sender<Result<bool, AppendError>>;
@@ -89,6 +94,7 @@ struct Queue {
     is_over: bool,
     closers: Vec<oneshot::Sender<Result<(), AppendError>>>,
     key_change: Option<KeyChanged>,
+    signings: Vec<Signed>,
     /// Whether the writer has to be woken.
     is_writer_asleep: bool,
 }
@@ -174,6 +180,15 @@ impl Shared {
         }
     }
 
+    /// Asks for a checkpoint. If the writer is ending, `done` is dropped.
+    pub(crate) fn sign(&self, done: Signed) {
+        let mut queue = self.lock();
+        if !queue.is_ending {
+            queue.signings.push(done);
+            self.wake(queue);
+        }
+    }
+
     /// Nobody can append any more.
     pub(crate) fn abandon(&self) {
         let mut queue = self.lock();
@@ -189,6 +204,7 @@ impl Shared {
         queue.entries.clear();
         queue.closers.clear();
         queue.key_change = None;
+        queue.signings.clear();
         self.healthy.store(false, Ordering::Relaxed);
     }
 
@@ -198,6 +214,9 @@ impl Shared {
         loop {
             if let Some(done) = queue.key_change.take() {
                 return Work::ChangeKey(done);
+            }
+            if !queue.signings.is_empty() {
+                return Work::SignFor(mem::take(&mut queue.signings));
             }
             let now = Instant::now();
             let mut until = sign_at;

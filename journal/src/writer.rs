@@ -185,6 +185,13 @@ impl Writer {
                     let _ = self.sign(true);
                     self.signed_at = Instant::now();
                 }
+                Work::SignFor(askers) => {
+                    let signed = self.sign(true).map_err(|error| write_error(&error));
+                    for done in askers {
+                        // Nobody may be waiting for it.
+                        let _ = done.send(signed.clone());
+                    }
+                }
                 Work::ChangeKey(done) => {
                     let changed = self.change_key().map_err(|error| write_error(&error));
                     // Nobody may be waiting for it.

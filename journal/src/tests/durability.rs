@@ -17,6 +17,21 @@ async fn an_intent_resolves_only_once_its_record_is_synced() {
     }
 }
 
+#[tokio::test]
+async fn a_checkpoint_that_was_asked_for_covers_what_is_durable() {
+    let bench = Bench::new();
+    let journal = bench.journal();
+    journal.append(named("a")).await.unwrap();
+    assert!(journal.status().signed < journal.status().durable);
+    for _ in 0..2 {
+        journal.checkpoint().await.unwrap();
+        assert_eq!(journal.status().signed, journal.status().durable);
+    }
+    let other = journal.clone();
+    journal.close().await.unwrap();
+    assert_eq!(other.checkpoint().await, Err(AppendError::Closed));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intent_does_not_resolve_while_the_disk_has_not_answered() {
     let bench = Bench::new();
