@@ -3,6 +3,7 @@
 //! It is a C2SP signed note by the log's key. Its first lines are such that no checkpoint can be taken for a manifest, nor a
 //! manifest for a checkpoint, whatever the key is called: the second line of a checkpoint is a number.
 
+mod deliveries;
 mod delivery;
 mod form;
 mod log;
@@ -20,6 +21,7 @@ use crate::{
     tree::{checkpoint::Head, key::SigningKey},
 };
 
+pub use deliveries::{Deliveries, Mark};
 pub use log::{Scope, Unsealing, Wish, compare, of_session};
 pub use stored::{Stored, compare_file};
 

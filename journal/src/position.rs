@@ -13,7 +13,6 @@ use crate::{
     keeper::Closed,
 };
 
-const NAME: &str = "position";
 const UNFINISHED: &str = "position.new";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,23 +26,29 @@ pub(crate) struct Position {
 }
 
 impl Position {
+    pub(crate) const NAME: &str = "position";
+
     pub(crate) fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         disk.remove(UNFINISHED)?;
         let file = disk.open(UNFINISHED)?;
         write_all(file.as_ref(), &checked::seal(&serde_json::to_vec(self)?), 0)?;
         file.sync()?;
-        disk.rename(UNFINISHED, NAME)?;
+        disk.rename(UNFINISHED, Self::NAME)?;
         disk.sync_names()
     }
 
     /// The last one that was written, if there is one and it can be read.
     pub(crate) fn read(disk: &dyn Disk) -> Option<Self> {
-        if !disk.names().ok()?.iter().any(|name| name == NAME) {
+        if !disk.names().ok()?.iter().any(|name| name == Self::NAME) {
             return None;
         }
-        let file = disk.open(NAME).ok()?;
+        let file = disk.open(Self::NAME).ok()?;
         let mut text = Vec::new();
         Reader::new(file.as_ref()).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(checked::open(&text)?).ok()
+        Self::parse(&text)
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(checked::open(text)?).ok()
     }
 }

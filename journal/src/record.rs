@@ -60,6 +60,8 @@ pub enum EventKind {
     RestMigration,
     /// `rest.tombstone`: the key of a stored file is destroyed.
     RestTombstone,
+    /// `manifest.written`: what a session delivered was written down and signed, or could not be.
+    ManifestWritten,
     /// `allow.change`
     AllowChange,
     /// `ban.change`
@@ -125,6 +127,7 @@ impl EventKind {
             Self::RestRotation => "rest.rotation",
             Self::RestMigration => "rest.migration",
             Self::RestTombstone => "rest.tombstone",
+            Self::ManifestWritten => "manifest.written",
             Self::AllowChange => "allow.change",
             Self::BanChange => "ban.change",
             Self::AdminAccount => "admin.account",

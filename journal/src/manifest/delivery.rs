@@ -2,19 +2,24 @@
 //!
 //! What can't be known for sure keeps its name and loses its digest, with a code that says why.
 
+mod deed;
+mod place;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
+    sync::LazyLock,
 };
 
+use memchr::memmem::Finder;
 use serde_json::Value;
 
-use super::Entry;
-use crate::{
-    EventKind,
-    read::Record,
-    record::{HIDDEN, untrusted_bytes},
+pub(super) use self::place::{beginning, is_token};
+use self::{
+    deed::{Deed, Made, Move, unclear},
+    place::Place,
 };
+use super::Entry;
+use crate::{EventKind, read::Record, record::untrusted_bytes};
 
 /// Failures after which nothing has changed.
 const CERTAIN: [&str; 10] = [
@@ -29,6 +34,11 @@ const CERTAIN: [&str; 10] = [
     "invalid_argument",
     "unsupported",
 ];
+
+/// In intents that change no file by themselves, and are most of all.
+static MOVING_DATA: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
+    ["read", "write"].map(|name| Finder::new(&format!("\"sftp_op\":\"{name}\"")).into_owned())
+});
 
 /// Follows one session.
 #[derive(Debug)]
@@ -57,15 +67,6 @@ struct Mount {
     directory: Vec<u8>,
 }
 
-/// Where a file lies: two mounts of one directory are one place.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    backend: String,
-    path: Vec<u8>,
-    /// The path is made of tokens: its last one may have an extension, which those of a path further down have not.
-    is_hidden: bool,
-}
-
 #[derive(Debug, Clone)]
 struct Written {
     at: Place,
@@ -80,43 +81,6 @@ struct Pending {
     /// Another one touched the same place meanwhile: which was first, nobody knows.
     is_contested: bool,
     seq: u64,
-}
-
-#[derive(Debug)]
-enum Deed {
-    Open {
-        handle: u64,
-    },
-    Publish {
-        at: Place,
-        has_ended: bool,
-    },
-    Remove {
-        at: Place,
-    },
-    Move(Box<Move>),
-    HardLink {
-        from: Place,
-        to: Place,
-    },
-    SymLink {
-        at: Place,
-    },
-    Cut {
-        at: Place,
-    },
-    /// Somewhere behind a link, or in no mount.
-    Unclear {
-        because: &'static str,
-    },
-}
-
-#[derive(Debug)]
-struct Move {
-    from: Place,
-    to: Place,
-    /// The new name as clients see it.
-    path: Vec<u8>,
 }
 
 /// How something ended.
@@ -169,6 +133,43 @@ impl Delivery {
     /// Where the mounts are, as clients see them.
     pub(super) fn mount_points(&self) -> impl Iterator<Item = &[u8]> {
         self.mounts.iter().map(|mount| mount.at.as_slice())
+    }
+
+    /// Whether any file was delivered so far.
+    pub(super) fn has_entries(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    /// How many things are remembered.
+    pub(super) fn remembers(&self) -> usize {
+        self.entries.len() + self.links.len() + self.pending.len() + self.writing.len()
+    }
+
+    /// Forgets what was done; the times are still good.
+    pub(super) fn let_go(&mut self) {
+        self.pending = HashMap::new();
+        self.writing = HashMap::new();
+        self.links = BTreeSet::new();
+        // That there is something to tell is known.
+        let first = self.entries.pop_first();
+        self.entries = first.into_iter().collect();
+    }
+
+    /// False only if the line, of that event, changes nothing here but the number of the last record.
+    pub(super) fn matters(&self, event: &[u8], line: &[u8]) -> bool {
+        let is = |kind: EventKind| event == kind.name().as_bytes();
+        if is(EventKind::OperationOutcome) {
+            return !self.pending.is_empty();
+        }
+        if is(EventKind::OperationIntent) {
+            return !MOVING_DATA.iter().any(|data| data.find(line).is_some());
+        }
+        true
+    }
+
+    /// Takes the number of a record that does not matter otherwise.
+    pub(super) fn touch(&mut self, record: u64) {
+        self.last = self.last.max(record);
     }
 
     /// By name.
@@ -350,137 +351,14 @@ impl Delivery {
         self.contest(&deed);
         match ended {
             Ended::Done if is_contested => self.lose(&deed, "concurrent"),
-            Ended::Done => self.apply(deed, [seq, record.seq]),
-            Ended::Unsure | Ended::Failed => self.lose(&deed, "unknown_outcome"),
-        }
-    }
-
-    fn apply(&mut self, deed: Deed, records: [u64; 2]) {
-        match deed {
-            Deed::Open { .. } => {}
-            Deed::Publish { at, .. } => self.doubt(&at, "no_summary"),
-            Deed::Remove { at } => {
-                self.entries.remove(&at);
-                self.links.remove(&at);
-            }
-            Deed::Cut { at } => self.doubt(&at, "size_changed"),
-            // Whoever writes under one of the names may change the other.
-            Deed::HardLink { from, to } => {
-                self.doubt(&from, "hard_link");
-                self.entries.remove(&to);
-            }
-            Deed::SymLink { at } => {
-                self.entries.remove(&at);
-                self.links.insert(at);
-            }
-            Deed::Move(step) => self.rename(&step, records),
-            Deed::Unclear { because } => self.doubt_all(because),
-        }
-    }
-
-    fn rename(&mut self, step: &Move, records: [u64; 2]) {
-        let Move { from, to, path } = step;
-        if from == to {
-            return;
-        }
-        let leaving = self.at_or_below(from);
-        let leaving: Vec<_> = leaving
-            .into_iter()
-            .filter_map(|at| self.entries.remove(&at).map(|entry| (at, entry)))
-            .collect();
-        self.entries.remove(to);
-        for (at, mut entry) in leaving {
-            let rest = from.rest(&at).unwrap_or_default().to_vec();
-            let new = if rest.is_empty() {
-                entry.path.clone_from(path);
-                to.clone()
-            } else {
-                entry.path = [beginning(path), &rest].concat();
-                to.clone().with_below(&rest)
-            };
-            entry.records.extend(records);
-            self.entries.insert(new, entry);
-        }
-        let links = std::mem::take(&mut self.links);
-        for link in links {
-            let rest = from.rest(&link).map(<[u8]>::to_vec);
-            self.links.insert(match rest {
-                Some(rest) if rest.is_empty() => to.clone(),
-                Some(rest) => to.clone().with_below(&rest),
-                None => link,
-            });
-        }
-    }
-
-    fn at_or_below(&self, at: &Place) -> Vec<Place> {
-        let begin = at.beginning();
-        let bound = |end: &[u8], is_hidden| Place {
-            backend: at.backend.clone(),
-            path: [begin, end].concat(),
-            is_hidden,
-        };
-        // The byte behind a slash.
-        let range = (
-            Bound::Included(bound(b"/", false)),
-            Bound::Excluded(bound(b"0", false)),
-        );
-        let below = self.entries.range(range).map(|(at, _)| at.clone());
-        let itself = self.entries.contains_key(at).then(|| at.clone());
-        itself.into_iter().chain(below).collect()
-    }
-
-    fn doubt(&mut self, at: &Place, because: &str) {
-        for at in self.at_or_below(at) {
-            if let Some(entry) = self.entries.get_mut(&at) {
-                entry.sha256 = Err(because.to_owned());
-            }
-        }
-    }
-
-    fn doubt_all(&mut self, because: &str) {
-        for entry in self.entries.values_mut() {
-            entry.sha256 = Err(because.to_owned());
-        }
-    }
-
-    fn lose(&mut self, deed: &Deed, because: &str) {
-        if let Deed::Unclear { because } = deed {
-            return self.doubt_all(because);
-        }
-        for at in deed.places() {
-            let at = at.clone();
-            self.doubt(&at, because);
-        }
-        if let Deed::SymLink { at } = deed {
-            self.links.insert(at.clone());
-        }
-    }
-
-    fn lose_pending(&mut self) {
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            let is_told = matches!(
-                pending.deed,
-                Deed::Publish {
-                    has_ended: true,
-                    ..
+            Ended::Done => {
+                let made = Made::of(&deed, &record.body);
+                self.apply(deed, [seq, record.seq]);
+                if let Some((at, made)) = made {
+                    self.make(&at, made, [seq, record.seq]);
                 }
-            );
-            if !is_told {
-                self.lose(&pending.deed, "unknown_outcome");
             }
-        }
-    }
-
-    /// Others that are under way at the same place can't be put in order any more.
-    fn contest(&mut self, deed: &Deed) {
-        for pending in self.pending.values_mut() {
-            let touches = |own: &Place| {
-                let mut others = pending.deed.places().into_iter();
-                others.any(|other| own.rest(other).is_some() || other.rest(own).is_some())
-            };
-            if deed.places().into_iter().any(touches) {
-                pending.is_contested = true;
-            }
+            Ended::Unsure | Ended::Failed => self.lose(&deed, "unknown_outcome"),
         }
     }
 
@@ -538,80 +416,6 @@ impl Delivery {
     }
 }
 
-fn unclear(at: Option<&Place>) -> Deed {
-    Deed::Unclear {
-        because: if at.is_some() {
-            "through_a_link"
-        } else {
-            "place_unknown"
-        },
-    }
-}
-
-impl Deed {
-    fn places(&self) -> Vec<&Place> {
-        match self {
-            Self::Publish { at, .. }
-            | Self::Remove { at }
-            | Self::SymLink { at }
-            | Self::Cut { at } => vec![at],
-            Self::Move(step) => vec![&step.from, &step.to],
-            Self::HardLink { from, to } => vec![from, to],
-            Self::Open { .. } | Self::Unclear { .. } => Vec::new(),
-        }
-    }
-}
-
-impl Place {
-    /// The directory of a mount; `path` only tells whether names are hidden.
-    fn of(directory: &[u8], backend: &str, path: &[u8]) -> Self {
-        let directory = beginning(directory);
-        let begin = directory.iter().position(|&byte| byte == b'/');
-        let named = directory.get(begin.unwrap_or(directory.len())..);
-        Self {
-            backend: backend.to_owned(),
-            path: named.unwrap_or_default().to_vec(),
-            is_hidden: is_token(path),
-        }
-    }
-
-    fn with(mut self, rest: &[u8]) -> Self {
-        self.path.extend_from_slice(rest);
-        self
-    }
-
-    /// What lies `rest` below it.
-    fn with_below(self, rest: &[u8]) -> Self {
-        let path = [self.beginning(), rest].concat();
-        Self { path, ..self }
-    }
-
-    /// As it stands in what is below it.
-    fn beginning(&self) -> &[u8] {
-        if self.is_hidden {
-            without_extension(&self.path)
-        } else {
-            &self.path
-        }
-    }
-
-    /// What `other` has behind this place; `None` if it does not lie at or below it.
-    fn rest<'a>(&self, other: &'a Self) -> Option<&'a [u8]> {
-        if self == other {
-            return Some(b"");
-        }
-        if self.backend != other.backend {
-            return None;
-        }
-        let rest = other.path.strip_prefix(self.beginning())?;
-        rest.starts_with(b"/").then_some(rest)
-    }
-
-    fn is_above(&self, other: &Self) -> bool {
-        self.rest(other).is_some_and(|rest| !rest.is_empty())
-    }
-}
-
 impl Ended {
     fn of(record: &Record) -> Self {
         let reason = record.reason.as_deref().unwrap_or_default();
@@ -620,34 +424,6 @@ impl Ended {
             Some("failure") if CERTAIN.contains(&reason) => Self::Failed,
             Some(_) | None => Self::Unsure,
         }
-    }
-}
-
-/// Whether this stands in place of a path.
-pub(super) fn is_token(path: &[u8]) -> bool {
-    path.starts_with(HIDDEN.as_bytes())
-}
-
-/// A path as it stands in what is below it: `/` is empty, and a token has no extension.
-pub(super) fn beginning(path: &[u8]) -> &[u8] {
-    let path = if is_token(path) {
-        without_extension(path)
-    } else {
-        path
-    };
-    path.strip_suffix(b"/").unwrap_or(path)
-}
-
-/// Tokens have no dot in them.
-fn without_extension(path: &[u8]) -> &[u8] {
-    let name = path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1);
-    let last = path.get(name..).unwrap_or_default();
-    match last.iter().position(|&byte| byte == b'.') {
-        Some(at) if at > 0 => path.get(..name + at).unwrap_or(path),
-        Some(_) | None => path,
     }
 }
 

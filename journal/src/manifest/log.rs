@@ -64,28 +64,14 @@ pub fn of_session(
     pass(directory, &head, &mut reader)?;
     let Reader { plain, opened, .. } = reader;
     let named = opened.as_ref().unwrap_or(&plain);
-    let (begun, ended) = plain.time().ok_or_else(|| ManifestError::GoesOn {
-        session: session.to_owned(),
-    })?;
     let wanted = match scope {
         Scope::All => None,
         Scope::At(wish) => Some(wish.of(named, session)?),
     };
-    let mut manifest = Manifest {
-        origin: origin.to_owned(),
-        head,
-        session: session.to_owned(),
-        user: plain.user().unwrap_or_default().to_owned(),
-        begun: begun.to_owned(),
-        ended: ended.to_owned(),
-        scope: b"/".to_vec(),
-        below: b"/".to_vec(),
-        entries: Vec::new(),
-    };
-    manifest.entries = match opened {
-        Some(opened) => with_names(plain.into_entries(), opened.into_entries()),
-        None => plain.into_entries(),
-    };
+    let mut manifest = manifest_of(origin, head, session, plain)?;
+    if let Some(opened) = opened {
+        manifest.entries = with_names(manifest.entries, opened.into_entries());
+    }
     if let Some(path) = wanted {
         manifest
             .entries
@@ -98,6 +84,29 @@ pub fn of_session(
         manifest.scope = path;
     }
     Ok(manifest)
+}
+
+/// All that a session delivered which is over, by its records that `head` covers.
+pub(super) fn manifest_of(
+    origin: &str,
+    head: Head,
+    session: &str,
+    delivery: Delivery,
+) -> Result<Manifest, ManifestError> {
+    let (begun, ended) = delivery.time().ok_or_else(|| ManifestError::GoesOn {
+        session: session.to_owned(),
+    })?;
+    Ok(Manifest {
+        origin: origin.to_owned(),
+        head,
+        session: session.to_owned(),
+        user: delivery.user().unwrap_or_default().to_owned(),
+        begun: begun.to_owned(),
+        ended: ended.to_owned(),
+        scope: b"/".to_vec(),
+        below: b"/".to_vec(),
+        entries: delivery.into_entries(),
+    })
 }
 
 impl Wish {
