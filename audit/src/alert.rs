@@ -51,7 +51,7 @@ pub enum Watched {
     VerifyFailed,
     /// A sink whose collector takes nothing, or that lost records, or that is behind by so much; either is enough.
     SinkBehind { seconds: u64, records: u64 },
-    /// The log's disk has no room, or fails.
+    /// The log's disk has no room, or fails, or a manifest can't be written.
     Disk,
     /// Stored files differ from what was uploaded.
     FilesAltered,
@@ -170,6 +170,7 @@ impl Engine {
             EventKind::LogDisk,
             EventKind::LogAlert,
             EventKind::RestFinding,
+            EventKind::ManifestWritten,
         ]
         .iter()
         .any(|kind| kind.name().as_bytes() == event)
@@ -303,8 +304,15 @@ fn judged(rule: &Rule, record: &Record, at: DateTime<Utc>) -> Option<(String, Se
             Some((text(&record.body, "sink")?.to_owned(), once))
         }
         Watched::Disk => {
-            (is(EventKind::LogDisk) && outcome == Some("failure")).then_some(())?;
-            Some((record.reason.clone().unwrap_or_default(), once))
+            (is(EventKind::LogDisk) || is(EventKind::ManifestWritten)).then_some(())?;
+            (outcome == Some("failure")).then_some(())?;
+            let reason = record.reason.as_deref().unwrap_or_default();
+            let subject = if is(EventKind::ManifestWritten) {
+                format!("manifest {reason}")
+            } else {
+                reason.to_owned()
+            };
+            Some((subject, once))
         }
         Watched::FilesAltered => {
             is(EventKind::RestFinding).then_some(())?;

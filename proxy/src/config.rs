@@ -9,6 +9,7 @@ mod encryption;
 mod exception;
 mod files;
 mod journal;
+mod manifests;
 mod passwords;
 mod section;
 mod server;
@@ -41,6 +42,7 @@ pub use backends::{
 pub use encryption::{AtRest, EncryptionConfig};
 pub use files::{Secret, Stamp, revoked_keys};
 pub use journal::{JournalConfig, PathMode, RoomConfig};
+pub use manifests::ManifestsConfig;
 pub use section::Fault;
 pub use server::{AcceptMode, HostKey, ScpMode, ServerConfig};
 pub use sinks::{
@@ -90,6 +92,7 @@ pub struct Config {
     /// Who cosigns the journal.
     pub witnesses: Vec<WitnessPeer>,
     pub verification: VerificationConfig,
+    pub manifests: Option<ManifestsConfig>,
     /// SHA-256 of the file, for the records of the start and of reloads.
     pub sha256: [u8; 32],
 }
@@ -127,6 +130,7 @@ pub struct AccountCommandsConfig {
 pub struct AuditCommandsConfig {
     pub accounts: Result<AccountsConfig, ConfigError>,
     pub journal: Result<JournalConfig, ConfigError>,
+    pub manifests: Result<ManifestsConfig, ConfigError>,
 }
 
 /// `[metrics]`
@@ -235,9 +239,15 @@ impl Config {
                 Some(_) | None => Err(faults),
             }
         }
+        let journal = part(path, "journal", journal::journal);
+        let keep = journal.as_ref().ok().and_then(|journal| journal.keep);
+        let manifests = part(path, "manifests", |section| {
+            manifests::manifests(section, keep)
+        });
         AuditCommandsConfig {
             accounts: part(path, "accounts", accounts).map_err(config_error),
-            journal: part(path, "journal", journal::journal).map_err(config_error),
+            journal: journal.map_err(config_error),
+            manifests: manifests.map_err(config_error),
         }
     }
 
@@ -278,6 +288,10 @@ impl Config {
             .section("verification")
             .map(verification::verification)
             .unwrap_or_default();
+        let manifests = root.section("manifests").map(|section| {
+            let journal = journal.as_ref().and_then(Option::as_ref);
+            manifests::manifests(section, journal.and_then(|journal| journal.keep))
+        });
         let backends = root
             .named_sections("backends")
             .into_iter()
@@ -299,6 +313,20 @@ impl Config {
             faults.note(key, problem);
         }
         let names = backends.iter().map(|(name, _)| name.as_str());
+        if let Some(Some(config)) = &manifests {
+            let journal = journal.as_ref().and_then(Option::as_ref);
+            let journal =
+                journal.map(|config| ("the journal".to_owned(), config.directory.as_path()));
+            let local = backends.iter().filter_map(|(name, backend)| match backend {
+                Some((BackendConfig::Local { directory, .. }, _)) => {
+                    Some((format!("[backends.{name}]"), directory.as_path()))
+                }
+                Some(_) | None => None,
+            });
+            if let Some(problem) = manifests::overlap(config, journal.into_iter().chain(local)) {
+                faults.note("manifests.directory", problem);
+            }
+        }
         for (key, problem) in verification::unknown_backends(&verification, names) {
             faults.note(key, problem);
         }
@@ -322,7 +350,8 @@ impl Config {
             .unzip();
         let optional_is_whole = bans.as_ref().is_none_or(Option::is_some)
             && allowlist.as_ref().is_none_or(Option::is_some)
-            && metrics.as_ref().is_none_or(Option::is_some);
+            && metrics.as_ref().is_none_or(Option::is_some)
+            && manifests.as_ref().is_none_or(Option::is_some);
         match (server.flatten(), accounts.flatten(), journal.flatten()) {
             (Some(server), Some(accounts), Some(journal))
                 if faults.is_empty() && optional_is_whole =>
@@ -344,6 +373,7 @@ impl Config {
                     alerts,
                     witnesses,
                     verification,
+                    manifests: manifests.flatten(),
                     sha256: Sha256::digest(text.as_bytes()).into(),
                 })
             }

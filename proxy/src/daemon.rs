@@ -7,6 +7,7 @@ mod encryption;
 mod exception;
 mod judges;
 mod lag;
+mod manifests;
 mod names;
 mod offers;
 mod quiet;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     alerts::Alerts,
     encryption::{Encryption, Vaults},
+    manifests::Manifests,
     names::JournalNames,
     reload::{InForce, Reloader},
     rest::{Rest, Stored},
@@ -100,6 +102,8 @@ pub enum DaemonError {
     Recorder(#[from] metrics_exporter_prometheus::BuildError),
     #[error("prepare the look at stored files, in {}", path.display())]
     Rest { path: PathBuf, source: io::Error },
+    #[error("prepare manifests.directory, {}; make it writable for the daemon's user (ReadWritePaths= in its unit), or name another", path.display())]
+    Manifests { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Destroyed(#[from] SettleError),
     #[error(transparent)]
@@ -250,6 +254,15 @@ pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
         path: config.journal.verification(),
         source,
     })?;
+    let manifests = config.manifests.as_ref().map(|manifests| {
+        Manifests::start(manifests, &config.journal, journal.clone(), stop.clone()).map_err(
+            |source| DaemonError::Manifests {
+                path: manifests.directory.clone(),
+                source,
+            },
+        )
+    });
+    let manifests = manifests.transpose()?;
     for (listener, address) in listeners.into_iter().zip(&addresses) {
         tracing::info!(%address, policy = config.server.cipher_policy.name(), "listening");
         server.accept_on(listener);
@@ -310,6 +323,9 @@ pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
     if cut > 0 {
         tracing::warn!(connections = cut, "connections were cut");
     }
+    if let Some(manifests) = &manifests {
+        manifests.finish().await;
+    }
     stop.cancel();
     if let Err(error) = keeper.await {
         tracing::error!(%error, "the last counts of failures are not written");
@@ -317,6 +333,9 @@ pub async fn run(mut config: Config, path: PathBuf) -> Result<(), DaemonError> {
     background.shutdown().await;
     rest.end().await;
     encryption.end().await;
+    if let Some(manifests) = manifests {
+        manifests.end().await;
+    }
     alerts.end().await;
     records::stopped(&journal, signal, cut)
         .await

@@ -20,6 +20,7 @@ pub mod extensions;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod gate;
+pub mod manifests;
 pub mod metrics;
 pub mod operation;
 pub mod path;

@@ -27,6 +27,9 @@ const JOURNAL_SOUND: &str = "portcullis_proxy_journal_sound";
 const JOURNAL_DISK: &str = "portcullis_proxy_journal_disk_used_ratio";
 const JOURNAL_RECORDS: &str = "portcullis_proxy_journal_records";
 const JOURNAL_APPEND: &str = "portcullis_proxy_journal_append_seconds";
+const MANIFESTS_WRITTEN: &str = "portcullis_proxy_manifests_written_total";
+const MANIFESTS_FAILED: &str = "portcullis_proxy_manifests_failed_total";
+const MANIFESTS_WAITING: &str = "portcullis_proxy_manifests_waiting";
 const RELOADS: &str = "portcullis_proxy_reloads_total";
 const BANS: &str = "portcullis_proxy_bans_total";
 const ALLOWLIST_OFFERED: &str = "portcullis_proxy_allowlist_offered";
@@ -186,6 +189,21 @@ fn at_rest_work(name: &'static str, files: impl IntoIterator<Item = (&'static st
 /// Listings of a backend with encrypted names had so many that are none.
 pub fn foreign_names(backend: &str, names: usize) {
     counter!(FOREIGN_NAMES, "backend" => backend.to_owned()).increment(names as u64);
+}
+
+/// A manifest was written, or could not be.
+pub fn manifest(is_written: bool) {
+    let name = if is_written {
+        MANIFESTS_WRITTEN
+    } else {
+        MANIFESTS_FAILED
+    };
+    counter!(name).increment(1);
+}
+
+/// Manifests that could not be written so far.
+pub fn manifests_waiting(manifests: f64) {
+    gauge!(MANIFESTS_WAITING).set(manifests);
 }
 
 /// A record became durable after so long.
@@ -394,6 +412,18 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(
         WITNESS_ALARM,
         "1 while a witness, or the log itself, says that the journal was cut or rewritten."
+    );
+    describe_counter!(
+        MANIFESTS_WRITTEN,
+        "Manifests of deliveries that were written and are on record."
+    );
+    describe_counter!(
+        MANIFESTS_FAILED,
+        "Times that a manifest could not be made or written; it is tried again."
+    );
+    describe_gauge!(
+        MANIFESTS_WAITING,
+        "Manifests that could not be written so far."
     );
     describe_counter!(COSIGNED, "Heads of logs that this witness cosigned.");
     describe_gauge!(

@@ -103,6 +103,7 @@ fn signature(event: &str) -> (u16, u8, u8) {
         "rest.rotation" => (622, 3, 5),
         "rest.migration" => (623, 3, 5),
         "rest.tombstone" => (624, 6, 8),
+        "manifest.written" => (625, 3, 5),
         _ if event.starts_with("admin.") => (500, 6, 8),
         _ if event.starts_with("log.") => (600, 5, 9),
         _ => (900, 3, 9),

@@ -9,6 +9,7 @@ mod file;
 mod hidden;
 mod hold;
 mod manifest;
+mod manifests;
 mod report;
 mod review;
 mod search;
@@ -27,13 +28,13 @@ use serde_json::{Map, Value};
 
 use self::{
     begin_anew::BeginAnewArgs, export::ExportArgs, file::FileArgs, hidden::AuditorKeyArgs,
-    hold::HoldArgs, manifest::ManifestArgs, report::ReportArgs, review::ReviewArgs,
-    search::SearchArgs, session::SessionArgs,
+    hold::HoldArgs, manifest::ManifestArgs, manifests::ManifestsArgs, report::ReportArgs,
+    review::ReviewArgs, search::SearchArgs, session::SessionArgs,
 };
 use super::{account::actor, break_glass::RECORD_DEADLINE};
 use crate::{
     accounts::Accounts,
-    config::{AccountsConfig, AuditCommandsConfig, ConfigError, JournalConfig},
+    config::{AccountsConfig, AuditCommandsConfig, ConfigError, JournalConfig, ManifestsConfig},
 };
 
 /// Ask the log who did what, and sign for what was seen
@@ -67,6 +68,8 @@ enum Question {
     Export(Box<ExportArgs>),
     /// Write a signed list of the files that a session delivered
     Manifest(ManifestArgs),
+    /// List the manifests that the daemon wrote by itself, and which of them are missing or changed
+    Manifests(ManifestsArgs),
     /// Count what happened in a period, for the one who reviews it
     Report(Box<ReportArgs>),
     /// Sign for what was seen of a period
@@ -105,6 +108,7 @@ impl Question {
             Self::File(arguments) => arguments.run(&logs?, output),
             Self::Export(arguments) => arguments.run(&logs?, output),
             Self::Manifest(arguments) => arguments.run(&logs?, output),
+            Self::Manifests(arguments) => arguments.run(&logs?, output),
             Self::Report(arguments) => arguments.run(&logs?, output),
             Self::Review(arguments) => arguments.run(&logs?, output),
             Self::Hold(arguments) => arguments.run(&logs?, output),
@@ -127,6 +131,7 @@ struct Logs {
     directories: Vec<PathBuf>,
     outbox: anyhow::Result<Accounts>,
     journal: Result<JournalConfig, ConfigError>,
+    manifests: Result<ManifestsConfig, ConfigError>,
     unrecorded: Option<String>,
     /// How long the daemon gets to put an attestation on record.
     patience: Duration,
@@ -141,6 +146,7 @@ impl Logs {
         };
         Ok(Self {
             journal: config.journal,
+            manifests: config.manifests,
             directories,
             outbox: outbox(config.accounts),
             unrecorded: reading.unrecorded,

@@ -305,6 +305,7 @@ fn fixed_keys_that_differ(before: &Config, after: &Config) -> Vec<&'static str> 
         ("journal.path_key_file", journal.path_key == other.path_key),
         ("metrics", before.metrics == after.metrics),
         ("verification", before.verification == after.verification),
+        ("manifests", before.manifests == after.manifests),
         ("allowlist", before.allowlist == after.allowlist),
     ]
     .into_iter()
