@@ -23,7 +23,10 @@ use crate::proxy::Proxy;
 pub use curl::list as curl_list;
 pub use lftp::script as lftp_script;
 pub use openssh::{Connection as OpensshConnection, Terminal, scan as ssh_answers};
-pub use paramiko::{remote_digest as paramiko_digest, set_size as paramiko_set_size};
+pub use paramiko::{
+    put_and_set_size as paramiko_put_and_set_size, remote_digest as paramiko_digest,
+    set_size as paramiko_set_size,
+};
 pub use psftp::{pscp, pscp_with};
 pub use rclone::{Remote as RcloneRemote, run as rclone};
 pub use sshfs::Mounted as SshfsMount;

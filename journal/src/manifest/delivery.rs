@@ -402,12 +402,13 @@ impl Delivery {
             Some(sha256) => Ok(sha256),
             None => Err(why.to_owned()),
         };
-        // Of a resumed upload the record has only what came in this session.
+        // Of a resumed upload the bytes are those that came in this session.
         let is_whole = text(&record.body, "sha256_source") == Some("stream");
         let entry = Entry {
             path: written.path,
             recorded: None,
-            size: integer(record.body.get("bytes")).filter(|_| is_whole),
+            size: integer(record.body.get("size"))
+                .or_else(|| integer(record.body.get("bytes")).filter(|_| is_whole)),
             time: record.time.clone(),
             sha256,
             records: vec![record.seq],

@@ -1,5 +1,7 @@
 //! Python's paramiko: the library does what its documentation shows.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -54,6 +56,26 @@ pub fn set_size(
     size: u64,
 ) -> Result<()> {
     alone(place, proxy, account, json!(["truncate", remote, size])).map(drop)
+}
+
+/// Uploads a file and sets its size by its name, in one session.
+///
+/// # Errors
+/// When the login or a request fails.
+pub fn put_and_set_size(
+    place: Place<'_>,
+    proxy: &Proxy,
+    account: &mut Account,
+    (local, remote): (&Path, &str),
+    size: u64,
+) -> Result<()> {
+    let script = Script::Python(include_str!("paramiko.py"));
+    let steps = vec![
+        json!(["put", local, remote]),
+        json!(["truncate", remote, size]),
+    ];
+    let factors = Factors::KeyThenPassword;
+    script::run(script, place, proxy, account, factors, steps).map(drop)
 }
 
 fn alone(place: Place<'_>, proxy: &Proxy, account: &mut Account, step: Value) -> Result<String> {

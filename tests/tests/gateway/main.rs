@@ -50,3 +50,4 @@ mod tree;
 mod whole_folders;
 mod wire;
 mod witness;
+mod written_manifests;
