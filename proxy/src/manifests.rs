@@ -247,8 +247,8 @@ mod tests {
         for (user, expected) in [
             ("alice", "alice"),
             ("lab.7@acme-corp_x+1", "lab.7@acme-corp_x+1"),
-            ("..", "%2E%2E"),
-            ("../../etc/passwd", "%2E%2E%2F%2E%2E%2Fetc%2Fpasswd"),
+            ("..", "%2E."),
+            ("../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd"),
             ("a/b\nc d%", "a%2Fb%0Ac%20d%25"),
             ("\u{202e}é", "%E2%80%AE%C3%A9"),
             ("", ""),

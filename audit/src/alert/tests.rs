@@ -238,6 +238,12 @@ fn failures_of_the_log_itself_alert_at_once_and_recoveries_do_not() {
             "siem",
         ),
         (Watched::Disk, EventKind::LogDisk, json!({}), "why"),
+        (
+            Watched::Disk,
+            EventKind::ManifestWritten,
+            json!({}),
+            "manifest why",
+        ),
     ] {
         let bad = record(1, event, "failure", "root", body.clone());
         assert_eq!(alerts(watched.clone(), &[bad])[0].subject, subject);

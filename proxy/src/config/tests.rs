@@ -11,6 +11,7 @@ mod auth;
 mod backends;
 mod encryption;
 mod key_sets;
+mod manifests;
 mod presets;
 mod sinks;
 mod trust;
