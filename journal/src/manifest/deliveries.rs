@@ -182,7 +182,7 @@ impl Deliveries {
     pub fn wait_for_a_head(&self) -> bool {
         self.sessions
             .values()
-            .any(|session| session.delivery.time().is_some() && session.delivery.has_entries())
+            .any(|session| session.delivery.is_over() && session.delivery.has_entries())
     }
 
     /// Where a later run goes on.
@@ -325,7 +325,7 @@ impl Deliveries {
                 return Err(ProofError::Altered { size: head.size }.into());
             }
             let is_over = |session: &Followed| {
-                session.delivery.time().is_some() && session.delivery.last() < head.size
+                session.delivery.is_over() && session.delivery.last() < head.size
             };
             let over = self.sessions.extract_if(.., |_, session| is_over(session));
             let over: Vec<_> = over.collect();

@@ -126,6 +126,11 @@ impl Delivery {
         Some((self.begun.as_deref()?, self.ended.as_deref()?))
     }
 
+    /// Nothing of it comes any more. What was under way when its connection was given up may end later.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.is_some() && self.pending.is_empty()
+    }
+
     pub(super) fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
@@ -185,9 +190,11 @@ impl Delivery {
         let is = |kind: EventKind| record.event == kind.name();
         if record.session.as_deref() != Some(&self.session) {
             // The run before ended without saying so.
-            if is(EventKind::AppStart) && self.is_known() && self.ended.is_none() {
-                self.ended = Some(record.time.clone());
-                self.last = record.seq;
+            if is(EventKind::AppStart) && self.is_known() {
+                if self.ended.is_none() {
+                    self.ended = Some(record.time.clone());
+                    self.last = record.seq;
+                }
                 self.lose_pending();
             }
             return;

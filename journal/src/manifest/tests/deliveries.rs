@@ -186,6 +186,42 @@ fn a_crash_ends_a_session_and_the_next_start_tells_of_it() {
 }
 
 #[test]
+fn what_ends_after_its_session_is_waited_for() {
+    let mut log = Growing::new();
+    let mut deliveries = log.follow(None);
+    let begun = deliveries.mark();
+    let mut session = Session::new().upload(0, "/inbox/a", "a");
+    let handle = session.open(0, &"/inbox/b".into());
+    let close = session.intent(json!({ "sftp_op": "close", "handle_id": handle }));
+    let mut events = session.end();
+    let mut late = Session::new();
+    late.events.clear();
+    late.summary(handle, &"/inbox/b".into(), said("b"));
+    late.outcome(close, Verdict::Success, None);
+    log.add(of(1, std::mem::take(&mut events)));
+    log.sign();
+    assert!(log.told(&mut deliveries).is_empty());
+    assert!(!deliveries.wait_for_a_head());
+    log.add(of(1, late.events));
+    log.sign();
+    let told = log.told(&mut deliveries);
+    assert_eq!(told, [log.found(1)]);
+    assert_eq!(told[0].entries.len(), 2);
+
+    // What never ends does so with the run.
+    let mut session = Session::new().upload(0, "/inbox/a", "a");
+    session.intent(json!({ "sftp_op": "remove", "path": "/inbox/a", "mount": 0 }));
+    log.add(of(2, session.end()));
+    log.sign();
+    assert!(log.told(&mut deliveries).is_empty());
+    log.start();
+    log.add(vec![Event::new(EventKind::AppStart), log.written(&told[0])]);
+    log.sign();
+    let mut deliveries = log.follow(Some(&begun));
+    assert_eq!(log.told(&mut deliveries), [log.found(2)]);
+}
+
+#[test]
 fn what_is_on_record_is_not_told_of_again_and_what_is_not_is() {
     let mut log = Growing::new();
     let mut deliveries = log.follow(None);
