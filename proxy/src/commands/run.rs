@@ -1,9 +1,10 @@
 //! `run`: logging, the runtime, and the daemon in it.
 
+mod memory;
+
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::{Level, Metadata, subscriber::set_global_default};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _};
 
@@ -16,7 +17,8 @@ use crate::{
 pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config.config, super::today())?;
     log_to_stderr(&arguments.log)?;
-    forbid_core_dumps().context("forbid core dumps")?;
+    memory::forbid_core_dumps().context("forbid core dumps")?;
+    memory::lock();
     // Connections have threads of their own.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -24,15 +26,6 @@ pub(super) fn run(arguments: &RunArgs) -> anyhow::Result<()> {
         .context("start the runtime")?
         .block_on(daemon::run(config, arguments.config.config.clone()))
         .context("run the gateway")
-}
-
-/// A dump of this process would hold keys, passwords and what clients transfer.
-fn forbid_core_dumps() -> rustix::io::Result<()> {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    setrlimit(Resource::Core, none)
 }
 
 pub(super) fn log_to_stderr(arguments: &LogArgs) -> anyhow::Result<()> {

@@ -434,7 +434,7 @@ fn a_key_file_that_the_daemon_may_not_write_is_destroyed_by_the_one_who_asks() -
 }
 
 /// Where the bytes are in what the process has in memory.
-fn found_in_memory(process: u32, wanted: &[u8]) -> Result<Vec<String>> {
+pub(crate) fn found_in_memory(process: u32, wanted: &[u8]) -> Result<Vec<String>> {
     let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
     let memory = fs::File::open(format!("/proc/{process}/mem"))?;
     let mut found = Vec::new();
@@ -459,6 +459,14 @@ fn found_in_memory(process: u32, wanted: &[u8]) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// The key in a file.
+pub(crate) fn key(path: &Path) -> Result<Vec<u8>> {
+    let text = fs::read_to_string(path)?;
+    let digits = text.trim().rsplit(':').next().context("digits")?;
+    let content = BASE64.decode(digits)?;
+    Ok(content.get(..32).context("a key")?.to_vec())
+}
+
 #[test]
 fn a_destroyed_key_is_not_in_the_gateways_memory_any_more_and_another_one_still_is() -> Result<()> {
     let mut gateway = Gateway::start()?;
@@ -466,12 +474,6 @@ fn a_destroyed_key_is_not_in_the_gateways_memory_any_more_and_another_one_still_
     gateway.put("acme", "b", "the partner")?;
     gateway.comes_back("acme", "b", "the partner")?;
     let process = gateway.proxy.process.id();
-    let key = |path: &Path| -> Result<Vec<u8>> {
-        let text = fs::read_to_string(path)?;
-        let digits = text.trim().rsplit(':').next().context("digits")?;
-        let content = BASE64.decode(digits)?;
-        Ok(content.get(..32).context("a key")?.to_vec())
-    };
     let (own, standard) = (key(&gateway.own_key())?, key(&gateway.standard_key())?);
     let before = found_in_memory(process, &own)?;
     ensure!(!before.is_empty(), "the look finds keys");

@@ -44,6 +44,7 @@ mod stalls;
 mod stored_elsewhere;
 mod stored_files;
 mod stored_wrong;
+mod swap;
 mod tended_elsewhere;
 mod tokens;
 mod tree;
