@@ -10,7 +10,7 @@ const USAGE: &str = "\
 Decrypts the files of a Portcullis backend without the gateway: its directory, two shares of the escrow key, nothing else.
 Only reads there. A file appears under --to when all of it was authentic, and none is ever overwritten.
 
-Usage: portcullis-rescue --from DIRECTORY|s3://BUCKET/PREFIX --share FILE --share FILE --to DIRECTORY [options]
+Usage: portcullis-rescue --from DIRECTORY|BUCKET --share FILE --share FILE --to DIRECTORY [options]
        portcullis-rescue new-escrow DIRECTORY
        portcullis-rescue new-key FILE
 
@@ -21,6 +21,8 @@ Usage: portcullis-rescue --from DIRECTORY|s3://BUCKET/PREFIX --share FILE --shar
   --from s3://BUCKET/PREFIX --endpoint URL --credentials FILE [--region REGION] [--ca FILE]
                        its bucket; FILE has the access key's id and its secret, a line each, and is readable for its owner alone. The
                        server's certificate is of a public authority, or of one in --ca (PEM); http:// only on this machine
+  --from azure://ACCOUNT/CONTAINER/PREFIX [--endpoint URL] --credentials FILE [--ca FILE]
+                       its container; FILE has a key of the storage account, or a shared access signature (sp=rl)
   --share FILE         a share of the escrow key; as many as it says are needed
   --key FILE           a key-encryption key of the gateway, instead of shares or besides; may be given more than once
   --to DIRECTORY       where the plaintext goes; made if it is not there (0700, files 0600)
@@ -57,17 +59,28 @@ pub(crate) enum From {
 
 /// A part of a bucket.
 #[cfg_attr(
-    not(feature = "s3"),
+    not(feature = "buckets"),
     expect(dead_code, reason = "said to be there, and not read")
 )]
 pub(crate) struct Place {
+    pub(crate) service: Service,
+    /// Azure: the container.
     pub(crate) bucket: String,
     /// Without slashes at its ends.
     pub(crate) prefix: String,
     pub(crate) endpoint: String,
-    pub(crate) region: String,
     pub(crate) credentials: PathBuf,
     pub(crate) authorities: Option<PathBuf>,
+}
+
+/// Whose interface the server of a bucket has.
+#[cfg_attr(
+    not(feature = "buckets"),
+    expect(dead_code, reason = "said to be there, and not read")
+)]
+pub(crate) enum Service {
+    S3 { region: String },
+    Azure { account: String },
 }
 
 pub(crate) struct Arguments {
@@ -135,26 +148,20 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
         }
         (None, Some(_)) => return Err("--journal-key needs --journal".into()),
     };
-    let from = match from.to_str().and_then(|from| from.strip_prefix("s3://")) {
-        Some(named) => {
-            let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
-            From::Bucket(Place {
-                bucket: bucket.to_owned(),
-                prefix: prefix.trim_matches('/').to_owned(),
-                endpoint: endpoint.ok_or("--endpoint is missing: the server of the bucket")?,
-                region: region.unwrap_or_else(|| "us-east-1".to_owned()),
-                credentials: credentials.ok_or(
-                    "--credentials is missing: a file with the access key's id and its secret",
-                )?,
-                authorities,
-            })
+    let server = Server {
+        endpoint,
+        region,
+        credentials,
+        authorities,
+    };
+    let url = from.to_str().and_then(|from| from.split_once("://"));
+    let from = match url {
+        Some(("s3", named)) => From::Bucket(server.s3(named)?),
+        Some(("azure", named)) => From::Bucket(server.azure(named)?),
+        Some(_) | None if server.is_named() => {
+            return Err("--endpoint, --region, --credentials and --ca belong to --from s3://BUCKET or azure://ACCOUNT/CONTAINER".into());
         }
-        None if endpoint.or(region).is_some() || credentials.or(authorities).is_some() => {
-            return Err(
-                "--endpoint, --region, --credentials and --ca belong to --from s3://BUCKET".into(),
-            );
-        }
-        None => {
+        Some(_) | None => {
             refuse_nested(&from, &to)?;
             From::Directory(from)
         }
@@ -170,6 +177,72 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cal
         backend,
         json,
     })))
+}
+
+/// What was said of a bucket's server.
+struct Server {
+    endpoint: Option<String>,
+    region: Option<String>,
+    credentials: Option<PathBuf>,
+    authorities: Option<PathBuf>,
+}
+
+impl Server {
+    fn is_named(&self) -> bool {
+        let Self {
+            endpoint,
+            region,
+            credentials,
+            authorities,
+        } = self;
+        endpoint.is_some() || region.is_some() || credentials.is_some() || authorities.is_some()
+    }
+
+    /// `BUCKET/PREFIX`
+    fn s3(self, named: &str) -> Result<Place, lexopt::Error> {
+        let endpoint = self.endpoint.clone();
+        let endpoint = endpoint.ok_or("--endpoint is missing: the server of the bucket")?;
+        let region = self
+            .region
+            .clone()
+            .unwrap_or_else(|| "us-east-1".to_owned());
+        let missing = "--credentials is missing: a file with the access key's id and its secret";
+        self.place(Service::S3 { region }, named, endpoint, missing)
+    }
+
+    /// `ACCOUNT/CONTAINER/PREFIX`
+    fn azure(self, named: &str) -> Result<Place, lexopt::Error> {
+        if self.region.is_some() {
+            return Err("--region belongs to --from s3://BUCKET".into());
+        }
+        let (account, container) = named
+            .split_once('/')
+            .filter(|(account, container)| !account.is_empty() && !container.is_empty())
+            .ok_or("--from azure:// names an account and a container: azure://ACCOUNT/CONTAINER")?;
+        let standard = || format!("https://{account}.blob.core.windows.net");
+        let endpoint = self.endpoint.clone().unwrap_or_else(standard);
+        let account = account.to_owned();
+        let missing = "--credentials is missing: a file with a key of the account, or a shared access signature";
+        self.place(Service::Azure { account }, container, endpoint, missing)
+    }
+
+    fn place(
+        self,
+        service: Service,
+        named: &str,
+        endpoint: String,
+        missing: &'static str,
+    ) -> Result<Place, lexopt::Error> {
+        let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
+        Ok(Place {
+            service,
+            bucket: bucket.to_owned(),
+            prefix: prefix.trim_matches('/').to_owned(),
+            endpoint,
+            credentials: self.credentials.ok_or(missing)?,
+            authorities: self.authorities,
+        })
+    }
 }
 
 /// What a verb is about, and nothing behind it.

@@ -1,4 +1,4 @@
-//! Stored files in a bucket with the interface of S3, which is only read.
+//! Stored files in a bucket, which is only read.
 
 use std::{
     error::Error as StdError,
@@ -22,8 +22,9 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use object_store::{
-    ClientOptions, GetOptions, ObjectStore as _, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
+    ClientOptions, GetOptions, ObjectStore, RetryConfig,
+    aws::AmazonS3Builder,
+    azure::{MicrosoftAzureBuilder, split_sas},
     client::{
         HttpClient, HttpConnector as Connector, HttpError, HttpErrorKind, HttpRequest,
         HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
@@ -39,7 +40,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{arguments::Place, tree::Found};
+use crate::{
+    arguments::{Place, Service},
+    tree::Found,
+};
 
 /// Longest wait for a byte.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,8 +54,8 @@ const ATTEMPTS: u32 = 5;
 pub(crate) enum BucketError {
     #[error("the credentials can't be read: {0}")]
     Credentials(#[from] portcullis_at_rest::key_file::KeyFileError),
-    #[error("{} should have the access key's id and its secret, a line each", .0.display())]
-    NotCredentials(PathBuf),
+    #[error("{} should have {}", .0.display(), .1)]
+    NotCredentials(PathBuf, &'static str),
     #[error("{} holds no certificate in PEM", .0.display())]
     Authorities(PathBuf),
     #[error("the bucket can't be used: {0}")]
@@ -67,7 +71,7 @@ pub(crate) enum BucketError {
 /// One bucket.
 pub(crate) struct Bucket {
     runtime: Runtime,
-    store: AmazonS3,
+    store: Box<dyn ObjectStore>,
     prefix: String,
 }
 
@@ -82,27 +86,7 @@ impl Bucket {
         if !is_here && !place.endpoint.starts_with("https://") {
             return Err(BucketError::Clear(place.endpoint.clone()));
         }
-        let secret = read_secret(&place.credentials)?;
-        let not = || BucketError::NotCredentials(place.credentials.clone());
-        let text = std::str::from_utf8(&secret).map_err(|_| not())?;
-        let lines = text.lines().map(str::trim);
-        let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
-        let [id, secret] = lines[..] else {
-            return Err(not());
-        };
-        let retry = RetryConfig {
-            retry_timeout: PATIENCE,
-            ..RetryConfig::default()
-        };
-        let store = AmazonS3Builder::new()
-            .with_endpoint(place.endpoint.trim_end_matches('/'))
-            .with_region(&place.region)
-            .with_bucket_name(&place.bucket)
-            .with_access_key_id(id)
-            .with_secret_access_key(secret)
-            .with_http_connector(Transport::new(place)?)
-            .with_retry(retry)
-            .build()?;
+        let store = build(place)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -130,6 +114,56 @@ impl Bucket {
             Err(error) => Err(io::Error::other(error)),
         }
     }
+}
+
+fn build(place: &Place) -> Result<Box<dyn ObjectStore>, BucketError> {
+    let endpoint = place.endpoint.trim_end_matches('/');
+    let retry = RetryConfig {
+        retry_timeout: PATIENCE,
+        ..RetryConfig::default()
+    };
+    let secret = read_secret(&place.credentials)?;
+    let not = |expected| BucketError::NotCredentials(place.credentials.clone(), expected);
+    let lines = std::str::from_utf8(&secret).unwrap_or_default().lines();
+    let lines: Vec<_> = lines
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    Ok(match &place.service {
+        Service::S3 { region } => {
+            let [id, secret] = lines[..] else {
+                return Err(not("the access key's id and its secret, a line each"));
+            };
+            let store = AmazonS3Builder::new()
+                .with_endpoint(endpoint)
+                .with_region(region)
+                .with_bucket_name(&place.bucket)
+                .with_access_key_id(id)
+                .with_secret_access_key(secret)
+                .with_http_connector(Transport::new(place)?)
+                .with_retry(retry);
+            Box::new(store.build()?)
+        }
+        Service::Azure { account } => {
+            let [secret] = lines[..] else {
+                let expected = "one line: a key of the account, or a shared access signature";
+                return Err(not(expected));
+            };
+            let store = MicrosoftAzureBuilder::new()
+                .with_account(account)
+                .with_container_name(&place.bucket)
+                .with_endpoint(endpoint.to_owned())
+                .with_http_connector(Transport::new(place)?)
+                .with_retry(retry);
+            // A key is base64, and has no such sign before its end.
+            let store = if secret.contains("sig=") {
+                store.with_sas_authorization(split_sas(secret)?)
+            } else {
+                store.with_access_key(secret)
+            };
+            Box::new(store.build()?)
+        }
+    })
 }
 
 /// What lies below one prefix.

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
-#[cfg(feature = "s3")]
+#[cfg(feature = "buckets")]
 mod bucket;
 mod journal;
 mod report;
@@ -120,7 +120,7 @@ fn names(
                 Err(_) => Ok(None),
             }
         }
-        #[cfg(feature = "s3")]
+        #[cfg(feature = "buckets")]
         (None, Opened::Bucket(bucket)) => Ok(bucket
             .small(&name.to_string_lossy(), MOST)
             .map_err(|error| format!("the bucket can't be read: {error}"))?),
@@ -161,11 +161,11 @@ fn names(
 fn open(from: &From) -> Result<Opened, Box<dyn Error>> {
     match from {
         From::Directory(path) => Ok(Opened::Directory(path.clone())),
-        #[cfg(feature = "s3")]
+        #[cfg(feature = "buckets")]
         From::Bucket(place) => Ok(Opened::Bucket(bucket::Bucket::open(place)?)),
-        #[cfg(not(feature = "s3"))]
+        #[cfg(not(feature = "buckets"))]
         From::Bucket(place) => Err(format!(
-            "s3://{}: this program was built without the feature s3; copy the bucket to a directory",
+            "{}: this program was built without the feature `buckets`; copy the bucket to a directory",
             place.bucket
         )
         .into()),

@@ -23,7 +23,7 @@ use rustix::{
     rand::GetRandomFlags,
 };
 
-#[cfg(feature = "s3")]
+#[cfg(feature = "buckets")]
 use crate::bucket::{Bucket, Part};
 use crate::{
     journal::{Index, Lost, Said, Shredded},
@@ -42,7 +42,7 @@ const REPLACED: &[u8] = b".old";
 pub(crate) enum TreeError {
     #[error("{} can't be opened", path.display())]
     Open { path: PathBuf, source: io::Error },
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "buckets")]
     #[error("the bucket can't be listed")]
     List(#[source] io::Error),
     #[error("{} can't be made", path.display())]
@@ -79,7 +79,7 @@ impl<'a> Tree<'a> {
         };
         let from = match from {
             Opened::Directory(path) => Source::Disk(open(path)?),
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             Opened::Bucket(bucket) => Source::Bucket(Part::root(bucket).map_err(TreeError::List)?),
         };
         match rustix::fs::mkdir(to, Mode::RWXU) {
@@ -501,16 +501,16 @@ impl<W: Write> Walk<'_, W> {
 /// What stored files come from.
 pub(crate) enum Opened {
     Directory(PathBuf),
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "buckets")]
     Bucket(Bucket),
 }
 
 /// A directory of stored files.
 enum Source<'a> {
     Disk(OwnedFd),
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "buckets")]
     Bucket(Part<'a>),
-    #[cfg(not(feature = "s3"))]
+    #[cfg(not(feature = "buckets"))]
     #[expect(dead_code, reason = "has the lifetime that buckets need")]
     Nothing(std::convert::Infallible, &'a ()),
 }
@@ -536,9 +536,9 @@ impl Source<'_> {
                 }
                 Ok(names)
             }
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             Self::Bucket(part) => Ok(part.names()),
-            #[cfg(not(feature = "s3"))]
+            #[cfg(not(feature = "buckets"))]
             Self::Nothing(never, _) => match *never {},
         }
     }
@@ -550,9 +550,9 @@ impl Source<'_> {
                 let stat = rustix::fs::statat(directory, &*found.name, AtFlags::SYMLINK_NOFOLLOW)?;
                 Ok(FileType::from_raw_mode(stat.st_mode))
             }
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             (Self::Bucket(_), None) => Ok(FileType::Unknown),
-            #[cfg(not(feature = "s3"))]
+            #[cfg(not(feature = "buckets"))]
             (Self::Nothing(never, _), None) => match *never {},
         }
     }
@@ -564,16 +564,16 @@ impl Source<'_> {
                 let below = rustix::fs::openat(directory, &*found.name, flags, Mode::empty())?;
                 Ok(Self::Disk(below))
             }
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             Self::Bucket(part) => part.below(&found.name).map(Self::Bucket),
-            #[cfg(not(feature = "s3"))]
+            #[cfg(not(feature = "buckets"))]
             Self::Nothing(never, _) => match *never {},
         }
     }
 
     /// What comes over a network is put beside its plaintext first, encrypted as it is, under no name.
     #[cfg_attr(
-        not(feature = "s3"),
+        not(feature = "buckets"),
         expect(unused_variables, reason = "nothing comes over a network")
     )]
     fn file(&self, found: &Found, target: &Target<'_>) -> io::Result<File> {
@@ -582,7 +582,7 @@ impl Source<'_> {
                 let file = rustix::fs::openat(directory, &*found.name, OPENED, Mode::empty())?;
                 Ok(File::from(file))
             }
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             Self::Bucket(part) => {
                 let draft = Draft::new(target.open()?)?;
                 let file = draft.file.try_clone()?;
@@ -590,7 +590,7 @@ impl Source<'_> {
                 part.fetch(&found.name, &file)?;
                 Ok(file)
             }
-            #[cfg(not(feature = "s3"))]
+            #[cfg(not(feature = "buckets"))]
             Self::Nothing(never, _) => match *never {},
         }
     }
@@ -598,9 +598,9 @@ impl Source<'_> {
     fn times(&self) -> Option<Timestamps> {
         match self {
             Self::Disk(directory) => Some(times(&rustix::fs::fstat(directory).ok()?)),
-            #[cfg(feature = "s3")]
+            #[cfg(feature = "buckets")]
             Self::Bucket(_) => None,
-            #[cfg(not(feature = "s3"))]
+            #[cfg(not(feature = "buckets"))]
             Self::Nothing(never, _) => match *never {},
         }
     }

@@ -753,7 +753,7 @@ fn files_of_keys_that_were_destroyed_on_record_are_not_given_out_and_others_are(
 }
 
 /// A bucket with one object, whose first answer breaks off in the middle.
-#[cfg(feature = "s3")]
+#[cfg(feature = "buckets")]
 mod buckets {
     use std::{
         io::{BufRead as _, BufReader, Write as _},

@@ -14,6 +14,7 @@ use portcullis_tests::locate;
 use portcullis_tests::place::Place;
 use portcullis_tests::process::finish_within;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
+use portcullis_tests::server::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
 use portcullis_tests::server::seaweed::{BUCKET, Seaweed};
 use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
@@ -517,6 +518,70 @@ fn legacy_servers_and_a_bucket_hold_no_name_either() -> Result<()> {
     names_work_over(&mut Gateway::over("/partners/alice", |_| backend)?)
 }
 
+fn write_secret(file: &Path, secret: &str) -> Result<()> {
+    fs::write(file, secret)?;
+    Ok(fs::set_permissions(
+        file,
+        fs::Permissions::from_mode(0o600),
+    )?)
+}
+
+/// `portcullis-rescue` with two shares of the gateway's: its exit code, and what it said.
+fn rescue_from_bucket(
+    gateway: &Path,
+    from: &[&str],
+    credentials: &Path,
+    to: &Path,
+    more: &[&str],
+) -> Result<(Option<i32>, String)> {
+    let mut command = Command::new(locate::binary("portcullis-rescue")?);
+    command.arg("--from").args(from);
+    command.arg("--credentials").arg(credentials);
+    command.arg("--to").arg(to).args(more);
+    for share in ["share-1", "share-2"] {
+        let share = gateway.join("escrow").join(share);
+        command.arg("--share").arg(share);
+    }
+    let output = finish_within(&mut command, PATIENCE)?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok((output.status.code(), said))
+}
+
+#[test]
+fn a_container_of_azure_comes_back_with_a_key_and_with_a_signature() -> Result<()> {
+    let store = Azurite::start(Place::Loopback)?;
+    let backend = Backend::azurite(&store)?.encrypted();
+    let mut gateway = Gateway::over("/partners/alice", |_| backend)?;
+    let large = files::random_bytes(20 << 20)?;
+    fs::write(gateway.local("large"), &large)?;
+    fs::write(gateway.local("small"), CANARY)?;
+    gateway.succeed("mkdir sub\nput large sub/large\nput small m\u{fc}ller")?;
+    gateway.proxy.process.kill()?;
+
+    let folder = gateway.proxy.folder();
+    let credentials = gateway.local("credentials");
+    let from = format!("azure://{ACCOUNT}/{CONTAINER}/partners");
+    let with = |secret: &str, to: &str| {
+        write_secret(&credentials, secret)?;
+        let from = [&from, "--endpoint", &store.endpoint()];
+        rescue_from_bucket(folder, &from, &credentials, &gateway.local(to), &[])
+    };
+    let wrong = KEY.replacen('c', "d", 1);
+    let (code, said) = with(&wrong, "none")?;
+    ensure!(code == Some(2) && said.contains("403"), "{said}");
+    let (code, said) = with(&format!("{ACCOUNT}\n{KEY}"), "none")?;
+    ensure!(code == Some(2) && said.contains("one line"), "{said}");
+    for (secret, to) in [(KEY, "by-key"), (&store.signature, "by-signature")] {
+        let (code, said) = with(secret, to)?;
+        ensure!(code == Some(0), "{said}");
+        let files = gateway.local(to).join("alice");
+        ensure!(fs::read(files.join("sub/large"))? == large);
+        ensure!(fs::read(files.join("m\u{fc}ller"))? == CANARY);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_bucket_comes_back_without_the_gateway_and_without_a_copy_of_it() -> Result<()> {
     let store = Seaweed::start(Place::Loopback)?;
@@ -535,25 +600,11 @@ fn a_bucket_comes_back_without_the_gateway_and_without_a_copy_of_it() -> Result<
     let credentials = gateway.local("credentials");
     let write = |secret: &str| -> Result<()> {
         let id = fs::read_to_string(&id)?;
-        fs::write(&credentials, format!("{}\n{secret}\n", id.trim()))?;
-        Ok(fs::set_permissions(
-            &credentials,
-            fs::Permissions::from_mode(0o600),
-        )?)
+        write_secret(&credentials, &format!("{}\n{secret}\n", id.trim()))
     };
-    let rescue = |from: &str, more: &[&str]| -> Result<(Option<i32>, String)> {
-        let mut command = Command::new(locate::binary("portcullis-rescue")?);
-        command.args(["--from", from, "--endpoint", &store.endpoint()]);
-        command.arg("--credentials").arg(&credentials);
-        command.arg("--to").arg(&rescued).args(more);
-        for share in ["share-1", "share-2"] {
-            let share = folder.join("escrow").join(share);
-            command.arg("--share").arg(share);
-        }
-        let output = finish_within(&mut command, PATIENCE)?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        Ok((output.status.code(), said))
+    let rescue = |from: &str, more: &[&str]| {
+        let from = [from, "--endpoint", &store.endpoint()];
+        rescue_from_bucket(folder, &from, &credentials, &rescued, more)
     };
     let whole = format!("s3://{BUCKET}");
     write("wrong")?;
