@@ -198,7 +198,7 @@ pub(super) fn start(steps: &Steps, handle: HandleId, pieces: Vec<Piece>) -> Vec<
     while let Some((offset, mut data)) = pieces.next() {
         // Heads are small: they go with what follows them.
         while data.len() < SMALL
-            && let Some((_, next)) = pieces.next()
+            && let Some((_, next)) = pieces.next_if(|(at, _)| *at == offset + data.len() as u64)
         {
             data = Bytes::from([data, next].concat());
         }
