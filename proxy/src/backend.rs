@@ -211,6 +211,7 @@ pub enum Content {
 pub struct Owner {
     identity: Box<[u8]>,
     resume: Option<bool>,
+    is_beneath: bool,
 }
 
 impl Owner {
@@ -219,6 +220,7 @@ impl Owner {
         Self {
             identity: identity.into(),
             resume: None,
+            is_beneath: false,
         }
     }
 
@@ -226,6 +228,19 @@ impl Owner {
     #[must_use]
     pub fn resuming(self, resume: Option<bool>) -> Self {
         Self { resume, ..self }
+    }
+
+    /// For a layer that stores other bytes than its clients send: see [`Capabilities::rereads`].
+    #[must_use]
+    pub fn beneath_a_layer(self) -> Self {
+        Self {
+            is_beneath: true,
+            ..self
+        }
+    }
+
+    pub fn is_beneath_a_layer(&self) -> bool {
+        self.is_beneath
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -256,6 +271,9 @@ pub struct Capabilities {
     pub resume_from: Option<u64>,
     /// What a session uploads can be opened for reading in that session before CLOSE publishes it.
     pub read_back: bool,
+    /// The handle of an upload can be read, before its first WRITE and after its last one; and what goes on with an interrupted
+    /// upload may differ from what was there behind its first WRITE.
+    pub rereads: bool,
     /// Rename replaces an existing file in one step.
     pub atomic_replace: bool,
     pub symlinks: bool,

@@ -15,7 +15,7 @@ mod shred;
 mod steps;
 mod tend;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod upload;
 
 use std::{
@@ -117,13 +117,14 @@ impl EncryptedService {
 
 impl BackendService for EncryptedService {
     fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
-        let mut backend = self.service.session(directory, owner);
+        let owner = owner.clone().beneath_a_layer();
+        let mut backend = self.service.session(directory, &owner);
         let below = backend.capabilities();
         let is_kept = below.resume_from.is_some();
-        let can_resume = is_kept && below.read_back;
+        let can_resume = is_kept && below.rereads;
         if is_kept && !can_resume {
             // The key that the rest would be encrypted with is in the first bytes of what is there.
-            let owner = owner.clone().resuming(Some(false));
+            let owner = owner.resuming(Some(false));
             backend = self.service.session(directory, &owner);
         }
         let handles = Arc::<Handles>::default();
@@ -133,8 +134,9 @@ impl BackendService for EncryptedService {
             session: Session {
                 backend,
                 directory: directory.into(),
-                can_read: below.read_back,
+                can_read: below.rereads,
                 can_resume,
+                can_exchange: below.random_access,
                 vault: Arc::clone(&self.vault),
                 handles,
                 spoiled: Arc::default(),
@@ -158,8 +160,12 @@ impl Backend for Encrypted {
         Capabilities {
             random_access: true,
             update: true,
-            resume_from: self.session.can_resume.then_some(RESUME_FROM),
+            resume_from: below
+                .resume_from
+                .filter(|_| self.session.can_resume)
+                .map(|_| RESUME_FROM),
             read_back: false,
+            rereads: false,
             ..below
         }
     }

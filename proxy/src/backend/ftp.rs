@@ -136,9 +136,11 @@ impl Backend for FtpBackend {
         Capabilities {
             random_access: false,
             update: settings.copy_limit > 0 && shows.sizes,
-            resume_from: (settings.uploads.resume && !quirks.no_resume.is_known())
+            resume_from: (settings.uploads.resume && self.pool.may_resume())
                 .then_some(LEAST_RESUMABLE),
             read_back: false,
+            // A READ ends the transfer, after which a client could not go on everywhere.
+            rereads: self.pool.is_beneath_a_layer(),
             atomic_replace: false,
             symlinks: false,
             set_times: !quirks.no_set_time.is_known(),

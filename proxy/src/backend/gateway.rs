@@ -127,6 +127,7 @@ impl Backend for Gateway {
             update: false,
             resume_from: None,
             read_back: false,
+            rereads: false,
             atomic_replace: false,
             symlinks: false,
             set_times: false,

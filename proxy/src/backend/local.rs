@@ -166,6 +166,7 @@ impl Backend for LocalBackend {
             update: true,
             resume_from: Some(LEAST_RESUMABLE),
             read_back: true,
+            rereads: true,
             atomic_replace: true,
             symlinks: true,
             set_times: true,

@@ -161,6 +161,7 @@ impl Backend for ObjectBackend {
             update: false,
             resume_from: None,
             read_back: false,
+            rereads: false,
             atomic_replace: true,
             symlinks: false,
             set_times: false,

@@ -93,6 +93,8 @@ pub(super) enum Fault {
         "what an interrupted upload left can't be continued; remove it, or upload the file from its beginning"
     )]
     PartialLost(#[source] Box<Self>),
+    #[error("it was begun under other keys, and a server of this kind can't exchange them")]
+    OtherKeys,
     #[error("an interrupted upload left too little to go on with")]
     NothingLeft,
     #[error("too many uploads of the session failed; log in again")]
@@ -136,7 +138,9 @@ impl From<Fault> for BackendError {
             | Fault::Damaged
             | Fault::Short { .. } => (ErrorKind::NotAuthentic, Origin::Backend),
             Fault::NothingLeft => (ErrorKind::NotFound, Origin::Backend),
-            Fault::NoSize | Fault::NotInPlace => (ErrorKind::Unsupported, Origin::Backend),
+            Fault::NoSize | Fault::NotInPlace | Fault::OtherKeys => {
+                (ErrorKind::Unsupported, Origin::Backend)
+            }
             Fault::NamesUnknown(_)
             | Fault::Wrap(_)
             | Fault::Pending(_)

@@ -46,6 +46,8 @@ pub(super) struct Session {
     pub(super) can_read: bool,
     /// It also keeps what an interrupted upload left.
     pub(super) can_resume: bool,
+    /// The head of an upload can be written over at its end.
+    pub(super) can_exchange: bool,
     /// Numbers of handles that belong to no operation's handle.
     pub(super) own: Arc<AtomicU64>,
 }
@@ -359,6 +361,9 @@ impl Session {
         let key = self.vault.unwrap(&head).await?;
         let mut renewed = None;
         if !self.vault.ring.is_current(&head) {
+            if !self.can_exchange {
+                return Err(Fault::OtherKeys);
+            }
             renewed = Some(self.vault.rewrap(&head).await?);
         }
         let partial = (stored, head, key);

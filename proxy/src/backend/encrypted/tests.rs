@@ -26,8 +26,26 @@ fn vault(foreign: Foreign) -> Vault {
     }
 }
 
-fn encrypted(service: Arc<dyn BackendService>, foreign: Foreign) -> Arc<dyn BackendService> {
+pub(in crate::backend) fn encrypted(
+    service: Arc<dyn BackendService>,
+    foreign: Foreign,
+) -> Arc<dyn BackendService> {
     Arc::new(EncryptedService::new(service, vault(foreign)))
+}
+
+/// Over two services, with the same keys.
+pub(in crate::backend) fn encrypted_alike(
+    services: [Arc<dyn BackendService>; 2],
+) -> [Arc<dyn BackendService>; 2] {
+    let kek = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
+    services.map(|service| {
+        let ring = Keyring::new(Arc::clone(&kek) as _, Vec::new(), None);
+        let vault = Vault {
+            ring,
+            ..vault(Foreign::Refuse)
+        };
+        Arc::new(EncryptedService::new(service, vault)) as _
+    })
 }
 
 mod over_memory {

@@ -178,7 +178,7 @@ async fn open_for_writing(
     let how = (access, plan.publish);
     let staged = Staged::new(pool, &path, found.is_none())?;
     if !access.truncate
-        && let Some(length) = staged.found_length(&mut lease).await?
+        && let Some(length) = staged.found_length(pool, &mut lease).await?
     {
         let upload = Upload::resume(pool, path, staged, length, how);
         return Ok(Open::Upload(Box::new(upload)));
@@ -221,8 +221,8 @@ async fn serve_one(open: &mut Open, request: HandleRequest) -> Result<Outcome, F
             upload.set_attributes(&attributes)?;
             Ok(Outcome::Done)
         }
-        (Open::Upload(_), HandleRequest::Read { .. }) => {
-            Err(unsupported("reading a file while it is written"))
+        (Open::Upload(upload), HandleRequest::Read { offset, length }) => {
+            Ok(data_or_end(upload.read(offset, length).await?))
         }
         (Open::Download(download), HandleRequest::Read { offset, length }) => {
             Ok(data_or_end(download.read(offset, length).await?))

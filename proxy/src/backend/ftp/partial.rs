@@ -34,7 +34,7 @@ impl Staged {
             .resumable(path)
             .and_then(|name| names.all().claim(name));
         let (claim, is_kept) = match resumable {
-            Some(claim) => (claim, is_kept && !pool.server().quirks.no_resume.is_known()),
+            Some(claim) => (claim, is_kept && pool.may_resume()),
             None => {
                 let claim = names.all().claim_random().map_err(|error| {
                     Fault::judged(ErrorKind::Failure, format!("no staging name: {error}"))
@@ -58,13 +58,16 @@ impl Staged {
     }
 
     /// Bytes that an interrupted upload left here, if it can be continued.
-    pub(super) async fn found_length(&self, lease: &mut Lease) -> Result<Option<u64>, Fault> {
+    pub(super) async fn found_length(
+        &self,
+        pool: &Pool,
+        lease: &mut Lease,
+    ) -> Result<Option<u64>, Fault> {
         if !self.is_kept {
             return Ok(None);
         }
-        let found = names::attributes(lease, &self.path).await?;
+        let found = found(pool, lease, &self.path).await?;
         Ok(found
-            .filter(|found| !found.is_directory())
             .and_then(|found| found.size)
             .filter(|&length| shown_length(length).is_some()))
     }
@@ -76,22 +79,34 @@ pub(super) async fn attributes(
     lease: &mut Lease,
     path: &RelativePath,
 ) -> Result<Option<Attributes>, Fault> {
-    if pool.server().quirks.no_resume.is_known() {
+    if !pool.may_resume() {
         return Ok(None);
     }
     let Some(name) = pool.names().interrupted(path) else {
         return Ok(None);
     };
-    let found = names::attributes(lease, &name.beside(path)).await?;
-    Ok(found
-        .filter(|found| !found.is_directory())
-        .and_then(|found| {
-            Some(Attributes {
-                size: Some(shown_length(found.size?)?),
-                is_interrupted: true,
-                ..found
-            })
-        }))
+    let found = found(pool, lease, &name.beside(path)).await?;
+    Ok(found.and_then(|found| {
+        Some(Attributes {
+            size: Some(shown_length(found.size?)?),
+            is_interrupted: true,
+            ..found
+        })
+    }))
+}
+
+/// What an interrupted upload left under this name. A gateway that was killed could not ask whether its layer can go on with it.
+async fn found(
+    pool: &Pool,
+    lease: &mut Lease,
+    staging: &RelativePath,
+) -> Result<Option<Attributes>, Fault> {
+    let found = names::attributes(lease, staging).await?;
+    let found = found.filter(|found| !found.is_directory());
+    if found.is_some() && pool.is_beneath_a_layer() && !pool.continues_uploads(lease).await? {
+        return Ok(None);
+    }
+    Ok(found)
 }
 
 /// Removes what an interrupted upload to `path` left; `None` if there was nothing.

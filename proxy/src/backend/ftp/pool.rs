@@ -40,6 +40,7 @@ pub(super) struct Pool {
     server: Arc<Server>,
     directory: Vec<u8>,
     names: SessionNames,
+    is_beneath: bool,
     base: OnceCell<Base>,
     /// Connections that nobody uses, each since when; the last was used last.
     idle: Mutex<Vec<(Instant, Connection)>>,
@@ -70,6 +71,7 @@ impl Pool {
     ) -> Self {
         Self {
             names: server.names.session(owner, directory),
+            is_beneath: owner.is_beneath_a_layer(),
             server,
             directory: directory.to_vec(),
             base: OnceCell::new(),
@@ -90,6 +92,31 @@ impl Pool {
     /// The staging names of this session.
     pub(super) fn names(&self) -> &SessionNames {
         &self.names
+    }
+
+    /// Its uploads are read by a layer above, and go on with other bytes than those that were there.
+    pub(super) fn is_beneath_a_layer(&self) -> bool {
+        self.is_beneath
+    }
+
+    /// False once it is known that the server takes no rest of an interrupted upload. At its end alone, as by APPE, is not enough
+    /// for a layer.
+    pub(super) fn may_resume(&self) -> bool {
+        let quirks = &self.server.quirks;
+        !(quirks.no_resume.is_known()
+            || self.is_beneath && (quirks.no_rest.is_known() || quirks.no_restore.is_known()))
+    }
+
+    /// Whether the server takes the rest of an interrupted upload, as far as it tells without one.
+    pub(super) async fn continues_uploads(&self, lease: &mut Lease) -> Result<bool, Fault> {
+        if lease.restarts_uploads().await? {
+            return Ok(true);
+        }
+        if self.is_beneath {
+            self.server.quirks.no_restore.learn();
+            return Ok(false);
+        }
+        lease.appends().await
     }
 
     /// A connection for short commands.

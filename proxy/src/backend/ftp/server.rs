@@ -48,6 +48,8 @@ pub(super) struct Quirks {
     pub(super) no_size: Quirk,
     pub(super) no_mdtm: Quirk,
     pub(super) no_rest: Quirk,
+    /// STOR begins at a file's beginning.
+    pub(super) no_restore: Quirk,
     /// Uploads can't be continued, neither by REST and STOR nor by APPE.
     pub(super) no_resume: Quirk,
     /// LIST does not take the path of a file.

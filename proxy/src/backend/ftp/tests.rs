@@ -1,6 +1,7 @@
 //! Against real servers (root, `cargo xtask setup`), and against a scripted one for what those never do.
 
 mod downloads;
+mod layered;
 mod modes;
 mod odd_servers;
 mod protection;

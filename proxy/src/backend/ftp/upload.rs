@@ -2,6 +2,7 @@
 
 mod interruption;
 mod publish;
+mod reading;
 mod sending;
 
 use std::{
@@ -15,7 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use self::sending::Line;
 use super::{
+    connection::Transfer,
+    download::Download,
     fault::Fault,
+    location::Location,
     names,
     partial::Staged,
     pool::{Lease, Pool},
@@ -50,6 +54,12 @@ pub(super) struct Upload {
     digest: Option<Sha256>,
     /// Bytes of the partial that this upload continues, until the first write tells where.
     found: Option<u64>,
+    /// Bytes of it that are on the server, which can't cut them off.
+    behind: u64,
+    /// The staging file as it is read: before the first write to a partial, or once all is sent.
+    reading: Option<Box<Download>>,
+    /// The transfer is over, and the server has what was taken.
+    is_settled: bool,
     /// Bytes at the beginning that the server has already, though the client sends them.
     skipped: u64,
     /// Absent once the transfer is over or has failed, and before the first write to a partial.
@@ -133,6 +143,9 @@ impl Upload {
             progress: Progress::new(Beginning::Nothing, 0),
             digest: None,
             found: None,
+            behind: 0,
+            reading: None,
+            is_settled: false,
             skipped: 0,
             line: None,
             next: 0,
@@ -187,7 +200,12 @@ impl Upload {
         } else {
             offset
         };
+        self.reading = None;
         let written = match self.found.take() {
+            _ if self.is_settled => Err(Fault::judged(
+                ErrorKind::Unsupported,
+                "an upload that was read does not go on",
+            )),
             Some(length) => self.take_up(length, offset).await,
             None => Ok(()),
         }
@@ -203,36 +221,53 @@ impl Upload {
         let mut lease = self.pool.lease_for_transfer().await?;
         let location = lease.locate(self.staged.path()).await?;
         let begin = offset.min(self.next);
-        let stored = if begin > 0 && self.pool.server().quirks.no_rest.is_known() {
-            lease.append(&location).await
-        } else {
-            lease.store(&location, begin).await
-        };
-        let transfer = match stored {
-            Err(fault) if fault.is_refusal() && begin > 0 && begin == self.next => {
-                self.skipped = length - begin;
-                lease.append(&location).await.map_err(|fault| {
-                    if !fault.is_refusal() {
-                        return fault;
-                    }
-                    self.pool.server().quirks.no_resume.learn();
-                    Fault::judged(
-                        ErrorKind::Unsupported,
-                        format!(
-                            "the server can't continue uploads ({fault}); send the file as a whole"
-                        ),
-                    )
-                })?
+        let transfer = match lease.store(&location, begin).await {
+            Err(fault) if fault.is_refusal() && begin > 0 => {
+                self.append(&mut lease, &location, (length, begin), fault)
+                    .await?
             }
             stored => stored?,
         };
         if begin == 0 {
             self.progress = Progress::new(Beginning::Nothing, 0);
             self.digest = self.progress.needs_reread(self.access).then(Sha256::new);
+        } else {
+            self.behind = length;
         }
         self.next = begin;
         self.line = Some(Line { transfer, lease });
         Ok(())
+    }
+
+    /// Goes on at the end of what is there, where the server has refused to do it at `begin`.
+    async fn append(
+        &mut self,
+        lease: &mut Lease,
+        location: &Location,
+        (length, begin): (u64, u64),
+        refusal: Fault,
+    ) -> Result<Transfer, Fault> {
+        let quirks = &self.pool.server().quirks;
+        let whole = |fault: &Fault| {
+            let message =
+                format!("the server can't continue uploads ({fault}); send the file as a whole");
+            Fault::judged(ErrorKind::Unsupported, message)
+        };
+        if self.pool.is_beneath_a_layer() || begin != self.next {
+            if let Some(ErrorKind::Failure | ErrorKind::Unsupported) = refusal.kind() {
+                quirks.no_restore.learn();
+                return Err(whole(&refusal));
+            }
+            return Err(refusal);
+        }
+        self.skipped = length - begin;
+        lease.append(location).await.map_err(|fault| {
+            if !fault.is_refusal() {
+                return fault;
+            }
+            quirks.no_resume.learn();
+            whole(&fault)
+        })
     }
 
     fn accept(&mut self, offset: u64, data: Bytes) -> Result<(), Fault> {

@@ -1,7 +1,18 @@
 //! Interrupted uploads: what is kept of them, who goes on with it, and what is never published.
 
-use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
+use std::{any::Any, collections::HashSet, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
+use portcullis_tests::{
+    files::Certificate,
+    place::Place,
+    server::{
+        PASSWORD, USER,
+        inetutils_ftpd::InetutilsFtpd,
+        proftpd::{Proftpd, Protocol},
+        pure_ftpd::PureFtpd,
+        vsftpd::{Tls, Vsftpd},
+    },
+};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
@@ -9,6 +20,7 @@ use crate::{
     backend::{
         ErrorKind, Owner,
         conformance::{Client, REPLACE, WRITE},
+        ftp::{FtpService, FtpSettings, FtpTls, Password, TlsTrust, settings::Charset},
         local::{LocalService, LocalSettings},
         staging::UploadSettings,
     },
@@ -27,14 +39,19 @@ const APPEND: Access = Access {
     ..WRITE
 };
 
+/// A place to store in.
 struct Lab {
-    directory: tempfile::TempDir,
+    disk: PathBuf,
+    below: Arc<dyn BackendService>,
     service: Arc<dyn BackendService>,
+    /// It takes a WRITE anywhere.
+    is_random: bool,
     content: Vec<u8>,
+    _keep: Box<dyn Any>,
 }
 
 impl Lab {
-    fn new() -> Self {
+    fn local() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let local = LocalService::new(LocalSettings {
             directory: directory.path().to_owned(),
@@ -42,14 +59,57 @@ impl Lab {
             timeout: Duration::from_secs(30),
         })
         .unwrap();
+        let disk = directory.path().to_owned();
+        Self::over(Arc::new(local), disk, true, directory)
+    }
+
+    fn vsftpd() -> Self {
+        let server = Vsftpd::start(Place::Loopback, Tls::ExplicitWithSessionReuse).unwrap();
+        let tls = pinned(server.certificate.as_ref().unwrap());
+        let (address, home) = (server.address, server.home.clone());
+        Self::over(ftp(address, tls), home, false, server)
+    }
+
+    fn proftpd() -> Self {
+        let server = Proftpd::start(Place::Loopback, Protocol::Ftp, None).unwrap();
+        let (address, home) = (server.address, server.home.clone());
+        Self::over(ftp(address, FtpTls::None), home, false, server)
+    }
+
+    fn pure_ftpd() -> Self {
+        let server = PureFtpd::start(Place::Loopback, false).unwrap();
+        let (address, home) = (server.address, server.home.clone());
+        Self::over(ftp(address, FtpTls::None), home, false, server)
+    }
+
+    fn inetutils_ftpd() -> Self {
+        let server = InetutilsFtpd::start(Place::Loopback).unwrap();
+        let (address, home) = (server.address, server.home.clone());
+        Self::over(ftp(address, FtpTls::None), home, false, server)
+    }
+
+    fn over(
+        below: Arc<dyn BackendService>,
+        disk: PathBuf,
+        is_random: bool,
+        keep: impl Any,
+    ) -> Self {
         let mut random = fastrand::Rng::with_seed(3);
         Self {
-            directory,
-            service: encrypted(Arc::new(local), Foreign::Refuse),
+            disk,
+            service: encrypted(Arc::clone(&below), Foreign::Refuse),
+            below,
+            is_random,
             content: std::iter::repeat_with(|| random.u8(..))
                 .take(KEPT + 10 * SEGMENT + 17)
                 .collect(),
+            _keep: Box::new(keep),
         }
+    }
+
+    /// A server takes longer.
+    fn rounds(&self, all: usize) -> usize {
+        if self.is_random { all } else { 1 }
     }
 
     fn client(&self) -> Client {
@@ -84,7 +144,7 @@ impl Lab {
     }
 
     fn stored(&self) -> Vec<PathBuf> {
-        fs::read_dir(self.directory.path())
+        fs::read_dir(&self.disk)
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .collect()
@@ -98,6 +158,29 @@ impl Lab {
 
     fn digest(&self) -> Option<[u8; 32]> {
         Some(Sha256::digest(&self.content).into())
+    }
+}
+
+fn ftp(address: SocketAddr, tls: FtpTls) -> Arc<dyn BackendService> {
+    let settings = FtpSettings {
+        address: address.to_string(),
+        user: USER.to_owned(),
+        password: Password::new(PASSWORD),
+        tls,
+        timeout: Duration::from_secs(15),
+        keepalive: Duration::from_secs(60),
+        charset: Charset::AsTheyAre,
+        uploads: UploadSettings::default(),
+        copy_limit: 0,
+    };
+    Arc::new(FtpService::new(settings).unwrap())
+}
+
+fn pinned(certificate: &Certificate) -> FtpTls {
+    let fingerprint = hex::decode(certificate.sha256().unwrap()).unwrap();
+    FtpTls::Explicit {
+        server_name: "localhost".to_owned(),
+        trust: TlsTrust::Pinned(fingerprint.try_into().unwrap()),
     }
 }
 
@@ -123,17 +206,44 @@ fn ivs(stored: &[u8]) -> HashSet<Vec<u8>> {
     ivs
 }
 
-#[tokio::test]
-async fn an_interrupted_upload_goes_on_behind_its_whole_extents_and_no_nonce_is_used_again() {
-    let lab = Lab::new();
-    for access in [
-        WRITE,
+macro_rules! rules {
+    ($($rule:ident on $($lab:ident)*;)*) => {
+        $(mod $rule {
+            $(
+                #[tokio::test]
+                async fn $lab() {
+                    super::$rule(super::Lab::$lab()).await;
+                }
+            )*
+        })*
+    };
+}
+
+rules! {
+    an_interrupted_upload_goes_on_behind_its_whole_extents_and_no_nonce_is_used_again on local vsftpd proftpd pure_ftpd inetutils_ftpd;
+    what_is_less_than_an_extent_is_begun_anew on local vsftpd;
+    one_that_is_interrupted_twice_goes_on_twice on local vsftpd;
+    a_client_may_begin_again_and_not_in_the_middle on local vsftpd;
+    an_upload_that_failed_is_not_gone_on_with on local vsftpd;
+    one_that_is_closed_unwritten_stays_what_it_was on local vsftpd;
+    what_was_changed_meanwhile_is_found_and_not_published on local vsftpd;
+    one_whose_second_part_was_shorter_goes_on_where_the_first_one_ended on local proftpd;
+    one_that_becomes_shorter_than_it_was_is_sent_again_as_a_whole on vsftpd;
+    one_that_was_begun_under_other_keys_gets_them_or_is_sent_again on local vsftpd;
+}
+
+async fn an_interrupted_upload_goes_on_behind_its_whole_extents_and_no_nonce_is_used_again(
+    lab: Lab,
+) {
+    let accesses = [
         APPEND,
+        WRITE,
         Access {
             exclusive: true,
             ..APPEND
         },
-    ] {
+    ];
+    for access in accesses.into_iter().take(lab.rounds(3)) {
         lab.interrupt(lab.content.len() - SEGMENT).await;
         assert_eq!(lab.shown().await, Some(KEPT as u64));
         let stranger = Client::new(lab.service.session(b"", &Owner::new(*b"mallory")));
@@ -158,9 +268,7 @@ async fn an_interrupted_upload_goes_on_behind_its_whole_extents_and_no_nonce_is_
     }
 }
 
-#[tokio::test]
-async fn what_is_less_than_an_extent_is_begun_anew() {
-    let lab = Lab::new();
+async fn what_is_less_than_an_extent_is_begun_anew(lab: Lab) {
     for sent in [SEGMENT, EXTENT, EXTENT + SEGMENT] {
         lab.interrupt(sent).await;
         assert_eq!(lab.shown().await, None, "{sent}");
@@ -177,9 +285,7 @@ async fn what_is_less_than_an_extent_is_begun_anew() {
     assert_eq!(lab.shown().await, Some(EXTENT as u64));
 }
 
-#[tokio::test]
-async fn one_that_is_interrupted_twice_goes_on_twice() {
-    let lab = Lab::new();
+async fn one_that_is_interrupted_twice_goes_on_twice(lab: Lab) {
     lab.interrupt(EXTENT + 3 * SEGMENT).await;
     let client = lab.client();
     lab.send(&client, APPEND, EXTENT, KEPT + 3 * SEGMENT).await;
@@ -191,9 +297,7 @@ async fn one_that_is_interrupted_twice_goes_on_twice() {
     assert!(client.get("/a").await == lab.content);
 }
 
-#[tokio::test]
-async fn a_client_may_begin_again_and_not_in_the_middle() {
-    let lab = Lab::new();
+async fn a_client_may_begin_again_and_not_in_the_middle(lab: Lab) {
     lab.interrupt(lab.content.len()).await;
     let client = lab.client();
     let sent = lab.send(&client, WRITE, 0, SEGMENT * 20).await;
@@ -217,9 +321,7 @@ async fn a_client_may_begin_again_and_not_in_the_middle() {
     assert_eq!(lab.stored(), Vec::<PathBuf>::new());
 }
 
-#[tokio::test]
-async fn an_upload_that_failed_is_not_gone_on_with() {
-    let lab = Lab::new();
+async fn an_upload_that_failed_is_not_gone_on_with(lab: Lab) {
     let client = lab.client();
     let sent = lab.send(&client, REPLACE, 0, KEPT + 3 * SEGMENT).await;
     let again = Operation::Write {
@@ -233,9 +335,7 @@ async fn an_upload_that_failed_is_not_gone_on_with() {
     assert_eq!(lab.stored(), Vec::<PathBuf>::new());
 }
 
-#[tokio::test]
-async fn one_that_is_closed_unwritten_stays_what_it_was() {
-    let lab = Lab::new();
+async fn one_that_is_closed_unwritten_stays_what_it_was(lab: Lab) {
     lab.interrupt(lab.content.len()).await;
     let client = lab.client();
     let handle = client.open("/a", APPEND).await;
@@ -243,11 +343,9 @@ async fn one_that_is_closed_unwritten_stays_what_it_was() {
     assert_eq!(lab.shown().await, Some(KEPT as u64));
 }
 
-#[tokio::test]
-async fn what_was_changed_meanwhile_is_found_and_not_published() {
-    let lab = Lab::new();
+async fn what_was_changed_meanwhile_is_found_and_not_published(lab: Lab) {
     // The object, the wrapped key, the authentication of the head: found at once.
-    for at in [20, 100, 500] {
+    for at in [20, 100, 500].into_iter().take(lab.rounds(3)) {
         lab.interrupt(KEPT + 3 * SEGMENT).await;
         let partial = lab.partial();
         let mut stored = fs::read(&partial).unwrap();
@@ -262,7 +360,7 @@ async fn what_was_changed_meanwhile_is_found_and_not_published() {
         lab.client().done(remove()).await;
     }
     // An extent's IV, a segment: found before it is published.
-    for at in [530, 600, 512 + EXTENT] {
+    for at in [512 + EXTENT, 530, 600].into_iter().take(lab.rounds(3)) {
         lab.interrupt(KEPT + 3 * SEGMENT).await;
         let partial = lab.partial();
         let mut stored = fs::read(&partial).unwrap();
@@ -278,4 +376,82 @@ async fn what_was_changed_meanwhile_is_found_and_not_published() {
         assert_eq!(lab.shown().await, None);
         assert_eq!(lab.stored(), Vec::<PathBuf>::new());
     }
+}
+
+/// A server that can't cut keeps the old end behind the new one.
+async fn one_whose_second_part_was_shorter_goes_on_where_the_first_one_ended(lab: Lab) {
+    lab.interrupt(KEPT + 9 * SEGMENT).await;
+    let client = lab.client();
+    lab.send(&client, APPEND, KEPT, KEPT + 3 * SEGMENT).await;
+    client.end().await;
+    assert_eq!(lab.shown().await, Some(KEPT as u64));
+    let client = lab.client();
+    let sent = lab.send(&client, APPEND, KEPT, lab.content.len()).await;
+    assert_eq!(client.close_digested(sent.handle).await, lab.digest());
+    assert!(client.get("/a").await == lab.content);
+}
+
+async fn one_that_becomes_shorter_than_it_was_is_sent_again_as_a_whole(lab: Lab) {
+    lab.interrupt(KEPT + 9 * SEGMENT).await;
+    let client = lab.client();
+    let sent = lab.send(&client, APPEND, KEPT, KEPT + SEGMENT).await;
+    let close = Operation::Close {
+        handle: sent.handle,
+    };
+    match client.ask(close).await {
+        Ok(_) => assert!(client.get("/a").await == lab.content[..KEPT + SEGMENT]),
+        Err(refused) => {
+            assert!(
+                refused.message.contains("send the file as a whole"),
+                "{refused}"
+            );
+            client.end().await;
+            assert_eq!(lab.shown().await, None);
+            assert_eq!(lab.stored(), Vec::<PathBuf>::new());
+            let client = lab.client();
+            let sent = lab.send(&client, APPEND, 0, KEPT + SEGMENT).await;
+            client.close(sent.handle).await;
+            assert!(client.get("/a").await == lab.content[..KEPT + SEGMENT]);
+        }
+    }
+}
+
+async fn one_that_was_begun_under_other_keys_gets_them_or_is_sent_again(mut lab: Lab) {
+    let old = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
+    let new = Arc::new(SoftwareKek::new(&DataKey::random().unwrap()));
+    let with = |lab: &Lab, current: &Arc<SoftwareKek>, retired: Vec<Arc<SoftwareKek>>| {
+        let retired = retired.into_iter().map(|kek| kek as _).collect();
+        let ring = Keyring::new(Arc::clone(current) as _, retired, None);
+        let vault = Vault {
+            ring,
+            ..vault(Foreign::Refuse)
+        };
+        Arc::new(EncryptedService::new(Arc::clone(&lab.below), vault))
+    };
+    lab.service = with(&lab, &old, Vec::new());
+    lab.interrupt(KEPT + 3 * SEGMENT).await;
+    lab.service = with(&lab, &new, vec![old]);
+    assert_eq!(lab.shown().await, Some(KEPT as u64));
+    let client = lab.client();
+    let mut from = KEPT;
+    if !lab.is_random {
+        let refused = client.ask(client.open_operation("/a", APPEND)).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unsupported);
+        assert!(
+            refused
+                .message
+                .contains("upload the file from its beginning"),
+            "{refused}"
+        );
+        client.end().await;
+        from = 0;
+    }
+    let client = lab.client();
+    let access = if from == 0 { REPLACE } else { APPEND };
+    let sent = lab.send(&client, access, from, lab.content.len()).await;
+    client.close(sent.handle).await;
+    // Without the old key.
+    lab.service = with(&lab, &new, Vec::new());
+    assert!(lab.client().get("/a").await == lab.content);
 }

@@ -170,7 +170,7 @@ impl Connection {
 
     /// Whether uploads can begin elsewhere than at a file's beginning, as far as the server tells without one. REST stands for
     /// the command after it (RFC 959 section 4.1.3), and is taken back.
-    pub(in crate::backend::ftp) async fn continues_uploads(&mut self) -> Result<bool, Fault> {
+    pub(in crate::backend::ftp) async fn restarts_uploads(&mut self) -> Result<bool, Fault> {
         if self.announces("REST") {
             return Ok(true);
         }
@@ -178,11 +178,15 @@ impl Connection {
         match ask!(self, "REST", self.ftp.custom_command("REST 1", &taken)) {
             Ok(_) => {
                 ask!(self, "REST", self.ftp.custom_command("REST 0", &taken))?;
-                return Ok(true);
+                Ok(true)
             }
-            Err(fault) if !fault.is_refusal() => return Err(fault),
-            Err(_) => {}
+            Err(fault) if fault.is_refusal() => Ok(false),
+            Err(fault) => Err(fault),
         }
+    }
+
+    /// Whether uploads can go on at a file's end.
+    pub(in crate::backend::ftp) async fn appends(&mut self) -> Result<bool, Fault> {
         // A file name is missing, and a server that knows the command says so.
         match ask!(self, "APPE", self.ftp.custom_command("APPE", &[])) {
             Ok(_) => Ok(true),

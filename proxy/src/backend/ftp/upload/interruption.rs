@@ -9,6 +9,7 @@ use crate::backend::{
 impl Upload {
     /// Ends the upload without publishing it. The staging file is left if it can be continued.
     pub(in crate::backend::ftp) async fn end(&mut self) {
+        self.reading = None;
         if self.found.is_some() {
             return;
         }
@@ -31,7 +32,9 @@ impl Upload {
                 Ok(true) => {}
                 Ok(false) => {
                     drop(lease);
-                    self.pool.server().quirks.no_resume.learn();
+                    if !self.pool.is_beneath_a_layer() {
+                        self.pool.server().quirks.no_resume.learn();
+                    }
                     return self.remove().await;
                 }
                 Err(fault) => {
@@ -51,12 +54,14 @@ impl Upload {
             .failed
             .as_ref()
             .is_none_or(|fault| fault.is_interruption());
-        is_sound && self.staged.is_kept() && shown_length(self.next).is_some()
+        // A layer writes in order, and says by a gap that what is there is worth nothing.
+        let is_withdrawn = self.pool.is_beneath_a_layer() && !self.waiting.is_empty();
+        is_sound && !is_withdrawn && self.staged.is_kept() && shown_length(self.next).is_some()
     }
 
     /// Whether the server takes more later, and tells how much it has.
     async fn can_be_continued(&self, lease: &mut Lease) -> Result<bool, Fault> {
-        if !lease.continues_uploads().await? {
+        if !self.pool.continues_uploads(lease).await? {
             return Ok(false);
         }
         let staged = names::attributes(lease, self.staged.path()).await?;

@@ -77,25 +77,15 @@ impl Upload {
 
     /// The outer result is about the file, the inner about its attributes.
     async fn complete(&mut self) -> Result<(Outcome, Result<(), Fault>), Fault> {
-        self.send_all().await?;
-        if let Some(offset) = self.waiting.keys().next() {
-            return Err(Fault::judged(
-                ErrorKind::Failure,
-                format!("bytes {} to {offset} were never written", self.next),
-            ));
+        self.reading = None;
+        if let Some(fault) = &self.failed {
+            return Err(fault.clone());
         }
-        let Some(Line {
-            transfer,
-            mut lease,
-        }) = self.line.take()
-        else {
-            return Err(Fault::judged(
-                ErrorKind::Failure,
-                "the upload is over already",
-            ));
+        let mut lease = if self.is_settled {
+            self.pool.lease().await?
+        } else {
+            self.settle().await?
         };
-        lease.finish("STOR", transfer).await?;
-        self.check_size(&mut lease).await?;
         let outcome = self.outcome(&mut lease).await?;
         let attributes = self.set_wanted_attributes(&mut lease).await;
         let watched = self.watched.take();
@@ -119,7 +109,8 @@ impl Upload {
         if let Some(digest) = self.digest.take() {
             return Ok(Outcome::digested(Some(digest.finalize().into())));
         }
-        if !self.progress.needs_reread(self.access) {
+        // A layer reads what it wants to know.
+        if !self.progress.needs_reread(self.access) || self.pool.is_beneath_a_layer() {
             return Ok(Outcome::Done);
         }
         let timeout = self.pool.server().settings.timeout;
@@ -149,14 +140,44 @@ impl Upload {
         Ok(Outcome::digested(Some(digest.finalize().into())))
     }
 
+    /// Ends the transfer: the server has every byte that was taken.
+    pub(super) async fn settle(&mut self) -> Result<Lease, Fault> {
+        self.send_all().await?;
+        if let Some(offset) = self.waiting.keys().next() {
+            return Err(Fault::judged(
+                ErrorKind::Failure,
+                format!("bytes {} to {offset} were never written", self.next),
+            ));
+        }
+        let Some(Line {
+            transfer,
+            mut lease,
+        }) = self.line.take()
+        else {
+            return Err(Fault::judged(
+                ErrorKind::Failure,
+                "the upload is over already",
+            ));
+        };
+        lease.finish("STOR", transfer).await?;
+        self.check_size(&mut lease).await?;
+        self.is_settled = true;
+        Ok(lease)
+    }
+
     async fn check_size(&self, lease: &mut Lease) -> Result<(), Fault> {
         let quirk = &self.pool.server().quirks.no_size;
+        let unseen = || match self.behind.checked_sub(self.next) {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(self.too_long(self.behind)),
+        };
         if quirk.is_known() {
-            return Ok(());
+            return unseen();
         }
         let location = lease.locate(self.staged.path()).await?;
         match lease.size(&location).await {
             Ok(size) if size == self.next => Ok(()),
+            Ok(size) if size == self.behind && size > self.next => Err(self.too_long(size)),
             Ok(size) => Err(Fault::judged(
                 ErrorKind::Failure,
                 format!(
@@ -166,12 +187,23 @@ impl Upload {
             )),
             Err(fault) if fault.is_unknown_command() => {
                 quirk.learn();
-                Ok(())
+                unseen()
             }
             // The server confirmed the transfer; it does not show sizes to this account.
-            Err(fault) if fault.is_refusal() => Ok(()),
+            Err(fault) if fault.is_refusal() => unseen(),
             Err(fault) => Err(fault),
         }
+    }
+
+    fn too_long(&self, size: u64) -> Fault {
+        Fault::judged(
+            ErrorKind::Failure,
+            format!(
+                "the server has {size} bytes of {}: the interrupted upload was longer, and FTP can't cut it; send the file as a \
+                 whole",
+                self.next
+            ),
+        )
     }
 
     /// What somebody else wrote meanwhile is not overwritten.

@@ -57,6 +57,10 @@ impl Upload {
     /// it is not polled to its end; an error must be given to [`break_off`](Self::break_off).
     pub(in crate::backend::ftp) async fn send(&mut self) -> io::Result<()> {
         let timeout = self.pool.server().settings.timeout;
+        if self.is_settled {
+            self.read_ahead().await;
+            return Ok(());
+        }
         let (Some(line), Some(data)) = (&mut self.line, self.sending.front_mut()) else {
             return pending().await;
         };
