@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::wire::{Frame, kind, log_in, open, status};
 use anyhow::{Context, Result, bail, ensure};
+use memchr::memmem;
 use portcullis_tests::account::{Account, Factors, Mount};
 use portcullis_tests::client::{Client, Step};
 use portcullis_tests::evidence::{self, Deed, Program};
@@ -17,6 +18,7 @@ use portcullis_tests::place::Place;
 use portcullis_tests::process::wait_for;
 use portcullis_tests::proxy::{Backend, Plan, Proxy};
 use portcullis_tests::server::openssh::{Openssh, Subsystem};
+use portcullis_tests::server::vsftpd::{Tls, Vsftpd};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -28,6 +30,9 @@ const SIZE: usize = 3 * 1024 * 1024 + 4_711;
 /// Of files that are stored in extents.
 const ENCRYPTED_SIZE: usize = 3 * EXTENT + 600_011;
 const EXTENT: usize = 16 << 20;
+/// As it is stored: a header of 74 bytes, and 32 more for each 64 KiB.
+const STORED_EXTENT: usize = 74 + EXTENT + 256 * 32;
+const HEAD: usize = 512;
 const PATH: &[u8] = b"/inbox/report.bin";
 
 /// A proxy in front of one place to store in.
@@ -36,6 +41,7 @@ struct Gateway {
     alice: Account,
     stored: PathBuf,
     upstream: Option<Openssh>,
+    _legacy: Option<Vsftpd>,
     /// Bytes of the files that are uploaded, at most.
     size: usize,
     /// Of a file that is interrupted, so many are kept or more; what is behind them may have to be sent again.
@@ -59,6 +65,7 @@ impl Gateway {
             alice,
             stored: disk.path().to_path_buf(),
             upstream: None,
+            _legacy: None,
             size: SIZE,
             least: 0,
             _folders: vec![disk],
@@ -82,6 +89,24 @@ impl Gateway {
         })
     }
 
+    fn encrypted_ftp(tls: Tls) -> Result<Self> {
+        let server = Vsftpd::start(Place::Loopback, tls)?;
+        let proxy = Plan::new(Place::Loopback)?
+            .backend("peer", Backend::vsftpd(&server).with("encryption = \"on\""))
+            .start()?;
+        let alice = proxy.account("alice", &[Mount::all("/inbox", "peer", "/")])?;
+        Ok(Self {
+            proxy,
+            alice,
+            stored: server.home.clone(),
+            upstream: None,
+            _legacy: Some(server),
+            size: ENCRYPTED_SIZE,
+            least: EXTENT,
+            _folders: Vec::new(),
+        })
+    }
+
     fn openssh() -> Result<Self> {
         Self::over_openssh(|backend| backend)
     }
@@ -100,6 +125,7 @@ impl Gateway {
             alice,
             stored: server.home.clone(),
             upstream: Some(server),
+            _legacy: None,
             size: SIZE,
             least: 0,
             _folders: vec![keys],
@@ -127,14 +153,24 @@ impl Gateway {
 
     /// Uploads the first bytes and drops the connection; returns when the account sees what is kept.
     fn interrupt(&self, runtime: &Runtime, content: &[u8], bytes: usize) -> Result<()> {
+        self.send_and_drop(runtime, content, (0, bytes), open::UPLOAD)
+    }
+
+    fn send_and_drop(
+        &self,
+        runtime: &Runtime,
+        content: &[u8],
+        (from, until): (usize, usize),
+        flags: u32,
+    ) -> Result<()> {
         runtime.block_on(async {
             let connection = log_in(self.proxy.address, &self.alice).await?;
             let mut wire = connection.sftp().await?;
-            let handle = wire.open(PATH, open::UPLOAD).await?;
-            let first = content.get(..bytes).context("a part of the content")?;
-            for (number, chunk) in first.chunks(CHUNK).enumerate() {
+            let handle = wire.open(PATH, flags).await?;
+            let part = content.get(from..until).context("a part of the content")?;
+            for (number, chunk) in part.chunks(CHUNK).enumerate() {
                 let written = wire
-                    .write(&handle, u64::try_from(number * CHUNK)?, chunk)
+                    .write(&handle, u64::try_from(from + number * CHUNK)?, chunk)
                     .await?;
                 ensure!(written == Some(status::OK), "{written:?}");
             }
@@ -145,6 +181,15 @@ impl Gateway {
         })?;
         ensure!(!self.published().exists(), "the final name shows");
         Ok(())
+    }
+
+    /// The bytes of the only file that is stored.
+    fn stored_bytes(&self) -> Result<Vec<u8>> {
+        let names = self.names()?;
+        let [name] = &*names else {
+            bail!("{names:?} are stored");
+        };
+        Ok(fs::read(self.stored.join(name))?)
     }
 
     async fn size(&self) -> Result<Option<u64>> {
@@ -217,6 +262,87 @@ fn openssh_resumes_on_an_encrypted_disk() -> Result<()> {
 #[test]
 fn openssh_resumes_on_an_encrypted_sftp_server() -> Result<()> {
     resumes(Gateway::encrypted_openssh()?, Client::Openssh)
+}
+
+#[test]
+fn openssh_resumes_on_an_encrypted_ftp_server() -> Result<()> {
+    resumes(Gateway::encrypted_ftp(Tls::None)?, Client::Openssh)
+}
+
+#[test]
+fn lftp_resumes_on_an_encrypted_ftp_server_with_tls() -> Result<()> {
+    resumes(
+        Gateway::encrypted_ftp(Tls::ExplicitWithSessionReuse)?,
+        Client::Lftp,
+    )
+}
+
+/// Of each extent that was ever begun, the IV that its key is derived with.
+fn ivs_of_extents(stored: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let extents = stored.get(HEAD..).unwrap_or_default();
+    extents
+        .chunks(STORED_EXTENT)
+        .filter_map(|extent| extent.get(10..42))
+}
+
+#[test]
+fn an_upload_to_an_encrypted_ftp_server_that_is_cut_again_and_again_uses_no_iv_twice() -> Result<()>
+{
+    const CANARY: &[u8] = b"Jane Doe, born 1980-01-01, HIV positive";
+    let mut gateway = Gateway::encrypted_ftp(Tls::None)?;
+    let mut content = files::random_bytes(ENCRYPTED_SIZE)?;
+    for at in (0..ENCRYPTED_SIZE - CANARY.len()).step_by(100_003) {
+        let place = content.get_mut(at..at + CANARY.len());
+        place.context("within it")?.copy_from_slice(CANARY);
+    }
+    let runtime = Runtime::new()?;
+    let extent_and = |more| EXTENT + more;
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    let (mut from, mut flags) = (0, open::UPLOAD);
+    for until in [
+        extent_and(300_000),
+        extent_and(200_000),
+        2 * EXTENT + 150_001,
+        3 * EXTENT + 131_073,
+    ] {
+        gateway.send_and_drop(&runtime, &content, (from, until), flags)?;
+        let stored = gateway.stored_bytes()?;
+        let kept = runtime.block_on(gateway.size())?.context("it is kept")?;
+        from = usize::try_from(kept)?;
+        ensure!(from == until / EXTENT * EXTENT, "{from} of {until}");
+        // Those of what is kept are there still, and all others are new.
+        let ivs: Vec<_> = ivs_of_extents(&stored).map(<[u8]>::to_vec).collect();
+        let known = ivs.iter().take_while(|iv| seen.contains(iv)).count();
+        let fresh = ivs.get(known..).unwrap_or_default();
+        ensure!(!fresh.is_empty(), "{until}");
+        ensure!(fresh.iter().all(|iv| !seen.contains(iv)), "{until}");
+        let written = stored.get(HEAD + known * STORED_EXTENT..);
+        let found = memmem::find(written.unwrap_or_default(), CANARY);
+        ensure!(found.is_none(), "plaintext is stored");
+        seen.extend_from_slice(fresh);
+        flags = open::WRITE | open::CREATE | open::APPEND;
+    }
+    let here = files::folder("partner")?;
+    let local = here.path().join("report.bin");
+    fs::write(&local, &content)?;
+    Client::Openssh.session(
+        Place::Loopback,
+        &gateway.proxy,
+        &mut gateway.alice,
+        Factors::KeyThenPassword,
+        &[Step::Resume {
+            local,
+            remote: String::from_utf8_lossy(PATH).into_owned(),
+        }],
+    )?;
+    ensure!(gateway.content(&runtime)? == content);
+    let stored = gateway.stored_bytes()?;
+    let ivs: Vec<_> = ivs_of_extents(&stored).map(<[u8]>::to_vec).collect();
+    let is_seen: Vec<_> = ivs.iter().map(|iv| seen.contains(iv)).collect();
+    ensure!(is_seen == [true, true, true, false], "{is_seen:?}");
+    let found = memmem::find(&stored, CANARY);
+    ensure!(found.is_none(), "plaintext is stored");
+    Ok(())
 }
 
 #[test]
@@ -499,6 +625,12 @@ fn a_killed_gateway_leaves_nothing_incomplete_on_a_local_disk_and_every_upload_i
 fn a_killed_gateway_leaves_nothing_incomplete_on_an_encrypted_disk_and_every_upload_is_resumed()
 -> Result<()> {
     survives_kills(Gateway::encrypted()?)
+}
+
+#[test]
+fn a_killed_gateway_leaves_nothing_incomplete_on_an_encrypted_ftp_server_and_every_upload_is_resumed()
+-> Result<()> {
+    survives_kills(Gateway::encrypted_ftp(Tls::None)?)
 }
 
 #[test]
