@@ -104,7 +104,7 @@ impl Mark {
 
 impl Deliveries {
     /// Goes on at `mark` with the log in `directory`, which has `durable` records; without a mark it tells of sessions that begin
-    /// from now on.
+    /// from now on. So it does if the log is shorter than the mark says: then it is another one.
     ///
     /// # Errors
     /// If the log can't be listed, or `keys` are those of several.
@@ -118,7 +118,10 @@ impl Deliveries {
             why: "the keys have several names; give those of one log".to_owned(),
         })?;
         let origin = origin.to_owned();
-        let known = mark.and_then(|mark| Some((mark.tree()?, mark)));
+        let known = mark
+            .and_then(|mark| Some((mark.tree()?, mark)))
+            // Of a log that was put aside.
+            .filter(|(tree, _)| tree.size() <= durable);
         let (tree, since, checkpoints) = match known {
             Some((tree, mark)) => (tree, mark.since, mark.checkpoints),
             None => (nearest(directory)?, durable, 0),

@@ -67,8 +67,9 @@ impl Manifests {
             // Whether it can be written to is known before it is needed.
             folder.keep_mark(mark)?;
         }
+        let is_known = mark.is_some();
         let (last, asked) = mpsc::channel(1);
-        let writer = Writer {
+        let mut writer = Writer {
             told: journal.status().durable,
             config: config.clone(),
             journal_config: journal_config.clone(),
@@ -85,12 +86,15 @@ impl Manifests {
             is_failing: false,
         };
         if writer.mark.is_none() {
+            if is_known {
+                tracing::warn!(
+                    "where manifests are gone on with can't be read: those of earlier sessions may be missing"
+                );
+            }
             tracing::info!("manifests are written of sessions that begin from now on");
-            let first = writer.follow().and_then(|mut deliveries| {
-                let mark = deliveries.mark();
-                Ok(writer.folder.keep_mark(&mark.to_bytes())?)
-            });
-            first.map_err(io::Error::other)?;
+            let mark = writer.follow().map_err(io::Error::other)?.mark();
+            writer.folder.keep_mark(&mark.to_bytes())?;
+            writer.mark = Some(mark);
         }
         let thread = Quiet::start("manifests", "manifests are not written", stop, || {
             writer.work(asked)
@@ -261,6 +265,8 @@ impl Writer {
                 Some(deliveries) => deliveries,
                 None => self.follow()?,
             };
+            // Where it began stays, also if it has to begin anew.
+            self.mark.get_or_insert_with(|| deliveries.mark());
             let has_more = match deliveries.advance(durable) {
                 Ok(has_more) => has_more,
                 Err(error) => {
@@ -350,3 +356,6 @@ fn write(manifest: &Manifest, folder: &Folder, config: &JournalConfig) -> Result
     }
     Ok(event)
 }
+
+#[cfg(test)]
+mod tests;

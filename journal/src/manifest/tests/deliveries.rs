@@ -1,5 +1,7 @@
 //! Deliveries beside a log that grows are those that its readers find later.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::record::untrusted;
 
@@ -316,6 +318,62 @@ fn nothing_is_told_of_a_log_that_was_altered() {
             "{error}"
         );
         assert_eq!(deliveries.pop(), None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn whatever_happens_when_each_delivery_is_told_of_once_and_as_a_reader_finds_it(
+        steps in proptest::collection::vec((0..2_u8, 0..7_u8), 1..40),
+        cuts in proptest::collection::btree_set(0..120_usize, 0..6),
+    ) {
+        let mut log = Growing::with_segments_of(1 << 10);
+        let mut sessions = [Session::new(), Session::new()];
+        for (which, step) in steps {
+            let session = &mut sessions[usize::from(which)];
+            let done = std::mem::replace(session, Session { events: Vec::new(), next: 0 });
+            *session = match step {
+                0 => done.upload(0, "/inbox/a", "a"),
+                1 => done.upload(1, "/out/b", "b"),
+                2 => done.rename("/inbox/a", "/inbox/c"),
+                3 => done.remove("/inbox/c"),
+                4 => done.deed(json!({ "sftp_op": "setstat", "path": "/inbox/a", "mount": 0, "attrs": { "size": 1 } })),
+                5 => done.deed(json!({ "sftp_op": "read", "handle_id": 1, "offset": 0, "len": 1 })),
+                _ => done.failing(json!({ "sftp_op": "rename", "path": "/inbox", "path2": "/inbox/d", "mount": 0 }), "timeout"),
+            };
+        }
+        let [one, other] = sessions;
+        let events = interleaved(of(1, one.end()), of(2, other.end()));
+        let mut deliveries = log.follow(None);
+        let mut mark = deliveries.mark();
+        let mut told = Vec::new();
+        let mut hear = |log: &Growing, deliveries: &mut Deliveries| {
+            for manifest in log.told(deliveries) {
+                log.add(vec![log.written(&manifest)]);
+                deliveries.recorded(&manifest.session);
+                told.push(manifest);
+            }
+        };
+        for (at, event) in events.into_iter().enumerate() {
+            log.add(vec![event]);
+            if cuts.contains(&at) {
+                hear(&log, &mut deliveries);
+                // An older mark is as good.
+                if at % 2 == 0 {
+                    mark = deliveries.mark();
+                }
+                log.start();
+                deliveries = log.follow(Some(&mark));
+            }
+        }
+        log.sign();
+        hear(&log, &mut deliveries);
+        told.sort_by(|one, other| one.session.cmp(&other.session));
+        let found = [log.found(1), log.found(2)];
+        let delivered: Vec<_> = found.into_iter().filter(|found| !found.entries.is_empty()).collect();
+        prop_assert_eq!(told, delivered);
     }
 }
 

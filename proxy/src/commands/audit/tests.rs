@@ -461,3 +461,65 @@ fn a_journal_is_begun_anew_only_when_it_can_not_be_gone_on_with() {
 
 const HMAC: &str = "path_mode = \"hmac\"";
 const SEALED: &str = "path_mode = \"sealed\"\nauditor_key = \"%/auditor.pub\"";
+
+#[test]
+fn manifests_on_record_are_named_by_what_became_of_them() {
+    let written = |file: &str, content: &str| {
+        let mut event = Event::new(EventKind::ManifestWritten);
+        event.outcome = Some(Verdict::Success);
+        for (field, value) in [
+            ("session", "5a".repeat(16).into()),
+            ("user", "alice".into()),
+            ("file", file.into()),
+            ("sha256", hex::encode(Sha256::digest(content)).into()),
+            ("files", 3.into()),
+        ] {
+            event.body.insert(field.to_owned(), value);
+        }
+        event
+    };
+    let mut failed = Event::new(EventKind::ManifestWritten);
+    failed.outcome = Some(Verdict::Failure);
+    let today = chrono::Utc::now().date_naive();
+    let [good, changed] = ["good", "changed"].map(|name| format!("{today}/{name}.manifest"));
+    let events = vec![
+        written("2020-01-01/old.manifest", "x"),
+        written(&good, "before a crash"),
+        failed,
+        written(&good, "good"),
+        written(&changed, "changed"),
+    ];
+    let shell = Shell::hiding(
+        "[manifests]\ndirectory = \"%/manifests\"\nkeep_days = 30",
+        &[events],
+    );
+    let put = |name: &str, content: &str| {
+        let path = shell.path("manifests").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(shell.path("manifests"), private).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    put(&good, "good");
+    put(&changed, "changed");
+    let states = |arguments: &[&str]| -> Vec<String> {
+        let said = shell.run(&[&["manifests"], arguments].concat()).unwrap();
+        said.lines()
+            .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(states(&[]), ["removed", "ok", "ok"]);
+    assert_eq!(states(&["--user", "bob"]), [""; 0]);
+    assert_eq!(states(&["--until", "2020-01-01"]), [""; 0]);
+    put(&changed, "other");
+    let error = shell.run(&["manifests"]).unwrap_err().to_string();
+    assert!(error.starts_with("1 of 3 manifest(s)"), "{error}");
+    // Where nothing says how long they are kept, none may be missing.
+    let copy = shell.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    let error = shell.run(&["manifests", "--directory", copy.to_str().unwrap()]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("3 of 3 manifest(s)"), "{error}");
+    let note = shell.notes().pop().unwrap();
+    assert_eq!(note.body["command"], "manifests");
+}
