@@ -23,7 +23,7 @@ use super::{
     listing::{PERMISSIONS_FACT, is_used},
     server::Server,
     settings::{Charset, FtpTls},
-    tls::{BufferedTls, TlsClient},
+    tls::{BufferedConnector, BufferedTls, TlsClient, Unended},
 };
 use crate::backend::ErrorKind;
 
@@ -49,6 +49,7 @@ pub(super) struct Connection {
     in_step: bool,
     /// A transfer was begun and not ended: some servers end the connection if it is broken off.
     has_transfer: bool,
+    unended: Unended,
     last_reply: Instant,
 }
 
@@ -93,20 +94,24 @@ impl Connection {
 
     async fn try_open(server: &Arc<Server>) -> Result<Self, Fault> {
         let settings = &server.settings;
-        let mut ftp = match &server.tls {
-            None => connect(server).await?,
-            Some(tls) if matches!(settings.tls, FtpTls::Implicit { .. }) => {
-                connect_implicit(server, tls).await?
-            }
+        let (mut ftp, unended) = match &server.tls {
+            None => (connect(server).await?, Unended::default()),
             Some(tls) => {
-                let plain = connect(server).await?;
-                early(
-                    settings.timeout,
-                    "AUTH TLS",
-                    plain.into_secure(tls.connector(), tls.server_name()),
-                )
-                .await
-                .map_err(Fault::before_tls)?
+                let connector = tls.connector();
+                let unended = connector.unended();
+                let ftp = if matches!(settings.tls, FtpTls::Implicit { .. }) {
+                    connect_implicit(server, tls, connector).await?
+                } else {
+                    let plain = connect(server).await?;
+                    early(
+                        settings.timeout,
+                        "AUTH TLS",
+                        plain.into_secure(connector, tls.server_name()),
+                    )
+                    .await
+                    .map_err(Fault::before_tls)?
+                };
+                (ftp, unended)
             }
         };
         let needs_epsv = tune(&*ftp.get_ref().await);
@@ -134,6 +139,7 @@ impl Connection {
             features: HashMap::new(),
             in_step: true,
             has_transfer: false,
+            unended,
             last_reply: Instant::now(),
         };
         connection.prepare(needs_epsv).await?;
@@ -254,8 +260,16 @@ impl Connection {
     ) -> Result<(), Fault> {
         self.in_step = false;
         self.has_transfer = false;
+        self.unended.take();
         let finished = tokio::time::timeout(self.server.settings.timeout, transfer.finish()).await;
-        self.judge(name, finished)
+        self.judge(name, finished)?;
+        match self.unended.take() {
+            None => Ok(()),
+            Some(cause) => Err(Fault::Lost {
+                command: name,
+                cause,
+            }),
+        }
     }
 
     /// Takes the outcome of an exchange, and with it whether the connection is still in step.
@@ -323,13 +337,14 @@ async fn connect(server: &Server) -> Result<Control, Fault> {
 }
 
 /// TLS before the greeting; then the protection of data connections is asked for as with explicit TLS (RFC 4217 section 9).
-async fn connect_implicit(server: &Server, tls: &TlsClient) -> Result<Control, Fault> {
+async fn connect_implicit(
+    server: &Server,
+    tls: &TlsClient,
+    connector: BufferedConnector,
+) -> Result<Control, Fault> {
     let settings = &server.settings;
-    let connecting = Control::connect_secure_implicit(
-        settings.address.clone(),
-        tls.connector(),
-        tls.server_name(),
-    );
+    let connecting =
+        Control::connect_secure_implicit(settings.address.clone(), connector, tls.server_name());
     let mut ftp = match tokio::time::timeout(settings.timeout, connecting).await {
         Ok(Ok(ftp)) => ftp,
         Ok(Err(FtpError::ConnectionError(error))) if !is_broken_off(&error) => {

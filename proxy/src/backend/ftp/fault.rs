@@ -187,7 +187,14 @@ fn kind_of_text(text: &str) -> Option<ErrorKind> {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if says(&["not empty"]) {
         Some(ErrorKind::NotEmpty)
-    } else if says(&["no space", "quota", "disk full", "not enough space"]) {
+    } else if says(&[
+        "no space",
+        "quota",
+        "disk full",
+        "not enough space",
+        // All that vsftpd says of a write that failed.
+        "failure writing to local file",
+    ]) {
         Some(ErrorKind::NoSpace)
     } else if says(&[
         "no such",
@@ -279,7 +286,7 @@ mod tests {
             ("451 No space left on device", Some(ErrorKind::NoSpace)),
             (
                 "451 Failure writing to local file.",
-                Some(ErrorKind::Failure),
+                Some(ErrorKind::NoSpace),
             ),
             ("421 Timeout.", Some(ErrorKind::Unavailable)),
             (

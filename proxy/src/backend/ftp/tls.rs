@@ -21,7 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
-pub(super) use self::stream::{BufferedConnector, BufferedTls};
+pub(super) use self::stream::{BufferedConnector, BufferedTls, Unended};
 use super::settings::TlsTrust;
 
 /// Why TLS can't be set up with these settings.
@@ -83,7 +83,7 @@ impl TlsClient {
             self.tls12.clone()
         };
         config.resumption = Resumption::in_memory_sessions(4);
-        BufferedConnector(TlsConnector::from(Arc::new(config)))
+        BufferedConnector::new(TlsConnector::from(Arc::new(config)))
     }
 
     /// Learns from a failed handshake. True if another try with TLS 1.3 is worth it.

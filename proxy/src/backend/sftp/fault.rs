@@ -11,6 +11,8 @@ use crate::backend::{
 pub(super) enum Fault {
     #[error("the server answered: {}", said(*.code, .message))]
     Answered { code: u32, message: String },
+    #[error("the server has no room left: {}", said(FAILURE, .0))]
+    NoSpace(String),
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("{0}")]
@@ -96,6 +98,7 @@ impl Fault {
     fn class(&self) -> (ErrorKind, Origin) {
         match self {
             Self::Answered { code, .. } => status_class(*code),
+            Self::NoSpace(_) => (ErrorKind::NoSpace, Origin::Backend),
             Self::Refused(refusal) => (refusal.kind(), Origin::Client),
             Self::Lost(loss) => (loss.kind, Origin::Backend),
             Self::NotAnnounced(_)
@@ -139,6 +142,8 @@ fn status_class(code: u32) -> (ErrorKind, Origin) {
         _ => (ErrorKind::Failure, Origin::Backend),
     }
 }
+
+const FAILURE: u32 = 4;
 
 fn said(code: u32, message: &str) -> String {
     if message.is_empty() {

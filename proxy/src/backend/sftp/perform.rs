@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backend::staging::{self, Intention},
-    operation::{Attributes, HandleId, Operation, Outcome},
+    operation::{Attributes, FilesystemStatus, HandleId, Operation, Outcome},
     path::RelativePath,
     policy::Permit,
 };
@@ -339,10 +339,19 @@ pub(super) async fn rename(connection: &Connection, from: &[u8], to: &[u8]) -> R
 }
 
 async fn filesystem_status(asked: Answer) -> Result<Outcome, Fault> {
+    Ok(Outcome::FilesystemStatus(status(asked).await?))
+}
+
+/// Bytes that can be written.
+pub(super) async fn room(asked: Answer) -> Result<u64, Fault> {
+    let status = status(asked).await?;
+    Ok(status.blocks_available.saturating_mul(status.fragment_size))
+}
+
+async fn status(asked: Answer) -> Result<FilesystemStatus, Fault> {
     let reply = asked.reply().await?;
     if let Reply::Extended(payload) = reply {
-        let status = wire::filesystem_status(payload)?;
-        Ok(Outcome::FilesystemStatus(status))
+        Ok(wire::filesystem_status(payload)?)
     } else {
         Err(file::refusal(reply))
     }

@@ -29,6 +29,7 @@ pub(super) const PERMISSION_BITS: u32 = 0o777;
 /// Bytes after which the server is asked to sync what it has, so that CLOSE need not wait for all of a long file at once.
 const SYNC_EVERY: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 const NO_SUCH_FILE: u32 = 2;
+const FAILURE: u32 = 4;
 const UNSUPPORTED: u32 = 8;
 
 /// An upload in progress. Dropped before it is published, it leaves its staging file to a later session if that can resume
@@ -200,10 +201,39 @@ impl Upload {
 
     /// Writes, in as many requests as the server's limit wants, all in flight at once.
     pub(super) async fn write(&self, offset: u64, data: Bytes) -> Result<Outcome, Fault> {
+        let length = data.len() as u64;
         for answer in self.queue_write(offset, data)? {
-            file::done(answer).await?;
+            if let Err(fault) = file::done(answer).await {
+                return Err(self.explained(fault, length).await);
+            }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Version 3 has no status for a full disk: a server that only says "failure" is asked how much room there is.
+    async fn explained(&self, fault: Fault, length: u64) -> Fault {
+        let Fault::Answered {
+            code: FAILURE,
+            message,
+        } = fault
+        else {
+            return fault;
+        };
+        let room = if self.file.connection().abilities.fstatvfs {
+            let asked = self
+                .file
+                .ask(|handle| Request::extended("fstatvfs@openssh.com").string(handle));
+            perform::room(asked).await.ok()
+        } else {
+            None
+        };
+        if room.is_some_and(|room| room < length) {
+            return Fault::NoSpace(message);
+        }
+        Fault::Answered {
+            code: FAILURE,
+            message,
+        }
     }
 
     fn queue_write(&self, offset: u64, mut data: Bytes) -> Result<Vec<Answer>, Fault> {
