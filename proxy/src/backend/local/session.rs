@@ -20,6 +20,7 @@ use super::{
     listing::Listing,
     partial,
     tree::{self, Tree},
+    turns::{self, Turn},
     upload::{self, Upload},
 };
 use crate::{
@@ -208,6 +209,7 @@ impl Session {
         second: Option<&RelativePath>,
     ) -> Result<Outcome, Fault> {
         let _turn = changes_names(operation).then(|| self.names.all().change());
+        let _turns = changes_names(operation).then(|| self.turns([Some(target), second]));
         match operation {
             Operation::Open {
                 handle,
@@ -475,6 +477,14 @@ impl Session {
             | FileType::BlockDevice
             | FileType::Unknown => set_attributes(&reference, attributes),
         }
+    }
+
+    /// Among the gateways that serve the directories in which these lie.
+    fn turns(&self, targets: [Option<&RelativePath>; 2]) -> [Option<Turn>; 2] {
+        targets.map(|target| {
+            let place = self.tree().ok()?.place(target?).ok()?;
+            turns::among_others(&place.directory)
+        })
     }
 
     fn unlink(&self, target: &RelativePath, flags: AtFlags) -> Result<Outcome, Fault> {

@@ -19,6 +19,7 @@ use super::{
     fault::Fault,
     session::Session,
     tree::{self, Tree},
+    turns,
     upload::write_fully,
 };
 use crate::{
@@ -70,8 +71,9 @@ impl Session {
             Some(target) => self.tree().and_then(|tree| {
                 // What a client puts there meanwhile is not removed.
                 let _turn = alone(self.names())?;
-                exchange(tree, target, beginning)?;
                 let place = tree.place(target)?;
+                let _turn_of_all = turns::alone(&place.directory)?;
+                exchange(tree, target, beginning)?;
                 rustix::fs::unlinkat(&place.directory, place.name.as_slice(), AtFlags::empty())?;
                 sync(&place.directory)
             }),
@@ -113,6 +115,7 @@ fn exchange(tree: &Tree, target: &RelativePath, beginning: &Beginning) -> Result
         before,
         after,
         times,
+        pace: _,
     } = beginning;
     let reference = tree.reference_regular(target)?;
     let file = open_for_change(&reference)?;

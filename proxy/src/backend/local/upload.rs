@@ -16,6 +16,7 @@ use super::{
     lane::{Pool, Pulse},
     partial, tending,
     tree::{self, Place, Tree},
+    turns,
     writeback::Writeback,
 };
 use crate::{
@@ -288,13 +289,16 @@ impl Upload {
         };
         let _alone;
         let _shared;
+        let _turn;
         if let Some(version) = version {
             _alone = tending::alone(names.all())?;
+            _turn = turns::alone(&place.directory)?;
             if !is_same(version)? {
                 return Err(Fault::ChangedMeanwhile);
             }
         } else {
             _shared = names.all().change();
+            _turn = turns::among_others(&place.directory);
         }
         if let Some(origin) = self.origin
             && place.stat()?.as_ref().map(Version::of) != Some(origin)
