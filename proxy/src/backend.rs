@@ -30,6 +30,7 @@ use portcullis_journal::Recorded;
 use self::staging::Watched;
 use crate::{
     operation::{Attributes, HandleId, Outcome},
+    pace::Pace,
     policy::Permit,
 };
 
@@ -166,6 +167,8 @@ pub struct Beginning {
     pub after: Bytes,
     /// What the file's times are afterwards, in seconds since 1970; `None` for what they were.
     pub times: Option<(u32, u32)>,
+    /// Where the rest of the file is copied, each piece takes its share of it before it is moved.
+    pub pace: Pace,
 }
 
 /// Of a backend whose rename is a copy and a removal: what dies between the two leaves both files.
@@ -207,11 +210,12 @@ pub enum Content {
 }
 
 /// Whose uploads a session's are. Backends know no users: they only compare.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Owner {
     identity: Box<[u8]>,
     resume: Option<bool>,
     is_beneath: bool,
+    pace: Pace,
 }
 
 impl Owner {
@@ -221,6 +225,7 @@ impl Owner {
             identity: identity.into(),
             resume: None,
             is_beneath: false,
+            pace: Pace::default(),
         }
     }
 
@@ -241,6 +246,17 @@ impl Owner {
 
     pub fn is_beneath_a_layer(&self) -> bool {
         self.is_beneath
+    }
+
+    /// How fast files are copied by what the gateway does by itself.
+    #[must_use]
+    pub fn paced(self, pace: Pace) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// What [`paced`](Self::paced) was told.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     pub fn as_bytes(&self) -> &[u8] {

@@ -23,6 +23,7 @@ pub mod gate;
 pub mod manifests;
 pub mod metrics;
 pub mod operation;
+pub mod pace;
 pub mod path;
 pub mod policy;
 pub mod proxy_protocol;

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod client;
 pub mod delay;
 pub mod differential;
+pub mod disk;
 pub mod evidence;
 pub mod files;
 pub mod frames;

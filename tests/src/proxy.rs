@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::account::{Account, Mount};
+use crate::disk::SmallDisk;
 use crate::files::{self, KeyKind};
 use crate::place::Place;
 use crate::process::{PATIENCE, Running, finish_within, succeed, wait_for};
@@ -75,34 +76,6 @@ fn start_at(
     Ok(process)
 }
 
-/// A file system in memory that is soon full; unmounted when dropped.
-#[derive(Debug)]
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, bytes: u64) -> Result<Self> {
-        fs::create_dir_all(at)?;
-        succeed(
-            Command::new("mount")
-                .args([
-                    "-t",
-                    "tmpfs",
-                    "-o",
-                    &format!("size={bytes},mode=0700"),
-                    "tmpfs",
-                ])
-                .arg(at),
-        )?;
-        Ok(Self(at.to_path_buf()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 impl Proxy {
     /// Kills the daemon with SIGKILL and starts it again with the same files, on the same address.
     ///
@@ -159,12 +132,7 @@ impl Proxy {
             .disk
             .as_ref()
             .context("the journal has a disk of its own")?;
-        succeed(
-            Command::new("mount")
-                .args(["-o", &format!("remount,size={bytes}")])
-                .arg(&disk.0),
-        )?;
-        Ok(())
+        disk.resize(bytes)
     }
 
     /// Makes an account with a password, a phone, a key and the mounts.

@@ -154,6 +154,7 @@ rules! {
     a_rotation_changes_the_head_of_a_file_and_nothing_else in tending;
     a_file_that_is_not_authentic_is_not_touched in tending;
     a_plain_file_is_encrypted_in_its_place_if_it_is_the_expected_one in tending;
+    what_is_copied_takes_its_share_of_the_pace_piece_by_piece in tending;
     what_clients_do_while_files_are_tended_is_never_undone in tending;
     a_file_is_destroyed_if_it_is_the_one_that_was_meant in tending;
 }

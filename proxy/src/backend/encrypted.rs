@@ -117,6 +117,7 @@ impl EncryptedService {
 
 impl BackendService for EncryptedService {
     fn session(&self, directory: &[u8], owner: &Owner) -> Arc<dyn Backend> {
+        let pace = owner.pace().clone();
         let owner = owner.clone().beneath_a_layer();
         let mut backend = self.service.session(directory, &owner);
         let below = backend.capabilities();
@@ -137,6 +138,7 @@ impl BackendService for EncryptedService {
                 can_read: below.rereads,
                 can_resume,
                 can_exchange: below.random_access,
+                pace,
                 vault: Arc::clone(&self.vault),
                 handles,
                 spoiled: Arc::default(),

@@ -17,6 +17,7 @@ mod tending;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod turns;
 mod upload;
 mod writeback;
 

@@ -39,6 +39,7 @@ use crate::{
     encryption::{Answer, REQUEST, Request, Task},
     gate::{names::Keeper, verify::Verified},
     operation::{Care, Tended},
+    pace::Pace,
     path::VirtualPath,
 };
 
@@ -80,9 +81,10 @@ impl Kept {
         journal: &Journal,
         name: &str,
         left: &Place,
+        pace: &Pace,
     ) -> Result<Tended, BackendError> {
         let journal = journal.clone();
-        let verified = Verified::below(journal, name, &*self.service, &left.directory)?;
+        let verified = Verified::below(journal, name, &*self.service, &left.directory, pace)?;
         let path = [verified.mount.at.as_bytes(), left.path.as_bytes()].concat();
         let tended = match VirtualPath::clean(&path) {
             Ok(path) => verified.tend(&path, Care::Rewrap).await,
@@ -233,7 +235,9 @@ pub(super) async fn finish(config: &Config, built: &Built, journal: &Journal) {
             let Some(place) = pending.place()? else {
                 return Ok(None);
             };
-            let tended = kept.tend_left(journal, &name, &place).await;
+            let tended = kept
+                .tend_left(journal, &name, &place, &Pace::default())
+                .await;
             settled(&tended, &pending).map_err(BackendError::clone)?;
             let state = tended.map_or("gone", Tended::name);
             Ok::<_, Unfinished>(Some((place.path, state)))

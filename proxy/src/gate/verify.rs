@@ -1,11 +1,7 @@
 //! What lies on a backend, for the gateway's comparison with the log. It looks by itself, and each look is on record as an
 //! operation of a session of its own; the READs of a file have one record before and one after.
 
-use std::{
-    num::NonZeroU64,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use portcullis_journal::{Journal, Urgency};
@@ -20,6 +16,7 @@ use crate::{
     allowance::Allowance,
     backend::{Backend, BackendError, BackendService, Owner},
     operation::{Attributes, Entry, Outcome},
+    pace::Pace,
     path::VirtualPath,
     policy::{
         DataOps, Extent, FileLook, Look, Mount, PathRules, Permissions, Permit, Requester, Verify,
@@ -33,42 +30,9 @@ const CHUNK: u32 = 192 << 10;
 /// far away.
 const AHEAD: usize = 21;
 
-/// Bytes a second, at most, from its making on.
-#[derive(Debug)]
-pub struct Pace {
-    rate: Option<NonZeroU64>,
-    begun: Instant,
-    moved: u64,
-}
-
-impl Pace {
-    pub fn of(rate: Option<NonZeroU64>) -> Self {
-        Self {
-            rate,
-            begun: Instant::now(),
-            moved: 0,
-        }
-    }
-
-    /// Bytes so far.
-    pub fn moved(&self) -> u64 {
-        self.moved
-    }
-
-    /// Waits until so many more bytes are due.
-    pub async fn take(&mut self, bytes: u64) {
-        self.moved += bytes;
-        let Some(rate) = self.rate else { return };
-        let micros = u128::from(self.moved) * 1_000_000 / u128::from(rate.get());
-        let due = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-        let early = due.saturating_sub(self.begun.elapsed());
-        if early.is_zero() {
-            // A sleep of no time takes a millisecond.
-            tokio::task::yield_now().await;
-        } else {
-            tokio::time::sleep(early).await;
-        }
-    }
+fn owner(pace: &Pace) -> Owner {
+    let owner = Owner::new(b"gateway".as_slice()).resuming(Some(false));
+    owner.paced(pace.clone())
 }
 
 /// A backend as the gateway looks at it.
@@ -82,27 +46,17 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// The whole of a backend at the place of its name, for a session of the gateway.
+    /// What lies below a directory of a backend, as a mount names it, at the place of the backend's name. Files are copied at
+    /// that pace.
     ///
     /// # Errors
     /// If that is no path, or there is no randomness.
-    pub fn whole(
-        journal: Journal,
-        name: &str,
-        service: &dyn BackendService,
-    ) -> Result<Self, BackendError> {
-        Self::below(journal, name, service, b".")
-    }
-
-    /// What lies below a directory of a backend, as a mount names it, at the place of the backend's name.
-    ///
-    /// # Errors
-    /// As [`whole`](Self::whole).
     pub fn below(
         journal: Journal,
         name: &str,
         service: &dyn BackendService,
         directory: &[u8],
+        pace: &Pace,
     ) -> Result<Self, BackendError> {
         let requester = Requester::gateway().map_err(|error| gateway_error(error.to_string()))?;
         let at = VirtualPath::clean(name.as_bytes())
@@ -118,13 +72,18 @@ impl Verified {
             extensions: None,
             resume: Some(false),
         };
-        let owner = Owner::new(b"gateway".as_slice()).resuming(Some(false));
         Ok(Self {
             journal,
             requester: Arc::new(requester),
-            backend: service.session(&mount.directory, &owner),
+            backend: service.session(&mount.directory, &owner(pace)),
             mount,
         })
+    }
+
+    /// Goes on with a new session of the backend.
+    pub async fn renew(&mut self, service: &dyn BackendService, pace: &Pace) {
+        self.backend.end().await;
+        self.backend = service.session(&self.mount.directory, &owner(pace));
     }
 
     /// All that lies in a directory, but for `.` and `..`.
@@ -174,7 +133,7 @@ impl Verified {
         &self,
         path: &VirtualPath,
         size: Option<u64>,
-        pace: &mut Pace,
+        pace: &Pace,
     ) -> Result<[u8; 32], BackendError> {
         let handle = next_handle();
         self.look(path, Verify::File(FileLook::Open(handle)))
@@ -201,7 +160,7 @@ impl Verified {
         &self,
         read: impl Fn(u64) -> Result<Permit, BackendError>,
         size: u64,
-        pace: &mut Pace,
+        pace: &Pace,
     ) -> Result<[u8; 32], BackendError> {
         let extent = Extent::of(&read(0)?, DataOps::Summary, next_operation())
             .ok_or_else(|| gateway_error("no stretch".to_owned()))?;
@@ -268,26 +227,5 @@ impl Verified {
     async fn look(&self, path: &VirtualPath, look: Verify) -> Result<Outcome, BackendError> {
         let permit = self.permit(path, look)?;
         measure::perform(&self.journal, &self.backend, permit).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_pace_is_kept_and_costs_a_turn_below_it() {
-        let waits = async |rate| {
-            let mut pace = Pace::of(NonZeroU64::new(rate));
-            let mut taking = pin!(pace.take(1000));
-            taking.as_mut().now_or_never().is_none() && taking.now_or_never().is_none()
-        };
-        assert!(!waits(0).await, "no rate");
-        assert!(!waits(1 << 50).await);
-        assert!(waits(1).await);
     }
 }

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::Result;
 use tempfile::TempDir;
 
+use crate::disk::SmallDisk;
 use crate::files::{self, KeyKind};
 use crate::locate;
 use crate::place::Place;
@@ -20,7 +21,7 @@ use crate::server::seaweed::{BUCKET, Seaweed};
 use crate::server::vsftpd::Vsftpd;
 use crate::server::{PASSWORD, USER};
 
-use super::{Proxy, SmallDisk, start_at};
+use super::{Proxy, start_at};
 
 /// What lets tests look at the files that lie on a backend.
 pub const UNENCRYPTED: &str = "encryption = \"off\"\n\

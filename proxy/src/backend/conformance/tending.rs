@@ -1,6 +1,7 @@
 //! The gateway's own work on stored files: they are wrapped to other keys, encrypted, destroyed, and clients go on meanwhile.
 
 use std::{
+    num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,6 +20,7 @@ use crate::{
         encrypted::{EncryptedService, Foreign, Pending, Vault},
     },
     operation::{Attributes, Care, Operation, Tended},
+    pace::Pace,
     path::VirtualPath,
     testing,
 };
@@ -59,6 +61,15 @@ impl Keys {
         active: usize,
         retired: Option<usize>,
     ) -> Client {
+        self.paced_client(subject, (active, retired), &Pace::default())
+    }
+
+    fn paced_client(
+        &self,
+        subject: &Subject,
+        (active, retired): (usize, Option<usize>),
+        pace: &Pace,
+    ) -> Client {
         let key = |number: usize| Arc::clone(&self.keys[number]) as Arc<dyn KeyEncryptionKey>;
         let vault = Vault {
             ring: Keyring::new(key(active), retired.map(key).into_iter().collect(), None),
@@ -74,7 +85,7 @@ impl Keys {
         Client::new(crate::backend::BackendService::session(
             &service,
             &subject.directory,
-            &testing::owner(),
+            &testing::owner().paced(pace.clone()),
         ))
     }
 }
@@ -245,6 +256,35 @@ pub(crate) async fn a_plain_file_is_encrypted_in_its_place_if_it_is_the_expected
         assert_eq!(again.unwrap(), Tended::Current);
         assert!(migrating.get("/a").await == content);
         migrating.end().await;
+    }
+    only(subject, &[b"a"]).await;
+}
+
+pub(crate) async fn what_is_copied_takes_its_share_of_the_pace_piece_by_piece(subject: &Subject) {
+    if can_not(subject).await {
+        return;
+    }
+    let (keys, raw) = (Keys::new(), subject.client());
+    for length in LENGTHS {
+        put(&raw, "/a", &content(length, 5)).await;
+        for (keyring, care) in [
+            ((OLD, None), Care::Encrypt { expected: None }),
+            ((NEW, Some(OLD)), Care::Rewrap),
+        ] {
+            // Nobody waits for it.
+            let pace = Pace::of(NonZeroU64::new(1 << 50));
+            let client = keys.paced_client(subject, keyring, &pace);
+            let tended = client.tend("/a", care).await.unwrap();
+            let (Tended::Encrypted { bytes: moved, .. } | Tended::Rewrapped { bytes: moved }) =
+                tended
+            else {
+                panic!("{tended:?}");
+            };
+            client.end().await;
+            let taken = pace.taken();
+            assert_eq!(taken.iter().sum::<u64>(), moved, "{length} {care:?}");
+            assert!(taken.iter().all(|taken| *taken <= 1 << 20), "{taken:?}");
+        }
     }
     only(subject, &[b"a"]).await;
 }

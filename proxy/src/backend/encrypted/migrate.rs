@@ -16,9 +16,6 @@ use crate::{
     path::VirtualPath,
 };
 
-/// Bytes that are read at once.
-const CHUNK: usize = 1 << 20;
-
 impl Session {
     /// Encrypts a file that is not. It is published only if its content is the expected one, and nobody has changed it meanwhile.
     pub(super) async fn encrypt(
@@ -98,14 +95,16 @@ impl Session {
         let head = sealer.head().as_bytes().to_vec();
         let mut sealed = vec![head];
         let mut bytes = 0;
-        let mut reading = Box::pin(steps.read(source, 0, CHUNK));
+        let piece = self.pace.piece();
+        let mut reading = Box::pin(steps.read(source, 0, piece));
         loop {
             let data = reading.await?;
-            bytes += data.len() as u64;
-            reading = Box::pin(steps.read(source, bytes, CHUNK));
             if data.is_empty() {
                 break;
             }
+            self.pace.take(data.len() as u64).await;
+            bytes += data.len() as u64;
+            reading = Box::pin(steps.read(source, bytes, piece));
             digest.update(&data);
             sealer.write(&data, &mut sealed).map_err(Fault::from)?;
             let pieces = outlet.place_all(std::mem::take(&mut sealed));

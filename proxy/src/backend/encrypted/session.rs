@@ -24,6 +24,7 @@ use super::{
 use crate::{
     backend::{Backend, BackendError, ErrorKind, Execution},
     operation::{Access, Attributes, Care, HandleId, Operation, Outcome},
+    pace::Pace,
     path::VirtualPath,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Session {
     pub(super) backend: Arc<dyn Backend>,
     /// Below the backend's root.
     pub(super) directory: Arc<[u8]>,
+    /// Of what the gateway copies by itself.
+    pub(super) pace: Pace,
     pub(super) vault: Arc<Vault>,
     pub(super) handles: Arc<Handles>,
     pub(super) spoiled: Arc<AtomicU64>,

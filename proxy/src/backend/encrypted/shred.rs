@@ -63,6 +63,7 @@ impl Session {
             before,
             after: after.into(),
             times: None,
+            pace: self.pace.clone(),
         };
         let recorded = steps.prove(steps.operation().clone())?;
         tending.destroy(recorded, beginning).await?;

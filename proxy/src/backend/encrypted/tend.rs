@@ -86,6 +86,7 @@ impl Session {
                     before,
                     after,
                     times,
+                    pace: self.pace.clone(),
                 };
                 let bytes = self.exchange(&steps, tending, beginning, entry).await?;
                 Tended::Rewrapped { bytes }
@@ -172,7 +173,9 @@ impl Session {
         }
         let pending = self.vault.pending.clone();
         on_a_thread(move || pending.put(&entry)).await?;
+        let pace = beginning.pace.clone();
         let bytes = tending.exchange(recorded, beginning).await?;
+        pace.take(bytes).await;
         let pending = self.vault.pending.clone();
         on_a_thread(move || pending.clear()).await?;
         Ok(bytes)

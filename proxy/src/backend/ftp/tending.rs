@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{
     download::Download,
     fault::Fault,
@@ -23,7 +21,7 @@ use crate::{
 };
 
 /// Bytes that are read at once.
-const PIECE: u32 = 256 * 1024;
+const PIECE: usize = 256 * 1024;
 
 /// For a change of what the paths stand for.
 pub(super) async fn changing(
@@ -78,7 +76,7 @@ pub(super) async fn exchange(
     let staged = Staged::new(pool, path, false)?;
     let how = (Access::REPLACE, Publish::Replace);
     let mut upload = Upload::begin(pool, lease, path.clone(), staged, how).await?;
-    match copy(&mut old, &mut upload, &beginning.after).await {
+    match copy(&mut old, &mut upload, beginning).await {
         Ok(size) if attributes.size.is_none_or(|expected| expected == size) => {
             // A download that is at its end has given its connection back.
             drop(old);
@@ -96,15 +94,22 @@ pub(super) async fn exchange(
     }
 }
 
-async fn copy(old: &mut Download, upload: &mut Upload, first: &Bytes) -> Result<u64, Fault> {
-    upload.write(0, first.clone()).await?;
-    let mut at = first.len() as u64;
+async fn copy(
+    old: &mut Download,
+    upload: &mut Upload,
+    Beginning { after, pace, .. }: &Beginning,
+) -> Result<u64, Fault> {
+    let piece = u32::try_from(pace.piece().min(PIECE)).unwrap_or(u32::MAX);
+    let mut at = after.len() as u64;
+    pace.take(2 * at).await;
+    upload.write(0, after.clone()).await?;
     loop {
-        let data = old.read(at, PIECE).await?;
+        let data = old.read(at, piece).await?;
         if data.is_empty() {
             return Ok(at);
         }
         let length = data.len() as u64;
+        pace.take(2 * length).await;
         upload.write(at, data).await?;
         upload.send_all().await?;
         at += length;

@@ -144,6 +144,7 @@ impl<'a> Copy<'a> {
         let sizes = self.bucket.interface().part_sizes();
         let first = self.fetch(0..self.size.min(sizes.of(0) as u64)).await?;
         let first = self.exchanged(first)?;
+        self.beginning.pace.take_all(first.len() as u64).await;
         if first.len() as u64 == self.size {
             let content = PutPayload::from_bytes(first);
             let over = Over::Only(&self.version);
@@ -250,8 +251,14 @@ impl<'a> Copy<'a> {
         while !next.is_empty() {
             at += next.len() as u64;
             let end = self.size.min(at + sizes.of(parts.len() + 1) as u64);
-            let content = PutPayload::from_bytes(next);
-            let sending = self.bucket.put_part(key, id, parts.len(), content);
+            let (length, number) = (next.len() as u64, parts.len());
+            let sending = async {
+                if number > 0 {
+                    self.beginning.pace.take_all(length).await;
+                }
+                let content = PutPayload::from_bytes(next);
+                self.bucket.put_part(key, id, number, content).await
+            };
             let (part, fetched) = try_join(sending, self.fetch(at..end)).await?;
             parts.push(part);
             next = fetched;
@@ -259,8 +266,25 @@ impl<'a> Copy<'a> {
         Ok(parts)
     }
 
-    /// Bytes of this version and no other.
+    /// Bytes of this version and no other, each piece of them when it is due.
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Fault> {
+        let pace = &self.beginning.pace;
+        if !pace.is_limited() {
+            pace.take(range.end - range.start).await;
+            return self.fetch_at_once(range).await;
+        }
+        let mut bytes = BytesMut::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + pace.piece() as u64);
+            pace.take(end - at).await;
+            bytes.extend_from_slice(&self.fetch_at_once(at..end).await?);
+            at = end;
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn fetch_at_once(&self, range: Range<u64>) -> Result<Bytes, Fault> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }

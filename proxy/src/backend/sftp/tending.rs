@@ -136,6 +136,7 @@ async fn overwrite(file: &File, beginning: &Beginning) -> Result<(), Fault> {
         before,
         after,
         times,
+        pace: _,
     } = beginning;
     let stat = || file.ask(|handle| Request::new(Kind::Fstat).string(handle));
     let asked = stat();

@@ -13,6 +13,7 @@ use crate::{
     encryption::Answer,
     gate::verify::Verified,
     operation::{Care, Tended},
+    pace::Pace,
     path::{PathError, VirtualPath},
 };
 
@@ -77,7 +78,8 @@ impl Shred<'_> {
         let is_absolute = kept.is_server && kept.names.is_none() && self.path.starts_with('/');
         let directory: &[u8] = if is_absolute { b"/" } else { b"." };
         let (journal, service) = (self.journal.clone(), &*kept.service);
-        let verified = Verified::below(journal, self.backend, service, directory).map_err(look)?;
+        let verified = Verified::below(journal, self.backend, service, directory, &Pace::default())
+            .map_err(look)?;
         let destroyed = self.destroy(&verified, kept, &at).await;
         verified.backend.end().await;
         let body = destroyed?;

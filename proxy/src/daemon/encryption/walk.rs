@@ -26,12 +26,10 @@ use crate::{
         rest::{RunError, reader},
     },
     encryption::{Answer, Failure, Request, Walk as Walks},
-    gate::{
-        self,
-        verify::{Pace, Verified},
-    },
+    gate::{self, verify::Verified},
     metrics,
     operation::{Attributes, Entry},
+    pace::Pace,
     path::VirtualPath,
 };
 
@@ -104,6 +102,7 @@ impl Walk<'_> {
             failed_on: BTreeSet::new(),
             is_first: true,
             is_stopped: false,
+            is_settled: false,
         };
         for _ in 0..LOOKS {
             let renames = gate::renames();
@@ -115,22 +114,29 @@ impl Walk<'_> {
                     look.failed_on.insert(name.clone());
                 }
             }
-            let is_settled = gate::renames() == renames || look.changed() == before;
-            if is_settled || look.answer.failed > 0 {
+            look.is_settled = look.changed() == before
+                // Of what another gateway renames nothing is known.
+                || gate::renames() == renames && !self.has_others(&wanted);
+            if look.is_settled || look.answer.failed > 0 {
                 break;
             }
             look.is_first = false;
         }
-        let failed_on = look.failed_on;
+        let (failed_on, is_settled) = (look.failed_on, look.is_settled);
         let mut answer = look.answer;
         answer.bytes = look.pace.moved();
         answer.seconds = now.elapsed().as_secs();
         match self.task {
-            Walks::Rotate => self.judge_keys(&failed_on, &mut answer),
-            Walks::Migrate => self.judge_backends(wanted.keys(), &mut answer),
+            Walks::Rotate => self.judge_keys(&failed_on, is_settled, &mut answer),
+            Walks::Migrate => self.judge_backends(wanted.keys(), is_settled, &mut answer),
         }
         self.record(&answer, wanted.keys()).await?;
         Ok(answer)
+    }
+
+    /// True if other gateways may serve one of them too.
+    fn has_others(&self, wanted: &BTreeMap<String, Kept>) -> bool {
+        wanted.values().any(|kept| !kept.keys.check_names)
     }
 
     fn wanted(&self) -> Result<BTreeMap<String, Kept>, WalkError> {
@@ -251,9 +257,14 @@ struct Look<'a> {
     failed_on: BTreeSet<String>,
     /// Files are not counted yet.
     is_first: bool,
-    /// It makes no sense to go on.
+    /// It makes no sense to go on with the backend.
     is_stopped: bool,
+    /// No file has passed the look by.
+    is_settled: bool,
 }
+
+/// What is said of a backend when it is not settled.
+const UNSETTLED: &str = "files were changed and renamed while they were looked at, and one may have been passed by: ask again";
 
 impl Look<'_> {
     fn changed(&self) -> u64 {
@@ -265,13 +276,14 @@ impl Look<'_> {
             name: name.to_owned(),
             source,
         };
+        self.is_stopped = false;
         let pending = pending(&self.walk.config.verification(), name);
         if !self.settle((name, kept), &pending).await {
             return Ok(());
         }
         for root in self.roots(name, kept)? {
             let (journal, service) = (self.walk.journal.clone(), &*kept.service);
-            let verified = Verified::below(journal, name, service, root.directory);
+            let verified = Verified::below(journal, name, service, root.directory, &self.pace);
             let mut verified = verified.map_err(session)?;
             let walked = self
                 .tree(&mut verified, (name, kept), &root, &pending)
@@ -332,6 +344,18 @@ impl Look<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Stops where there is no room: each other file that is copied would fail, too.
+    fn not_written_anew(&mut self, path: &VirtualPath, error: &BackendError) {
+        let mut reason = error.message.clone();
+        if error.kind == ErrorKind::NoSpace {
+            self.is_stopped = true;
+            reason.push_str(
+                "; the rest of the backend was not begun: free as much as the largest file needs, and ask again",
+            );
+        }
+        self.fail(shown(path.as_bytes()), reason);
     }
 
     fn failed(&mut self, path: &VirtualPath, error: &BackendError) {

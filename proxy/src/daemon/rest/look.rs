@@ -18,8 +18,9 @@ use serde_json::{Map, Value, json};
 use super::run::{Directory, NAMED, Run, RunError};
 use crate::{
     backend::{BackendError, ErrorKind, Owner},
-    gate::verify::{Pace, Verified},
+    gate::verify::Verified,
     operation::Attributes,
+    pace::Pace,
     path::VirtualPath,
     policy::{Mount, PathRules, Permissions, Requester},
     verification::Answer,
@@ -256,10 +257,7 @@ impl Look<'_> {
             let seen = if is_link(&attributes) {
                 Seen::Link
             } else if self.needs_content(place) {
-                match verified
-                    .sha256(&path, attributes.size, &mut self.pace)
-                    .await
-                {
+                match verified.sha256(&path, attributes.size, &self.pace).await {
                     Ok(sha256) => Seen::Content(sha256),
                     Err(error) if error.kind == ErrorKind::NotFound => Seen::Nothing,
                     Err(error) if error.kind == ErrorKind::NotAuthentic => Seen::NotAuthentic,

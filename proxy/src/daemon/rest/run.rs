@@ -19,8 +19,8 @@ use super::{Stored, look::Look};
 use crate::{
     accounts::{Accounts, AccountsError},
     config::JournalConfig,
-    gate::verify::Pace,
     metrics,
+    pace::Pace,
     policy::{Mount, Requester},
     verification::{Answer, Request},
 };

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    num::NonZeroU64,
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::PathBuf,
     sync::Arc,
@@ -27,6 +28,7 @@ use crate::{
         staging::UploadSettings,
     },
     operation::{Care, Operation, Tended},
+    pace::Pace,
     path::VirtualPath,
 };
 
@@ -82,6 +84,10 @@ impl Disk {
     }
 
     fn client_with(&self, active: Key, retired: &[Key], foreign: Foreign) -> Client {
+        self.paced_client(active, retired, foreign, &Pace::default())
+    }
+
+    fn paced_client(&self, active: Key, retired: &[Key], foreign: Foreign, pace: &Pace) -> Client {
         let vault = Vault {
             ring: self.ring(active, retired),
             realm: Realm::named("subject"),
@@ -93,7 +99,8 @@ impl Disk {
             vouch: true,
         };
         let service = EncryptedService::new(Arc::clone(&self.local) as _, vault);
-        Client::new(service.session(b"", &crate::testing::owner()))
+        let owner = crate::testing::owner().paced(pace.clone());
+        Client::new(service.session(b"", &owner))
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -155,6 +162,22 @@ async fn a_rotation_changes_the_head_alone_and_the_old_key_is_not_needed_any_mor
         assert_eq!(refused, ErrorKind::Failure, "the key is not there");
     }
     assert!(disk.pending().place().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_file_that_is_encrypted_is_held_to_the_pace_within() {
+    let disk = Disk::new();
+    fs::write(disk.at("a"), vec![7; 3 << 20]).unwrap();
+    let slow = Pace::of(NonZeroU64::new(1));
+    let client = disk.paced_client(NEW, &[], Foreign::Read, &slow);
+    let tending = client.tend("/a", Care::Encrypt { expected: None });
+    // Its first piece is due in an hour.
+    let ended = tokio::time::timeout(Duration::from_millis(300), tending).await;
+    assert!(ended.is_err());
+    assert_eq!(slow.taken(), [4096]);
+    client.end().await;
+    assert_eq!(fs::read(disk.at("a")).unwrap(), [7; 3 << 20]);
+    assert_eq!(fs::read_dir(disk.directory.path()).unwrap().count(), 1);
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use portcullis_audit::catalogue::{Found, Judgement, Named, State};
 use portcullis_journal::{EventKind, Verdict};
 
-use super::{ATTEMPTS, Kept, Look, PAUSE, Walk, WalkError, is_lost, shown};
+use super::{ATTEMPTS, Kept, Look, PAUSE, UNSETTLED, Walk, WalkError, is_lost, shown};
 use crate::{
-    backend::{BackendError, ErrorKind, Owner},
+    backend::ErrorKind,
     daemon::rest::{Seen, described},
     encryption::Answer,
     gate::verify::Verified,
@@ -73,7 +73,7 @@ impl Look<'_> {
             result = verified.tend(path, Care::Encrypt { expected }).await;
             let Err(error) = &result else { break };
             // What was written of the new file goes with the session.
-            renew(verified, kept).await;
+            verified.renew(&*kept.service, &self.pace).await;
             let kind = error.kind;
             if kind == ErrorKind::NotAuthentic && expected.is_some() {
                 if self.found(verified, (name, path), &place).await? {
@@ -90,14 +90,9 @@ impl Look<'_> {
         let goes_on = !matches!(&result, Err(error) if is_lost(error));
         match result {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(true),
-            Err(error) => {
-                self.is_stopped |= error.kind == ErrorKind::NoSpace;
-                self.not_encrypted(path, &error);
-            }
-            Ok(Tended::Encrypted { bytes, .. }) => {
-                self.pace.take(bytes).await;
-                self.answer.encrypted += 1;
-            }
+            Err(error) => self.not_written_anew(path, &error),
+            // What that moved is in the pace.
+            Ok(Tended::Encrypted { .. }) => self.answer.encrypted += 1,
             Ok(
                 Tended::Current
                 | Tended::Rewrapped { .. }
@@ -110,16 +105,6 @@ impl Look<'_> {
         }
         self.answer.files += new;
         Ok(goes_on)
-    }
-
-    fn not_encrypted(&mut self, path: &VirtualPath, error: &BackendError) {
-        let mut reason = error.message.clone();
-        if error.kind == ErrorKind::NoSpace {
-            reason.push_str(
-                "; the rest was not begun: free as much as the largest file needs, and ask again",
-            );
-        }
-        self.fail(shown(path.as_bytes()), reason);
     }
 
     fn place(&self, name: &str, below: &[u8]) -> Vec<u8> {
@@ -158,7 +143,7 @@ impl Look<'_> {
         (name, path): (&str, &VirtualPath),
         place: &[u8],
     ) -> Result<bool, WalkError> {
-        let seen = match verified.sha256(path, None, &mut self.pace).await {
+        let seen = match verified.sha256(path, None, &self.pace).await {
             Ok(sha256) => Seen::Content(sha256),
             Err(error) => Seen::Unreadable(error),
         };
@@ -188,22 +173,19 @@ impl Look<'_> {
     }
 }
 
-async fn renew(verified: &mut Verified, kept: &Kept) {
-    verified.backend.end().await;
-    let owner = Owner::new(b"gateway".as_slice()).resuming(Some(false));
-    verified.backend = kept.service.session(&verified.mount.directory, &owner);
-}
-
 impl Walk<'_> {
     /// On which backends no plain file is left.
     pub(super) fn judge_backends<'b>(
         &self,
         backends: impl Iterator<Item = &'b String>,
+        is_settled: bool,
         answer: &mut Answer,
     ) {
         let backends: Vec<_> = backends.cloned().collect();
         let because = if answer.failed > 0 {
             "not all files could be encrypted"
+        } else if !is_settled {
+            UNSETTLED
         } else if backends
             .iter()
             .any(|name| self.vaults.is_written_plain(name))

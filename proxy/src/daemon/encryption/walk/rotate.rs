@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_at_rest::{Head, kek::KekId};
 
-use super::{super::Kept, ATTEMPTS, Look, PAUSE, Walk, is_lost, shown};
+use super::{super::Kept, ATTEMPTS, Look, PAUSE, UNSETTLED, Walk, is_lost, shown};
 use crate::{
     backend::{
         BackendError, ErrorKind,
@@ -22,7 +22,9 @@ impl Look<'_> {
         let Ok(Some(place)) = pending.place() else {
             return true;
         };
-        let tended = kept.tend_left(self.walk.journal, name, &place).await;
+        let tended = kept
+            .tend_left(self.walk.journal, name, &place, &self.pace)
+            .await;
         let settled = settled(&tended, pending);
         if let Err(error) = &settled {
             let path = [b"/", name.as_bytes(), place.path.as_bytes()].concat();
@@ -38,8 +40,7 @@ impl Look<'_> {
         path: &VirtualPath,
         pending: &Pending,
     ) -> bool {
-        let length = Head::LENGTH as u64;
-        self.pace.take(length).await;
+        self.pace.take(Head::LENGTH as u64).await;
         let mut tended = verified.tend(path, Care::Rewrap).await;
         for _ in 1..ATTEMPTS {
             match &tended {
@@ -55,11 +56,9 @@ impl Look<'_> {
         let new = u64::from(self.is_first);
         match tended {
             Err(error) if error.kind == ErrorKind::NotFound => return goes_on,
-            Err(error) => self.failed(path, &error),
-            Ok(Tended::Rewrapped { bytes }) => {
-                self.pace.take(bytes.saturating_sub(length)).await;
-                self.answer.rewrapped += 1;
-            }
+            Err(error) => self.not_written_anew(path, &error),
+            // What that moved is in the pace.
+            Ok(Tended::Rewrapped { bytes: _ }) => self.answer.rewrapped += 1,
             Ok(
                 Tended::Current
                 | Tended::Encrypted { .. }
@@ -108,7 +107,12 @@ pub(in crate::daemon::encryption) fn settled<'a>(
 
 impl Walk<'_> {
     /// Which retired keys nobody needs, set by set.
-    pub(super) fn judge_keys(&self, failed: &BTreeSet<String>, answer: &mut Answer) {
+    pub(super) fn judge_keys(
+        &self,
+        failed: &BTreeSet<String>,
+        is_settled: bool,
+        answer: &mut Answer,
+    ) {
         let mut sets: BTreeMap<Option<&str>, BTreeMap<&str, &Kept>> = BTreeMap::new();
         let kept = self.vaults.by_name.iter();
         for (name, kept) in kept.filter(|(_, kept)| !kept.keys.ring.is_destroyed()) {
@@ -116,7 +120,7 @@ impl Walk<'_> {
             set.insert(name, kept);
         }
         for (set, backends) in sets {
-            let Some(judged) = self.judge_set(&backends, failed) else {
+            let Some(judged) = self.judge_set(&backends, failed, is_settled) else {
                 continue;
             };
             match set {
@@ -131,6 +135,7 @@ impl Walk<'_> {
         &self,
         backends: &BTreeMap<&str, &Kept>,
         failed: &BTreeSet<String>,
+        is_settled: bool,
     ) -> Option<RetiredKeys> {
         let rings = || backends.values().map(|kept| &kept.keys.ring);
         let active: BTreeSet<KekId> = rings().map(|ring| ring.active()).collect();
@@ -146,6 +151,8 @@ impl Walk<'_> {
         let unseen = |name: &&str| asked.is_some_and(|asked| asked != *name);
         let because = if failed.iter().any(|name| is_of(name)) {
             "not all files could be looked at"
+        } else if !is_settled {
+            UNSETTLED
         } else if backends.keys().any(unseen) {
             "other backends were not looked at"
         } else if backends.values().any(|kept| kept.has_outdated_names()) {
