@@ -46,7 +46,7 @@ fn from_before(gateway: &Gateway, files: usize) -> Result<BTreeMap<String, Vec<u
     Ok(written)
 }
 
-fn migrate(config: &Path, arguments: &[&str]) -> Result<Command> {
+pub(crate) fn migrate(config: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(locate::binary("portcullis-proxy")?);
     command.args(["encryption", "migrate", "--json", "--config"]);
     command.arg(config).args(arguments).stdin(Stdio::null());

@@ -1,7 +1,9 @@
 //! Files that were changed past the gateway on the servers and in the bucket behind it.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::account::{Account, Factors, Mount};
@@ -57,6 +59,38 @@ impl Behind<'_> {
         }
     }
 
+    /// Puts all that a local folder holds into one there.
+    pub(crate) fn put_folder(&self, name: &str, local: &Path) -> Result<()> {
+        match self {
+            Self::Disk(folder) => {
+                let to = folder.join(name);
+                succeed(Command::new("cp").arg("-r").arg(local).arg(&to))?;
+                let owner = format!("--reference={}", folder.display());
+                succeed(Command::new("chown").arg("-R").arg(owner).arg(&to))?;
+                succeed(Command::new("chmod").arg("-R").arg("u+rwX,go+rX").arg(&to)).map(drop)
+            }
+            Self::Bucket(server, folder) => {
+                let mut rclone = server.rclone(Place::Loopback);
+                let copy = rclone.arg("copy").arg(local);
+                succeed(copy.arg(Self::object(folder, name))).map(drop)
+            }
+        }
+    }
+
+    /// All files that lie in a folder there, by their paths below it; hidden ones too.
+    pub(crate) fn get_folder(&self, name: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        match self {
+            Self::Disk(folder) => all_files(&folder.join(name)),
+            Self::Bucket(server, folder) => {
+                let here = files::folder("objects")?;
+                let mut rclone = server.rclone(Place::Loopback);
+                let copy = rclone.arg("copy").arg(Self::object(folder, name));
+                succeed(copy.arg(here.path()))?;
+                all_files(here.path())
+            }
+        }
+    }
+
     fn remove(&self, name: &str) -> Result<()> {
         match self {
             Self::Disk(folder) => Ok(fs::remove_file(folder.join(name))?),
@@ -66,6 +100,22 @@ impl Behind<'_> {
             }
         }
     }
+}
+
+/// By their paths below the folder.
+pub(crate) fn all_files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() {
+            let below = all_files(&entry.path())?.into_iter();
+            found.extend(below.map(|(below, content)| (format!("{name}/{below}"), content)));
+        } else {
+            found.insert(name, fs::read(entry.path())?);
+        }
+    }
+    Ok(found)
 }
 
 struct Gateway {

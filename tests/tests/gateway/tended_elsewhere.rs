@@ -30,7 +30,7 @@ const FILES: usize = 60;
 /// A bucket's; elsewhere none is needed.
 const EXCEPTION: &str = "unencrypted_exception = { reason = \"lab\", approver = \"J. Doe\", expires = \"2099-12-31\" }\n";
 
-fn openssh() -> Result<(Openssh, tempfile::TempDir, Backend)> {
+pub(crate) fn openssh() -> Result<(Openssh, tempfile::TempDir, Backend)> {
     let keys = files::folder("keys")?;
     let key = files::ssh_key(keys.path(), "gateway")?;
     let server = Openssh::start(Place::Loopback, Subsystem::Internal, &key)?;
