@@ -22,6 +22,12 @@ use crate::{
 const PATIENCE_TO_CHANGE: Duration = Duration::from_secs(1);
 /// How long an OPEN for reading waits. Some clients read what they are still writing.
 const PATIENCE_TO_READ: Duration = Duration::from_millis(250);
+/// Who looks so much later than it was due has not listened meanwhile, and the CLOSE may have arrived.
+const LATE: Duration = Duration::from_millis(50);
+/// For what arrived in such a time.
+const GRACE: Duration = Duration::from_millis(250);
+/// How often: a machine may be overloaded for long.
+const GRACES: u8 = 8;
 
 /// An operation that waits for the CLOSE of an upload.
 pub(super) struct Held {
@@ -29,9 +35,18 @@ pub(super) struct Held {
     operation: Operation,
     request: RequestId,
     until: Instant,
+    graces: u8,
 }
 
 impl Held {
+    /// The time in which the gateway itself stood still does not count.
+    fn forgive(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.until) > LATE && self.graces > 0 {
+            self.graces -= 1;
+            self.until = now + GRACE;
+        }
+    }
+
     /// Resolves when one has waited long enough; pending if there is none.
     pub(super) async fn overdue(held: &[Self]) {
         match held.iter().map(|held| held.until).min() {
@@ -67,6 +82,7 @@ impl Engine {
                 operation,
                 request,
                 until: Instant::now() + patience,
+                graces: GRACES,
             }),
             None => self.carry_out(request, operation, outbox),
         }
@@ -86,6 +102,9 @@ impl Engine {
     /// What has waited long enough does not wait any more.
     pub(super) fn go_on_without_close(&mut self, outbox: &mpsc::Sender<Outgoing>) {
         let now = Instant::now();
+        for held in &mut self.held {
+            held.forgive(now);
+        }
         for held in self
             .held
             .extract_if(.., |held| held.until <= now)

@@ -382,6 +382,27 @@ async fn a_rename_that_overtakes_the_close_of_its_upload_is_done_after_it_and_wi
 }
 
 #[tokio::test]
+async fn a_gateway_that_stood_still_listens_before_it_goes_on_without_a_close() {
+    let mut client = Client::start().await;
+    let handle = client.open(b"/config.lock", REPLACE).await;
+    assert_eq!(client.status(write(handle, 0, b"hello")).await, Status::Ok);
+    let removed = client
+        .request(Packet::new(13).string(b"/config.lock"))
+        .await;
+    // It is held when another request has its answer.
+    client.status(stat(b"/absent")).await;
+    // The thread of the channel sleeps too, and the CLOSE is on its way when it wakes.
+    std::thread::sleep(Duration::from_millis(1200));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let closed = client.request(close(handle)).await;
+    assert_eq!(client.reply(closed).await, Reply::Status(Status::Ok));
+    assert_eq!(client.reply(removed).await, Reply::Status(Status::Ok));
+    // What was removed too early would be there after the CLOSE.
+    assert!(client.memory.file(b"config.lock").is_none());
+    client.leave().await;
+}
+
+#[tokio::test]
 async fn what_overtakes_the_close_of_its_upload_is_done_after_it() {
     let mut client = Client::start().await;
     let mode = |path: &[u8]| Packet::new(9).string(path).number(4).number(0o750);
