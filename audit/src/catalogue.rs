@@ -7,6 +7,7 @@
 //! place. With a [`PathKey`] all of them are kept as tokens, so that records that hide names count too.
 
 mod deed;
+mod directories;
 mod fold;
 mod names;
 mod place;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use self::{
+    directories::Directories,
     fold::Session,
     names::{Entry, Names},
     place::ancestors,
@@ -225,7 +227,7 @@ pub struct Catalogue {
     destroyed: HashMap<Object, u64>,
     /// Roots of backends whose keys were destroyed.
     lost: BTreeMap<Vec<u8>, Lost>,
-    directories: BTreeMap<(Vec<u8>, bool), (String, Vec<u8>)>,
+    directories: Directories,
     is_cut: bool,
 }
 
@@ -257,14 +259,6 @@ impl Catalogue {
     /// The log does not begin with the first file: what no record explains may have been there before.
     pub fn is_cut(&self) -> bool {
         self.is_cut
-    }
-
-    /// Directories that sessions had, as far as their names are in clear: backend, and path below its root. One that is absolute
-    /// on its server begins with `/`, the others don't.
-    pub fn directories(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.directories
-            .values()
-            .map(|(backend, directory)| (backend.as_str(), directory.as_slice()))
     }
 
     /// The place of a path below a backend's root, in clear.

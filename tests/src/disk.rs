@@ -63,7 +63,7 @@ impl SmallDisk {
     /// # Errors
     /// When it can't be looked at.
     pub fn leave(&self, bytes: u64) -> Result<()> {
-        let status = rustix::fs::statvfs(&self.path())?;
+        let status = rustix::fs::statvfs(self.path())?;
         let used = status.f_blocks.saturating_sub(status.f_bfree) * status.f_frsize;
         self.resize(used + bytes)
     }

@@ -93,6 +93,9 @@ impl Catalogue {
                 .and_then(|session| self.sessions.get(&session))
                 .is_some_and(|session| !session.pending.is_empty());
         }
+        if is(EventKind::AdminAccount) {
+            return self.wants_accounts();
+        }
         [
             EventKind::SessionMounts,
             EventKind::TransferSummary,
@@ -118,6 +121,12 @@ impl Catalogue {
         if is(EventKind::RestTombstone) {
             return self.bury(record);
         }
+        if is(EventKind::AdminAccount) {
+            if self.wants_accounts() {
+                self.directories.give(&record.body);
+            }
+            return;
+        }
         let Some(session) = record.session.as_deref().and_then(raw::session_number) else {
             return;
         };
@@ -137,6 +146,11 @@ impl Catalogue {
                 self.sessions.remove(&session);
             }
         }
+    }
+
+    /// They have mounts in clear, where the records of sessions may hide them.
+    fn wants_accounts(&self) -> bool {
+        self.key.is_some() && self.names.is_none()
     }
 
     /// A file is destroyed: what stands there afterwards was put there by somebody else.
@@ -191,7 +205,12 @@ impl Catalogue {
             is_absolute: mount.get("absolute").and_then(Value::as_bool) == Some(true),
         });
         let mounts: Vec<_> = mounts.collect();
-        for mount in mounts.iter().filter(|mount| !is_token(&mount.directory)) {
+        for mount in &mounts {
+            if is_token(&mount.directory) {
+                self.directories
+                    .hide(&mount.backend, mount.is_absolute, &mount.directory);
+                continue;
+            }
             let place = self.place(&mount.backend, &mount.directory);
             let directory = match mount.directory.strip_prefix(b"/") {
                 Some(below) if !mount.is_absolute => below.to_vec(),
@@ -199,6 +218,7 @@ impl Catalogue {
             };
             let named = (mount.backend.clone(), directory);
             self.directories
+                .clear
                 .entry((place, mount.is_absolute))
                 .or_insert(named);
         }

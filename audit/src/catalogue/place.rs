@@ -33,7 +33,7 @@ pub fn joined(above: &[u8], below: &[u8]) -> Vec<u8> {
 }
 
 /// A path's beginning, as it stands in what is below it: `/` and its token are empty.
-fn beginning(path: &[u8]) -> &[u8] {
+pub(super) fn beginning(path: &[u8]) -> &[u8] {
     let path = base(path);
     path.strip_suffix(b"/").unwrap_or(path)
 }

@@ -48,6 +48,7 @@ mod stored_files;
 mod stored_wrong;
 mod swap;
 mod tended_elsewhere;
+mod tended_hidden;
 mod tokens;
 mod tree;
 mod two_gateways;

@@ -100,6 +100,7 @@ impl Walk<'_> {
             pace: Pace::of(self.request.rate),
             answer: Answer::default(),
             failed_on: BTreeSet::new(),
+            hidden_on: BTreeSet::new(),
             is_first: true,
             is_stopped: false,
             is_settled: false,
@@ -122,13 +123,17 @@ impl Walk<'_> {
             }
             look.is_first = false;
         }
-        let (failed_on, is_settled) = (look.failed_on, look.is_settled);
+        let coverage = Coverage {
+            failed_on: look.failed_on,
+            hidden_on: look.hidden_on,
+            is_settled: look.is_settled,
+        };
         let mut answer = look.answer;
         answer.bytes = look.pace.moved();
         answer.seconds = now.elapsed().as_secs();
         match self.task {
-            Walks::Rotate => self.judge_keys(&failed_on, is_settled, &mut answer),
-            Walks::Migrate => self.judge_backends(wanted.keys(), is_settled, &mut answer),
+            Walks::Rotate => self.judge_keys(&coverage, &mut answer),
+            Walks::Migrate => self.judge_backends(wanted.keys(), &coverage, &mut answer),
         }
         self.record(&answer, wanted.keys()).await?;
         Ok(answer)
@@ -255,6 +260,8 @@ struct Look<'a> {
     answer: Answer,
     /// Backends with files that could not be done.
     failed_on: BTreeSet<String>,
+    /// Backends with directories that sessions had, and that nobody knows where.
+    hidden_on: BTreeSet<String>,
     /// Files are not counted yet.
     is_first: bool,
     /// It makes no sense to go on with the backend.
@@ -263,7 +270,28 @@ struct Look<'a> {
     is_settled: bool,
 }
 
-/// What is said of a backend when it is not settled.
+/// How far a walk can be believed.
+struct Coverage {
+    /// Backends, as those below.
+    failed_on: BTreeSet<String>,
+    hidden_on: BTreeSet<String>,
+    is_settled: bool,
+}
+
+impl Coverage {
+    /// Why nothing can be said of the backends that `is_one` is true of.
+    fn doubt(&self, is_one: impl Fn(&str) -> bool) -> Option<&'static str> {
+        if self.hidden_on.iter().any(|name| is_one(name)) {
+            Some(HIDDEN)
+        } else if self.is_settled {
+            None
+        } else {
+            Some(UNSETTLED)
+        }
+    }
+}
+
+const HIDDEN: &str = "a directory that was mounted once is not mounted any more, and the journal hides which one it was: mount it again for the time of this, and ask again";
 const UNSETTLED: &str = "files were changed and renamed while they were looked at, and one may have been passed by: ask again";
 
 impl Look<'_> {

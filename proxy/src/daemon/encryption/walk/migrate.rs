@@ -3,7 +3,7 @@
 use portcullis_audit::catalogue::{Found, Judgement, Named, State};
 use portcullis_journal::{EventKind, Verdict};
 
-use super::{ATTEMPTS, Kept, Look, PAUSE, UNSETTLED, Walk, WalkError, is_lost, shown};
+use super::{ATTEMPTS, Coverage, Kept, Look, PAUSE, Walk, WalkError, is_lost, shown};
 use crate::{
     backend::ErrorKind,
     daemon::rest::{Seen, described},
@@ -178,14 +178,14 @@ impl Walk<'_> {
     pub(super) fn judge_backends<'b>(
         &self,
         backends: impl Iterator<Item = &'b String>,
-        is_settled: bool,
+        coverage: &Coverage,
         answer: &mut Answer,
     ) {
         let backends: Vec<_> = backends.cloned().collect();
         let because = if answer.failed > 0 {
             "not all files could be encrypted"
-        } else if !is_settled {
-            UNSETTLED
+        } else if let Some(doubt) = coverage.doubt(|name| backends.iter().any(|its| its == name)) {
+            doubt
         } else if backends
             .iter()
             .any(|name| self.vaults.is_written_plain(name))

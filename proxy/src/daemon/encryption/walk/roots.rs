@@ -29,6 +29,14 @@ impl Look<'_> {
                 let known = reader.catalogue.directories();
                 let known = known.filter(|(backend, _)| is_its(backend));
                 directories.extend(known.map(|(_, directory)| directory.to_vec()));
+                let by_root = kept.names.is_some();
+                let mut backends = kept.backends.iter();
+                if backends.any(|backend| {
+                    let known = directories.iter().map(Vec::as_slice);
+                    reader.catalogue.hides_a_directory(backend, known, by_root)
+                }) {
+                    self.hidden_on.insert(name.to_owned());
+                }
             }
         } else {
             directories.insert(b".".to_vec());

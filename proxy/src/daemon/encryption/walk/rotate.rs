@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_at_rest::{Head, kek::KekId};
 
-use super::{super::Kept, ATTEMPTS, Look, PAUSE, UNSETTLED, Walk, is_lost, shown};
+use super::{super::Kept, ATTEMPTS, Coverage, Look, PAUSE, Walk, is_lost, shown};
 use crate::{
     backend::{
         BackendError, ErrorKind,
@@ -107,12 +107,7 @@ pub(in crate::daemon::encryption) fn settled<'a>(
 
 impl Walk<'_> {
     /// Which retired keys nobody needs, set by set.
-    pub(super) fn judge_keys(
-        &self,
-        failed: &BTreeSet<String>,
-        is_settled: bool,
-        answer: &mut Answer,
-    ) {
+    pub(super) fn judge_keys(&self, coverage: &Coverage, answer: &mut Answer) {
         let mut sets: BTreeMap<Option<&str>, BTreeMap<&str, &Kept>> = BTreeMap::new();
         let kept = self.vaults.by_name.iter();
         for (name, kept) in kept.filter(|(_, kept)| !kept.keys.ring.is_destroyed()) {
@@ -120,7 +115,7 @@ impl Walk<'_> {
             set.insert(name, kept);
         }
         for (set, backends) in sets {
-            let Some(judged) = self.judge_set(&backends, failed, is_settled) else {
+            let Some(judged) = self.judge_set(&backends, coverage) else {
                 continue;
             };
             match set {
@@ -134,8 +129,7 @@ impl Walk<'_> {
     fn judge_set(
         &self,
         backends: &BTreeMap<&str, &Kept>,
-        failed: &BTreeSet<String>,
-        is_settled: bool,
+        coverage: &Coverage,
     ) -> Option<RetiredKeys> {
         let rings = || backends.values().map(|kept| &kept.keys.ring);
         let active: BTreeSet<KekId> = rings().map(|ring| ring.active()).collect();
@@ -149,10 +143,10 @@ impl Walk<'_> {
         let is_of = |name: &str| backends.contains_key(name);
         let asked = self.request.backend.as_deref();
         let unseen = |name: &&str| asked.is_some_and(|asked| asked != *name);
-        let because = if failed.iter().any(|name| is_of(name)) {
+        let because = if coverage.failed_on.iter().any(|name| is_of(name)) {
             "not all files could be looked at"
-        } else if !is_settled {
-            UNSETTLED
+        } else if let Some(doubt) = coverage.doubt(is_of) {
+            doubt
         } else if backends.keys().any(unseen) {
             "other backends were not looked at"
         } else if backends.values().any(|kept| kept.has_outdated_names()) {
