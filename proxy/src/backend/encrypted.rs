@@ -9,6 +9,7 @@ mod fault;
 mod keys;
 mod migrate;
 mod pending;
+mod rewind;
 mod session;
 mod shown;
 mod shred;
@@ -137,7 +138,7 @@ impl BackendService for EncryptedService {
                 directory: directory.into(),
                 can_read: below.rereads,
                 can_resume,
-                can_exchange: below.random_access,
+                is_random: below.random_access,
                 pace,
                 vault: Arc::clone(&self.vault),
                 handles,
@@ -238,13 +239,16 @@ impl Backend for Encrypted {
                 data,
             } => match session.handle(handle) {
                 Some(Handle::Upload(upload)) => {
-                    let written = lock(&upload).write(offset, &data, &session.vault);
-                    match written {
-                        Ok(pieces) => finish(start(&steps, handle, pieces)),
-                        Err(fault) => {
-                            let withdrawal = lock(&upload).withdrawal();
-                            withdraw(&steps, handle, withdrawal, fault)
+                    let mut open = lock(&upload);
+                    let written = open.write(offset, &data, &session.vault);
+                    let (rewinding, withdrawal) = (open.rewinding.take(), open.withdrawal());
+                    drop(open);
+                    match (written, rewinding) {
+                        (Ok(pieces), None) => finish(start(&steps, handle, pieces)),
+                        (Ok(_), Some(rewind)) => {
+                            session.rewind(steps, handle, upload, rewind).boxed()
                         }
+                        (Err(fault), _) => withdraw(&steps, handle, withdrawal, fault),
                     }
                 }
                 Some(_) => answer(Err(Fault::WrongHandle)),

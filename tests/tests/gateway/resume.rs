@@ -346,6 +346,24 @@ fn an_upload_to_an_encrypted_ftp_server_that_is_cut_again_and_again_uses_no_iv_t
 }
 
 #[test]
+fn a_client_goes_back_within_what_is_kept_on_an_encrypted_sftp_server() -> Result<()> {
+    let gateway = Gateway::encrypted_openssh()?;
+    let content = files::random_bytes(ENCRYPTED_SIZE)?;
+    let runtime = Runtime::new()?;
+    gateway.interrupt(&runtime, &content, 2 * EXTENT + 300_000)?;
+    runtime.block_on(async {
+        let connection = log_in(gateway.proxy.address, &gateway.alice).await?;
+        let mut wire = connection.sftp().await?;
+        let handle = wire.open(PATH, open::WRITE).await?;
+        let answered = AtomicU64::new(0);
+        write_from(&mut wire, &handle, &content, EXTENT + 700_001, &answered).await
+    })?;
+    ensure!(gateway.content(&runtime)? == content);
+    ensure!(gateway.names()? == ["report.bin"], "{:?}", gateway.names());
+    Ok(())
+}
+
+#[test]
 fn lftp_resumes_on_an_encrypted_disk() -> Result<()> {
     resumes(Gateway::encrypted()?, Client::Lftp)
 }

@@ -49,8 +49,8 @@ pub(super) struct Session {
     pub(super) can_read: bool,
     /// It also keeps what an interrupted upload left.
     pub(super) can_resume: bool,
-    /// The head of an upload can be written over at its end.
-    pub(super) can_exchange: bool,
+    /// It takes WRITEs anywhere, and can cut an upload.
+    pub(super) is_random: bool,
     /// Numbers of handles that belong to no operation's handle.
     pub(super) own: Arc<AtomicU64>,
 }
@@ -364,13 +364,14 @@ impl Session {
         let key = self.vault.unwrap(&head).await?;
         let mut renewed = None;
         if !self.vault.ring.is_current(&head) {
-            if !self.can_exchange {
+            if !self.is_random {
                 return Err(Fault::OtherKeys);
             }
             renewed = Some(self.vault.rewrap(&head).await?);
         }
         let partial = (stored, head, key);
-        let mut upload = Upload::partial(path.clone(), access, partial, &self.vault)?;
+        let mut upload =
+            Upload::partial(path.clone(), access, partial, self.is_random, &self.vault)?;
         upload.renewed = renewed;
         Ok(upload)
     }

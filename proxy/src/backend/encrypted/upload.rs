@@ -31,6 +31,10 @@ pub(super) struct Upload {
     pub(super) is_spoiled: bool,
     /// Of the new file, where a token is waited for.
     pub(super) minted: Option<(DataKey, Head)>,
+    /// What is to be encrypted again before the bytes that it waits for.
+    pub(super) rewinding: Option<Rewind>,
+    /// The backend can cut what an interrupted upload left.
+    can_rewind: bool,
     /// Of what is gone on with and was begun under other keys: a rotation did not see it.
     pub(super) renewed: Option<Head>,
     limit: u64,
@@ -78,6 +82,16 @@ pub(super) struct Outlet {
     pub(super) offset: u64,
 }
 
+/// What lies between the beginning of an extent and the byte at which a client goes on within it.
+#[derive(Debug)]
+pub(super) struct Rewind {
+    pub(super) readers: ExtentReaders,
+    pub(super) from: u64,
+    pub(super) until: u64,
+    /// After which nobody goes on with what is there.
+    pub(super) withdrawal: Piece,
+}
+
 /// A piece of the stored file.
 pub(super) type Piece = (u64, Bytes);
 
@@ -105,6 +119,7 @@ impl Upload {
         path: VirtualPath,
         access: Access,
         (stored, head, key): (u64, Head, DataKey),
+        can_rewind: bool,
         vault: &Vault,
     ) -> Result<Self, Fault> {
         let kept = Layout::whole_extents(stored);
@@ -113,6 +128,7 @@ impl Upload {
         let mut upload = Self::new(path, access, origin, vault, Beginning::Partial)?;
         upload.progress = Progress::new(Beginning::Partial, kept);
         upload.body = Body::Streamed(Box::new(stream));
+        upload.can_rewind = can_rewind;
         Ok(upload)
     }
 
@@ -136,6 +152,8 @@ impl Upload {
             pending: Attributes::default(),
             is_spoiled: false,
             minted: None,
+            rewinding: None,
+            can_rewind: false,
             renewed: None,
             limit: vault.update_limit,
         })
@@ -222,7 +240,22 @@ impl Upload {
                 pieces.extend(stream.write(offset, data)?);
                 Ok(pieces)
             }
-            Body::Streamed(stream) => stream.write(offset, data),
+            Body::Streamed(stream) => {
+                if let (Landing::Cut(_), Origin::Partial { stored }) = (landing, &self.origin)
+                    && self.can_rewind
+                {
+                    let readers = stream.go_back(offset);
+                    if stream.length() < offset {
+                        self.rewinding = Some(Rewind {
+                            readers,
+                            from: stream.length(),
+                            until: offset,
+                            withdrawal: (stored + 1, Bytes::from_static(&[0])),
+                        });
+                    }
+                }
+                stream.write(offset, data)
+            }
             Body::Gathered {
                 spool,
                 gapless,
@@ -245,6 +278,14 @@ impl Upload {
                 }
                 self.stream(vault)
             }
+        }
+    }
+
+    /// Encrypts bytes again that were there; at their end also those that wait for them.
+    pub(super) fn seal_again(&mut self, data: Vec<u8>) -> Result<Vec<Piece>, Fault> {
+        match &mut self.body {
+            Body::Streamed(stream) => stream.write(stream.sealer.length(), &data.into()),
+            Body::Gathered { .. } => Err(Fault::Spoiled),
         }
     }
 
@@ -340,7 +381,7 @@ fn mint(minted: &mut Option<(DataKey, Head)>, vault: &Vault) -> Result<(DataKey,
 }
 
 /// Bytes that are taken from a spool at once.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// What is left to be given to the backend at CLOSE.
 pub(super) enum Rest {
@@ -418,6 +459,16 @@ impl Stream {
                 offset: Layout::stored_extents(kept),
             },
         }
+    }
+
+    /// Goes back to the beginning of the extent that has the byte at `offset`. Gives what reads the extents so far.
+    fn go_back(&mut self, offset: u64) -> ExtentReaders {
+        let head = self.sealer.head().clone();
+        let layout = Layout::of_plaintext(self.sealer.length());
+        let readers = ExtentReaders::new(&self.key, head.clone(), layout);
+        self.sealer = Sealer::from(&self.key, head, offset / EXTENT_PLAINTEXT);
+        self.outlet.offset = Layout::stored_extents(offset);
+        readers
     }
 
     fn length(&self) -> u64 {

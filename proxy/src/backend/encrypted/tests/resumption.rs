@@ -223,7 +223,9 @@ rules! {
     an_interrupted_upload_goes_on_behind_its_whole_extents_and_no_nonce_is_used_again on local vsftpd proftpd pure_ftpd inetutils_ftpd;
     what_is_less_than_an_extent_is_begun_anew on local vsftpd;
     one_that_is_interrupted_twice_goes_on_twice on local vsftpd;
-    a_client_may_begin_again_and_not_in_the_middle on local vsftpd;
+    a_client_may_begin_again_and_not_in_the_middle_where_nothing_can_be_cut on local vsftpd;
+    a_client_may_go_back_within_what_is_kept on local;
+    what_was_changed_is_found_when_a_client_goes_back_to_it on local;
     an_upload_that_failed_is_not_gone_on_with on local vsftpd;
     one_that_is_closed_unwritten_stays_what_it_was on local vsftpd;
     what_was_changed_meanwhile_is_found_and_not_published on local vsftpd;
@@ -297,7 +299,7 @@ async fn one_that_is_interrupted_twice_goes_on_twice(lab: Lab) {
     assert!(client.get("/a").await == lab.content);
 }
 
-async fn a_client_may_begin_again_and_not_in_the_middle(lab: Lab) {
+async fn a_client_may_begin_again_and_not_in_the_middle_where_nothing_can_be_cut(lab: Lab) {
     lab.interrupt(lab.content.len()).await;
     let client = lab.client();
     let sent = lab.send(&client, WRITE, 0, SEGMENT * 20).await;
@@ -307,6 +309,9 @@ async fn a_client_may_begin_again_and_not_in_the_middle(lab: Lab) {
     assert!(client.get("/a").await == lab.content[..SEGMENT * 20]);
     client.done(remove()).await;
 
+    if lab.is_random {
+        return;
+    }
     lab.interrupt(lab.content.len()).await;
     let handle = client.open("/a", WRITE).await;
     let elsewhere = Operation::Write {
@@ -454,4 +459,63 @@ async fn one_that_was_begun_under_other_keys_gets_them_or_is_sent_again(mut lab:
     // Without the old key.
     lab.service = with(&lab, &new, Vec::new());
     assert!(lab.client().get("/a").await == lab.content);
+}
+
+async fn a_client_may_go_back_within_what_is_kept(lab: Lab) {
+    for back in [KEPT - 1, EXTENT, EXTENT + 4 * SEGMENT + 5, 7] {
+        lab.interrupt(lab.content.len() - SEGMENT).await;
+        let before = fs::read(lab.partial()).unwrap();
+        let client = lab.client();
+        let handle = client.open("/a", WRITE).await;
+        // As clients send: the next ones come before the first one is answered.
+        let mut started = Vec::new();
+        let mut offset = back;
+        for data in lab.content[back..].chunks(SEGMENT).take(20) {
+            let write = Operation::Write {
+                handle,
+                offset: offset as u64,
+                data: data.to_vec().into(),
+            };
+            started.push(client.start(write).await);
+            offset += data.len();
+        }
+        for outcome in futures_util::future::join_all(started).await {
+            outcome.unwrap();
+        }
+        for data in lab.content[offset..].chunks(200_000) {
+            client.write(handle, offset as u64, data.to_vec()).await;
+            offset += data.len();
+        }
+        assert_eq!(client.close_digested(handle).await, lab.digest(), "{back}");
+        assert!(client.get("/a").await == lab.content, "{back}");
+
+        let after = fs::read(lab.partial()).unwrap();
+        let kept = 512 + back / EXTENT * (74 + 256 * (SEGMENT + 32));
+        assert!(after[..kept] == before[..kept], "{back}: written once");
+        let (still, new) = (ivs(&before[..kept]), ivs(&after));
+        let mut used_again = ivs(&before);
+        used_again.retain(|iv| new.contains(iv) && !still.contains(iv));
+        assert!(used_again.is_empty(), "{back}: {}", used_again.len());
+        client.done(remove()).await;
+    }
+}
+
+async fn what_was_changed_is_found_when_a_client_goes_back_to_it(lab: Lab) {
+    lab.interrupt(KEPT + 3 * SEGMENT).await;
+    let partial = lab.partial();
+    let mut stored = fs::read(&partial).unwrap();
+    stored[512 + 2 * 74 + EXTENT + 256 * 32 + SEGMENT] ^= 1;
+    fs::write(&partial, stored).unwrap();
+    let client = lab.client();
+    let handle = client.open("/a", WRITE).await;
+    let write = Operation::Write {
+        handle,
+        offset: (EXTENT + 5 * SEGMENT) as u64,
+        data: b"within".as_slice().into(),
+    };
+    assert_eq!(client.refusal(write).await, ErrorKind::NotAuthentic);
+    client.refusal(Operation::Close { handle }).await;
+    client.end().await;
+    assert_eq!(lab.shown().await, None);
+    assert_eq!(lab.stored(), Vec::<PathBuf>::new());
 }
