@@ -242,13 +242,17 @@ impl Backend for Encrypted {
                     let mut open = lock(&upload);
                     let written = open.write(offset, &data, &session.vault);
                     let (rewinding, withdrawal) = (open.rewinding.take(), open.withdrawal());
+                    let rewound = open.rewound.clone();
                     drop(open);
-                    match (written, rewinding) {
-                        (Ok(pieces), None) => finish(start(&steps, handle, pieces)),
-                        (Ok(_), Some(rewind)) => {
+                    match (written, rewinding, rewound) {
+                        (Ok(_), Some(rewind), _) => {
                             session.rewind(steps, handle, upload, rewind).boxed()
                         }
-                        (Err(fault), _) => withdraw(&steps, handle, withdrawal, fault),
+                        (Ok(pieces), None, Some(rewound)) if pieces.is_empty() => {
+                            rewind::wait(upload, rewound).boxed()
+                        }
+                        (Ok(pieces), None, _) => finish(start(&steps, handle, pieces)),
+                        (Err(fault), _, _) => withdraw(&steps, handle, withdrawal, fault),
                     }
                 }
                 Some(_) => answer(Err(Fault::WrongHandle)),

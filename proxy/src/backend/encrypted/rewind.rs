@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use portcullis_at_rest::Spool;
+use tokio::sync::Semaphore;
 
 use super::{
     closing::{finish, start},
@@ -19,6 +20,19 @@ use crate::{
     operation::{HandleId, Outcome},
 };
 
+/// A WRITE that came while the upload went back.
+pub(super) async fn wait(
+    upload: Arc<Mutex<Upload>>,
+    rewound: Arc<Semaphore>,
+) -> Result<Outcome, BackendError> {
+    // It ends by being closed.
+    let _ = rewound.acquire().await;
+    if lock(&upload).is_spoiled {
+        return Err(Fault::Spoiled.into());
+    }
+    Ok(Outcome::Done)
+}
+
 impl Session {
     /// The WRITE that went back; those that come meanwhile wait as bytes before their turn do.
     pub(super) async fn rewind(
@@ -30,8 +44,15 @@ impl Session {
     ) -> Result<Outcome, BackendError> {
         let (offset, nothing) = rewind.withdrawal.clone();
         let sealed = self.seal_again(&steps, handle, &upload, rewind).await;
+        let rewound = {
+            let mut upload = lock(&upload);
+            upload.is_spoiled |= sealed.is_err();
+            upload.rewound.take()
+        };
+        if let Some(rewound) = rewound {
+            rewound.close();
+        }
         if sealed.is_err() {
-            lock(&upload).is_spoiled = true;
             // A backend that refuses it has lost the upload as well.
             let _ = steps.write(handle, offset, nothing).await;
         }

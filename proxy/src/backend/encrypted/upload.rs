@@ -1,11 +1,12 @@
 //! A file that is being written. It is gathered first, since small files and changed ones are written in any order; one that
 //! grows from its beginning on is encrypted as it comes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use portcullis_at_rest::{DataKey, EXTENT_PLAINTEXT, ExtentReaders, Head, Layout, Sealer, Spool};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 use super::{Vault, fault::Fault};
 use crate::{
@@ -33,6 +34,8 @@ pub(super) struct Upload {
     pub(super) minted: Option<(DataKey, Head)>,
     /// What is to be encrypted again before the bytes that it waits for.
     pub(super) rewinding: Option<Rewind>,
+    /// Closed once that is done: nothing is answered before it, so that clients do not send more than the window takes.
+    pub(super) rewound: Option<Arc<Semaphore>>,
     /// The backend can cut what an interrupted upload left.
     can_rewind: bool,
     /// Of what is gone on with and was begun under other keys: a rotation did not see it.
@@ -153,6 +156,7 @@ impl Upload {
             is_spoiled: false,
             minted: None,
             rewinding: None,
+            rewound: None,
             can_rewind: false,
             renewed: None,
             limit: vault.update_limit,
@@ -246,6 +250,7 @@ impl Upload {
                 {
                     let readers = stream.go_back(offset);
                     if stream.length() < offset {
+                        self.rewound = Some(Arc::new(Semaphore::new(0)));
                         self.rewinding = Some(Rewind {
                             readers,
                             from: stream.length(),
