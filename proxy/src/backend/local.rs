@@ -281,9 +281,9 @@ fn read_beside(
 ) -> Execution {
     async move {
         let data = match download.read_cached(offset, length, buffer) {
-            Some(data) => Ok(data),
-            None => pool
-                .run(move || download.read(offset, length))
+            Ok(data) => Ok(data),
+            Err(buffer) => pool
+                .run(move || download.read(offset, length, buffer))
                 .await
                 .unwrap_or_else(|lost| Err(session.lose(lost, &permit, pool.patience()))),
         };

@@ -12,18 +12,27 @@ use super::{buffers::Buffer, fault::Fault};
 pub(super) struct Download(pub(super) Arc<OwnedFd>);
 
 impl Download {
-    /// What the page cache has of the range, if that answers the request: all of it, or all up to the file's end.
+    /// What the page cache has of the range, if that answers the request: all of it, or all up to the file's end. Otherwise the
+    /// buffer comes back.
     pub(super) fn read_cached(
         &self,
         offset: u64,
         length: usize,
         mut buffer: Buffer,
-    ) -> Option<Bytes> {
+    ) -> Result<Bytes, Buffer> {
+        match self.cached(offset, buffer.first(length)) {
+            Some(got) => Ok(buffer.freeze(got)),
+            None => Err(buffer),
+        }
+    }
+
+    fn cached(&self, offset: u64, room: &mut [u8]) -> Option<usize> {
+        let length = room.len();
         // preadv2 takes the offset -1 for the file's own position.
         i64::try_from(offset).ok()?;
         let got = rustix::io::preadv2(
             &self.0,
-            &mut [IoSliceMut::new(buffer.first(length))],
+            &mut [IoSliceMut::new(room)],
             offset,
             ReadWriteFlags::NOWAIT,
         )
@@ -32,12 +41,29 @@ impl Download {
         let is_complete = got == length
             || u64::try_from(rustix::fs::fstat(&self.0).ok()?.st_size)
                 .is_ok_and(|size| end >= size);
-        is_complete.then(|| buffer.freeze(got))
+        is_complete.then_some(got)
     }
 
     /// Reads the range from disk; empty past the end.
-    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Bytes, Fault> {
-        read_fully(&self.0, offset, length)
+    pub(super) fn read(
+        &self,
+        offset: u64,
+        length: usize,
+        mut buffer: Buffer,
+    ) -> Result<Bytes, Fault> {
+        let mut done = 0;
+        while let Some(room) = buffer.first(length).get_mut(done..)
+            && !room.is_empty()
+        {
+            let at = offset.checked_add(done as u64).ok_or(Errno::INVAL)?;
+            match rustix::io::pread(&self.0, room, at) {
+                Ok(0) => break,
+                Ok(got) => done += got,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(buffer.freeze(done))
     }
 }
 

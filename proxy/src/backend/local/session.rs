@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, OFlags};
 
 use super::{
     attributes,
-    download::Download,
+    download::{Download, read_fully},
     fault::Fault,
     lane::{Lost, Pool, Pulse},
     listing::Listing,
@@ -232,7 +232,7 @@ impl Session {
             } => {
                 let length = usize::try_from(*length).unwrap_or(usize::MAX);
                 let data = match self.handle(*handle)? {
-                    Handle::Download(download) => download.read(*offset, length),
+                    Handle::Download(download) => read_fully(&download.0, *offset, length),
                     Handle::Upload(upload) => lock(&upload).read(*offset, length),
                     Handle::Listing(_) => Err(Fault::HandleOfDirectory),
                 };
