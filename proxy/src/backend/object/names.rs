@@ -1,6 +1,6 @@
 //! What is done to names. Directories are prefixes: one is there as long as its marker or anything below it is.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join, stream};
 use object_store::ObjectMeta;
@@ -21,7 +21,7 @@ pub(super) const DIRECTORY_MODE: u32 = Attributes::DIRECTORY | 0o755;
 /// Most files that are moved with their directory: one page of a listing.
 pub(super) const MOVED_MAX: u16 = 1000;
 /// Copies and deletions at a time.
-pub(super) const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 8;
 
 pub(super) fn file_attributes(size: u64, modified: Option<i64>) -> Attributes {
     let time = modified.map(|time| u32::try_from(time.max(0)).unwrap_or(u32::MAX));
@@ -335,10 +335,19 @@ async fn move_directory(bucket: &Arc<Bucket>, from: &Key, to: &Key) -> Result<()
         .collect();
     let (ours, failed) = copy_all(bucket, moves).await;
     if let Some(fault) = failed {
-        delete_all(bucket, ours).await?;
+        let ours = ours.into_iter().map(|key| (key, ()));
+        in_turns(ours, |key, ()| {
+            let bucket = Arc::clone(bucket);
+            async move { bucket.delete(&key).await }
+        })
+        .await?;
         return Err(fault);
     }
-    remove_originals(bucket, originals).await.map_err(|fault| {
+    let removed = in_turns(originals, |key, version| {
+        let bucket = Arc::clone(bucket);
+        async move { remove_original(&bucket, &key, &version).await }
+    });
+    removed.await.map_err(|fault| {
         tracing::error!(
             bucket = bucket.name(), %from, %to, %fault,
             "a directory was copied to its new name and not all of the old one could be removed"
@@ -420,29 +429,29 @@ fn moved(object: &Object, old: &str, new: &str) -> Result<Move, Fault> {
     })
 }
 
-async fn remove_originals(
-    bucket: &Arc<Bucket>,
-    originals: Vec<(Key, Version)>,
-) -> Result<(), Fault> {
-    stream::iter(originals)
-        .map(|(key, version)| {
-            let bucket = Arc::clone(bucket);
-            async move { remove_original(&bucket, &key, &version).await }
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-async fn delete_all(bucket: &Arc<Bucket>, keys: Vec<Key>) -> Result<(), Fault> {
-    stream::iter(keys)
-        .map(|key| {
-            let bucket = Arc::clone(bucket);
-            async move { bucket.delete(&key).await }
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
+/// Removes files first, then markers, a directory's after those of what it held: a server that keeps real directories does not remove
+/// one that holds something.
+pub(super) async fn in_turns<T, R>(
+    keys: impl IntoIterator<Item = (Key, T)>,
+    remove: impl Fn(Key, T) -> R,
+) -> Result<(), Fault>
+where
+    R: Future<Output = Result<(), Fault>>,
+{
+    let mut turns = BTreeMap::<_, Vec<_>>::new();
+    for (key, what) in keys {
+        let depth = key.as_str().matches('/').count();
+        let turn = key.is_marker().then_some(Reverse(depth));
+        turns.entry(turn).or_default().push((key, what));
+    }
+    for keys in turns.into_values() {
+        stream::iter(keys)
+            .map(|(key, what)| remove(key, what))
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+    }
+    Ok(())
 }
 
 fn root_stays() -> Fault {

@@ -5,14 +5,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, try_join};
+use futures_util::{StreamExt as _, try_join};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     bucket::Bucket,
     fault::Fault,
     location::Key,
-    names::{self, AT_ONCE, MOVED_MAX, Standing},
+    names::{self, MOVED_MAX, Standing},
     wire::{Listing, Object, Version},
 };
 use crate::backend::{Content, Settled};
@@ -193,14 +193,12 @@ async fn digest(bucket: &Bucket, file: &File) -> Result<Option<[u8; 32]>, Fault>
 /// Removes the originals, those versions alone.
 async fn remove(bucket: &Arc<Bucket>, originals: Vec<File>) -> Settled {
     let files = originals.len();
-    let removed: Result<(), Fault> = stream::iter(originals)
-        .map(|file| {
-            let bucket = Arc::clone(bucket);
-            async move { bucket.delete_version(&file.key, &file.version).await }
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await;
+    let originals = originals.into_iter().map(|file| (file.key, file.version));
+    let removed = names::in_turns(originals, |key, version| {
+        let bucket = Arc::clone(bucket);
+        async move { bucket.delete_version(&key, &version).await }
+    })
+    .await;
     match removed {
         // Somebody has put something else there since it was compared.
         Err(fault) if fault.is_failed_precondition() => Settled::Both(Content::Unknown),

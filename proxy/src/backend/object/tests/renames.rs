@@ -1,6 +1,9 @@
 //! Renames that stopped between the copy and the removal, and files that change while they are renamed.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use chrono::Utc;
 use object_store::PutPayload;
@@ -205,6 +208,47 @@ async fn a_directory_goes_on_being_removed_and_one_that_was_copied_in_part_stays
         [b"a".to_vec(), b"b".to_vec(), b"sub".to_vec()]
     );
     assert_eq!(client.get("/new/sub/c").await, b"/sub/c");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_removed_after_what_it_held() {
+    let removal = Arc::new(Semaphore::new(0));
+    let held = Fate::Hold(Arc::clone(&removal));
+    let markers = Arc::new(Mutex::new(Vec::new()));
+    let seen_markers = Arc::clone(&markers);
+    let (front, client, direct) = behind(move |seen: &Seen| {
+        if !seen.is("DELETE", "/ ") {
+            return if seen.is("DELETE", "") {
+                held.clone()
+            } else {
+                Fate::HandOn
+            };
+        }
+        seen_markers.lock().unwrap().push(seen.line.clone());
+        Fate::HandOn
+    })
+    .await;
+    for directory in ["/d", "/d/sub", "/d/sub/empty"] {
+        direct.mkdir(directory).await;
+    }
+    for file in ["/d/a", "/d/sub/b"] {
+        direct.put(file, file).await;
+    }
+    let renaming = tokio::spawn(async move { client.done(rename("/d", "/e")).await });
+    while front.count("DELETE", "/d/a ") + front.count("DELETE", "/d/sub/b ") < 2 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(markers.lock().unwrap().is_empty());
+    removal.add_permits(10);
+    renaming.await.unwrap();
+    let markers = markers.lock().unwrap().clone();
+    for (marker, end) in markers.iter().zip(["/d/sub/empty/ ", "/d/sub/ ", "/d/ "]) {
+        assert!(marker.contains(end), "{markers:?}");
+    }
+    assert_eq!(markers.len(), 3);
+    assert_eq!(direct.names("/").await, [b"e".to_vec()]);
+    assert_eq!(direct.get("/e/sub/b").await, b"/d/sub/b");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
