@@ -28,7 +28,7 @@ impl Swap {
     fn begin() -> Result<Self> {
         let folder = files::folder("swap")?;
         let file = folder.path().join("swap");
-        fs::write(&file, vec![0; 128 << 20])?;
+        fs::write(&file, vec![0; 64 << 20])?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         File::open(&file)?.sync_all()?;
         succeed(Command::new("mkswap").arg(&file))?;
