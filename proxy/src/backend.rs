@@ -4,6 +4,7 @@
 //! [`Recorded`]`<`[`Permit`]`>`.
 
 mod asked;
+mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod encrypted;

@@ -46,6 +46,7 @@ pub use self::{
 };
 use super::{
     Backend, BackendError, BackendService, Capabilities, Execution, HalfwayRenames, Owner,
+    buffers::Buffers,
 };
 use crate::{
     operation::{Care, HandleId, Operation, Outcome},
@@ -105,6 +106,7 @@ pub enum Foreign {
 pub struct EncryptedService {
     service: Arc<dyn BackendService>,
     vault: Arc<Vault>,
+    buffers: Buffers,
 }
 
 impl EncryptedService {
@@ -112,6 +114,7 @@ impl EncryptedService {
         Self {
             service,
             vault: Arc::new(vault),
+            buffers: Buffers::default(),
         }
     }
 }
@@ -141,6 +144,7 @@ impl BackendService for EncryptedService {
                 is_random: below.random_access,
                 pace,
                 vault: Arc::clone(&self.vault),
+                buffers: self.buffers.clone(),
                 handles,
                 spoiled: Arc::default(),
                 own: Arc::default(),

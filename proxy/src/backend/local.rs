@@ -5,7 +5,6 @@
 //! beside them.
 
 mod attributes;
-mod buffers;
 mod download;
 mod fault;
 mod lane;
@@ -28,7 +27,6 @@ use portcullis_journal::Recorded;
 use rustix::fs::{Mode, OFlags};
 
 use self::{
-    buffers::{Buffer, Buffers},
     download::Download,
     lane::{Lane, Pool},
     session::{Session, data_or_end},
@@ -36,6 +34,7 @@ use self::{
 use super::{
     Backend, BackendError, BackendService, Beginning, Capabilities, Execution, FileVersion, Owner,
     Shown, Tending,
+    buffers::{Buffer, Buffers},
     staging::{LEAST_RESUMABLE, StagingNames, UploadSettings},
 };
 use crate::{operation::Operation, policy::Permit};

@@ -54,7 +54,7 @@ impl Session {
                 stored: Some(readers),
             }) => {
                 let pieces = start(&steps, handle, pieces);
-                let download = Download::new(handle, *readers);
+                let download = Download::new(handle, *readers, &self.buffers);
                 async move {
                     finish(pieces).await?;
                     match read_back(&steps, download).await {

@@ -18,7 +18,10 @@ use portcullis_audit::catalogue::OnRecord;
 
 use super::{fault::Fault, steps::Steps};
 use crate::{
-    backend::BackendError,
+    backend::{
+        BackendError,
+        buffers::{Buffer, Buffers},
+    },
     operation::{HandleId, Outcome},
 };
 
@@ -37,6 +40,7 @@ pub(super) struct Download {
     handle: HandleId,
     readers: Arc<ExtentReaders>,
     on_record: Option<OnRecord>,
+    buffers: Buffers,
     fetched: Mutex<Fetched>,
 }
 
@@ -75,11 +79,12 @@ impl std::fmt::Debug for Download {
 }
 
 impl Download {
-    pub(super) fn new(handle: HandleId, readers: ExtentReaders) -> Self {
+    pub(super) fn new(handle: HandleId, readers: ExtentReaders, buffers: &Buffers) -> Self {
         Self {
             handle,
             readers: Arc::new(readers),
             on_record: None,
+            buffers: buffers.clone(),
             fetched: Mutex::default(),
         }
     }
@@ -196,6 +201,7 @@ impl Download {
         places: Vec<SegmentPlace>,
     ) -> Fetch<Opened> {
         let length = places.iter().map(|place| place.stored_length).sum();
+        let buffers = self.buffers.clone();
         let header_at = Layout::extent_header(first.extent);
         if first.stored_offset == header_at + EXTENT_HEADER as u64 {
             // Both with one READ.
@@ -206,7 +212,7 @@ impl Download {
                 let mut stored = exactly(reading.await?, length)?;
                 let header = stored.split_to(EXTENT_HEADER);
                 let reader = readers.extent(first.extent, &header).map_err(Fault::from)?;
-                Ok(Opened::of(&reader, first.offset, &places, &stored))
+                Ok(Opened::of(&reader, &buffers, &places, &stored))
             }
             .boxed()
             .shared();
@@ -216,7 +222,7 @@ impl Download {
         async move {
             let (reader, stored) = futures_util::join!(extent, reading);
             let stored = exactly(stored?, length)?;
-            Ok(Opened::of(&reader?, first.offset, &places, &stored))
+            Ok(Opened::of(&reader?, &buffers, &places, &stored))
         }
         .boxed()
         .shared()
@@ -265,10 +271,20 @@ impl Fetched {
 }
 
 impl Opened {
-    /// `stored` are all bytes of `places`, whose plaintext begins at `offset`.
-    fn of(reader: &ExtentReader, offset: u64, places: &[SegmentPlace], mut stored: &[u8]) -> Self {
-        let mut plaintext = vec![0; places.iter().map(|place| place.length).sum()];
-        let mut room = &mut *plaintext;
+    /// `stored` are all bytes of `places`.
+    fn of(
+        reader: &ExtentReader,
+        buffers: &Buffers,
+        places: &[SegmentPlace],
+        mut stored: &[u8],
+    ) -> Self {
+        let length = places.iter().map(|place| place.length).sum();
+        let mut plaintext = if places.len() as u64 == AT_ONCE {
+            buffers.take(length)
+        } else {
+            Buffer::of(length)
+        };
+        let mut room = plaintext.first(length);
         let mut changed = Vec::new();
         for place in places {
             let (segment, stored_rest) = stored.split_at(place.stored_length);
@@ -279,8 +295,8 @@ impl Opened {
             (stored, room) = (stored_rest, rest);
         }
         Self {
-            offset,
-            plaintext: plaintext.into(),
+            offset: places.first().map_or(0, |place| place.offset),
+            plaintext: plaintext.freeze(length),
             changed: changed.into(),
         }
     }

@@ -73,7 +73,7 @@ impl Session {
             withdrawal: _,
         } = rewind;
         let mut spool = Spool::new(&self.vault.spool_directory).map_err(Fault::from)?;
-        let download = Download::new(handle, readers);
+        let download = Download::new(handle, readers, &self.buffers);
         // All of it comes first: the next WRITE cuts the file here.
         while from + spool.length() < until {
             let at = from + spool.length();

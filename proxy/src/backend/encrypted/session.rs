@@ -22,7 +22,7 @@ use super::{
     upload::{Origin, Upload},
 };
 use crate::{
-    backend::{Backend, BackendError, ErrorKind, Execution},
+    backend::{Backend, BackendError, ErrorKind, Execution, buffers::Buffers},
     operation::{Access, Attributes, Care, HandleId, Operation, Outcome},
     pace::Pace,
     path::VirtualPath,
@@ -43,6 +43,7 @@ pub(super) struct Session {
     /// Of what the gateway copies by itself.
     pub(super) pace: Pace,
     pub(super) vault: Arc<Vault>,
+    pub(super) buffers: Buffers,
     pub(super) handles: Arc<Handles>,
     pub(super) spoiled: Arc<AtomicU64>,
     /// What is being uploaded can be read from the backend.
@@ -184,7 +185,8 @@ impl Session {
             };
             let opened = match found {
                 (Found::Encrypted(readers, _), on_record) => {
-                    let download = Download::new(handle, *readers).known_as(on_record);
+                    let download =
+                        Download::new(handle, *readers, &self.buffers).known_as(on_record);
                     Handle::Download(Arc::new(download))
                 }
                 (Found::Plain(_), _) => Handle::Plain,
@@ -436,7 +438,7 @@ impl Session {
                 let beginning = readers.head().as_bytes().to_vec();
                 let mut upload =
                     Upload::update(path, access, attributes, beginning.to_vec(), vault)?;
-                let download = Download::new(handle, *readers);
+                let download = Download::new(handle, *readers, &self.buffers);
                 let wanted = u32::try_from(LOAD).unwrap_or(u32::MAX);
                 loop {
                     let outcome = download.read(steps, upload.length(), wanted).await?;

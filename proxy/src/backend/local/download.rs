@@ -5,7 +5,8 @@ use std::{io::IoSliceMut, os::fd::OwnedFd, sync::Arc};
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{buffers::Buffer, fault::Fault};
+use super::fault::Fault;
+use crate::backend::buffers::Buffer;
 
 /// A file open for reading. Clones share it.
 #[derive(Debug, Clone)]
@@ -13,45 +14,45 @@ pub(super) struct Download(pub(super) Arc<OwnedFd>);
 
 impl Download {
     /// What the page cache has of the range, if that answers the request: all of it, or all up to the file's end. Otherwise the
-    /// buffer comes back.
+    /// buffer comes back, with how many bytes are in it.
     pub(super) fn read_cached(
         &self,
         offset: u64,
         length: usize,
         mut buffer: Buffer,
-    ) -> Result<Bytes, Buffer> {
+    ) -> Result<Bytes, (Buffer, usize)> {
         match self.cached(offset, buffer.first(length)) {
-            Some(got) => Ok(buffer.freeze(got)),
-            None => Err(buffer),
+            Some(got) if got == length || self.ends_at(offset, got) => Ok(buffer.freeze(got)),
+            got => Err((buffer, got.unwrap_or(0))),
         }
     }
 
     fn cached(&self, offset: u64, room: &mut [u8]) -> Option<usize> {
-        let length = room.len();
         // preadv2 takes the offset -1 for the file's own position.
         i64::try_from(offset).ok()?;
-        let got = rustix::io::preadv2(
+        rustix::io::preadv2(
             &self.0,
             &mut [IoSliceMut::new(room)],
             offset,
             ReadWriteFlags::NOWAIT,
         )
-        .ok()?;
-        let end = offset.checked_add(u64::try_from(got).ok()?)?;
-        let is_complete = got == length
-            || u64::try_from(rustix::fs::fstat(&self.0).ok()?.st_size)
-                .is_ok_and(|size| end >= size);
-        is_complete.then_some(got)
+        .ok()
     }
 
-    /// Reads the range from disk; empty past the end.
+    fn ends_at(&self, offset: u64, got: usize) -> bool {
+        let size = rustix::fs::fstat(&self.0).map(|status| u64::try_from(status.st_size));
+        offset
+            .checked_add(got as u64)
+            .is_some_and(|end| matches!(size, Ok(Ok(size)) if end >= size))
+    }
+
+    /// Reads the rest of the range from disk, of which the buffer has the first `done` bytes; empty past the end.
     pub(super) fn read(
         &self,
         offset: u64,
         length: usize,
-        mut buffer: Buffer,
+        (mut buffer, mut done): (Buffer, usize),
     ) -> Result<Bytes, Fault> {
-        let mut done = 0;
         while let Some(room) = buffer.first(length).get_mut(done..)
             && !room.is_empty()
         {

@@ -1,4 +1,4 @@
-//! Buffers of READs, used again once their bytes are on their way: a new one has to be cleared each time.
+//! Buffers of READs, used again once their bytes are on their way: the kernel clears the pages of a new one each time.
 
 use std::{
     mem,
@@ -31,10 +31,7 @@ impl Buffers {
     /// A buffer of at least `length` bytes, with whatever is in it.
     pub(super) fn take(&self, length: usize) -> Buffer {
         if !(WORTH_SHARING..=LENGTH).contains(&length) {
-            return Buffer {
-                bytes: vec![0; length],
-                home: None,
-            };
+            return Buffer::of(length);
         }
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Buffer {
@@ -45,6 +42,14 @@ impl Buffers {
 }
 
 impl Buffer {
+    /// One that has no home.
+    pub(super) fn of(length: usize) -> Self {
+        Self {
+            bytes: vec![0; length],
+            home: None,
+        }
+    }
+
     pub(super) fn first(&mut self, length: usize) -> &mut [u8] {
         let end = length.min(self.bytes.len());
         self.bytes.get_mut(..end).unwrap_or_default()
