@@ -7,7 +7,8 @@ mod seal;
 mod veil;
 
 pub(crate) use key::kept_extension;
-pub use key::{PathKey, as_recorded, base, is_token};
+pub use key::{PathKey, as_recorded};
+pub use portcullis_journal::token::{base, is_token};
 pub use reveal::Revealer;
 pub use seal::{AuditorKey, AuditorSecret};
 pub use veil::{PathVeil, SEALED, says_a_path};

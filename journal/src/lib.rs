@@ -27,6 +27,7 @@ pub mod retention;
 mod sealed;
 mod segment;
 pub mod tiles;
+pub mod token;
 pub mod tree;
 pub mod verify;
 pub mod witness;

@@ -18,6 +18,7 @@ use signed_note::{Signature, Signer as _, StandardVerifier, Verifier as _};
 use crate::{
     proof::ProofError,
     read::ReadError,
+    token,
     tree::{checkpoint::Head, key::SigningKey},
 };
 
@@ -215,10 +216,10 @@ impl Manifest {
     /// Its name as the text has it.
     #[must_use]
     pub fn name<'a>(&self, entry: &'a Entry) -> &'a [u8] {
-        if delivery::is_token(&entry.path) {
+        if token::is_token(&entry.path) {
             return &entry.path;
         }
-        let rest = entry.path.strip_prefix(delivery::beginning(&self.below));
+        let rest = entry.path.strip_prefix(token::beginning(&self.below));
         rest.and_then(|rest| rest.strip_prefix(b"/"))
             .unwrap_or(&entry.path)
     }

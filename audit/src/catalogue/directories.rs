@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portcullis_journal::token::beginning;
 use serde_json::Value;
 
-use super::{Catalogue, clean, place::beginning};
+use super::{Catalogue, clean};
 use crate::{
     hidden::PathKey,
     operations::{bytes, text},

@@ -1,7 +1,8 @@
 //! Names of places: from what a record says to a path below a backend's root.
 
+use portcullis_journal::token::{beginning, is_token};
+
 use super::Catalogue;
-use crate::hidden::{base, is_token};
 
 /// Links that are followed one after the other.
 const LINKS: usize = 8;
@@ -30,12 +31,6 @@ pub fn clean(path: &[u8]) -> Vec<u8> {
 /// `below`, which may be absolute, under `above`; both in clear.
 pub fn joined(above: &[u8], below: &[u8]) -> Vec<u8> {
     clean(&[above, b"/", below].concat())
-}
-
-/// A path's beginning, as it stands in what is below it: `/` and its token are empty.
-pub(super) fn beginning(path: &[u8]) -> &[u8] {
-    let path = base(path);
-    path.strip_suffix(b"/").unwrap_or(path)
 }
 
 /// A token without what tells it from a path.

@@ -9,7 +9,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use portcullis_journal::record::{HIDDEN, untrusted};
+use portcullis_journal::{
+    record::{HIDDEN, untrusted},
+    token::is_token,
+};
 use serde_json::Value;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -133,33 +136,12 @@ pub(crate) fn kept_extension(name: &[u8]) -> Option<&str> {
     std::str::from_utf8(extension).ok().filter(|_| is_plain)
 }
 
-/// Whether a path of a record is a token.
-pub fn is_token(path: &[u8]) -> bool {
-    path.starts_with(HIDDEN.as_bytes())
-}
-
 /// A path as records write it: a token as it is, and a path in clear as a peer's text.
 pub fn as_recorded(path: &[u8]) -> Value {
     let is_plain = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
     match std::str::from_utf8(path) {
         Ok(token) if is_token(path) && path.iter().all(is_plain) => token.into(),
         Ok(_) | Err(_) => untrusted(path),
-    }
-}
-
-/// A token without the extension, as it stands in the paths below it; a path in clear as it is.
-pub fn base(path: &[u8]) -> &[u8] {
-    if !is_token(path) {
-        return path;
-    }
-    let name = path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1);
-    let last = path.get(name..).unwrap_or_default();
-    match last.iter().position(|&byte| byte == b'.') {
-        Some(at) if at > 0 => path.get(..name + at).unwrap_or(path),
-        Some(_) | None => path,
     }
 }
 
@@ -229,6 +211,8 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), HiddenKeyEr
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+
+    use portcullis_journal::token::base;
 
     use super::*;
 

@@ -13,13 +13,12 @@ use std::{
 use memchr::memmem::Finder;
 use serde_json::Value;
 
-pub(super) use self::place::{beginning, is_token};
 use self::{
     deed::{Deed, Made, Move, unclear},
     place::Place,
 };
 use super::Entry;
-use crate::{EventKind, read::Record, record::untrusted_bytes};
+use crate::{EventKind, read::Record, record::untrusted_bytes, token::beginning};
 
 /// Failures after which nothing has changed.
 const CERTAIN: [&str; 10] = [

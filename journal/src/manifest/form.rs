@@ -23,7 +23,8 @@ use std::fmt::Write as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use tlog_tiles::Hash;
 
-use super::{Entry, Manifest, delivery::is_token};
+use super::{Entry, Manifest};
+use crate::token::is_token;
 use crate::{
     proof::decimal,
     record::{untrusted, untrusted_bytes},

@@ -6,16 +6,14 @@ use memchr::memmem::Finder;
 use signed_note::StandardVerifier;
 use tlog_tiles::Hash;
 
-use super::{
-    Entry, Manifest, ManifestError,
-    delivery::{Delivery, beginning, is_token},
-};
+use super::{Entry, Manifest, ManifestError, delivery::Delivery};
 use crate::{
     EventKind,
     passage::{PassageError, Visitor, pass},
     proof::{ProofError, good_notes},
     read::{Part, Record, lines},
     retention::Tombstone,
+    token::{beginning, is_token},
     tree::{
         Tree,
         checkpoint::{CHECKPOINTS, Head},

@@ -198,6 +198,19 @@ impl Gateway {
     }
 }
 
+/// A real client goes on with the upload of a local file.
+fn go_on(gateway: &mut Gateway, client: Client, local: PathBuf) -> Result<()> {
+    let remote = String::from_utf8_lossy(PATH).into_owned();
+    client.session(
+        Place::Loopback,
+        &gateway.proxy,
+        &mut gateway.alice,
+        Factors::KeyThenPassword,
+        &[Step::Resume { local, remote }],
+    )?;
+    Ok(())
+}
+
 /// A client goes on with an upload that broke off after two thirds, and the journal has the digest of the whole.
 fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
     let here = files::folder("partner")?;
@@ -207,16 +220,7 @@ fn resumes(mut gateway: Gateway, client: Client) -> Result<()> {
     fs::write(&local, &content)?;
     let runtime = Runtime::new()?;
     gateway.interrupt(&runtime, &content, size * 2 / 3)?;
-    client.session(
-        Place::Loopback,
-        &gateway.proxy,
-        &mut gateway.alice,
-        Factors::KeyThenPassword,
-        &[Step::Resume {
-            local,
-            remote: String::from_utf8_lossy(PATH).into_owned(),
-        }],
-    )?;
+    go_on(&mut gateway, client, local)?;
     // Before it is read back, which is summed up too.
     let records = gateway.proxy.records()?;
     ensure!(
@@ -325,16 +329,7 @@ fn an_upload_to_an_encrypted_ftp_server_that_is_cut_again_and_again_uses_no_iv_t
     let here = files::folder("partner")?;
     let local = here.path().join("report.bin");
     fs::write(&local, &content)?;
-    Client::Openssh.session(
-        Place::Loopback,
-        &gateway.proxy,
-        &mut gateway.alice,
-        Factors::KeyThenPassword,
-        &[Step::Resume {
-            local,
-            remote: String::from_utf8_lossy(PATH).into_owned(),
-        }],
-    )?;
+    go_on(&mut gateway, Client::Openssh, local)?;
     ensure!(gateway.content(&runtime)? == content);
     let stored = gateway.stored_bytes()?;
     let ivs: Vec<_> = ivs_of_extents(&stored).map(<[u8]>::to_vec).collect();

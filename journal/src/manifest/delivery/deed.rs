@@ -4,11 +4,8 @@ use std::ops::Bound;
 
 use serde_json::Value;
 
-use super::{
-    Delivery, digest, integer,
-    place::{Place, beginning},
-    text,
-};
+use super::{Delivery, digest, integer, place::Place, text};
+use crate::token::beginning;
 
 #[derive(Debug)]
 pub(super) enum Deed {

@@ -1,6 +1,6 @@
 //! Places, and paths that may be hidden.
 
-use crate::record::HIDDEN;
+use crate::token::{beginning, is_token, without_extension};
 
 /// Where a file lies: two mounts of one directory are one place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,33 +58,5 @@ impl Place {
 
     pub(super) fn is_above(&self, other: &Self) -> bool {
         self.rest(other).is_some_and(|rest| !rest.is_empty())
-    }
-}
-
-/// Whether this stands in place of a path.
-pub(in super::super) fn is_token(path: &[u8]) -> bool {
-    path.starts_with(HIDDEN.as_bytes())
-}
-
-/// A path as it stands in what is below it: `/` is empty, and a token has no extension.
-pub(in super::super) fn beginning(path: &[u8]) -> &[u8] {
-    let path = if is_token(path) {
-        without_extension(path)
-    } else {
-        path
-    };
-    path.strip_suffix(b"/").unwrap_or(path)
-}
-
-/// Tokens have no dot in them.
-fn without_extension(path: &[u8]) -> &[u8] {
-    let name = path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1);
-    let last = path.get(name..).unwrap_or_default();
-    match last.iter().position(|&byte| byte == b'.') {
-        Some(at) if at > 0 => path.get(..name + at).unwrap_or(path),
-        Some(_) | None => path,
     }
 }

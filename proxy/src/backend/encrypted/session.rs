@@ -436,8 +436,7 @@ impl Session {
                 let size = readers.layout().plaintext();
                 too_large(size)?;
                 let beginning = readers.head().as_bytes().to_vec();
-                let mut upload =
-                    Upload::update(path, access, attributes, beginning.to_vec(), vault)?;
+                let mut upload = Upload::update(path, access, attributes, beginning, vault)?;
                 let download = Download::new(handle, *readers, &self.buffers);
                 let wanted = u32::try_from(LOAD).unwrap_or(u32::MAX);
                 loop {

@@ -288,9 +288,14 @@ async fn what_is_less_than_an_extent_is_begun_anew(lab: Lab) {
 }
 
 async fn one_that_is_interrupted_twice_goes_on_twice(lab: Lab) {
-    lab.interrupt(EXTENT + 3 * SEGMENT).await;
+    goes_on_twice(lab, EXTENT, EXTENT + 3 * SEGMENT).await;
+}
+
+/// The first part ends at `until`, of which `shown` bytes are kept, and the second one behind [`KEPT`].
+async fn goes_on_twice(lab: Lab, shown: usize, until: usize) {
+    lab.interrupt(until).await;
     let client = lab.client();
-    lab.send(&client, APPEND, EXTENT, KEPT + 3 * SEGMENT).await;
+    lab.send(&client, APPEND, shown, KEPT + 3 * SEGMENT).await;
     client.end().await;
     assert_eq!(lab.shown().await, Some(KEPT as u64));
     let client = lab.client();
@@ -385,15 +390,7 @@ async fn what_was_changed_meanwhile_is_found_and_not_published(lab: Lab) {
 
 /// A server that can't cut keeps the old end behind the new one.
 async fn one_whose_second_part_was_shorter_goes_on_where_the_first_one_ended(lab: Lab) {
-    lab.interrupt(KEPT + 9 * SEGMENT).await;
-    let client = lab.client();
-    lab.send(&client, APPEND, KEPT, KEPT + 3 * SEGMENT).await;
-    client.end().await;
-    assert_eq!(lab.shown().await, Some(KEPT as u64));
-    let client = lab.client();
-    let sent = lab.send(&client, APPEND, KEPT, lab.content.len()).await;
-    assert_eq!(client.close_digested(sent.handle).await, lab.digest());
-    assert!(client.get("/a").await == lab.content);
+    goes_on_twice(lab, KEPT, KEPT + 9 * SEGMENT).await;
 }
 
 async fn one_that_becomes_shorter_than_it_was_is_sent_again_as_a_whole(lab: Lab) {
