@@ -34,6 +34,7 @@ mod raw;
 mod reload;
 mod remote_factors;
 mod renames;
+mod rescued;
 mod resume;
 mod rotation;
 mod russh_client;
